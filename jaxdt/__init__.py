@@ -1,0 +1,49 @@
+"""jaxdt: the Decision Transformer in JAX. Names load on first use, so reading data needs no jax."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from jaxdt.config import ModelConfig as ModelConfig, OptimizerConfig as OptimizerConfig, TrainConfig as TrainConfig
+    from jaxdt.data.episodes import EpisodeStore as EpisodeStore
+    from jaxdt.data.loading import load_episodes as load_episodes
+    from jaxdt.data.windows import WindowSampler as WindowSampler
+    from jaxdt.errors import JaxdtError as JaxdtError
+    from jaxdt.models import build_model as build_model
+    from jaxdt.run.agent import Agent as Agent
+    from jaxdt.run.evaluate import evaluate as evaluate
+    from jaxdt.run.train import train as train
+    from jaxdt.training import make_train_step as make_train_step
+    from jaxdt.types import Evaluation as Evaluation, Window as Window
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Agent": "jaxdt.run.agent",
+    "EpisodeStore": "jaxdt.data.episodes",
+    "Evaluation": "jaxdt.types",
+    "JaxdtError": "jaxdt.errors",
+    "ModelConfig": "jaxdt.config",
+    "OptimizerConfig": "jaxdt.config",
+    "TrainConfig": "jaxdt.config",
+    "Window": "jaxdt.types",
+    "WindowSampler": "jaxdt.data.windows",
+    "build_model": "jaxdt.models",
+    "evaluate": "jaxdt.run.evaluate",
+    "load_episodes": "jaxdt.data.loading",
+    "make_train_step": "jaxdt.training",
+    "train": "jaxdt.run.train",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jaxdt' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

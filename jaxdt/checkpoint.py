@@ -1,0 +1,136 @@
+"""Checkpoints of a run, through Orbax's v1 API: `<directory>/<step>/{params,training}`.
+
+Parameters are stored apart from the optimiser's state, so that acting reads the parameters alone.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from jaxtyping import PyTree
+from orbax.checkpoint import v1 as ocp
+
+from jaxdt.errors import JaxdtError
+
+
+KEEP_LATEST = 2
+"""Checkpoints kept besides the best."""
+
+Which = Literal["latest", "best"]
+
+
+class CheckpointWriter:
+    """Saves the checkpoints of one run and drops those that are neither among the latest nor the best."""
+
+    def __init__(self, directory: Path):
+        policies = ocp.training.preservation_policies
+        self._checkpointer = ocp.training.Checkpointer(
+            directory.absolute(),
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(KEEP_LATEST),
+                    policies.BestN(
+                        get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False
+                    ),
+                ]
+            ),
+            cleanup_tmp_directories=True,
+        )
+
+    def save(
+        self, step: int, *, params: PyTree, training: PyTree, metadata: dict[str, Any], score: float | None
+    ) -> None:
+        """Returns when the checkpoint is on disk; `score` ranks it for `best`."""
+        saved = self._checkpointer.save_checkpointables(
+            step,
+            {"params": params, "training": training},
+            force=True,
+            metrics=None if score is None else {"score": score},
+            custom_metadata={**metadata, "score": score},
+        )
+        if not saved:
+            raise OSError(f"checkpoint {step} was not saved in {self._checkpointer.directory}.")
+
+    def close(self) -> None:
+        self._checkpointer.close()
+
+
+def checkpoint_steps(directory: Path) -> list[int]:
+    """Steps of the finished checkpoints, rising; unfinished ones have longer names."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal() and path.is_dir())
+
+
+def find_checkpoint(directory: Path, which: Which = "latest") -> int:
+    """Step of the latest or of the best checkpoint; raises JaxdtError when there is none."""
+    steps = checkpoint_steps(directory)
+    if which == "latest":
+        if not steps:
+            raise JaxdtError(f"{directory} holds no checkpoint yet; train longer, or resume the run with --resume.")
+        return steps[-1]
+    if which != "best":
+        raise JaxdtError(f"checkpoint must be 'latest' or 'best'; got {which!r}.")
+    scores = {step: read_metadata(directory, step).get("score") for step in steps}
+    scored = [step for step in steps if scores[step] is not None]
+    if not scored:
+        raise JaxdtError(f"{directory} holds no evaluated checkpoint, so none is the best; use the latest.")
+    return max(scored, key=lambda step: scores[step])
+
+
+def read_metadata(directory: Path, step: int) -> dict[str, Any]:
+    """The JSON saved with a checkpoint."""
+    metadata = _described(directory, step).custom_metadata
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def load_checkpoint(directory: Path, step: int, **expected: PyTree) -> dict[str, PyTree]:
+    """The named parts of a checkpoint (`params=`, `training=`), each as its `expected` tree of arrays.
+
+    Raises JaxdtError when what is stored does not fit.
+    """
+    stored = _described(directory, step).metadata
+    for part, tree in expected.items():
+        _check_fit(_shapes(stored.get(part, {})), _shapes(tree), f"{directory / str(step)} ({part})")
+    abstract = {part: jax.tree.map(_abstract, tree) for part, tree in expected.items()}
+    try:
+        return ocp.load_checkpointables((directory / str(step)).absolute(), abstract)
+    except (ValueError, OSError, KeyError) as error:
+        raise JaxdtError(f"checkpoint {directory / str(step)} cannot be read: {_first_line(error)}") from error
+
+
+def _described(directory: Path, step: int) -> Any:
+    try:
+        return ocp.checkpointables_metadata((directory / str(step)).absolute())
+    except (ValueError, OSError, KeyError) as error:
+        raise JaxdtError(f"checkpoint {directory / str(step)} cannot be read: {_first_line(error)}") from error
+
+
+def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or device)
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(leaf.shape), str(leaf.dtype))
+        for path, leaf in leaves
+    }
+
+
+def _check_fit(stored: dict[str, tuple], expected: dict[str, tuple], where: str) -> None:
+    for name in sorted(set(stored) | set(expected)):
+        if stored.get(name) != expected.get(name):
+            raise JaxdtError(
+                f"checkpoint {where} does not fit its config: {name} is "
+                f"{_show(stored.get(name))} in the checkpoint and should be {_show(expected.get(name))}."
+            )
+
+
+def _show(leaf: tuple | None) -> str:
+    return "absent" if leaf is None else f"{leaf[1]}{list(leaf[0])}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,241 @@
+"""Every choice a run makes, as frozen dataclasses that check themselves, and the presets.
+
+The defaults are the paper's gym recipe (Chen et al. 2021, appendix A; the original's `gym/experiment.py`).
+"""
+
+import dataclasses
+import math
+import typing
+from typing import Any, Literal
+
+from tyro.conf import OmitArgPrefixes, Suppress
+
+from jaxdt.errors import JaxdtError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shape of the transformer (paper section 3)."""
+
+    state_dim: Suppress[int | None] = None
+    """Length of an observation; None: taken from the data."""
+    action_dim: Suppress[int | None] = None
+    """Length of an action; None: taken from the data."""
+    context_length: int = 20
+    """Environment steps the policy sees; three tokens each."""
+    max_episode_length: int = 1000
+    """Number of timestep embeddings; later steps share the last one."""
+    width: int = 128
+    """Size of a token's embedding."""
+    num_layers: int = 3
+    """Transformer blocks."""
+    num_heads: int = 1
+    """Attention heads; must divide the width."""
+    mlp_width: int | None = None
+    """Hidden units of a block's MLP; None: four times the width."""
+    activation: Literal["relu", "gelu", "gelu_new"] = "relu"
+    """Of the MLP; gelu is the exact one, gelu_new its tanh approximation."""
+    embedding_dropout: float = 0.1
+    """Probability of dropping an element after the embedding LayerNorm."""
+    attention_dropout: float = 0.1
+    """Probability of dropping an attention weight."""
+    residual_dropout: float = 0.1
+    """Probability of dropping an element of what a block adds to its input."""
+
+    def __post_init__(self):
+        for name in ("context_length", "max_episode_length", "width", "num_layers", "num_heads"):
+            _at_least(self, name, 1)
+        for name in ("state_dim", "action_dim", "mlp_width"):
+            if getattr(self, name) is not None:
+                _at_least(self, name, 1)
+        if self.width % self.num_heads:
+            raise JaxdtError(
+                f"width must be divisible by num_heads; got width={self.width}, num_heads={self.num_heads}."
+            )
+        for name in ("embedding_dropout", "attention_dropout", "residual_dropout"):
+            _within(self, name, 0.0, 1.0, open_above=True)
+        _one_of(self, "activation", ("relu", "gelu", "gelu_new"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with a linear warm-up, then a constant rate; decay on every parameter."""
+
+    learning_rate: float = 1e-4
+    """Step size after the warm-up."""
+    warmup_steps: int = 10_000
+    """Updates over which the learning rate rises linearly from 0."""
+    weight_decay: float = 1e-4
+    """Decoupled decay, multiplied by the learning rate, on all parameters."""
+    beta1: float = 0.9
+    """Adam's decay rate of the mean gradient."""
+    beta2: float = 0.999
+    """Adam's decay rate of the mean squared gradient."""
+    epsilon: float = 1e-8
+    """Adam's term against division by zero."""
+    max_grad_norm: float = 0.25
+    """Gradients are scaled down to this global norm."""
+
+    def __post_init__(self):
+        _at_least(self, "warmup_steps", 0)
+        for name in ("learning_rate", "weight_decay", "epsilon"):
+            _within(self, name, 0.0, math.inf, open_above=True)
+        for name in ("beta1", "beta2"):
+            _within(self, name, 0.0, 1.0, open_above=True)
+        if not self.max_grad_norm > 0:
+            raise JaxdtError(f"max_grad_norm must be above 0; got {self.max_grad_norm}. Use inf to switch it off.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A whole run: data, model, optimiser, schedule and evaluation."""
+
+    preset: Suppress[str] = "paper"
+    """Name of the preset that the values started from."""
+    dataset: str | None = None
+    """Episodes: a path, `demo`, or several joined by `+`; None: `demo`."""
+    env: str | None = None
+    """Environment to evaluate in, a Gymnasium id; `none`: no evaluation; None: the one the data names."""
+    steps: int = 100_000
+    """Updates in all."""
+    batch_size: int = 64
+    """Windows an update."""
+    seed: int = 0
+    """Of the initial weights, the windows and dropout; evaluation uses environment seeds of its own."""
+    return_scale: float = 1000.0
+    """Returns-to-go are divided by this, in reward units."""
+    best_fraction: float = 1.0
+    """Train on the best episodes only, up to this share of all steps (the paper's %BC rule)."""
+    delayed_reward: bool = False
+    """Move each episode's reward to its last step; return-to-go then stays constant."""
+    clip_actions: bool = False
+    """Clip recorded actions into the action space instead of refusing them."""
+    targets: tuple[float, ...] | None = None
+    """Target returns to evaluate at, in reward units; None: the preset's rule."""
+    paper_targets: bool = True
+    """Default targets: the paper's where it names the environment; otherwise `target-quantiles`."""
+    target_quantiles: tuple[float, ...] = (0.2, 0.5, 0.8, 1.0)
+    """Default targets: these quantiles of the data's returns (1 is the maximum)."""
+    eval_every: int = 10_000
+    """Updates between evaluations; one always follows the last update."""
+    eval_episodes: int = 100
+    """Episodes a target in each evaluation."""
+    eval_seed: int = 1000
+    """Environment seed of the first episode of each target; the next ones count up."""
+    save_every: int = 10_000
+    """Updates between checkpoints; one always follows the last update."""
+    log_every: int = 100
+    """Updates between lines of metrics.jsonl."""
+    video: bool = False
+    """After training, render one episode a target to videos/ (needs the `video` extra)."""
+    tensorboard: bool = False
+    """Also write metrics for TensorBoard (needs the `tensorboard` extra)."""
+    model: OmitArgPrefixes[ModelConfig] = dataclasses.field(default_factory=ModelConfig)
+    optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=OptimizerConfig)
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "eval_every", "eval_episodes", "save_every", "log_every"):
+            _at_least(self, name, 1)
+        for name in ("seed", "eval_seed"):
+            _at_least(self, name, 0)
+        if not 0 < self.return_scale < math.inf:
+            raise JaxdtError(f"return_scale must be above 0 and finite; got {self.return_scale}.")
+        if not 0 < self.best_fraction <= 1:
+            raise JaxdtError(f"best_fraction must be above 0 and at most 1; got {self.best_fraction}.")
+        if self.targets is not None and not (self.targets and all(map(math.isfinite, self.targets))):
+            raise JaxdtError(f"targets must be one or more finite returns; got {list(self.targets)}.")
+        if not (self.target_quantiles and all(0 <= q <= 1 for q in self.target_quantiles)):
+            raise JaxdtError(f"target_quantiles must lie between 0 and 1; got {list(self.target_quantiles)}.")
+
+
+def config_to_json(config: TrainConfig) -> dict[str, Any]:
+    return dataclasses.asdict(config)
+
+
+def config_from_json(values: Any) -> TrainConfig:
+    """The configuration that `config_to_json` wrote; raises JaxdtError on unknown or mistyped fields."""
+    return _from_json(TrainConfig, values, "config")
+
+
+def _from_json(kind: type, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise JaxdtError(f"{where} must be a JSON object; got {type(values).__name__}.")
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise JaxdtError(f"{where} has the unknown field {unknown[0]!r}; it was written by another version.")
+    return kind(**{name: _value_from_json(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+
+
+def _value_from_json(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _from_json(typing.cast(type, hint), value, where)
+    allowed = {kind for kind in (typing.get_origin(h) or h for h in typing.get_args(hint) or (hint,))}
+    if tuple in allowed or typing.get_origin(hint) is tuple:
+        if value is None and type(None) in allowed:
+            return None
+        if isinstance(value, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
+            return tuple(float(v) for v in value)
+        raise JaxdtError(f"{where} must be a list of numbers; got {value!r}.")
+    if typing.get_origin(hint) is Literal:
+        allowed = {str}
+    if type(value) in allowed or (float in allowed and type(value) is int):
+        return value
+    raise JaxdtError(f"{where} has the wrong type; got {value!r}.")
+
+
+def _at_least(config: Any, name: str, least: int) -> None:
+    value = getattr(config, name)
+    if value < least:
+        raise JaxdtError(f"{name} must be at least {least}; got {value}.")
+
+
+def _within(config: Any, name: str, low: float, high: float, *, open_above: bool) -> None:
+    value = getattr(config, name)
+    if not (low <= value and (value < high if open_above else value <= high)):
+        raise JaxdtError(f"{name} must be at least {low} and below {high}; got {value}.")
+
+
+def _one_of(config: Any, name: str, choices: tuple[str, ...]) -> None:
+    value = getattr(config, name)
+    if value not in choices:
+        raise JaxdtError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
+
+
+PAPER = TrainConfig()
+
+DEMO = TrainConfig(
+    preset="demo",
+    dataset="demo",
+    steps=2_500,
+    paper_targets=False,
+    target_quantiles=(0.3, 0.5, 1.0),
+    eval_every=2_500,
+    eval_episodes=10,
+    save_every=1_250,
+    log_every=50,
+    model=ModelConfig(context_length=10),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=250),
+)
+"""Small enough for a laptop's CPU in minutes, on episodes collected from the shipped policies."""
+
+PRESETS = {"demo": DEMO, "paper": PAPER}
+
+PAPER_TARGETS = {
+    "HalfCheetah": (6000.0, 12000.0),
+    "Hopper": (1800.0, 3600.0),
+    "Walker2d": (2500.0, 5000.0),
+}
+"""Targets of the original's `gym/experiment.py`, by environment name without version."""
+
+CHANGEABLE = (
+    "steps",
+    "targets",
+    "eval_every",
+    "eval_episodes",
+    "save_every",
+    "log_every",
+    "video",
+    "tensorboard",
+)
+"""What may differ when a run is resumed: how long and what is looked at, never what is learned."""

@@ -1,0 +1,88 @@
+"""Episodes made by rolling out a behaviour policy in a Gymnasium environment."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxdt.data.episodes import EpisodeStore
+from jaxdt.errors import JaxdtError, SimulationError
+from jaxdt.simulator import action_bounds, make_simulator
+
+
+BehaviourPolicy = Callable[[Float[np.ndarray, " s"], np.random.Generator], Float[np.ndarray, " a"]]
+"""`(observation, rng) -> action`, in the environment's own units; collecting clips it to the action space."""
+
+Progress = Callable[[int, int], None]
+"""`(episodes done, episodes in all)`."""
+
+
+class Behaviour(NamedTuple):
+    """One policy and how it is rolled out."""
+
+    policy: BehaviourPolicy
+    episodes: int
+    noise: float = 0.0
+    """Standard deviation of the Gaussian noise added to actions, in half widths of the action space."""
+
+
+def collect_episodes(
+    env_id: str,
+    behaviours: Sequence[Behaviour],
+    *,
+    seed: int = 0,
+    progress: Progress = lambda done, total: None,
+) -> EpisodeStore:
+    """Rolls out each behaviour in turn; episode `j` of all starts from environment seed `seed + j`.
+
+    Stores the actions that were executed, after noise and clipping. Raises JaxdtError for an unknown
+    environment or fewer than one episode, SimulationError when an episode cannot go on.
+    """
+    for behaviour in behaviours:
+        if behaviour.episodes < 1:
+            raise JaxdtError(f"episodes must be at least 1; got {behaviour.episodes}.")
+        if not 0 <= behaviour.noise < np.inf:
+            raise JaxdtError(f"noise must be at least 0 and finite; got {behaviour.noise}.")
+    simulator = make_simulator(env_id)
+    plays = [behaviour for behaviour in behaviours for _ in range(behaviour.episodes)]
+    columns: list[list] = [[], [], [], [], []]
+    ends = []
+    try:
+        for episode, behaviour in enumerate(plays):
+            for column, values in zip(columns, _play(simulator, behaviour, seed, episode), strict=True):
+                column.extend(values)
+            ends.append(len(columns[0]))
+            progress(episode + 1, len(plays))
+    finally:
+        simulator.close()
+    return EpisodeStore.from_arrays(*columns, episode_ends=ends, env_id=env_id, source=f"episodes of {env_id}")
+
+
+def random_policy(low: Float[np.ndarray, " a"], high: Float[np.ndarray, " a"]) -> BehaviourPolicy:
+    """Actions uniform over the action space."""
+    return lambda observation, rng: rng.uniform(low, high)
+
+
+def _play(simulator, behaviour: Behaviour, seed: int, episode: int) -> tuple[list, list, list, list, list]:
+    low, high = action_bounds(simulator)
+    # The generator of actions is apart from the environment's, which is seeded with the same number.
+    rng = np.random.default_rng([seed + episode, 1])
+    observations, actions, rewards, terminations, truncations = [], [], [], [], []
+    observation, _ = simulator.reset(seed=seed + episode)
+    done = False
+    while not done:
+        action = np.asarray(behaviour.policy(observation, rng), np.float32)
+        if behaviour.noise:
+            action = action + behaviour.noise * (high - low) / 2 * rng.standard_normal(low.shape)
+        action = np.clip(action, low, high).astype(np.float32)
+        if not np.isfinite(action).all():
+            raise SimulationError(f"the behaviour policy gave NaN in episode {episode}, step {len(actions)}.")
+        observations.append(np.asarray(observation, np.float32))
+        observation, reward, terminated, truncated, _ = simulator.step(action)
+        actions.append(action)
+        rewards.append(reward)
+        terminations.append(bool(terminated))
+        truncations.append(bool(truncated))
+        done = terminated or truncated
+    return observations, actions, rewards, terminations, truncations

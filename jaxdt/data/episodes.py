@@ -1,0 +1,347 @@
+"""Episodes as flat arrays with offsets."""
+
+import dataclasses
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from jaxdt.errors import JaxdtError
+from jaxdt.files import open_atomically
+
+
+STD_EPSILON = 1e-6
+"""Added to every standard deviation, as the original does."""
+
+_CHUNK = 65_536  # steps converted to float64 at a time
+
+
+class Statistics(NamedTuple):
+    mean: Float[np.ndarray, "*s"]
+    std: Float[np.ndarray, "*s"]
+    """Standard deviation + 1e-6."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class EpisodeStore:
+    """Episodes end to end: step `i` of episode `e` is row `offsets[e] + i` of every array.
+
+    Make one with `EpisodeStore.from_arrays`, which checks its input, or with `load_episodes`.
+    """
+
+    observations: Shaped[np.ndarray, "n *s"]
+    actions: Float[np.ndarray, "n a"]
+    rewards: Float[np.ndarray, " n"]
+    terminations: Bool[np.ndarray, " n"]
+    """True where the environment ended the episode (a fall, a goal)."""
+    truncations: Bool[np.ndarray, " n"]
+    """True where the episode was cut off (a time limit)."""
+    offsets: Int[np.ndarray, " e+1"]
+    """First row of each episode, then the number of rows."""
+    env_id: str | None = None
+    """Gymnasium id that the episodes were recorded in, where known."""
+    statistics_before_filters: Statistics | None = None
+
+    @classmethod
+    def from_arrays(
+        cls,
+        observations: Any,
+        actions: Any,
+        rewards: Any,
+        terminations: Any = None,
+        truncations: Any = None,
+        *,
+        episode_ends: Any = None,
+        env_id: str | None = None,
+        source: str = "the arrays",
+    ) -> "EpisodeStore":
+        """Checks and keeps one's own data.
+
+        - `observations` (n, ...): any shape a step; floats are kept as float32, integers as they are.
+        - `actions` (n, a), `rewards` (n,): kept as float32.
+        - `terminations`, `truncations` (n,): booleans.
+        - `episode_ends` (e,): row after each episode's last; without it episodes end where a
+          termination or truncation is True, and an unfinished one at the end is dropped with a warning.
+        - `source`: what error messages call the data.
+
+        Raises JaxdtError naming the source, the field and the episode.
+        """
+        fields = {
+            "observations": _numeric(observations, "observations", source),
+            "actions": _float32(actions, "actions", source),
+            "rewards": _float32(rewards, "rewards", source),
+        }
+        n = len(fields["observations"])
+        fields["terminations"] = _flags(terminations, "terminations", n, source)
+        fields["truncations"] = _flags(truncations, "truncations", n, source)
+        _check_shapes(fields, source)
+        if episode_ends is not None:
+            ends = _checked_ends(episode_ends, n, source)
+        else:
+            ends = _ends_of_flags(fields["terminations"] | fields["truncations"], source)
+        offsets = np.concatenate([[0], ends]).astype(np.int64)
+        fields = {name: values[: offsets[-1]] for name, values in fields.items()}
+        _check_finite(fields, offsets, source)
+        # An episode that ends in the record without a flag was cut off there.
+        last = offsets[1:] - 1
+        fields["truncations"] = fields["truncations"].copy()
+        fields["truncations"][last] |= ~fields["terminations"][last]
+        return cls(offsets=offsets, env_id=env_id, **fields)
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def num_steps(self) -> int:
+        return int(self.offsets[-1])
+
+    @property
+    def state_dim(self) -> int:
+        """Numbers in one observation."""
+        return int(np.prod(self.observations.shape[1:]))
+
+    @property
+    def action_dim(self) -> int:
+        return self.actions.shape[1]
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " e"]:
+        """Steps of each episode."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def returns(self) -> Float[np.ndarray, " e"]:
+        """Undiscounted sum of each episode's rewards, float64."""
+        return np.add.reduceat(self.rewards.astype(np.float64), self.offsets[:-1])
+
+    @cached_property
+    def returns_to_go(self) -> Float[np.ndarray, " n"]:
+        """Undiscounted sum of rewards from each step to its episode's end, float32, unscaled."""
+        total = np.concatenate([[0.0], np.cumsum(self.rewards, dtype=np.float64)])
+        ends = np.repeat(self.offsets[1:], self.lengths)
+        return (total[ends] - total[:-1]).astype(np.float32)
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Mean and standard deviation + 1e-6 of the observations over all steps, before any filter."""
+        if self.statistics_before_filters is not None:
+            return self.statistics_before_filters
+        mean = _chunked_mean(self.observations, lambda x: x)
+        variance = _chunked_mean(self.observations, lambda x: np.square(x - mean))
+        return Statistics(mean.astype(np.float32), (np.sqrt(variance) + STD_EPSILON).astype(np.float32))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the data; two stores with the same one hold the same episodes."""
+        digest = hashlib.sha256()
+        for name in ("observations", "actions", "rewards", "terminations", "truncations", "offsets"):
+            values = np.ascontiguousarray(getattr(self, name))
+            digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
+            digest.update(values.view(np.uint8).reshape(-1).data)
+        return digest.hexdigest()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes an `.npz` that `load_episodes` reads; the file appears whole or not at all."""
+        arrays = {
+            "observations": self.observations,
+            "actions": self.actions,
+            "rewards": self.rewards,
+            "terminations": self.terminations,
+            "truncations": self.truncations,
+            "episode_ends": self.offsets[1:],
+        }
+        if self.env_id is not None:
+            arrays["env_id"] = np.array(self.env_id)
+        if not str(path).endswith(".npz"):
+            raise JaxdtError(f"episodes are saved as .npz; got {str(path)!r}.")
+        with open_atomically(path, "wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    def best(self, fraction: float) -> "EpisodeStore":
+        """The episodes of highest return, as many as fit into `fraction` of all steps, at least one.
+
+        The paper's %BC rule (section 5.1; the original's `pct_traj`): taken from the top, ending at the
+        first that does not fit. Statistics stay those of the whole data.
+        """
+        if not 0 < fraction <= 1:
+            raise JaxdtError(f"best_fraction must be above 0 and at most 1; got {fraction}.")
+        order = np.argsort(self.returns, kind="stable")[::-1]
+        steps = np.cumsum(self.lengths[order])
+        count = max(int(np.searchsorted(steps, max(int(fraction * self.num_steps), 1), side="right")), 1)
+        return self._select(np.sort(order[:count]))
+
+    def with_delayed_rewards(self) -> "EpisodeStore":
+        """Each episode's whole return at its last step and nothing before (paper section 5.5)."""
+        rewards = np.zeros_like(self.rewards)
+        rewards[self.offsets[1:] - 1] = self.returns
+        return dataclasses.replace(self, rewards=rewards, statistics_before_filters=self.statistics)
+
+    def with_actions_rescaled(
+        self, low: Float[np.ndarray, " a"], high: Float[np.ndarray, " a"], *, clip: bool = False
+    ) -> "EpisodeStore":
+        """Actions of the space [low, high] mapped affinely onto [-1, 1].
+
+        Raises JaxdtError when actions lie outside the space, unless `clip`.
+        """
+        slack = 1e-5 * (high - low)
+        outside = ((self.actions < low - slack) | (self.actions > high + slack)).any(axis=1)
+        if outside.any() and not clip:
+            row = int(np.argmax(outside))
+            raise JaxdtError(
+                f"{int(outside.sum())} of {self.num_steps} actions lie outside the action space "
+                f"[{_short(low)}, {_short(high)}] (first: {_short(self.actions[row])}, "
+                f"episode {self._episode_of(row)}); rescale them, or clip them with --clip-actions."
+            )
+        unit = 2 * (np.clip(self.actions, low, high) - low) / (high - low) - 1
+        return dataclasses.replace(
+            self, actions=unit.astype(np.float32), statistics_before_filters=self.statistics_before_filters
+        )
+
+    def _select(self, episodes: Int[np.ndarray, " k"]) -> "EpisodeStore":
+        rows = np.concatenate([np.arange(self.offsets[e], self.offsets[e + 1]) for e in episodes])
+        return dataclasses.replace(
+            self,
+            observations=self.observations[rows],
+            actions=self.actions[rows],
+            rewards=self.rewards[rows],
+            terminations=self.terminations[rows],
+            truncations=self.truncations[rows],
+            offsets=np.concatenate([[0], np.cumsum(self.lengths[episodes])]),
+            statistics_before_filters=self.statistics,
+        )
+
+    def _episode_of(self, row: int) -> int:
+        return int(np.searchsorted(self.offsets, row, side="right")) - 1
+
+
+def concatenate(stores: Sequence[EpisodeStore], names: Sequence[str]) -> EpisodeStore:
+    """Several stores as one; `names` are for the error when they do not belong together."""
+    first = stores[0]
+    for store, name in zip(stores[1:], names[1:], strict=True):
+        for field in ("observations", "actions"):
+            ours, theirs = getattr(first, field).shape[1:], getattr(store, field).shape[1:]
+            if ours != theirs:
+                raise JaxdtError(
+                    f"datasets joined by + must agree on the size of {field}; "
+                    f"{names[0]} has {ours}, {name} has {theirs}."
+                )
+    env_ids = {store.env_id for store in stores if store.env_id is not None}
+    if len(env_ids) > 1:
+        raise JaxdtError(
+            f"datasets joined by + must be of one environment; got {', '.join(sorted(env_ids))} from {', '.join(names)}."
+        )
+    starts = np.cumsum([0] + [store.num_steps for store in stores[:-1]])
+    ends = [store.offsets[1:] + start for store, start in zip(stores, starts, strict=True)]
+    joined = ("observations", "actions", "rewards", "terminations", "truncations")
+    return EpisodeStore(
+        offsets=np.concatenate([[0], *ends]),
+        env_id=next(iter(env_ids), None),
+        **{field: np.concatenate([getattr(store, field) for store in stores]) for field in joined},
+    )
+
+
+def _numeric(values: Any, field: str, source: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype == bool or array.dtype.kind not in "iuf":
+        raise JaxdtError(f"{source}: {field} must be numbers; got dtype {array.dtype}.")
+    if array.ndim == 0 or len(array) == 0:
+        raise JaxdtError(f"{source}: {field} is empty; a dataset needs at least one step.")
+    if array.dtype.kind == "f" and array.dtype != np.float32:
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+    return array
+
+
+def _float32(values: Any, field: str, source: str) -> np.ndarray:
+    return _numeric(values, field, source).astype(np.float32, copy=False)
+
+
+def _flags(values: Any, field: str, n: int, source: str) -> np.ndarray:
+    if values is None:
+        return np.zeros(n, bool)
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        raise JaxdtError(f"{source}: {field} must be true or false at every step; got dtype {array.dtype}.")
+    return array.astype(bool)
+
+
+def _check_shapes(fields: dict[str, np.ndarray], source: str) -> None:
+    n = len(fields["observations"])
+    if fields["observations"].ndim < 2:
+        raise JaxdtError(f"{source}: observations must have shape (steps, size); got {fields['observations'].shape}.")
+    if fields["actions"].ndim != 2:
+        raise JaxdtError(
+            f"{source}: actions must have shape (steps, size); got {fields['actions'].shape} "
+            "(discrete actions are not yet supported)."
+        )
+    for name in ("rewards", "terminations", "truncations"):
+        if fields[name].ndim != 1:
+            raise JaxdtError(f"{source}: {name} must have shape (steps,); got {fields[name].shape}.")
+    for name, values in fields.items():
+        if len(values) != n:
+            raise JaxdtError(f"{source}: {name} has {len(values)} steps but observations has {n}; they must agree.")
+
+
+def _checked_ends(episode_ends: Any, n: int, source: str) -> np.ndarray:
+    ends = np.asarray(episode_ends)
+    if ends.ndim != 1 or ends.dtype.kind not in "iu" or len(ends) == 0:
+        raise JaxdtError(
+            f"{source}: episode_ends must be one or more whole numbers; got shape {ends.shape}, dtype {ends.dtype}."
+        )
+    ends = ends.astype(np.int64)
+    lengths = np.diff(ends, prepend=0)
+    if (lengths <= 0).any():
+        episode = int(np.argmax(lengths <= 0))
+        raise JaxdtError(f"{source}: episode {episode} is empty; episode_ends must rise (it goes to {ends[episode]}).")
+    if ends[-1] != n:
+        raise JaxdtError(
+            f"{source}: the last of episode_ends must be the number of steps, {n}; got {ends[-1]} "
+            "(drop the steps after it, or add the missing end)."
+        )
+    return ends
+
+
+def _ends_of_flags(done: np.ndarray, source: str) -> np.ndarray:
+    ends = np.flatnonzero(done) + 1
+    if len(ends) == 0:
+        raise JaxdtError(
+            f"{source}: no episode ends; give episode_ends, or terminations and truncations that are true somewhere."
+        )
+    if ends[-1] != len(done):
+        warnings.warn(
+            f"{source}: the last {len(done) - ends[-1]} steps belong to an unfinished episode and are dropped "
+            "(give episode_ends to keep them).",
+            stacklevel=3,
+        )
+    return ends
+
+
+def _check_finite(fields: dict[str, np.ndarray], offsets: np.ndarray, source: str) -> None:
+    for name in ("observations", "actions", "rewards"):
+        values = fields[name]
+        # A sum is finite only if its terms are; the slow search runs only to name the place.
+        if values.dtype.kind == "f" and not np.isfinite(values.sum(dtype=np.float64)):
+            row = int(np.argmax(~np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
+            episode = int(np.searchsorted(offsets, row, side="right")) - 1
+            raise JaxdtError(
+                f"{source}: {name} of episode {episode}, step {row - offsets[episode]}, is not a finite float32 number; "
+                "remove that episode or repair it."
+            )
+
+
+def _chunked_mean(values: np.ndarray, of: Any) -> Float[np.ndarray, "*s"]:
+    total = np.zeros(values.shape[1:], np.float64)
+    for start in range(0, len(values), _CHUNK):
+        total += of(values[start : start + _CHUNK].astype(np.float64)).sum(axis=0)
+    return total / len(values)
+
+
+def _short(values: np.ndarray) -> str:
+    text = [f"{value:g}" for value in values]
+    return text[0] if len(set(text)) == 1 else "(" + " ".join(text) + ")"

@@ -1,0 +1,63 @@
+"""From a spec, what a user writes after `--dataset`, to an EpisodeStore."""
+
+import os
+import re
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from jaxdt.data.demo import collect_demo_episodes
+from jaxdt.data.episodes import EpisodeStore, concatenate
+from jaxdt.errors import JaxdtError
+
+
+_ENV_ID = re.compile(r"(?:[\w-]+/)?[\w-]+-v\d+")
+
+
+def load_episodes(spec: str | os.PathLike[str]) -> EpisodeStore:
+    """Episodes of a spec: an `.npz` path, `demo`, or several joined by `+`.
+
+    `demo` rolls out the shipped HalfCheetah-v5 policies (some seconds). Joined members must agree on
+    sizes and environment. Raises JaxdtError naming the file, the field and the fix.
+    """
+    names = os.fspath(spec).split("+")
+    stores = [_load_one(name) for name in names]
+    return stores[0] if len(stores) == 1 else concatenate(stores, names)
+
+
+def _load_one(name: str) -> EpisodeStore:
+    if name == "demo":
+        return collect_demo_episodes()
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise JaxdtError(f"dataset {name!r} does not exist; give the path of an .npz file, or demo.")
+    if path.suffix != ".npz":
+        raise JaxdtError(f"dataset {name!r} is of an unknown kind {path.suffix!r}; give an .npz file, or demo.")
+    return _load_npz(path)
+
+
+def _load_npz(path: Path) -> EpisodeStore:
+    wanted = ("observations", "actions", "rewards", "terminations", "truncations", "episode_ends", "env_id")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in wanted if name in archive.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise JaxdtError(f"{path} cannot be read as an .npz file: {error}") from error
+    for name in ("observations", "actions", "rewards"):
+        if name not in arrays:
+            raise JaxdtError(f"{path}: the array {name!r} is missing; it has {', '.join(arrays) or 'none of ours'}.")
+    if not {"episode_ends", "terminations", "truncations"} & set(arrays):
+        raise JaxdtError(f"{path}: nothing says where episodes end; add the array 'episode_ends'.")
+    env_id = _env_id(arrays.pop("env_id", None), path)
+    return EpisodeStore.from_arrays(**arrays, env_id=env_id, source=str(path))
+
+
+def _env_id(value: np.ndarray | None, path: Path) -> str | None:
+    """A file may name an environment, never a module to import (`module:Name-v0`)."""
+    if value is None:
+        return None
+    if value.ndim or value.dtype.kind != "U" or not _ENV_ID.fullmatch(str(value)):
+        raise JaxdtError(f"{path}: env_id must be a Gymnasium id such as HalfCheetah-v5; got {value!r:.80}.")
+    return str(value)

@@ -1,0 +1,79 @@
+"""Training windows, drawn with NumPy only."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from jaxdt.data.episodes import EpisodeStore
+from jaxdt.errors import JaxdtError
+from jaxdt.types import Window
+
+
+class WindowSampler(Iterator[Window]):
+    """Endless batches of `batch_size` windows of `context_length` steps.
+
+    An episode is drawn in proportion to its length and the window's first step uniformly over all its
+    steps, so windows that reach an episode's end are short and padded on the left (the original's
+    `get_batch`). Batch `i` depends on `seed` and `i` alone: `position` is the stream's whole state.
+
+    Raises JaxdtError for sizes below 1 or a return scale that is not positive.
+    """
+
+    def __init__(
+        self,
+        store: EpisodeStore,
+        context_length: int = 20,
+        batch_size: int = 64,
+        seed: int = 0,
+        return_scale: float = 1000.0,
+        max_episode_length: int = 1000,
+    ):
+        for name, value in (
+            ("context_length", context_length),
+            ("batch_size", batch_size),
+            ("max_episode_length", max_episode_length),
+        ):
+            if value < 1:
+                raise JaxdtError(f"{name} must be at least 1; got {value}.")
+        if seed < 0:
+            raise JaxdtError(f"seed must be at least 0; got {seed}.")
+        if not 0 < return_scale < np.inf:
+            raise JaxdtError(f"return_scale must be above 0 and finite; got {return_scale}.")
+        self._store = store
+        self._context_length = context_length
+        self._batch_size = batch_size
+        self._seed = seed
+        self._max_episode_length = max_episode_length
+        self._returns_to_go = store.returns_to_go / np.float32(return_scale)
+        self.position = 0
+        """Number of the batch that `next` gives."""
+
+    def __next__(self) -> Window:
+        window = self.batch(self.position)
+        self.position += 1
+        return window
+
+    def batch(self, index: int) -> Window:
+        """Batch `index` of the stream; shapes (b, t, s), (b, t, a), (b, t), (b, t), (b, t)."""
+        store, length = self._store, self._context_length
+        rng = np.random.Generator(np.random.Philox(key=np.array([self._seed, index], np.uint64)))
+        # A uniform row is an episode in proportion to its length and a uniform step of it.
+        first = rng.integers(store.num_steps, size=self._batch_size)
+        episode = np.searchsorted(store.offsets, first, side="right") - 1
+        real = np.minimum(length, store.offsets[episode + 1] - first)
+        ahead = np.arange(length) - (length - real)[:, None]
+        mask = ahead >= 0
+        row = first[:, None] + np.maximum(ahead, 0)
+        mean, std = store.statistics
+        states = (store.observations[row] - mean) / std
+        actions = store.actions[row]
+        states[~mask] = 0
+        actions[~mask] = 0
+        timesteps = np.minimum(row - store.offsets[episode][:, None], self._max_episode_length - 1)
+        return Window(
+            states=states.astype(np.float32, copy=False),
+            actions=actions,
+            returns_to_go=np.where(mask, self._returns_to_go[row], np.float32(0)),
+            timesteps=np.where(mask, timesteps, 0).astype(np.int32),
+            mask=mask,
+        )

@@ -1,0 +1,17 @@
+"""What can go wrong, in our words."""
+
+
+class JaxdtError(ValueError):
+    """Bad input: the message is one sentence with the rule, the value received and the fix."""
+
+
+class RunError(RuntimeError):
+    """A run that was asked for correctly and failed while running."""
+
+
+class NonFiniteError(RunError, FloatingPointError):
+    """A loss or gradient that is no longer a number; names the update."""
+
+
+class SimulationError(RunError):
+    """An episode that could not be continued; names the episode and the environment step."""

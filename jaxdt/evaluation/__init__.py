@@ -1,0 +1,1 @@
+"""Playing episodes with a policy that is steered by a target return."""

@@ -1,0 +1,155 @@
+"""Environments as the rollout sees them: pure functions over a batch of episodes."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import io_callback
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from jaxdt.errors import SimulationError
+from jaxdt.simulator import make_simulator
+
+
+class Environment(Protocol):
+    """A batch of episodes. `done` = terminated or truncated; what follows `done` is ignored."""
+
+    max_episode_steps: int
+    state_dim: int
+    action_dim: int
+
+    def reset(self, seeds: Int[Array, " b"]) -> tuple[PyTree, Float[Array, "b s"]]:
+        """`(state, observation)`; episode `i` depends on `seeds[i]` alone."""
+        ...
+
+    def step(
+        self, state: PyTree, action: Float[Array, "b a"]
+    ) -> tuple[PyTree, Float[Array, "b s"], Float[Array, " b"], Bool[Array, " b"]]:
+        """`(state, observation, reward, done)`."""
+        ...
+
+
+@runtime_checkable
+class JaxEnvironment(Protocol):
+    """What a user writes: one episode, in pure JAX."""
+
+    max_episode_steps: int
+    state_dim: int
+    action_dim: int
+
+    def reset(self, key: PRNGKeyArray) -> tuple[PyTree, Float[Array, " s"]]: ...
+
+    def step(
+        self, state: PyTree, action: Float[Array, " a"]
+    ) -> tuple[PyTree, Float[Array, " s"], Float[Array, ""], Bool[Array, ""]]: ...
+
+
+class VectorizedEnvironment:
+    """A JaxEnvironment over a batch; seed `i` becomes `jax.random.key(i)`."""
+
+    def __init__(self, environment: JaxEnvironment):
+        self.max_episode_steps = environment.max_episode_steps
+        self.state_dim = environment.state_dim
+        self.action_dim = environment.action_dim
+        self._reset = jax.vmap(lambda seed: environment.reset(jax.random.key(seed)))
+        self._step = jax.vmap(environment.step)
+
+    def reset(self, seeds: Int[Array, " b"]) -> tuple[PyTree, Float[Array, "b s"]]:
+        return self._reset(seeds)
+
+    def step(
+        self, state: PyTree, action: Float[Array, "b a"]
+    ) -> tuple[PyTree, Float[Array, "b s"], Float[Array, " b"], Bool[Array, " b"]]:
+        return self._step(state, action)
+
+
+class GymnasiumEnvironment:
+    """Gymnasium simulators behind an ordered host callback.
+
+    An ordered callback cannot be vmapped, so the batch lives inside it. The simulators' state stays on the
+    host. A callback must not raise into JAX: the first failure is kept, every episode ends at that step, and
+    `raise_failure` reports it when the rollout has returned.
+    """
+
+    def __init__(self, env_id: str, on_step: Callable[[int], None] = lambda step: None):
+        """`on_step(step)` is called on the host after every environment step of the batch."""
+        self._env_id = env_id
+        self._simulators: list[Any] = [make_simulator(env_id)]
+        first = self._simulators[0]
+        self.state_dim = first.observation_space.shape[0]
+        self.action_dim = first.action_space.shape[0]
+        self.max_episode_steps = getattr(first.spec, "max_episode_steps", None) or 1000
+        self.on_step = on_step
+        self._done = np.zeros(0, bool)
+        self._step_count = 0
+        self._failure: tuple[int, int, str] | None = None
+
+    def reset(self, seeds: Int[Array, " b"]) -> tuple[PyTree, Float[Array, "b s"]]:
+        observation = jax.ShapeDtypeStruct((seeds.shape[0], self.state_dim), jnp.float32)
+        return (), io_callback(self._reset_on_host, observation, seeds, ordered=True)
+
+    def step(
+        self, state: PyTree, action: Float[Array, "b a"]
+    ) -> tuple[PyTree, Float[Array, "b s"], Float[Array, " b"], Bool[Array, " b"]]:
+        b = action.shape[0]
+        shapes = (
+            jax.ShapeDtypeStruct((b, self.state_dim), jnp.float32),
+            jax.ShapeDtypeStruct((b,), jnp.float32),
+            jax.ShapeDtypeStruct((b,), bool),
+        )
+        return state, *io_callback(self._step_on_host, shapes, action, ordered=True)
+
+    def raise_failure(self, name_episode: Callable[[int], str]) -> None:
+        """Raises SimulationError if an episode failed; `name_episode(i)` names the batch's episode `i`."""
+        if self._failure is not None:
+            index, step, reason = self._failure
+            raise SimulationError(f"{self._env_id}, {name_episode(index)}, step {step}: {reason}.")
+
+    def close(self) -> None:
+        for simulator in self._simulators:
+            simulator.close()
+
+    def _reset_on_host(self, seeds: Any) -> np.ndarray:
+        seeds = np.asarray(seeds)
+        observations = np.zeros((len(seeds), self.state_dim), np.float32)
+        self._failure, self._step_count = None, 0
+        self._done = np.zeros(len(seeds), bool)
+        for i, seed in enumerate(seeds):
+            try:
+                if i == len(self._simulators):
+                    self._simulators.append(make_simulator(self._env_id))
+                observations[i] = self._simulators[i].reset(seed=int(seed))[0]
+            except Exception as error:  # anything a simulator does must stay out of JAX
+                self._fail(i, f"the environment raised {type(error).__name__}: {error}")
+        return observations
+
+    def _step_on_host(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        actions = np.asarray(actions)
+        observations = np.zeros((len(actions), self.state_dim), np.float32)
+        rewards = np.zeros(len(actions), np.float32)
+        for i in np.flatnonzero(~self._done):
+            try:
+                self._step_one(i, actions[i], observations, rewards)
+            except Exception as error:  # as above
+                self._fail(i, f"the environment raised {type(error).__name__}: {error}")
+        self._step_count += 1
+        self.on_step(self._step_count)
+        return observations, rewards, self._done.copy()
+
+    def _step_one(self, i: int, action: np.ndarray, observations: np.ndarray, rewards: np.ndarray) -> None:
+        if not np.isfinite(action).all():
+            self._fail(i, "the policy's action is not finite")
+            return
+        observation, reward, terminated, truncated, _ = self._simulators[i].step(action)
+        if not (np.isfinite(observation).all() and np.isfinite(reward)):
+            self._fail(i, "the environment's observation or reward is not finite")
+            return
+        observations[i], rewards[i] = observation, reward
+        self._done[i] = terminated or truncated
+
+    def _fail(self, index: int, reason: str) -> None:
+        if self._failure is None:
+            self._failure = (int(index), self._step_count, reason)
+        self._done[:] = True

@@ -1,0 +1,118 @@
+"""All episodes side by side in one compiled scan over environment steps."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from jaxdt.evaluation.context import (
+    empty_context,
+    lower_return_to_go,
+    push_observation,
+    set_newest_action,
+    to_action_space,
+)
+from jaxdt.evaluation.environments import Environment
+from jaxdt.types import Interface, Policy, Window
+
+
+class Trajectory(NamedTuple):
+    """What happened at each step `T` of each episode; 0 after its end."""
+
+    observations: Float[Array, "T b s"]
+    """What the action was chosen from."""
+    actions: Float[Array, "T b a"]
+    """In the environment's action space."""
+    rewards: Float[Array, "T b"]
+
+
+class Played(NamedTuple):
+    """Outcome of one rollout."""
+
+    returns: Float[Array, " b"]
+    lengths: Int[Array, " b"]
+    trajectory: Trajectory | None
+    """None unless recording was asked for."""
+
+
+Rollout = Callable[[PyTree, Int[Array, " b"], Float[Array, " b"]], Played]
+"""`rollout(params, seeds, targets)`: episode `i` starts from `seeds[i]` and aims at the return `targets[i]`."""
+
+
+class _Carry(NamedTuple):
+    env_state: PyTree
+    observation: Float[Array, "b s"]
+    context: Window  # newest step at the right
+    returns_to_go: Float[Array, " b"]  # in the environment's units
+    score: Float[Array, " b"]
+    length: Int[Array, " b"]
+    alive: Bool[Array, " b"]
+
+
+def make_rollout(
+    policy: Policy,
+    environment: Environment,
+    interface: Interface,
+    *,
+    context_length: int,
+    max_episode_length: int,
+    record: bool = False,
+) -> Rollout:
+    """A jitted rollout (the original's `evaluate_episode_rtg`, over a batch).
+
+    The target is lowered by each reward; an episode counts until it is first done. Later timesteps than
+    `max_episode_length - 1` share the last timestep embedding. Call it again with other params, seeds or
+    targets of the same number and nothing is compiled anew.
+    """
+
+    def start(seeds: Int[Array, " b"], targets: Float[Array, " b"]) -> _Carry:
+        env_state, observation = environment.reset(seeds)
+        b = seeds.shape[0]
+        empty = empty_context(b, context_length, observation.shape[1:], environment.action_dim)
+        context = push_observation(empty, observation, targets, jnp.zeros((), jnp.int32), interface)
+        zeros = jnp.zeros((b,), jnp.float32)
+        lengths = jnp.zeros((b,), jnp.int32)
+        return _Carry(env_state, observation, context, targets, zeros, lengths, jnp.ones((b,), bool))
+
+    def act(carry: _Carry, t: Int[Array, ""], params: PyTree) -> tuple[_Carry, Trajectory]:
+        action = policy(params, carry.context)
+        executed = to_action_space(action, interface)
+        env_state, observation, reward, done = environment.step(carry.env_state, executed)
+        reward = jnp.where(carry.alive, reward, 0)
+        returns_to_go = lower_return_to_go(carry.returns_to_go, reward, interface)
+        timestep = jnp.minimum(t + 1, max_episode_length - 1)
+        context = set_newest_action(carry.context, action)
+        happened = Trajectory(
+            jnp.where(carry.alive[:, None], carry.observation, 0),
+            jnp.where(carry.alive[:, None], executed, 0),
+            reward,
+        )
+        new = _Carry(
+            env_state=env_state,
+            observation=observation,
+            context=push_observation(context, observation, returns_to_go, timestep, interface),
+            returns_to_go=returns_to_go,
+            score=carry.score + reward,
+            length=carry.length + carry.alive,
+            alive=carry.alive & ~done,
+        )
+        return new, happened
+
+    def skip(carry: _Carry, t: Int[Array, ""], params: PyTree) -> tuple[_Carry, Trajectory]:
+        nothing = jnp.zeros_like(carry.score)
+        action = jnp.zeros_like(carry.context.actions[:, -1])
+        return carry, Trajectory(jnp.zeros_like(carry.observation), action, nothing)
+
+    @jax.jit
+    def rollout(params: PyTree, seeds: Int[Array, " b"], targets: Float[Array, " b"]) -> Played:
+        def step(carry: _Carry, t: Int[Array, ""]) -> tuple[_Carry, Trajectory | None]:
+            carry, happened = jax.lax.cond(jnp.any(carry.alive), act, skip, carry, t, params)
+            return carry, happened if record else None
+
+        times = jnp.arange(environment.max_episode_steps, dtype=jnp.int32)
+        last, trajectory = jax.lax.scan(step, start(seeds, targets), times)
+        return Played(last.score, last.length, trajectory)
+
+    return rollout

@@ -1,0 +1,63 @@
+"""Where a run's numbers go: JSON lines, and TensorBoard if asked for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxdt.errors import JaxdtError
+from jaxdt.files import open_atomically
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a `.jsonl` file, without a last line that is not finished yet; [] when absent."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    complete = lines if text.endswith("\n") else lines[:-1]
+    try:
+        return [json.loads(line) for line in complete]
+    except json.JSONDecodeError as error:
+        raise JaxdtError(f"{path} is damaged: line {error.lineno} is not JSON.") from error
+
+
+def cut_lines(path: Path, last_step: int) -> None:
+    """Drops the records after `last_step`, which a resumed run writes again."""
+    if path.exists():
+        kept = [record for record in read_lines(path) if record["step"] <= last_step]
+        with open_atomically(path) as file:
+            file.writelines(json.dumps(record, allow_nan=False) + "\n" for record in kept)
+
+
+class NoTensorBoard:
+    """Takes the numbers and does nothing."""
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class TensorBoard(NoTensorBoard):
+    """Scalars for TensorBoard, through tensorboardX (extra `tensorboard`)."""
+
+    def __init__(self, directory: Path):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise JaxdtError("--tensorboard needs tensorboardX; pip install 'jaxdt[tensorboard]'.") from error
+        self._writer = SummaryWriter(str(directory))
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        for name, value in numbers.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()

@@ -1,0 +1,89 @@
+"""What a person sees while something long runs; the library itself stays silent."""
+
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Progress:
+    """Takes every report and shows nothing."""
+
+    def say(self, text: str) -> None:
+        """One line for the person."""
+
+    def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
+        """A task of `total` units, `done` of them behind it already."""
+
+    def advance(self, done: int, **numbers: float) -> None:
+        """`done` units are done; numbers such as `loss` are shown beside."""
+
+    def stop(self) -> None:
+        """The task has ended."""
+
+
+class BarProgress(Progress):
+    """tqdm bars on a terminal."""
+
+    def __init__(self) -> None:
+        self._bars: list[Any] = []
+
+    def say(self, text: str) -> None:
+        tqdm.write(text, file=sys.stderr)
+
+    def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
+        bar = tqdm(
+            desc=task,
+            total=total,
+            initial=done,
+            unit=f" {unit}s",
+            file=sys.stderr,
+            dynamic_ncols=True,
+            leave=False,
+            smoothing=0.1,
+        )
+        self._bars.append(bar)
+
+    def advance(self, done: int, **numbers: float) -> None:
+        bar = self._bars[-1]
+        if numbers:
+            bar.set_postfix({name: f"{value:.4g}" for name, value in numbers.items()}, refresh=False)
+        bar.update(done - bar.n)
+
+    def stop(self) -> None:
+        self._bars.pop().close()
+
+
+class LineProgress(Progress):
+    """Plain lines where the output is not a terminal: one a task's tenth, at most one in five seconds."""
+
+    def __init__(self) -> None:
+        self._tasks: list[dict[str, Any]] = []
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
+        now = time.monotonic()
+        self._tasks.append(
+            {"task": task, "total": total, "unit": unit, "first": done, "began": now, "shown": now, "next": done}
+        )
+
+    def advance(self, done: int, **numbers: float) -> None:
+        task, now = self._tasks[-1], time.monotonic()
+        if done < task["total"] and (done < task["next"] or now - task["shown"] < 5):
+            return
+        task["next"], task["shown"] = done + task["total"] / 10, now
+        rate = (done - task["first"]) / max(now - task["began"], 1e-9)
+        shown = "".join(f", {name} {value:.4g}" for name, value in numbers.items())
+        left = f", {(task['total'] - done) / rate:.0f} s left" if done < task["total"] and rate > 0 else ""
+        self.say(f"{task['task']}: {done}/{task['total']}{shown}, {rate:.1f} {task['unit']}s/s{left}")
+
+    def stop(self) -> None:
+        self._tasks.pop()
+
+
+def console_progress() -> Progress:
+    """Bars on a terminal, plain lines elsewhere."""
+    return BarProgress() if sys.stderr.isatty() else LineProgress()

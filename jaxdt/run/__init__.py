@@ -1,0 +1,1 @@
+"""A run directory and what one does with it."""

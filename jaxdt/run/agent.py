@@ -1,0 +1,146 @@
+"""A trained policy to act with, outside our own evaluation."""
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from jaxdt.checkpoint import Which, find_checkpoint, load_checkpoint
+from jaxdt.config import ModelConfig
+from jaxdt.errors import JaxdtError
+from jaxdt.evaluation.context import (
+    empty_context,
+    lower_return_to_go,
+    push_observation,
+    set_newest_action,
+    to_action_space,
+)
+from jaxdt.models import Apply, Params, build_model
+from jaxdt.run.directory import RunDirectory, environment_of_record, read_record
+from jaxdt.types import Interface, Policy, Window
+
+
+class Agent:
+    """Acts in one episode at a time, asked for a target return.
+
+    ```python
+    agent = jaxdt.Agent.load("runs/cheetah")
+    agent.reset(target_return=6000.0)
+    action = agent.act(observation)            # the first step
+    action = agent.act(observation, reward)    # reward: what the previous action earned
+    ```
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: Params,
+        interface: Interface,
+        *,
+        env_id: str | None = None,
+        targets: tuple[float, ...] = (),
+    ):
+        self.config = config
+        """The model's shape."""
+        self.params = params
+        """Weights, for `build_model(config)`'s `apply`."""
+        self.interface = interface
+        self.env_id = env_id
+        self.targets = targets
+        """Target returns the run was evaluated at."""
+        self.apply: Apply
+        _, self.apply = build_model(config)
+        self._advance = jax.jit(self._advance_one_step)
+        self._context: Window | None = None
+        self._return_to_go: Any = None
+        self._timestep = -1
+
+    @classmethod
+    def load(cls, run_dir: str | os.PathLike[str], checkpoint: Which = "latest") -> "Agent":
+        """The agent of a run directory; raises JaxdtError when it holds no run or no such checkpoint."""
+        run = RunDirectory(run_dir)
+        record = read_record(run)
+        init, _ = build_model(record.model)
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        step = find_checkpoint(run.checkpoints, checkpoint)
+        params = load_checkpoint(run.checkpoints, step, params=shapes)["params"]
+        return cls(
+            record.model,
+            params,
+            record.interface,
+            env_id=environment_of_record(record),
+            targets=record.config.targets or (),
+        )
+
+    @property
+    def state_mean(self) -> Float[np.ndarray, "*s"]:
+        return self.interface.state_mean
+
+    @property
+    def state_std(self) -> Float[np.ndarray, "*s"]:
+        """Standard deviation + 1e-6 of the training observations."""
+        return self.interface.state_std
+
+    @property
+    def return_scale(self) -> float:
+        return self.interface.return_scale
+
+    def reset(self, target_return: float) -> None:
+        """Begins an episode that should reach `target_return`, in the environment's reward units."""
+        if not np.isfinite(target_return):
+            raise JaxdtError(f"target_return must be finite; got {target_return}.")
+        assert self.config.action_dim is not None
+        shape = self.interface.state_mean.shape
+        self._context = empty_context(1, self.config.context_length, shape, self.config.action_dim)
+        self._return_to_go = jnp.full((1,), target_return, jnp.float32)
+        self._timestep = -1
+
+    def act(self, observation: Any, reward: float = 0.0) -> Float[np.ndarray, " a"]:
+        """The next action, in the environment's action space.
+
+        `observation` (s,) is the newest one and `reward` what the previous action earned; at the first step
+        of an episode the reward is not used. Raises JaxdtError before `reset`, for an observation of another
+        shape, and for numbers that are not finite.
+        """
+        if self._context is None:
+            raise JaxdtError("the agent has no target yet; call agent.reset(target_return=...) first.")
+        observation = np.asarray(observation, np.float32)
+        if observation.shape != self.interface.state_mean.shape:
+            raise JaxdtError(
+                f"the observation must have shape {self.interface.state_mean.shape}; got {observation.shape}."
+            )
+        if not (np.isfinite(observation).all() and np.isfinite(reward)):
+            raise JaxdtError("the observation and the reward must be finite.")
+        self._timestep += 1
+        earned = np.float32(reward if self._timestep else 0.0)
+        timestep = np.int32(min(self._timestep, self.config.max_episode_length - 1))
+        self._context, self._return_to_go, action = self._advance(
+            self.params, self._context, self._return_to_go, observation[None], earned[None], timestep
+        )
+        return np.asarray(action)[0]
+
+    def _advance_one_step(
+        self,
+        params: PyTree,
+        context: Window,
+        return_to_go: Float[Array, " b"],
+        observation: Float[Array, "b *s"],
+        reward: Float[Array, " b"],
+        timestep: Int[Array, ""],
+    ) -> tuple[Window, Float[Array, " b"], Float[Array, "b a"]]:
+        return_to_go = lower_return_to_go(return_to_go, reward, self.interface)
+        context = push_observation(context, observation, return_to_go, timestep, self.interface)
+        action = make_policy(self.apply)(params, context)
+        return set_newest_action(context, action), return_to_go, to_action_space(action, self.interface)
+
+
+def make_policy(apply: Apply) -> Policy:
+    """The model's action at each window's newest step."""
+
+    def policy(params: Params, window: Window) -> Float[Array, "b a"]:
+        return apply(params, window, newest_only=True)[:, 0]
+
+    return policy

@@ -1,0 +1,147 @@
+"""The files of a run directory: all that acting, resuming and looking need."""
+
+import dataclasses
+import json
+import os
+import platform
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdt.config import ModelConfig, TrainConfig, config_from_json, config_to_json
+from jaxdt.errors import JaxdtError
+from jaxdt.files import open_atomically
+from jaxdt.types import Interface
+
+
+class RunDirectory:
+    """Names of the files in a run directory."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.evaluations = self.path / "evaluations.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.episodes = self.path / "episodes.npz"
+        self.loss_plot = self.path / "plots" / "loss.png"
+        self.returns_plot = self.path / "plots" / "returns.png"
+        self.videos = self.path / "videos"
+        self.tensorboard = self.path / "tensorboard"
+
+    @property
+    def holds_run(self) -> bool:
+        return self.config.is_file()
+
+    @property
+    def is_free(self) -> bool:
+        """Absent or empty."""
+        return not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What `config.json` holds."""
+
+    config: TrainConfig
+    """As given, with `env`, `targets` and the model's sizes filled in."""
+    interface: Interface
+    data: dict[str, Any]
+    """`spec`, `fingerprint`, counts and returns of the episodes."""
+    made_with: dict[str, Any]
+    """Versions, device and command line."""
+
+    @property
+    def model(self) -> ModelConfig:
+        return self.config.model
+
+    @property
+    def env_id(self) -> str | None:
+        """Gymnasium id, None for a run without a simulator or with an environment of one's own."""
+        return None if self.config.env in ("none", "custom") else self.config.env
+
+
+def write_record(run: RunDirectory, record: RunRecord) -> None:
+    interface = dataclasses.asdict(record.interface)
+    document = {
+        "config": config_to_json(record.config),
+        "interface": {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in interface.items()},
+        "data": record.data,
+        "made_with": record.made_with,
+    }
+    with open_atomically(run.config) as file:
+        json.dump(document, file, indent=1, allow_nan=False)
+
+
+def read_record(run: RunDirectory) -> RunRecord:
+    """Raises JaxdtError when the directory holds no run or its config.json is damaged."""
+    if not run.holds_run:
+        raise JaxdtError(f"{run.path} holds no run: config.json is missing; give a directory that jaxdt train wrote.")
+    try:
+        document = json.loads(run.config.read_text(encoding="utf-8"))
+        record = RunRecord(
+            config=config_from_json(document["config"]),
+            interface=_read_interface(document["interface"]),
+            data=document["data"],
+            made_with=document["made_with"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise JaxdtError(f"{run.config} is damaged: {error}") from error
+    _check_record(run, record)
+    return record
+
+
+def environment_of_record(record: RunRecord) -> str | None:
+    """The run's environment; a file may name an environment, never a module to import."""
+    if record.env_id is not None and not re.fullmatch(r"(?:[\w-]+/)?[\w-]+-v\d+", record.env_id):
+        raise JaxdtError(f"the run's environment {record.env_id!r} is not a plain Gymnasium id; confirm it with --env.")
+    return record.env_id
+
+
+def describe_making(command: list[str] | None) -> dict[str, Any]:
+    """Versions, device and command line of this process."""
+    import jax
+
+    packages = ("jaxdt", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gymnasium", "mujoco")
+    return {
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
+        "device": str(jax.devices()[0].device_kind),
+        "platform": jax.default_backend(),
+        "device_count": jax.device_count(),
+        "command": command if command is not None else [os.path.basename(argument) for argument in sys.argv[:1]],
+    }
+
+
+def _read_interface(values: dict[str, Any]) -> Interface:
+    arrays = {
+        name: np.asarray(values[name], np.float32) for name in ("state_mean", "state_std", "action_low", "action_high")
+    }
+    return Interface(
+        **arrays, return_scale=float(values["return_scale"]), delayed_reward=bool(values["delayed_reward"])
+    )
+
+
+def _check_record(run: RunDirectory, record: RunRecord) -> None:
+    model, interface = record.model, record.interface
+    sizes = {
+        "state_mean": (interface.state_mean.size, model.state_dim),
+        "state_std": (interface.state_std.size, model.state_dim),
+        "action_low": (interface.action_low.size, model.action_dim),
+        "action_high": (interface.action_high.size, model.action_dim),
+    }
+    for name, (size, expected) in sizes.items():
+        if size != expected:
+            raise JaxdtError(f"{run.config} is damaged: {name} has {size} numbers and should have {expected}.")
+    if not (np.isfinite(interface.state_mean).all() and (interface.state_std > 0).all() and interface.return_scale > 0):
+        raise JaxdtError(f"{run.config} is damaged: state_mean, state_std or return_scale is not usable.")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

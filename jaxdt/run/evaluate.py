@@ -1,0 +1,173 @@
+"""Evaluating a trained policy, and rendering what it does."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdt.checkpoint import Which
+from jaxdt.config import ModelConfig
+from jaxdt.data.scores import normalized_score, reference_name
+from jaxdt.errors import JaxdtError
+from jaxdt.evaluation.environments import GymnasiumEnvironment, JaxEnvironment, VectorizedEnvironment
+from jaxdt.evaluation.rollout import Played, make_rollout
+from jaxdt.evaluation.video import render_episode
+from jaxdt.models import Apply, Params
+from jaxdt.progress import Progress
+from jaxdt.run.agent import Agent, make_policy
+from jaxdt.types import Evaluation, Interface
+
+
+class Player:
+    """Plays batches of episodes; compiles once for each number of episodes."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        apply: Apply,
+        interface: Interface,
+        environment: str | JaxEnvironment,
+        *,
+        record: bool = False,
+        progress: Progress | None = None,
+    ):
+        self._env_id = environment if isinstance(environment, str) else None
+        self._progress = progress or Progress()
+        if isinstance(environment, str):
+            self._environment = GymnasiumEnvironment(environment, on_step=self._progress.advance)
+        else:
+            self._environment = VectorizedEnvironment(environment)
+        _check_sizes(self._environment, config, environment)
+        self._rollout = make_rollout(
+            make_policy(apply),
+            self._environment,
+            interface,
+            context_length=config.context_length,
+            max_episode_length=config.max_episode_length,
+            record=record,
+        )
+
+    def play(self, params: Params, targets: Sequence[float], episodes: int, seed: int) -> Played:
+        """Every target's `episodes` in one batch, target by target; episode `j` starts from `seed + j`."""
+        seeds = np.tile(np.arange(seed, seed + episodes, dtype=np.int32), len(targets))
+        asked = np.repeat(np.asarray(targets, np.float32), episodes)
+        self._progress.start(
+            f"evaluate {len(targets)} targets x {episodes} episodes", self._environment.max_episode_steps, "step"
+        )
+        try:
+            played = jax.block_until_ready(self._rollout(params, seeds, asked))
+        finally:
+            self._progress.stop()
+        if isinstance(self._environment, GymnasiumEnvironment):
+            self._environment.raise_failure(lambda i: f"target {asked[i]:g}, episode {i % episodes}")
+        return played
+
+    def evaluate(self, params: Params, targets: Sequence[float], episodes: int, seed: int) -> list[Evaluation]:
+        """One Evaluation a target, in the order given."""
+        played = self.play(params, targets, episodes, seed)
+        returns = np.asarray(played.returns, np.float64).reshape(len(targets), episodes)
+        lengths = np.asarray(played.lengths).reshape(len(targets), episodes)
+        return [
+            Evaluation(
+                target=float(target),
+                returns=returns[i],
+                lengths=lengths[i],
+                normalized=normalized_score(self._env_id, returns[i]),
+                reference=reference_name(self._env_id),
+            )
+            for i, target in enumerate(targets)
+        ]
+
+    def close(self) -> None:
+        if isinstance(self._environment, GymnasiumEnvironment):
+            self._environment.close()
+
+
+def evaluate(
+    run: str | os.PathLike[str] | Agent,
+    env: str | JaxEnvironment | None = None,
+    targets: Sequence[float] | None = None,
+    episodes: int = 10,
+    seed: int = 0,
+    *,
+    checkpoint: Which = "latest",
+    progress: Progress | None = None,
+) -> list[Evaluation]:
+    """Plays `episodes` episodes at each target return, all side by side, and reports every target.
+
+    - `run`: a run directory or an Agent. `env`: a Gymnasium id or a JaxEnvironment; default: the run's.
+    - `targets`: in the environment's reward units; default: the run's.
+    - Episode `j` of every target starts from environment seed `seed + j`, so the same call gives the same result.
+
+    Raises JaxdtError for input that does not fit, SimulationError when an episode cannot go on.
+    """
+    agent = run if isinstance(run, Agent) else Agent.load(run, checkpoint)
+    environment, targets = _choose(agent, env, targets, episodes, seed)
+    player = Player(agent.config, agent.apply, agent.interface, environment, progress=progress)
+    try:
+        return player.evaluate(agent.params, targets, episodes, seed)
+    finally:
+        player.close()
+
+
+def render_videos(
+    agent: Agent,
+    directory: Path,
+    env: str | None = None,
+    targets: Sequence[float] | None = None,
+    seed: int = 0,
+    *,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """One `.mp4` a target: the episode that starts from `seed`, played and then replayed before a camera.
+
+    Raises JaxdtError naming what to install when the machine cannot render or encode.
+    """
+    environment, targets = _choose(agent, env, targets, 1, seed)
+    if not isinstance(environment, str):
+        raise JaxdtError("videos are rendered by Gymnasium; give its environment id.")
+    player = Player(agent.config, agent.apply, agent.interface, environment, record=True, progress=progress)
+    try:
+        played = player.play(agent.params, targets, 1, seed)
+    finally:
+        player.close()
+    assert played.trajectory is not None
+    actions, lengths = np.asarray(played.trajectory.actions), np.asarray(played.lengths)
+    paths = []
+    for i, target in enumerate(targets):
+        path = directory / f"target-{target:g}.mp4"
+        render_episode(path, environment, seed, actions[: lengths[i], i], progress=progress)
+        paths.append(path)
+    return paths
+
+
+def _choose(
+    agent: Agent, env: str | JaxEnvironment | None, targets: Sequence[float] | None, episodes: int, seed: int
+) -> tuple[str | JaxEnvironment, Sequence[float]]:
+    environment = env if env is not None else agent.env_id
+    if environment is None:
+        raise JaxdtError("the run names no environment; give one with env= (--env), such as HalfCheetah-v5.")
+    targets = targets if targets is not None else agent.targets
+    if not len(targets):
+        raise JaxdtError("the run names no target returns; give them with targets= (--targets).")
+    if not np.isfinite(np.asarray(targets, np.float64)).all():
+        raise JaxdtError(f"targets must be finite; got {list(targets)}.")
+    if episodes < 1:
+        raise JaxdtError(f"episodes must be at least 1; got {episodes}.")
+    if seed < 0:
+        raise JaxdtError(f"seed must be at least 0; got {seed}.")
+    return environment, targets
+
+
+def _check_sizes(environment: Any, config: ModelConfig, name: Any) -> None:
+    for field, of_model in (("state_dim", config.state_dim), ("action_dim", config.action_dim)):
+        of_environment = getattr(environment, field)
+        if of_environment != of_model:
+            what = "observations" if field == "state_dim" else "actions"
+            raise JaxdtError(
+                f"the {what} of {name} have {of_environment} numbers, those of the model {of_model}; "
+                "choose the environment that the data were recorded in."
+            )

@@ -1,0 +1,94 @@
+"""Gymnasium environments, made quietly and checked. Loads gymnasium and mujoco when used, never jax."""
+
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxdt.errors import JaxdtError
+
+
+if TYPE_CHECKING:
+    import gymnasium
+
+
+def make_simulator(env_id: str, *, render: bool = False) -> "gymnasium.Env":
+    """A Gymnasium environment with a vector observation and a continuous action.
+
+    Raises JaxdtError for an unknown environment or one whose spaces we do not support.
+    """
+    import gymnasium
+
+    if render:
+        _choose_renderer()
+    _quieten_mujoco()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            simulator = gymnasium.make(env_id, render_mode="rgb_array" if render else None)
+    except (gymnasium.error.Error, ImportError, ModuleNotFoundError) as error:
+        raise JaxdtError(
+            f"environment {env_id!r} cannot be made: {_one_line(error)} (give a Gymnasium id such as HalfCheetah-v5)."
+        ) from error
+    _check_spaces(env_id, simulator)
+    return simulator
+
+
+def action_bounds(simulator: "gymnasium.Env") -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest action, (a,) each; an unbounded space counts as [-1, 1]."""
+    space: Any = simulator.action_space
+    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    return (
+        np.where(bounded, space.low, -1.0).astype(np.float32),
+        np.where(bounded, space.high, 1.0).astype(np.float32),
+    )
+
+
+def flat_observation(observation: Any) -> np.ndarray:
+    return np.asarray(observation, np.float32)
+
+
+def _check_spaces(env_id: str, simulator: "gymnasium.Env") -> None:
+    from gymnasium import spaces
+
+    action, observation = simulator.action_space, simulator.observation_space
+    if isinstance(action, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        raise JaxdtError(f"environment {env_id!r} has discrete actions ({action}), which are not yet supported.")
+    if not isinstance(action, spaces.Box) or len(action.shape) != 1:
+        raise JaxdtError(f"environment {env_id!r} must have a vector of continuous actions; got {action}.")
+    if not isinstance(observation, spaces.Box) or len(observation.shape) != 1:
+        raise JaxdtError(
+            f"environment {env_id!r} must have a vector of observations; got {observation} "
+            "(gymnasium.wrappers.FlattenObservation makes one)."
+        )
+
+
+def _quieten_mujoco() -> None:
+    """Drops MuJoCo's `settotalmass` deprecation, and with it MUJOCO_LOG.TXT; passes every other message on."""
+    try:
+        import mujoco
+    except ImportError:
+        return
+    if mujoco.get_mju_user_warning() is None:
+        mujoco.set_mju_user_warning(_pass_warning_on)
+
+
+def _pass_warning_on(message: Any) -> None:
+    text = message.decode(errors="replace") if isinstance(message, bytes) else str(message)
+    if "settotalmass" not in text:
+        warnings.warn(f"MuJoCo: {text}", RuntimeWarning, stacklevel=2)
+
+
+def _choose_renderer() -> None:
+    """On a machine without a display, renders through EGL unless MUJOCO_GL says otherwise."""
+    headless = sys.platform == "linux" and not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY")
+    if headless and "MUJOCO_GL" not in os.environ:
+        from ctypes.util import find_library
+
+        os.environ["MUJOCO_GL"] = "egl" if find_library("EGL") else "osmesa"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,100 @@
+"""Loss, optimiser and the jitted update."""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from jaxdt.config import OptimizerConfig
+from jaxdt.types import Window
+
+
+class TrainState(NamedTuple):
+    """All that an update changes."""
+
+    step: Int[Array, ""]
+    """Updates done."""
+    params: PyTree[Array]
+    opt_state: PyTree[Any]
+    finite: Bool[Array, ""]
+    """False from the first update with a non-finite loss or gradient on; the rest then stays as it was."""
+
+
+class TrainStep(Protocol):
+    """`step(state, window, key) -> (state, metrics)`: one update, jitted; the state is donated."""
+
+    def __call__(
+        self, state: TrainState, window: Window, key: PRNGKeyArray
+    ) -> tuple[TrainState, dict[str, Float[Array, ""]]]: ...
+
+
+def masked_mse(
+    predicted: Float[Array, "b t a"], target: Float[Array, "b t a"], mask: Bool[Array, "b t"]
+) -> Float[Array, ""]:
+    """Mean squared error over the elements of real steps only (the original's `seq_trainer.py`)."""
+    squared = jnp.sum(jnp.square(predicted - target), axis=-1)
+    return jnp.sum(squared * mask) / jnp.maximum(jnp.sum(mask) * target.shape[-1], 1)
+
+
+def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
+    """Update `i` (from 0) uses rate * min((i + 1) / warm-up, 1)."""
+
+    def schedule(count):
+        return config.learning_rate * jnp.minimum((count + 1) / max(config.warmup_steps, 1), 1.0)
+
+    return schedule
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW with decay on every parameter (reference recipe of the paper)."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.adamw(
+            learning_rate_schedule(config),
+            b1=config.beta1,
+            b2=config.beta2,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+        ),
+    )
+
+
+def make_train_step(apply: Any, params: PyTree[Array], config: OptimizerConfig) -> tuple[TrainStep, TrainState]:
+    """The jitted update and the state it starts from.
+
+    `apply(params, window, key=...) -> actions (b, t, a)` as `build_model` returns it. The state holds copies,
+    so the caller's `params` survive its donation. `step` folds `state.step` into the key: give it the
+    same key every time. Metrics: `loss`, `grad_norm` before clipping, `learning_rate`.
+    """
+    optimizer = make_optimizer(config)
+    schedule = learning_rate_schedule(config)
+
+    def loss_of(params: PyTree[Array], window: Window, key: PRNGKeyArray) -> Float[Array, ""]:
+        return masked_mse(apply(params, window, key=key), window.actions, window.mask)
+
+    def step(
+        state: TrainState, window: Window, key: PRNGKeyArray
+    ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+        step_key = jax.random.fold_in(key, state.step)
+        loss, gradients = jax.value_and_grad(loss_of)(state.params, window, step_key)
+        grad_norm = optax.global_norm(gradients)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state, state.finite)
+        finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+        metrics = {"loss": loss, "grad_norm": grad_norm, "learning_rate": schedule(state.step)}
+        return kept._replace(finite=finite), metrics
+
+    return jax.jit(step, donate_argnums=0), initial_state(params, config)
+
+
+def initial_state(params: PyTree[Array], config: OptimizerConfig) -> TrainState:
+    params = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=make_optimizer(config).init(params),
+        finite=jnp.ones((), bool),
+    )
