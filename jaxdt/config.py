@@ -170,7 +170,7 @@ def _from_json(kind: type, values: Any, where: str) -> Any:
 def _value_from_json(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _from_json(typing.cast(type, hint), value, where)
-    allowed = {kind for kind in (typing.get_origin(h) or h for h in typing.get_args(hint) or (hint,))}
+    allowed = {typing.get_origin(part) or part for part in typing.get_args(hint) or (hint,)}
     if tuple in allowed or typing.get_origin(hint) is tuple:
         if value is None and type(None) in allowed:
             return None

@@ -83,7 +83,8 @@ class DecisionTransformer(nnx.Module):
     """Causal transformer over the tokens (return-to-go, state, action) of each step."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        assert config.state_dim is not None and config.action_dim is not None
+        assert config.state_dim is not None
+        assert config.action_dim is not None
         width = config.width
         self.last_timestep = config.max_episode_length - 1
         self.embed_timestep = nnx.Embed(
@@ -101,7 +102,7 @@ class DecisionTransformer(nnx.Module):
     def __call__(
         self, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
     ) -> Float[Array, "b answers a"]:
-        b, t = window.mask.shape
+        t = window.mask.shape[1]
         embed_key, *block_keys = _split(key, 1 + len(self.blocks))
         x = _drop(self.embed_dropout, self.embed_norm(self._embed(window)), embed_key)
         is_real = jnp.repeat(window.mask, 3, axis=1)
@@ -146,9 +147,7 @@ def build_model(config: ModelConfig) -> tuple[Callable[[PRNGKeyArray], Params], 
     Raises JaxdtError when `state_dim` or `action_dim` is not set.
     """
     if config.state_dim is None or config.action_dim is None:
-        raise JaxdtError(
-            f"build_model needs state_dim and action_dim; got {config.state_dim} and {config.action_dim}."
-        )
+        raise JaxdtError(f"build_model needs state_dim and action_dim; got {config.state_dim} and {config.action_dim}.")
 
     def make(key: PRNGKeyArray) -> DecisionTransformer:
         return DecisionTransformer(config, rngs=nnx.Rngs(key))

@@ -74,9 +74,7 @@ def make_train_step(apply: Any, params: PyTree[Array], config: OptimizerConfig) 
     def loss_of(params: PyTree[Array], window: Window, key: PRNGKeyArray) -> Float[Array, ""]:
         return masked_mse(apply(params, window, key=key), window.actions, window.mask)
 
-    def step(
-        state: TrainState, window: Window, key: PRNGKeyArray
-    ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    def step(state: TrainState, window: Window, key: PRNGKeyArray) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
         step_key = jax.random.fold_in(key, state.step)
         loss, gradients = jax.value_and_grad(loss_of)(state.params, window, step_key)
         grad_norm = optax.global_norm(gradients)

@@ -45,6 +45,10 @@ def collect_demo_episodes(*, seed: int = 0, progress: Progress = lambda done, to
     return collect_episodes(DEMO_ENV, behaviours, seed=seed, progress=progress)
 
 
+def num_demo_episodes() -> int:
+    return EPISODES_PER_LEVEL * len(demo_levels())
+
+
 @cache
 def _policies() -> dict[str, np.ndarray]:
     with resources.files("jaxdt.data").joinpath("demo_policies.npz").open("rb") as file:

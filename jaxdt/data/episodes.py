@@ -234,7 +234,8 @@ def concatenate(stores: Sequence[EpisodeStore], names: Sequence[str]) -> Episode
     env_ids = {store.env_id for store in stores if store.env_id is not None}
     if len(env_ids) > 1:
         raise JaxdtError(
-            f"datasets joined by + must be of one environment; got {', '.join(sorted(env_ids))} from {', '.join(names)}."
+            f"datasets joined by + must be of one environment; got {', '.join(sorted(env_ids))} "
+            f"from {', '.join(names)}."
         )
     starts = np.cumsum([0] + [store.num_steps for store in stores[:-1]])
     ends = [store.offsets[1:] + start for store, start in zip(stores, starts, strict=True)]
@@ -330,7 +331,7 @@ def _check_finite(fields: dict[str, np.ndarray], offsets: np.ndarray, source: st
             row = int(np.argmax(~np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
             episode = int(np.searchsorted(offsets, row, side="right")) - 1
             raise JaxdtError(
-                f"{source}: {name} of episode {episode}, step {row - offsets[episode]}, is not a finite float32 number; "
+                f"{source}: {name} of episode {episode}, step {row - offsets[episode]}, is not a finite float32; "
                 "remove that episode or repair it."
             )
 

@@ -1,0 +1,119 @@
+"""From a config and episodes to all that training needs, with every check that can be made beforehand."""
+
+import dataclasses
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxdt.config import PAPER_TARGETS, TrainConfig
+from jaxdt.data.episodes import EpisodeStore
+from jaxdt.errors import JaxdtError
+from jaxdt.evaluation.environments import JaxEnvironment
+from jaxdt.run.directory import RunRecord, describe_making
+from jaxdt.simulator import action_bounds, make_simulator
+from jaxdt.types import Interface
+
+
+class Prepared(NamedTuple):
+    """A checked run that has not begun."""
+
+    record: RunRecord
+    store: EpisodeStore
+    """Filtered, with actions in [-1, 1]."""
+    environment: str | JaxEnvironment | None
+    """None: no evaluation."""
+
+
+def prepare_run(
+    config: TrainConfig, store: EpisodeStore, environment: JaxEnvironment | None, command: list[str] | None
+) -> Prepared:
+    """Raises JaxdtError when config, episodes and environment do not fit together."""
+    env = "custom" if environment is not None else config.env or store.env_id
+    if env is None:
+        raise JaxdtError("the data do not name their environment; give --env ID, or --env none to train without one.")
+    played_in = environment if environment is not None else None if env == "none" else env
+    low, high = _check_environment(played_in, store)
+    filtered = store.best(config.best_fraction) if config.best_fraction < 1 else store
+    filtered = filtered.with_actions_rescaled(low, high, clip=config.clip_actions)
+    if config.delayed_reward:
+        filtered = filtered.with_delayed_rewards()
+    mean, std = filtered.statistics
+    config = dataclasses.replace(
+        config, env=env, targets=choose_targets(config, store, env), model=_fill_sizes(config, store)
+    )
+    record = RunRecord(
+        config=config,
+        interface=Interface(
+            state_mean=mean,
+            state_std=std,
+            action_low=low,
+            action_high=high,
+            return_scale=config.return_scale,
+            delayed_reward=config.delayed_reward,
+        ),
+        data=describe_data(config.dataset, store),
+        made_with=describe_making(command),
+    )
+    return Prepared(record, filtered, played_in)
+
+
+def choose_targets(config: TrainConfig, store: EpisodeStore, env: str) -> tuple[float, ...]:
+    """The targets given, else the paper's where it names the environment, else quantiles of the data's returns."""
+    if config.targets is not None:
+        return tuple(float(target) for target in config.targets)
+    paper = PAPER_TARGETS.get(env.rsplit("-v", 1)[0])
+    if config.paper_targets and paper is not None:
+        return paper
+    return tuple(float(target) for target in np.quantile(store.returns, config.target_quantiles))
+
+
+def describe_data(spec: str | None, store: EpisodeStore) -> dict:
+    return {
+        "spec": spec,
+        "fingerprint": store.fingerprint,
+        "env_id": store.env_id,
+        "num_episodes": store.num_episodes,
+        "num_steps": store.num_steps,
+        "return_mean": float(store.returns.mean()),
+        "return_std": float(store.returns.std()),
+        "return_min": float(store.returns.min()),
+        "return_max": float(store.returns.max()),
+    }
+
+
+def _fill_sizes(config: TrainConfig, store: EpisodeStore):
+    for name in ("state_dim", "action_dim"):
+        given, found = getattr(config.model, name), getattr(store, name)
+        if given not in (None, found):
+            raise JaxdtError(f"the config's {name} is {given} but the data's is {found}; leave it out of the config.")
+    return dataclasses.replace(config.model, state_dim=store.state_dim, action_dim=store.action_dim)
+
+
+def _check_environment(environment: str | JaxEnvironment | None, store: EpisodeStore) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the action space, [-1, 1] where there is no simulator to say otherwise."""
+    if isinstance(environment, str):
+        simulator = make_simulator(environment)
+        state_dim, bounds = simulator.observation_space.shape[0], action_bounds(simulator)  # type: ignore[index]
+        simulator.close()
+        _warn_of_other_environment(environment, store)
+    else:
+        ones = np.ones(store.action_dim if environment is None else environment.action_dim, np.float32)
+        state_dim, bounds = store.state_dim if environment is None else environment.state_dim, (-ones, ones)
+    _check_size(state_dim, store.state_dim, "observations", environment)
+    _check_size(len(bounds[0]), store.action_dim, "actions", environment)
+    return bounds
+
+
+def _warn_of_other_environment(environment: str, store: EpisodeStore) -> None:
+    if store.env_id is not None and store.env_id.rsplit("-v", 1)[0] != environment.rsplit("-v", 1)[0]:
+        warnings.warn(f"the data were recorded in {store.env_id}, evaluation is in {environment}.", stacklevel=4)
+
+
+def _check_size(of_environment: int, of_data: int, what: str, environment: str | JaxEnvironment | None) -> None:
+    if of_environment != of_data:
+        name = environment if isinstance(environment, str) else type(environment).__name__
+        raise JaxdtError(
+            f"the {what} of the data have {of_data} numbers, those of {name} {of_environment}; "
+            "choose the environment that the data were recorded in."
+        )

@@ -1,0 +1,311 @@
+"""Training: data -> model -> state -> restore -> loop."""
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdt.checkpoint import CheckpointWriter, checkpoint_steps, load_checkpoint, read_metadata
+from jaxdt.config import CHANGEABLE, TrainConfig
+from jaxdt.data.demo import collect_demo_episodes, num_demo_episodes
+from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.loading import load_episodes
+from jaxdt.data.windows import WindowSampler
+from jaxdt.errors import JaxdtError, NonFiniteError, SimulationError
+from jaxdt.evaluation.environments import JaxEnvironment
+from jaxdt.metrics import NoTensorBoard, TensorBoard, append_line, cut_lines, read_lines
+from jaxdt.models import build_model
+from jaxdt.plots import plot_loss, plot_returns
+from jaxdt.progress import Progress
+from jaxdt.run.agent import Agent
+from jaxdt.run.directory import RunDirectory, RunRecord, read_record, write_record
+from jaxdt.run.evaluate import Player, render_videos
+from jaxdt.run.prepare import Prepared, prepare_run
+from jaxdt.training import TrainState, make_train_step
+from jaxdt.types import Evaluation
+
+
+def train(
+    config: TrainConfig,
+    store: EpisodeStore | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    env: JaxEnvironment | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    command: list[str] | None = None,
+) -> Path:
+    """Trains a Decision Transformer and leaves a run directory; returns its path.
+
+    - `store`: the episodes; default: what `config.dataset` names.
+    - `env`: a pure-JAX environment to evaluate in, instead of the Gymnasium id `config.env`.
+    - `out`: default: the next free `runs/<preset>-<env>-<n>`.
+    - `resume`: continue the run in `out` from its latest checkpoint; then `config` must agree with the run's
+      own except for steps, targets and intervals. An absent or empty `out` starts from `config`.
+
+    Raises JaxdtError for input that does not fit, before anything is written; NonFiniteError at the first
+    update whose loss or gradient is not finite.
+    """
+    progress = progress or Progress()
+    if out is None:
+        if resume:
+            raise JaxdtError("to resume a run, name its directory with out= (--out).")
+        config, store = _with_store(config, store, progress)
+        out = _next_free_directory(config, store)
+    run = RunDirectory(out)
+    if not (run.is_free or (run.holds_run and resume)):
+        raise JaxdtError(
+            f"{run.path} already holds a run; continue it with --resume, or choose another --out."
+            if run.holds_run
+            else f"{run.path} is not empty and holds no run; choose another --out."
+        )
+    previous = read_record(run) if run.holds_run else None
+    if previous is not None:
+        config = agree_with_record(config, previous)
+        if _is_finished(run, config):
+            progress.say(f"{run.path} is finished: {config.steps} of {config.steps} updates done.")
+            return run.path
+    config, store = _with_store(config, store, progress, run.episodes)
+    prepared = prepare_run(config, store, env, command)
+    if previous is not None and previous.data["fingerprint"] != store.fingerprint:
+        raise JaxdtError(
+            f"the episodes are not those that {run.path} was trained on (their fingerprints differ); "
+            "resume with the same data, or choose another --out."
+        )
+    run.path.mkdir(parents=True, exist_ok=True)
+    write_record(run, prepared.record)
+    if config.dataset == "demo" and not run.episodes.exists():
+        store.save(run.episodes)
+    _train_and_evaluate(run, prepared, store.returns, progress)
+    if config.video:
+        render_videos(Agent.load(run.path), run.videos, seed=config.eval_seed, progress=progress)
+    return run.path
+
+
+def agree_with_record(config: TrainConfig, previous: RunRecord) -> TrainConfig:
+    """The run's own config with what may change taken from `config`; raises JaxdtError where they disagree."""
+    stored = previous.config
+    given, own = _flat(config), _flat(stored)
+    for name in given:
+        filled_in = name in ("env", "state_dim", "action_dim") and given[name] is None
+        if given[name] != own[name] and name not in CHANGEABLE and not filled_in:
+            raise JaxdtError(
+                f"the run was started with {name}={own[name]!r} and cannot go on with {given[name]!r}; "
+                "leave that flag out, or choose another --out."
+            )
+    changes = {name: given[name] for name in CHANGEABLE if not (name == "targets" and given[name] is None)}
+    return dataclasses.replace(stored, **changes)
+
+
+def _flat(config: TrainConfig) -> dict[str, Any]:
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return values | vars(values.pop("model")) | vars(values.pop("optimizer"))
+
+
+def _with_store(
+    config: TrainConfig, store: EpisodeStore | None, progress: Progress, collected: Path | None = None
+) -> tuple[TrainConfig, EpisodeStore]:
+    """The episodes given, or those that the config names; `collected`: where a demo run keeps its own."""
+    if store is not None:
+        return config, store
+    config = dataclasses.replace(config, dataset=config.dataset or "demo")
+    assert config.dataset is not None
+    if config.dataset != "demo":
+        return config, load_episodes(config.dataset)
+    if collected is not None and collected.exists():
+        return config, load_episodes(collected)
+    progress.start("collect demo episodes", num_demo_episodes(), "episode")
+    try:
+        return config, collect_demo_episodes(progress=lambda done, total: progress.advance(done))
+    finally:
+        progress.stop()
+
+
+def _next_free_directory(config: TrainConfig, store: EpisodeStore) -> Path:
+    name = f"{config.preset}-{config.env or store.env_id or 'none'}".replace("/", "-")
+    return next(path for n in itertools.count(1) if not (path := Path("runs") / f"{name}-{n}").exists())
+
+
+def _is_finished(run: RunDirectory, config: TrainConfig) -> bool:
+    steps = checkpoint_steps(run.checkpoints)
+    if steps and steps[-1] > config.steps:
+        raise JaxdtError(f"{run.path} has {steps[-1]} updates already; --steps {config.steps} is fewer.")
+    return bool(steps) and steps[-1] == config.steps
+
+
+@dataclasses.dataclass
+class _Books:
+    """What the loop remembers between updates; saved with every checkpoint."""
+
+    losses: list[Any]
+    """Of the updates since the last line of metrics.jsonl, on the device until they are needed."""
+    best_score: float | None
+    """Highest mean return at the highest target so far."""
+    timed: int = 0
+    """Of those updates, how many `seconds` covers: not the first of the process, which compiles."""
+    seconds: float = 0.0
+    """Spent on them, evaluating and saving left out."""
+
+
+def _train_and_evaluate(run: RunDirectory, prepared: Prepared, data_returns: np.ndarray, progress: Progress) -> None:
+    """The whole run, top to bottom; where several things fall due: log, evaluate, save."""
+    config, interface = prepared.record.config, prepared.record.interface
+    sampler = WindowSampler(
+        prepared.store,
+        config.model.context_length,
+        config.batch_size,
+        config.seed,
+        config.return_scale,
+        config.model.max_episode_length,
+    )
+    init, apply = build_model(config.model)
+    init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
+    update, state = make_train_step(apply, init(init_key), config.optimizer)
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(contextlib.closing(CheckpointWriter(run.checkpoints)))
+        board = stack.enter_context(contextlib.closing(_open_board(run, config)))
+        state, books = _restore(run, state)
+        player = None
+        if prepared.environment is not None:
+            player = Player(config.model, apply, interface, prepared.environment, progress=progress)
+            stack.enter_context(contextlib.closing(player))
+        first = int(state.step)
+        progress.start("train", config.steps, "update", first)
+        stack.callback(progress.stop)
+        sampler.position = first
+        window = jax.device_put(next(sampler))
+        clock = time.perf_counter()
+        for step in range(first + 1, config.steps + 1):
+            state, metrics = update(state, window, dropout_key)
+            window = jax.device_put(next(sampler))  # drawn while the device works
+            books.losses.append(metrics["loss"])
+            books.timed += 1
+            if step == first + 1:
+                jax.block_until_ready(state)
+                clock, books.timed = time.perf_counter(), 0
+            last = step == config.steps
+            log_due, save_due = last or step % config.log_every == 0, last or step % config.save_every == 0
+            evaluate_due = player is not None and (last or step % config.eval_every == 0)
+            _show(progress, step, books)
+            if not (log_due or evaluate_due or save_due):
+                continue
+            _check_finite(run, state, books)
+            books.seconds += time.perf_counter() - clock
+            if log_due:
+                _log(run, board, step, metrics, books)
+            score = None
+            if evaluate_due and player is not None:
+                score = _evaluate(run, board, step, config, player, state, data_returns, progress)
+            is_best = score is not None and (books.best_score is None or score > books.best_score)
+            if is_best:
+                books.best_score = score
+            if save_due or is_best:
+                _save(writer, step, state, books, score)
+            clock = time.perf_counter()
+
+
+def _open_board(run: RunDirectory, config: TrainConfig) -> NoTensorBoard:
+    return TensorBoard(run.tensorboard) if config.tensorboard else NoTensorBoard()
+
+
+def _restore(run: RunDirectory, state: TrainState) -> tuple[TrainState, _Books]:
+    """The latest checkpoint, or the state given where there is none; metric files are cut back to it."""
+    steps = checkpoint_steps(run.checkpoints)
+    books = _Books(losses=[], best_score=None)
+    if steps:
+        stored = load_checkpoint(run.checkpoints, steps[-1], params=state.params, training=_training_part(state))
+        state = state._replace(params=stored["params"], **stored["training"])
+        metadata = read_metadata(run.checkpoints, steps[-1])
+        books = _Books(losses=metadata["losses"], best_score=metadata["best_score"])
+    for path in (run.metrics, run.evaluations):
+        cut_lines(path, steps[-1] if steps else 0)
+    return state, books
+
+
+def _training_part(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "opt_state": state.opt_state}
+
+
+def _show(progress: Progress, step: int, books: _Books) -> None:
+    # The loss shown is two updates old, so that reading it does not wait for the device.
+    ready = books.losses[-3:-2]
+    progress.advance(step, **({"loss": float(ready[0])} if ready and step % 5 == 0 else {}))
+
+
+def _check_finite(run: RunDirectory, state: TrainState, books: _Books) -> None:
+    if bool(state.finite):
+        return
+    failed = int(state.step) + 1
+    finite = [float(loss) for loss in books.losses if np.isfinite(loss)]
+    steps = checkpoint_steps(run.checkpoints)
+    raise NonFiniteError(
+        f"the loss or gradient of update {failed} is not finite; the last finite loss was "
+        f"{finite[-1] if finite else 'before the last line of metrics.jsonl'} and the last good checkpoint is "
+        f"{steps[-1] if steps else 'none'}; lower --learning-rate or look at the data."
+    )
+
+
+def _log(run: RunDirectory, board: NoTensorBoard, step: int, metrics: dict[str, jax.Array], books: _Books) -> None:
+    losses = [float(loss) for loss in jax.device_get(books.losses)]
+    numbers = {
+        "loss": float(np.mean(losses)),
+        "learning_rate": float(metrics["learning_rate"]),
+        "grad_norm": float(metrics["grad_norm"]),
+        "updates_per_second": books.timed / max(books.seconds, 1e-9),
+    }
+    append_line(run.metrics, {"step": step, **numbers})
+    board.write(step, {f"training/{name}": value for name, value in numbers.items()})
+    books.losses, books.timed, books.seconds = [], 0, 0.0
+
+
+def _evaluate(
+    run: RunDirectory,
+    board: NoTensorBoard,
+    step: int,
+    config: TrainConfig,
+    player: Player,
+    state: TrainState,
+    data_returns: np.ndarray,
+    progress: Progress,
+) -> float | None:
+    """Writes every target's result and the plots; returns the mean return at the highest target."""
+    assert config.targets is not None
+    try:
+        evaluations = player.evaluate(state.params, config.targets, config.eval_episodes, config.eval_seed)
+    except SimulationError as error:
+        append_line(run.evaluations, {"step": step, "error": str(error)})
+        progress.say(f"evaluation after update {step} failed: {error}")
+        return None
+    for evaluation in evaluations:
+        append_line(run.evaluations, {"step": step, **evaluation.to_json()})
+        name = f"evaluation/target_{evaluation.target:g}"
+        board.write(step, {f"{name}_return_mean": evaluation.return_mean, f"{name}_return_std": evaluation.return_std})
+    progress.say(_summary(step, evaluations))
+    draw_plots(run, config, data_returns)
+    return max(evaluations, key=lambda evaluation: evaluation.target).return_mean
+
+
+def _summary(step: int, evaluations: list[Evaluation]) -> str:
+    results = "; ".join(f"{e.target:.0f} -> {e.return_mean:.0f} ± {e.return_std:.0f}" for e in evaluations)
+    return f"after update {step}, target -> achieved return: {results}"
+
+
+def draw_plots(run: RunDirectory, config: TrainConfig, data_returns: np.ndarray) -> None:
+    evaluations = [record for record in read_lines(run.evaluations) if "error" not in record]
+    plot_loss(run.loss_plot, read_lines(run.metrics), evaluations)
+    newest = [record for record in evaluations if record["step"] == evaluations[-1]["step"]]
+    if newest:
+        title = f"{config.env}, {newest[0]['step']} updates"
+        plot_returns(run.returns_plot, newest, data_returns, title)
+
+
+def _save(writer: CheckpointWriter, step: int, state: TrainState, books: _Books, score: float | None) -> None:
+    books.losses = [float(loss) for loss in jax.device_get(books.losses)]
+    metadata = {"losses": books.losses, "best_score": books.best_score}
+    writer.save(step, params=state.params, training=_training_part(state), metadata=metadata, score=score)

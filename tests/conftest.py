@@ -1,0 +1,43 @@
+"""Settings for every test, and the small things that many of them use."""
+
+import os
+
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdt
+
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_num_cpu_devices", 2)
+
+
+def make_store(lengths=(3, 7, 12), state_dim=3, action_dim=2, seed=0, env_id=None) -> jaxdt.EpisodeStore:
+    """Random episodes; the first observation component is the row number, so that windows identify themselves."""
+    rng = np.random.default_rng(seed)
+    n = sum(lengths)
+    observations = rng.normal(size=(n, state_dim)).astype(np.float32)
+    observations[:, 0] = np.arange(n)
+    return jaxdt.EpisodeStore.from_arrays(
+        observations,
+        rng.uniform(-0.9, 0.9, size=(n, action_dim)),
+        rng.normal(size=n),
+        episode_ends=np.cumsum(lengths),
+        env_id=env_id,
+    )
+
+
+def tiny_model(**changes) -> jaxdt.ModelConfig:
+    """Width 16, depth 2, K 4, for the store above."""
+    values = {"state_dim": 3, "action_dim": 2, "width": 16, "num_layers": 2, "context_length": 4}
+    return jaxdt.ModelConfig(**{**values, "max_episode_length": 50, **changes})
+
+
+@pytest.fixture
+def store() -> jaxdt.EpisodeStore:
+    return make_store()
