@@ -17,13 +17,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The records of a `.jsonl` file, without a last line that is not finished yet; [] when absent."""
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
-    complete = lines if text.endswith("\n") else lines[:-1]
-    try:
-        return [json.loads(line) for line in complete]
-    except json.JSONDecodeError as error:
-        raise JaxdtError(f"{path} is damaged: line {error.lineno} is not JSON.") from error
+    records = []
+    complete = path.read_bytes().split(b"\n")[:-1]
+    for number, line in enumerate(complete, start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise JaxdtError(f"{path} is damaged: line {number} is not JSON.") from error
+    return records
 
 
 def cut_lines(path: Path, last_step: int) -> None:

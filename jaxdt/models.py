@@ -7,7 +7,7 @@ The only module that imports `flax.nnx`; the outside sees `init(key) -> params` 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,7 @@ class DecisionTransformer(nnx.Module):
         embed_key, *block_keys = _split(key, 1 + len(self.blocks))
         x = _drop(self.embed_dropout, self.embed_norm(self._embed(window)), embed_key)
         is_real = jnp.repeat(window.mask, 3, axis=1)
-        may_attend = jnp.tril(jnp.ones((3 * t, 3 * t), bool)) & is_real[:, None, :]
+        may_attend = jnp.tril(jnp.ones((3 * t, 3 * t), bool))[None] & is_real[:, None, :]
         # Only state tokens predict, so the last block computes nothing else.
         states = slice(3 * t - 2, 3 * t - 1) if newest_only else slice(1, None, 3)
         last = len(self.blocks) - 1
@@ -128,6 +128,7 @@ class DecisionTransformer(nnx.Module):
         return jnp.stack([token + time for token in tokens], axis=2).reshape(b, 3 * t, -1)
 
 
+@runtime_checkable
 class Apply(Protocol):
     """What `build_model` returns second."""
 
@@ -162,6 +163,7 @@ def build_model(config: ModelConfig) -> tuple[Callable[[PRNGKeyArray], Params], 
     ) -> Float[Array, "b answers a"]:
         state = jax.tree.map(lambda leaf: leaf, shapes)  # a copy: the next line writes into it
         nnx.replace_by_pure_dict(state, params)
+        window = Window(*map(jnp.asarray, window))
         return nnx.merge(graph, state)(window, newest_only=newest_only, key=key)
 
     return init, apply

@@ -1,5 +1,6 @@
 """Gymnasium environments, made quietly and checked. Loads gymnasium and mujoco when used, never jax."""
 
+import logging
 import os
 import sys
 import warnings
@@ -28,7 +29,7 @@ def make_simulator(env_id: str, *, render: bool = False) -> "gymnasium.Env":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             simulator = gymnasium.make(env_id, render_mode="rgb_array" if render else None)
-    except (gymnasium.error.Error, ImportError, ModuleNotFoundError) as error:
+    except (gymnasium.error.Error, ImportError, ValueError) as error:
         raise JaxdtError(
             f"environment {env_id!r} cannot be made: {_one_line(error)} (give a Gymnasium id such as HalfCheetah-v5)."
         ) from error
@@ -77,8 +78,13 @@ def _quieten_mujoco() -> None:
 
 def _pass_warning_on(message: Any) -> None:
     text = message.decode(errors="replace") if isinstance(message, bytes) else str(message)
-    if "settotalmass" not in text:
+    if "settotalmass" in text:
+        return
+    try:
         warnings.warn(f"MuJoCo: {text}", RuntimeWarning, stacklevel=2)
+    except RuntimeWarning:
+        # Where warnings are errors: an exception out of MuJoCo's callback would abort the process.
+        logging.getLogger("jaxdt").warning("MuJoCo: %s", text)
 
 
 def _choose_renderer() -> None:

@@ -1,6 +1,6 @@
 """Loss, optimiser and the jitted update."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ class TrainState(NamedTuple):
     """False from the first update with a non-finite loss or gradient on; the rest then stays as it was."""
 
 
+@runtime_checkable
 class TrainStep(Protocol):
     """`step(state, window, key) -> (state, metrics)`: one update, jitted; the state is donated."""
 

@@ -39,6 +39,8 @@ def collect_episodes(
     Stores the actions that were executed, after noise and clipping. Raises JaxdtError for an unknown
     environment or fewer than one episode, SimulationError when an episode cannot go on.
     """
+    if seed < 0:
+        raise JaxdtError(f"seed must be at least 0; got {seed}.")
     for behaviour in behaviours:
         if behaviour.episodes < 1:
             raise JaxdtError(f"episodes must be at least 1; got {behaviour.episodes}.")

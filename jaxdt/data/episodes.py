@@ -41,8 +41,8 @@ class EpisodeStore:
     """True where the environment ended the episode (a fall, a goal)."""
     truncations: Bool[np.ndarray, " n"]
     """True where the episode was cut off (a time limit)."""
-    offsets: Int[np.ndarray, " e+1"]
-    """First row of each episode, then the number of rows."""
+    offsets: Int[np.ndarray, " _"]
+    """First row of each episode, then the number of rows; one more number than episodes."""
     env_id: str | None = None
     """Gymnasium id that the episodes were recorded in, where known."""
     statistics_before_filters: Statistics | None = None
@@ -248,7 +248,7 @@ def concatenate(stores: Sequence[EpisodeStore], names: Sequence[str]) -> Episode
 
 
 def _numeric(values: Any, field: str, source: str) -> np.ndarray:
-    array = np.asarray(values)
+    array = _array(values, field, source)
     if array.dtype == bool or array.dtype.kind not in "iuf":
         raise JaxdtError(f"{source}: {field} must be numbers; got dtype {array.dtype}.")
     if array.ndim == 0 or len(array) == 0:
@@ -259,6 +259,13 @@ def _numeric(values: Any, field: str, source: str) -> np.ndarray:
     return array
 
 
+def _array(values: Any, field: str, source: str) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise JaxdtError(f"{source}: {field} must be one array; got rows of different sizes.") from error
+
+
 def _float32(values: Any, field: str, source: str) -> np.ndarray:
     return _numeric(values, field, source).astype(np.float32, copy=False)
 
@@ -266,7 +273,7 @@ def _float32(values: Any, field: str, source: str) -> np.ndarray:
 def _flags(values: Any, field: str, n: int, source: str) -> np.ndarray:
     if values is None:
         return np.zeros(n, bool)
-    array = np.asarray(values)
+    array = _array(values, field, source)
     if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
         raise JaxdtError(f"{source}: {field} must be true or false at every step; got dtype {array.dtype}.")
     return array.astype(bool)
@@ -290,7 +297,7 @@ def _check_shapes(fields: dict[str, np.ndarray], source: str) -> None:
 
 
 def _checked_ends(episode_ends: Any, n: int, source: str) -> np.ndarray:
-    ends = np.asarray(episode_ends)
+    ends = _array(episode_ends, "episode_ends", source)
     if ends.ndim != 1 or ends.dtype.kind not in "iu" or len(ends) == 0:
         raise JaxdtError(
             f"{source}: episode_ends must be one or more whole numbers; got shape {ends.shape}, dtype {ends.dtype}."
@@ -327,7 +334,9 @@ def _check_finite(fields: dict[str, np.ndarray], offsets: np.ndarray, source: st
     for name in ("observations", "actions", "rewards"):
         values = fields[name]
         # A sum is finite only if its terms are; the slow search runs only to name the place.
-        if values.dtype.kind == "f" and not np.isfinite(values.sum(dtype=np.float64)):
+        with np.errstate(invalid="ignore"):
+            total = values.sum(dtype=np.float64) if values.dtype.kind == "f" else 0.0
+        if not np.isfinite(total):
             row = int(np.argmax(~np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
             episode = int(np.searchsorted(offsets, row, side="right")) - 1
             raise JaxdtError(

@@ -3,7 +3,6 @@
 import os
 import re
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +29,8 @@ def load_episodes(spec: str | os.PathLike[str]) -> EpisodeStore:
 def _load_one(name: str) -> EpisodeStore:
     if name == "demo":
         return collect_demo_episodes()
-    path = Path(name).expanduser()
-    if not path.is_file():
+    path = Path(os.path.expanduser(name))
+    if not os.path.isfile(path):
         raise JaxdtError(f"dataset {name!r} does not exist; give the path of an .npz file, or demo.")
     if path.suffix != ".npz":
         raise JaxdtError(f"dataset {name!r} is of an unknown kind {path.suffix!r}; give an .npz file, or demo.")
@@ -41,10 +40,12 @@ def _load_one(name: str) -> EpisodeStore:
 def _load_npz(path: Path) -> EpisodeStore:
     wanted = ("observations", "actions", "rewards", "terminations", "truncations", "episode_ends", "env_id")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in wanted if name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise JaxdtError(f"{path} cannot be read as an .npz file: {error}") from error
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: np.asarray(archive[name]) for name in wanted if name in archive.files}
+    except Exception as error:  # damaged bytes make NumPy and zipfile raise a dozen kinds
+        known = isinstance(error, OSError) or zipfile.is_zipfile(path)
+        reason = " ".join(str(error).split()) if known else "it is not a zip archive, or only part of one"
+        raise JaxdtError(f"{path} cannot be read as an .npz file: {reason}; copy or make it again.") from error
     for name in ("observations", "actions", "rewards"):
         if name not in arrays:
             raise JaxdtError(f"{path}: the array {name!r} is missing; it has {', '.join(arrays) or 'none of ours'}.")
@@ -59,5 +60,5 @@ def _env_id(value: np.ndarray | None, path: Path) -> str | None:
     if value is None:
         return None
     if value.ndim or value.dtype.kind != "U" or not _ENV_ID.fullmatch(str(value)):
-        raise JaxdtError(f"{path}: env_id must be a Gymnasium id such as HalfCheetah-v5; got {value!r:.80}.")
+        raise JaxdtError(f"{path}: env_id must be a Gymnasium id such as HalfCheetah-v5; got {str(value)!r:.80}.")
     return str(value)

@@ -13,6 +13,7 @@ from jaxdt.errors import SimulationError
 from jaxdt.simulator import make_simulator
 
 
+@runtime_checkable
 class Environment(Protocol):
     """A batch of episodes. `done` = terminated or truncated; what follows `done` is ignored."""
 

@@ -1,0 +1,230 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdt
+from jaxdt.models import build_model
+from jaxdt.types import Window
+from tests.conftest import tiny_model
+
+
+def random_window(config, *, batch=3, seed=0, real=None) -> Window:
+    """`real`: how many steps of each window are real; default all."""
+    rng = np.random.default_rng(seed)
+    t = config.context_length
+    real = np.full(batch, t) if real is None else np.asarray(real)
+    return Window(
+        states=rng.normal(size=(batch, t, config.state_dim)).astype(np.float32),
+        actions=rng.uniform(-1, 1, size=(batch, t, config.action_dim)).astype(np.float32),
+        returns_to_go=rng.normal(size=(batch, t)).astype(np.float32),
+        timesteps=rng.integers(0, config.max_episode_length, size=(batch, t)).astype(np.int32),
+        mask=np.arange(t) >= t - real[:, None],
+    )
+
+
+def jitted_model(config):
+    init, apply = build_model(config)
+    return jax.jit(init), jax.jit(apply, static_argnames="newest_only")
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = tiny_model()
+    init, apply = jitted_model(config)
+    return config, init(jax.random.key(0)), apply
+
+
+@pytest.mark.parametrize(("sizes", "count"), [((17, 6), 727_558), ((11, 3), 726_019)])
+def test_parameter_count_is_the_originals_without_its_unused_parts(sizes, count):
+    init, _ = build_model(jaxdt.ModelConfig(state_dim=sizes[0], action_dim=sizes[1]))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
+
+
+def test_parameters_are_a_plain_nested_dict_of_float32(model):
+    _, params, _ = model
+
+    def check(tree):
+        assert type(tree) in (dict, jax.numpy.ndarray) or isinstance(tree, jax.Array)
+        if isinstance(tree, dict):
+            assert all(isinstance(name, str) for name in tree)
+            for child in tree.values():
+                check(child)
+
+    check(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
+
+
+def test_initialisation_is_the_originals():
+    config = jaxdt.ModelConfig(state_dim=17, action_dim=6)
+    params = build_model(config)[0](jax.random.key(1))
+    block = params["blocks"]["block_0"]
+    assert np.std(params["embed_timestep"]["embedding"]) == pytest.approx(1.0, rel=0.02)
+    for layer in ("query", "key_value", "attention_out", "mlp_in", "mlp_out"):
+        assert np.std(block[layer]["kernel"]) == pytest.approx(0.02, rel=0.05)
+        assert not np.any(block[layer]["bias"])
+    for layer, inputs in (("embed_return", 1), ("embed_state", 17), ("embed_action", 6), ("predict_action", 128)):
+        for name in ("kernel", "bias"):
+            values, bound = np.asarray(params[layer][name]), 1 / np.sqrt(inputs)
+            assert np.abs(values).max() <= bound
+            assert np.abs(values).max() > 0.7 * bound
+    assert np.all(np.asarray(block["mlp_norm"]["scale"]) == 1)
+
+
+def test_prediction_ignores_the_future(model):
+    config, params, apply = model
+    window = random_window(config)
+    answer = 2
+
+    def output(states, actions, returns_to_go):
+        changed = window._replace(states=states, actions=actions, returns_to_go=returns_to_go)
+        return apply(params, changed)[:, answer].sum()
+
+    by_state, by_action, by_return = jax.jit(jax.grad(output, argnums=(0, 1, 2)))(
+        window.states, window.actions, window.returns_to_go
+    )
+    norms = lambda gradient: np.abs(gradient).reshape(3, config.context_length, -1).max(axis=(0, 2))  # noqa: E731
+    # Step t predicts its action from states and returns up to t, and from actions before t.
+    assert np.all(norms(by_state)[: answer + 1] > 0)
+    assert np.all(norms(by_state)[answer + 1 :] == 0)
+    assert np.all(norms(by_return)[: answer + 1] > 0)
+    assert np.all(norms(by_return)[answer + 1 :] == 0)
+    assert np.all(norms(by_action)[:answer] > 0)
+    assert np.all(norms(by_action)[answer:] == 0)
+
+
+def test_padding_is_inert(model):
+    config, params, apply = model
+    window = random_window(config, real=[1, 2, 4])
+    other = random_window(config, seed=9)
+    garbage = Window(
+        *(
+            np.where(window.mask.reshape(window.mask.shape + (1,) * (real.ndim - 2)), real, noise)
+            for real, noise in zip(window, other, strict=True)
+        )
+    )._replace(mask=window.mask)
+    assert not np.array_equal(garbage.states, window.states)
+    ours, theirs = apply(params, window), apply(params, garbage)
+    np.testing.assert_array_equal(ours[window.mask], theirs[window.mask])
+    assert np.isfinite(ours).all()
+
+
+def test_a_padded_window_equals_the_short_window(model):
+    config, params, apply = model
+    window = random_window(config, real=[2, 2, 2])
+    short = Window(*(values[:, 2:] for values in window))
+    np.testing.assert_allclose(apply(params, window)[:, 2:], apply(params, short), rtol=1e-5, atol=1e-6)
+
+
+def test_the_newest_answer_equals_the_last_of_all_answers(model):
+    config, params, apply = model
+    window = random_window(config, real=[1, 3, 4])
+    newest = apply(params, window, newest_only=True)
+    assert newest.shape == (3, 1, config.action_dim)
+    np.testing.assert_allclose(newest[:, 0], apply(params, window)[:, -1], rtol=1e-5, atol=1e-6)
+
+
+def test_batch_elements_do_not_touch_each_other(model):
+    config, params, apply = model
+    window = random_window(config)
+    alone = Window(*(values[1:2] for values in window))
+    np.testing.assert_allclose(apply(params, window)[1:2], apply(params, alone), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_attention_equals_a_loop_over_heads_and_positions(heads):
+    config = tiny_model(num_layers=1, num_heads=heads)
+    init, apply = jitted_model(config)
+    params = init(jax.random.key(3))
+    # Larger weights than the initial ones, so that attention is far from uniform.
+    params = jax.tree.map(lambda leaf: leaf * 8 if leaf.ndim == 2 else leaf, params)
+    window = random_window(config, batch=1, real=[3])
+    np.testing.assert_allclose(
+        apply(params, window)[0, 1:], reference_forward(params, window, heads)[1:], rtol=1e-4, atol=1e-5
+    )
+
+
+def reference_forward(params, window, heads):
+    """The paper's model for one window in plain NumPy, float64: tokens, one block, action head."""
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+
+    def dense(layer, x):
+        return x @ layer["kernel"] + layer["bias"]
+
+    def norm(layer, x):
+        mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+        return (x - mean) / np.sqrt(variance + 1e-5) * layer["scale"] + layer["bias"]
+
+    tokens, is_real = [], []
+    for t in range(window.mask.shape[1]):
+        time = p["embed_timestep"]["embedding"][window.timesteps[0, t]]
+        tokens.append(dense(p["embed_return"], window.returns_to_go[0, t : t + 1]) + time)
+        tokens.append(dense(p["embed_state"], window.states[0, t]) + time)
+        tokens.append(dense(p["embed_action"], window.actions[0, t]) + time)
+        is_real += [window.mask[0, t]] * 3
+    x = norm(p["embed_norm"], np.array(tokens))
+    block = p["blocks"]["block_0"]
+    normed = norm(block["attention_norm"], x)
+    query = dense(block["query"], normed)
+    keys, values = np.split(dense(block["key_value"], normed), 2, axis=-1)
+    size = query.shape[-1] // heads
+    attended = np.zeros_like(query)
+    for head in range(heads):
+        part = slice(head * size, (head + 1) * size)
+        for i in range(len(x)):
+            seen = [j for j in range(i + 1) if is_real[j]]
+            if seen:
+                scores = np.array([query[i, part] @ keys[j, part] for j in seen]) / np.sqrt(size)
+                weights = np.exp(scores - scores.max())
+                attended[i, part] = (weights / weights.sum()) @ values[seen][:, part]
+    x = x + dense(block["attention_out"], attended)
+    x = x + dense(block["mlp_out"], np.maximum(dense(block["mlp_in"], norm(block["mlp_norm"], x)), 0))
+    return np.tanh(dense(p["predict_action"], norm(p["final_norm"], x)))[1::3]
+
+
+def test_dropout_is_on_exactly_when_a_key_is_given(model):
+    config, params, apply = model
+    window = random_window(config)
+    plain = apply(params, window)
+    np.testing.assert_array_equal(plain, apply(params, window))
+    noisy = apply(params, window, key=jax.random.key(1))
+    assert not np.allclose(plain, noisy)
+    np.testing.assert_array_equal(noisy, apply(params, window, key=jax.random.key(1)))
+    assert not np.allclose(noisy, apply(params, window, key=jax.random.key(2)))
+
+
+@pytest.mark.parametrize("where", ["embedding_dropout", "attention_dropout", "residual_dropout"])
+def test_each_dropout_acts_by_itself(where):
+    off = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
+    config = tiny_model(**{**off, where: 0.5})
+    init, apply = jitted_model(config)
+    params = jax.tree.map(lambda leaf: leaf * 4, init(jax.random.key(0)))
+    window = random_window(config)
+    assert not np.allclose(apply(params, window), apply(params, window, key=jax.random.key(1)))
+    _, apply_without = jitted_model(tiny_model(**off))
+    np.testing.assert_array_equal(apply(params, window), apply_without(params, window, key=jax.random.key(1)))
+
+
+def test_timesteps_past_the_table_share_its_last_row(model):
+    config, params, apply = model
+    window = random_window(config)
+    last = window._replace(timesteps=np.full_like(window.timesteps, config.max_episode_length - 1))
+    past = window._replace(timesteps=np.full_like(window.timesteps, config.max_episode_length + 7))
+    np.testing.assert_array_equal(apply(params, last), apply(params, past))
+
+
+def test_gelu_is_the_exact_one_and_gelu_new_the_approximation():
+    window = random_window(tiny_model())
+    outputs = {}
+    for activation in ("relu", "gelu", "gelu_new"):
+        init, apply = jitted_model(tiny_model(activation=activation))
+        params = jax.tree.map(lambda leaf: leaf * 8, init(jax.random.key(0)))
+        outputs[activation] = apply(params, window)
+    difference = np.abs(outputs["gelu"] - outputs["gelu_new"]).max()
+    assert 0 < difference < 0.05 < np.abs(outputs["gelu"] - outputs["relu"]).max()
+
+
+def test_building_without_sizes_names_them():
+    with pytest.raises(jaxdt.JaxdtError, match="state_dim and action_dim"):
+        build_model(jaxdt.ModelConfig())
