@@ -251,7 +251,7 @@ def _info(arguments: list[str]) -> None:
 
 def _parse(kind: type, arguments: list[str], prog: str, default: Any = None) -> Any:
     extra = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,), **extra)
+    return tyro.cli(kind, args=arguments, prog=prog, **extra)
 
 
 def _device_line() -> str:
