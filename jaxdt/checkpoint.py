@@ -3,6 +3,7 @@
 Parameters are stored apart from the optimiser's state, so that acting reads the parameters alone.
 """
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,7 +92,10 @@ def load_checkpoint(directory: Path, step: int, **expected: PyTree) -> dict[str,
     """
     stored = _described(directory, step).metadata
     for part, tree in expected.items():
-        _check_fit(_shapes(stored.get(part, {})), _shapes(tree), f"{directory / str(step)} ({part})")
+        where = f"{directory / str(step)} ({part})"
+        if stored.get(part) is None:
+            raise JaxdtError(f"checkpoint {where} cannot be read: files are missing or damaged.")
+        _check_fit(_shapes(stored[part]), _shapes(tree), where)
     abstract = {part: jax.tree.map(_abstract, tree) for part, tree in expected.items()}
     try:
         return ocp.load_checkpointables((directory / str(step)).absolute(), abstract)
@@ -100,10 +104,16 @@ def load_checkpoint(directory: Path, step: int, **expected: PyTree) -> dict[str,
 
 
 def _described(directory: Path, step: int) -> Any:
+    # Orbax logs what it cannot read at length and then answers None; the caller says it in one sentence.
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         return ocp.checkpointables_metadata((directory / str(step)).absolute())
     except (ValueError, OSError, KeyError) as error:
         raise JaxdtError(f"checkpoint {directory / str(step)} cannot be read: {_first_line(error)}") from error
+    finally:
+        logger.setLevel(level)
 
 
 def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:

@@ -82,8 +82,10 @@ class OptimizerConfig:
             _within(self, name, 0.0, math.inf, open_above=True)
         for name in ("beta1", "beta2"):
             _within(self, name, 0.0, 1.0, open_above=True)
-        if not self.max_grad_norm > 0:
-            raise JaxdtError(f"max_grad_norm must be above 0; got {self.max_grad_norm}. Use inf to switch it off.")
+        if not 0 < self.max_grad_norm < math.inf:
+            raise JaxdtError(
+                f"max_grad_norm must be above 0 and finite; got {self.max_grad_norm} (1e9 switches clipping off)."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,7 +181,9 @@ def _value_from_json(hint: Any, value: Any, where: str) -> Any:
         raise JaxdtError(f"{where} must be a list of numbers; got {value!r}.")
     if typing.get_origin(hint) is Literal:
         allowed = {str}
-    if type(value) in allowed or (float in allowed and type(value) is int):
+    if float in allowed and type(value) is int:
+        return float(value)
+    if type(value) in allowed:
         return value
     raise JaxdtError(f"{where} has the wrong type; got {value!r}.")
 

@@ -43,8 +43,7 @@ class Block(nnx.Module):
         self.mlp_norm = _layer_norm(width, rngs)
         self.mlp_in = nnx.Linear(width, hidden, **_GPT2_INIT, rngs=rngs)
         self.mlp_out = nnx.Linear(hidden, width, **_GPT2_INIT, rngs=rngs)
-        self.attention_dropout = nnx.Dropout(config.attention_dropout)
-        self.residual_dropout = nnx.Dropout(config.residual_dropout)
+        self.attention_dropout, self.residual_dropout = config.attention_dropout, config.residual_dropout
 
     def __call__(
         self,
@@ -58,9 +57,9 @@ class Block(nnx.Module):
         attention_key, out_key, mlp_key = _split(key, 3)
         normed = self.attention_norm(x)
         attended = self._attend(normed[:, answers], normed, may_attend[:, answers], attention_key)
-        x = x[:, answers] + _drop(self.residual_dropout, _dense(self.attention_out, attended), out_key)
+        x = x[:, answers] + _drop(_dense(self.attention_out, attended), self.residual_dropout, out_key)
         hidden = self.activation(_dense(self.mlp_in, self.mlp_norm(x)))
-        return x + _drop(self.residual_dropout, _dense(self.mlp_out, hidden), mlp_key)
+        return x + _drop(_dense(self.mlp_out, hidden), self.residual_dropout, mlp_key)
 
     def _attend(
         self,
@@ -75,7 +74,7 @@ class Block(nnx.Module):
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, keys) / math.sqrt(query.shape[-1])
         # The finite minimum, not -inf: the row of a padded token has nothing to attend to and must not become NaN.
         scores = jnp.where(may_attend[:, None], scores, jnp.finfo(scores.dtype).min)
-        weights = _drop(self.attention_dropout, jax.nn.softmax(scores, axis=-1), key)
+        weights = _drop(jax.nn.softmax(scores, axis=-1), self.attention_dropout, key)
         return jnp.einsum("bhqk,bkhd->bqhd", weights, values).reshape(asking.shape)
 
 
@@ -94,7 +93,7 @@ class DecisionTransformer(nnx.Module):
         self.embed_state = _torch_linear(config.state_dim, width, rngs)
         self.embed_action = _torch_linear(config.action_dim, width, rngs)
         self.embed_norm = _layer_norm(width, rngs)
-        self.embed_dropout = nnx.Dropout(config.embedding_dropout)
+        self.embedding_dropout = config.embedding_dropout
         self.blocks = nnx.Dict({f"block_{i}": Block(config, rngs=rngs) for i in range(config.num_layers)})
         self.final_norm = _layer_norm(width, rngs)
         self.predict_action = _torch_linear(width, config.action_dim, rngs)
@@ -104,7 +103,7 @@ class DecisionTransformer(nnx.Module):
     ) -> Float[Array, "b answers a"]:
         t = window.mask.shape[1]
         embed_key, *block_keys = _split(key, 1 + len(self.blocks))
-        x = _drop(self.embed_dropout, self.embed_norm(self._embed(window)), embed_key)
+        x = _drop(self.embed_norm(self._embed(window)), self.embedding_dropout, embed_key)
         is_real = jnp.repeat(window.mask, 3, axis=1)
         may_attend = jnp.tril(jnp.ones((3 * t, 3 * t), bool))[None] & is_real[:, None, :]
         # Only state tokens predict, so the last block computes nothing else.
@@ -190,8 +189,13 @@ def _dense(layer: nnx.Linear, x: Float[Array, "*rows i"]) -> Float[Array, "*rows
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], layer.out_features)
 
 
-def _drop(dropout: nnx.Dropout, x: Array, key: PRNGKeyArray | None) -> Array:
-    return dropout(x, deterministic=key is None, rngs=key)
+def _drop(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
+    """Dropout from 16 random bits an element, half of what nnx.Dropout draws; the rate is exact to 2**-17."""
+    if key is None or rate == 0:
+        return x
+    words = jax.random.bits(key, (math.ceil(x.size / 2),), jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size].reshape(x.shape)
+    return jnp.where(bits >= round(rate * 2**16), x / (1 - rate), 0)
 
 
 def _split(key: PRNGKeyArray | None, count: int) -> list[PRNGKeyArray | None]:

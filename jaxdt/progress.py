@@ -67,11 +67,13 @@ class LineProgress(Progress):
     def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
         now = time.monotonic()
         self._tasks.append(
-            {"task": task, "total": total, "unit": unit, "first": done, "began": now, "shown": now, "next": done}
+            {"task": task, "total": total, "unit": unit, "first": None, "began": now, "shown": now, "next": done}
         )
 
     def advance(self, done: int, **numbers: float) -> None:
         task, now = self._tasks[-1], time.monotonic()
+        if task["first"] is None:  # the first one compiled; the rate counts from here
+            task["first"], task["began"] = done, now
         if done < task["total"] and (done < task["next"] or now - task["shown"] < 5):
             return
         task["next"], task["shown"] = done + task["total"] / 10, now

@@ -78,7 +78,7 @@ def make_train_step(apply: Any, params: PyTree[Array], config: OptimizerConfig) 
     def step(state: TrainState, window: Window, key: PRNGKeyArray) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
         step_key = jax.random.fold_in(key, state.step)
         loss, gradients = jax.value_and_grad(loss_of)(state.params, window, step_key)
-        grad_norm = optax.global_norm(gradients)
+        grad_norm = optax.tree.norm(gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state, state.finite)
         finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm)

@@ -245,10 +245,9 @@ def test_delayed_rewards_move_to_the_last_step():
 )
 def test_changes_leave_the_store_as_it_was(change):
     store = EpisodeStore.from_arrays(**small_arrays())
-    changed = change(store)
-    for field in ("observations", "actions", "rewards", "terminations", "truncations"):
-        getattr(changed, field)[:1] = getattr(changed, field)[:1] == 0
-    assert store.rewards.tolist() == small_arrays()["rewards"].tolist()
+    change(store)
+    for field in ("observations", "actions", "rewards"):
+        assert np.array_equal(getattr(store, field), small_arrays()[field].astype(np.float32)), field
     assert store.offsets.tolist() == [0, 2, 3, 6]
 
 

@@ -58,7 +58,7 @@ def test_parameters_are_a_plain_nested_dict_of_float32(model):
 
 def test_initialisation_is_the_originals():
     config = jaxdt.ModelConfig(state_dim=17, action_dim=6)
-    params = build_model(config)[0](jax.random.key(1))
+    params = jax.jit(build_model(config)[0])(jax.random.key(1))
     block = params["blocks"]["block_0"]
     assert np.std(params["embed_timestep"]["embedding"]) == pytest.approx(1.0, rel=0.02)
     for layer in ("query", "key_value", "attention_out", "mlp_in", "mlp_out"):
@@ -195,15 +195,22 @@ def test_dropout_is_on_exactly_when_a_key_is_given(model):
 
 
 @pytest.mark.parametrize("where", ["embedding_dropout", "attention_dropout", "residual_dropout"])
-def test_each_dropout_acts_by_itself(where):
+def test_each_dropout_acts_by_itself(model, where):
     off = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
-    config = tiny_model(**{**off, where: 0.5})
-    init, apply = jitted_model(config)
-    params = jax.tree.map(lambda leaf: leaf * 4, init(jax.random.key(0)))
+    config, params, apply_without_key = model
+    params = jax.tree.map(lambda leaf: leaf * 4, params)
     window = random_window(config)
-    assert not np.allclose(apply(params, window), apply(params, window, key=jax.random.key(1)))
-    _, apply_without = jitted_model(tiny_model(**off))
-    np.testing.assert_array_equal(apply(params, window), apply_without(params, window, key=jax.random.key(1)))
+    _, apply = jitted_model(tiny_model(**{**off, where: 0.5}))
+    assert not np.allclose(apply_without_key(params, window), apply(params, window, key=jax.random.key(1)))
+
+
+def test_no_dropout_with_a_key_changes_nothing(model):
+    config, params, apply_without_key = model
+    _, apply = jitted_model(tiny_model(embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0))
+    window = random_window(config)
+    np.testing.assert_allclose(
+        apply_without_key(params, window), apply(params, window, key=jax.random.key(1)), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_timesteps_past_the_table_share_its_last_row(model):
@@ -214,15 +221,16 @@ def test_timesteps_past_the_table_share_its_last_row(model):
     np.testing.assert_array_equal(apply(params, last), apply(params, past))
 
 
-def test_gelu_is_the_exact_one_and_gelu_new_the_approximation():
-    window = random_window(tiny_model())
+def test_gelu_is_the_exact_one_and_gelu_new_the_approximation(model):
+    config, params, _ = model
+    window = random_window(config)
+    params = jax.tree.map(lambda leaf: leaf * 8 if leaf.ndim == 2 else leaf, params)
     outputs = {}
     for activation in ("relu", "gelu", "gelu_new"):
-        init, apply = jitted_model(tiny_model(activation=activation))
-        params = jax.tree.map(lambda leaf: leaf * 8, init(jax.random.key(0)))
+        _, apply = jitted_model(tiny_model(activation=activation))
         outputs[activation] = apply(params, window)
     difference = np.abs(outputs["gelu"] - outputs["gelu_new"]).max()
-    assert 0 < difference < 0.05 < np.abs(outputs["gelu"] - outputs["relu"]).max()
+    assert 0 < difference < 0.2 * np.abs(outputs["gelu"] - outputs["relu"]).max()
 
 
 def test_building_without_sizes_names_them():

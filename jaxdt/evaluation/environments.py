@@ -130,7 +130,7 @@ class GymnasiumEnvironment:
         actions = np.asarray(actions)
         observations = np.zeros((len(actions), self.state_dim), np.float32)
         rewards = np.zeros(len(actions), np.float32)
-        for i in np.flatnonzero(~self._done):
+        for i in map(int, np.flatnonzero(~self._done)):
             try:
                 self._step_one(i, actions[i], observations, rewards)
             except Exception as error:  # as above

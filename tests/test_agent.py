@@ -1,0 +1,111 @@
+import jax
+import numpy as np
+import pytest
+
+import jaxdt
+from jaxdt.errors import JaxdtError
+from jaxdt.models import build_model
+from jaxdt.run.evaluate import Player
+from jaxdt.types import Interface
+from tests.conftest import tiny_model
+from tests.toys import Drift
+
+
+CONFIG = tiny_model(max_episode_length=10)
+
+
+def make_agent(delayed=False) -> jaxdt.Agent:
+    params = jax.tree.map(lambda leaf: leaf * 3, jax.jit(build_model(CONFIG)[0])(jax.random.key(0)))
+    interface = Interface(
+        state_mean=np.array([0.1, -0.2, 0.3], np.float32),
+        state_std=np.array([0.5, 2.0, 1.5], np.float32),
+        action_low=np.array([-1.0, -3.0], np.float32),
+        action_high=np.array([1.0, 5.0], np.float32),
+        return_scale=4.0,
+        delayed_reward=delayed,
+    )
+    return jaxdt.Agent(CONFIG, params, interface)
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+def test_agent_repeats_what_a_rollout_did_on_the_same_inputs(delayed):
+    agent = make_agent(delayed)
+    player = Player(CONFIG, agent.apply, agent.interface, Drift(), record=True)
+    targets = [5.0, -20.0]
+    played = player.play(agent.params, targets, episodes=1, seed=4)
+    for i, target in enumerate(targets):
+        agent.reset(target_return=target)
+        for t in range(int(played.lengths[i])):
+            reward = float(played.trajectory.rewards[t - 1, i]) if t else 0.0
+            action = agent.act(np.asarray(played.trajectory.observations[t, i]), reward)
+            np.testing.assert_allclose(action, played.trajectory.actions[t, i], atol=1e-5)
+
+
+def test_the_reward_before_the_first_step_is_not_used():
+    agent, observation = make_agent(), np.ones(3)
+    agent.reset(target_return=3.0)
+    first = agent.act(observation)
+    agent.reset(target_return=3.0)
+    np.testing.assert_array_equal(agent.act(observation, reward=100.0), first)
+    assert not np.array_equal(agent.act(observation, reward=100.0), agent_after(first, observation, 0.0))
+
+
+def agent_after(first, observation, reward):
+    agent = make_agent()
+    agent.reset(target_return=3.0)
+    np.testing.assert_array_equal(agent.act(observation), first)
+    return agent.act(observation, reward)
+
+
+def test_reset_forgets_the_episode_before():
+    agent = make_agent()
+    agent.reset(target_return=3.0)
+    first = agent.act(np.ones(3))
+    agent.act(np.zeros(3), 1.0)
+    agent.reset(target_return=3.0)
+    np.testing.assert_array_equal(agent.act(np.ones(3)), first)
+
+
+def test_config_and_params_fit_build_model():
+    agent = make_agent()
+    _, apply = build_model(agent.config)
+    window = jaxdt.Window(
+        np.zeros((1, 4, 3), np.float32),
+        np.zeros((1, 4, 2), np.float32),
+        np.zeros((1, 4), np.float32),
+        np.zeros((1, 4), np.int32),
+        np.ones((1, 4), bool),
+    )
+    assert jax.jit(apply)(agent.params, window).shape == (1, 4, 2)
+
+
+def test_acting_before_reset_says_what_to_call():
+    with pytest.raises(JaxdtError, match=r"agent\.reset\(target_return"):
+        make_agent().act(np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("observation", "reward", "says"),
+    [
+        (np.zeros(4), 0.0, r"shape \(3,\); got \(4,\)"),
+        (np.full(3, np.nan), 0.0, "finite"),
+        (np.zeros(3), np.inf, "finite"),
+    ],
+)
+def test_observations_that_do_not_fit_are_refused(observation, reward, says):
+    agent = make_agent()
+    agent.reset(target_return=1.0)
+    with pytest.raises(JaxdtError, match=says):
+        agent.act(observation, reward)
+
+
+def test_a_directory_without_a_run_is_named(tmp_path):
+    with pytest.raises(JaxdtError, match=r"holds no run: config\.json is missing"):
+        jaxdt.Agent.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"config": {"steps": "many"}}', '{"config": {}}'])
+def test_a_damaged_config_is_one_clear_error(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(JaxdtError, match=r"config\.json is damaged"):
+        jaxdt.Agent.load(tmp_path)

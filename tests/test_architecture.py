@@ -1,0 +1,70 @@
+"""The import table of the design: which room may import which."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import jaxdt
+
+
+PACKAGE = Path(jaxdt.__file__).parent
+BASE = {"config", "types", "errors", "files"}
+MAY_IMPORT = {
+    "config": {"errors"},
+    "types": set(),
+    "errors": set(),
+    "files": set(),
+    "progress": set(),
+    "simulator": {"errors"},
+    "data": BASE | {"simulator"},
+    "models": BASE,
+    "training": BASE,
+    "evaluation": BASE | {"simulator", "progress"},
+    "checkpoint": BASE,
+    "metrics": BASE,
+    "plots": BASE,
+    "run": BASE
+    | {"simulator", "progress", "data", "models", "training", "evaluation", "checkpoint", "metrics", "plots"},
+    "report": BASE | {"data", "metrics", "checkpoint", "run"},
+    "cli": BASE | {"progress", "simulator", "data", "run", "report"},
+    "__main__": {"cli"},
+}
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported_modules(path: Path) -> set[str]:
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return modules
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_rooms_import_only_what_the_design_allows(path):
+    room = room_of(path)
+    ours = {module.split(".")[1] for module in imported_modules(path) if module.startswith("jaxdt.")}
+    assert ours - {room, "__version__"} <= MAY_IMPORT[room]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_data_never_imports_jax_and_only_models_imports_flax(path):
+    libraries = {module.split(".")[0] for module in imported_modules(path)}
+    if room_of(path) in BASE | {"data", "simulator", "progress"}:
+        assert not libraries & {"jax", "optax", "orbax"}
+    if room_of(path) != "models":
+        assert "flax" not in libraries
+
+
+def test_every_file_is_short_enough_to_read():
+    long = {path.name: count for path in FILES if (count := len(path.read_text().splitlines())) > 400}
+    assert not long

@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+
+from jaxdt import JaxdtError
+from jaxdt.data.collecting import Behaviour, collect_episodes, random_policy
+from jaxdt.errors import SimulationError
+from jaxdt.simulator import make_simulator
+
+
+pendulum = "Pendulum-v1"
+"""Needs no MuJoCo: 3 observations, one action in [-2, 2], always 200 steps."""
+
+uniform = random_policy(np.array([-2.0]), np.array([2.0]))
+
+
+def steady(torque: float):
+    """A policy that always wants this."""
+    return lambda observation, rng: np.array([torque])
+
+
+def test_episodes_are_recorded_whole_in_the_environments_units():
+    store = collect_episodes(pendulum, [Behaviour(uniform, 2)])
+    assert store.lengths.tolist() == [200, 200]
+    assert (store.state_dim, store.action_dim, store.env_id) == (3, 1, pendulum)
+    assert store.observations.dtype == store.actions.dtype == store.rewards.dtype == np.float32
+    assert np.flatnonzero(store.truncations).tolist() == [199, 399]
+    assert not store.terminations.any()
+    # Uniform over [-2, 2]: more than half of it lies outside [-1, 1] or the units are wrong.
+    assert 0.4 < np.mean(np.abs(store.actions) > 1) < 0.6
+    assert np.abs(store.actions).max() <= 2
+
+
+def test_an_episode_that_ends_early_is_terminated():
+    low_torque = random_policy(np.array([-3.0]), np.array([3.0]))
+    store = collect_episodes("InvertedPendulum-v5", [Behaviour(low_torque, 4)])
+    assert np.all(store.lengths < 100)
+    assert np.flatnonzero(store.terminations).tolist() == (store.offsets[1:] - 1).tolist()
+    assert not store.truncations.any()
+
+
+@pytest.mark.parametrize(("wanted", "executed"), [(5.0, 2.0), (-3.0, -2.0), (1.5, 1.5)])
+def test_the_action_that_was_executed_is_stored(wanted, executed):
+    store = collect_episodes(pendulum, [Behaviour(steady(wanted), 1)])
+    assert np.all(store.actions == executed)
+
+
+def test_noise_is_in_half_widths_of_the_action_space_and_clipped():
+    quiet = collect_episodes(pendulum, [Behaviour(steady(0.0), 1, noise=0.0)])
+    little = collect_episodes(pendulum, [Behaviour(steady(0.0), 1, noise=0.1)])
+    much = collect_episodes(pendulum, [Behaviour(steady(0.0), 1, noise=10.0)])
+    assert not quiet.actions.any()
+    assert little.actions.std() == pytest.approx(0.2, rel=0.2)
+    assert abs(little.actions.mean()) < 0.06
+    assert np.mean(np.abs(much.actions) == 2) > 0.8
+
+
+def test_the_same_seed_gives_the_same_data_and_another_does_not():
+    behaviours = [Behaviour(uniform, 1), Behaviour(steady(0.5), 1, noise=0.3)]
+    first, again, other = (collect_episodes(pendulum, behaviours, seed=seed).fingerprint for seed in (4, 4, 5))
+    assert first == again != other
+
+
+def test_seeds_count_up_over_all_behaviours():
+    behaviours = [Behaviour(uniform, 2), Behaviour(steady(0.5), 1, noise=0.3)]
+    store = collect_episodes(pendulum, behaviours, seed=10)
+    for episode, behaviour in enumerate([behaviours[0], behaviours[0], behaviours[1]]):
+        alone = collect_episodes(pendulum, [behaviour._replace(episodes=1)], seed=10 + episode)
+        rows = slice(store.offsets[episode], store.offsets[episode + 1])
+        assert np.array_equal(store.observations[rows], alone.observations)
+        assert np.array_equal(store.actions[rows], alone.actions)
+
+
+@pytest.mark.parametrize("env_id", [pendulum, "HalfCheetah-v5"])
+def test_replaying_the_stored_actions_from_the_seed_gives_the_stored_episode(env_id):
+    env = make_simulator(env_id)
+    policy = random_policy(1.5 * env.action_space.low, 1.5 * env.action_space.high)
+    store = collect_episodes(env_id, [Behaviour(policy, 1, noise=0.1)], seed=3)
+    observation, _ = env.reset(seed=3)
+    for i in range(20):
+        assert np.allclose(observation, store.observations[i], rtol=1e-5, atol=1e-6)
+        observation, reward, *_ = env.step(store.actions[i])
+        assert reward == pytest.approx(store.rewards[i], rel=1e-5, abs=1e-6)
+    env.close()
+
+
+def test_progress_is_told_of_every_episode():
+    told = []
+    behaviours = [Behaviour(uniform, 1), Behaviour(uniform, 2)]
+    collect_episodes(pendulum, behaviours, progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "seed", "message"),
+    [
+        (Behaviour(uniform, 0), 0, "episodes must be at least 1; got 0"),
+        (Behaviour(uniform, 1, noise=-0.1), 0, "noise must be at least 0 and finite; got -0.1"),
+        (Behaviour(uniform, 1, noise=float("nan")), 0, "noise must be at least 0 and finite; got nan"),
+        (Behaviour(uniform, 1), -1, "seed must be at least 0; got -1"),
+    ],
+)
+def test_what_cannot_be_collected_is_refused(behaviour, seed, message):
+    with pytest.raises(JaxdtError, match=f"^{message}"):
+        collect_episodes(pendulum, [behaviour], seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [("Nowhere-v0", "cannot be made"), ("CartPole-v1", "has discrete actions .* not yet supported")],
+)
+def test_an_environment_we_cannot_collect_in_is_refused(env_id, message):
+    with pytest.raises(JaxdtError, match=f"^environment '{env_id}' {message}"):
+        collect_episodes(env_id, [Behaviour(uniform, 1)])
+
+
+def test_a_policy_that_gives_nan_stops_with_its_episode_and_step():
+    steps = iter([0.0] * 203 + [np.nan])
+
+    def failing(observation, rng):
+        return np.array([next(steps)])
+
+    with pytest.raises(SimulationError, match=r"gave NaN in episode 1, step 3\."):
+        collect_episodes(pendulum, [Behaviour(failing, 2)])

@@ -1,0 +1,198 @@
+import dataclasses
+import json
+
+import pytest
+
+from jaxdt import JaxdtError, ModelConfig, OptimizerConfig, TrainConfig
+from jaxdt.config import CHANGEABLE, DEMO, PAPER, PAPER_TARGETS, PRESETS, config_from_json, config_to_json
+
+
+def there_and_back(config: TrainConfig) -> TrainConfig:
+    return config_from_json(json.loads(json.dumps(config_to_json(config))))
+
+
+def values_of(config) -> dict:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+
+
+def test_the_model_defaults_to_the_papers():
+    assert values_of(ModelConfig(state_dim=17, action_dim=6)) == {
+        "state_dim": 17,
+        "action_dim": 6,
+        "context_length": 20,
+        "max_episode_length": 1000,
+        "width": 128,
+        "num_layers": 3,
+        "num_heads": 1,
+        "mlp_width": None,
+        "activation": "relu",
+        "embedding_dropout": 0.1,
+        "attention_dropout": 0.1,
+        "residual_dropout": 0.1,
+    }
+
+
+def test_the_optimizer_defaults_to_the_papers():
+    assert values_of(OptimizerConfig()) == {
+        "learning_rate": 1e-4,
+        "warmup_steps": 10_000,
+        "weight_decay": 1e-4,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "epsilon": 1e-8,
+        "max_grad_norm": 0.25,
+    }
+
+
+def test_the_paper_preset_is_the_papers():
+    assert PRESETS["paper"] is PAPER
+    assert TrainConfig() == PAPER
+    assert (PAPER.model, PAPER.optimizer) == (ModelConfig(), OptimizerConfig())
+    expected = {"preset": "paper", "steps": 100_000, "batch_size": 64, "return_scale": 1000.0, "best_fraction": 1.0}
+    expected |= {"eval_every": 10_000, "eval_episodes": 100, "delayed_reward": False, "targets": None}
+    assert {name: getattr(PAPER, name) for name in expected} == expected
+
+
+def test_the_papers_targets_are_lowest_first():
+    assert PAPER_TARGETS == {"HalfCheetah": (6000, 12000), "Hopper": (1800, 3600), "Walker2d": (2500, 5000)}
+
+
+def test_the_demo_preset_is_a_small_run_on_the_demo_episodes():
+    assert PRESETS["demo"] is DEMO
+    assert (DEMO.preset, DEMO.dataset, DEMO.env) == ("demo", "demo", None)
+    assert DEMO.steps <= PAPER.steps // 10
+    assert len(DEMO.target_quantiles) == 3
+    assert not DEMO.paper_targets
+
+
+@pytest.mark.parametrize("kind", [ModelConfig, OptimizerConfig, TrainConfig])
+def test_a_config_cannot_be_changed(kind):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(kind(), dataclasses.fields(kind)[0].name, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        (ModelConfig, {"context_length": 0}, "context_length must be at least 1; got 0."),
+        (ModelConfig, {"max_episode_length": 0}, "max_episode_length must be at least 1; got 0."),
+        (ModelConfig, {"width": -8}, "width must be at least 1; got -8."),
+        (ModelConfig, {"num_layers": 0}, "num_layers must be at least 1; got 0."),
+        (ModelConfig, {"num_heads": 0}, "num_heads must be at least 1; got 0."),
+        (ModelConfig, {"state_dim": 0}, "state_dim must be at least 1; got 0."),
+        (ModelConfig, {"action_dim": -1}, "action_dim must be at least 1; got -1."),
+        (ModelConfig, {"mlp_width": 0}, "mlp_width must be at least 1; got 0."),
+        (
+            ModelConfig,
+            {"width": 10, "num_heads": 4},
+            "width must be divisible by num_heads; got width=10, num_heads=4.",
+        ),
+        (ModelConfig, {"embedding_dropout": 1.0}, "embedding_dropout must be at least 0.0 and below 1.0; got 1.0."),
+        (ModelConfig, {"attention_dropout": -0.1}, "attention_dropout must be at least 0.0 and below 1.0; got -0.1."),
+        (ModelConfig, {"residual_dropout": 2.0}, "residual_dropout must be at least 0.0 and below 1.0; got 2.0."),
+        (OptimizerConfig, {"warmup_steps": -1}, "warmup_steps must be at least 0; got -1."),
+        (OptimizerConfig, {"learning_rate": -1e-4}, "learning_rate must be at least 0.0 and below inf; got -0.0001."),
+        (OptimizerConfig, {"learning_rate": float("nan")}, "learning_rate must be at least 0.0 and below inf"),
+        (OptimizerConfig, {"weight_decay": float("inf")}, "weight_decay must be at least 0.0 and below inf; got inf."),
+        (OptimizerConfig, {"epsilon": -1.0}, "epsilon must be at least 0.0 and below inf; got -1.0."),
+        (OptimizerConfig, {"beta1": 1.0}, "beta1 must be at least 0.0 and below 1.0; got 1.0."),
+        (OptimizerConfig, {"beta2": -0.5}, "beta2 must be at least 0.0 and below 1.0; got -0.5."),
+        (OptimizerConfig, {"max_grad_norm": 0.0}, "max_grad_norm must be above 0 and finite; got 0.0"),
+        (OptimizerConfig, {"max_grad_norm": float("nan")}, "max_grad_norm must be above 0 and finite; got nan"),
+        (OptimizerConfig, {"max_grad_norm": float("inf")}, "max_grad_norm must be above 0 and finite; got inf"),
+        (TrainConfig, {"steps": 0}, "steps must be at least 1; got 0."),
+        (TrainConfig, {"batch_size": 0}, "batch_size must be at least 1; got 0."),
+        (TrainConfig, {"eval_every": 0}, "eval_every must be at least 1; got 0."),
+        (TrainConfig, {"eval_episodes": 0}, "eval_episodes must be at least 1; got 0."),
+        (TrainConfig, {"save_every": -5}, "save_every must be at least 1; got -5."),
+        (TrainConfig, {"log_every": 0}, "log_every must be at least 1; got 0."),
+        (TrainConfig, {"seed": -1}, "seed must be at least 0; got -1."),
+        (TrainConfig, {"eval_seed": -1}, "eval_seed must be at least 0; got -1."),
+        (TrainConfig, {"return_scale": 0.0}, "return_scale must be above 0 and finite; got 0.0."),
+        (TrainConfig, {"return_scale": float("inf")}, "return_scale must be above 0 and finite; got inf."),
+        (TrainConfig, {"best_fraction": 0.0}, "best_fraction must be above 0 and at most 1; got 0.0."),
+        (TrainConfig, {"best_fraction": 1.5}, "best_fraction must be above 0 and at most 1; got 1.5."),
+        (TrainConfig, {"targets": ()}, "targets must be one or more finite returns; got []."),
+        (TrainConfig, {"targets": (1.0, float("nan"))}, "targets must be one or more finite returns; got [1.0, nan]."),
+        (TrainConfig, {"target_quantiles": (0.5, 1.5)}, "target_quantiles must lie between 0 and 1; got [0.5, 1.5]."),
+        (TrainConfig, {"target_quantiles": ()}, "target_quantiles must lie between 0 and 1; got []."),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_the_rule_and_the_value(kind, changes, message):
+    with pytest.raises(JaxdtError) as caught:
+        kind(**changes)
+    assert str(caught.value).startswith(message)
+
+
+def test_an_unknown_activation_is_refused():
+    config = ModelConfig()
+    # By hand, because the tests' type checks would refuse it first.
+    object.__setattr__(config, "activation", "tanh")
+    with pytest.raises(JaxdtError, match=r"^activation must be one of relu, gelu, gelu_new; got 'tanh'\.$"):
+        config.__post_init__()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        DEMO,
+        PAPER,
+        dataclasses.replace(
+            PAPER,
+            targets=(1.0, -2.5),
+            dataset="a.npz+b.npz",
+            env="none",
+            video=True,
+            delayed_reward=True,
+            model=ModelConfig(state_dim=3, action_dim=1, mlp_width=7, activation="gelu_new"),
+            optimizer=OptimizerConfig(learning_rate=0.003),
+        ),
+    ],
+    ids=["demo", "paper", "own"],
+)
+def test_a_config_survives_json(config):
+    assert there_and_back(config) == config
+
+
+def test_whole_numbers_stand_for_real_ones_in_json():
+    config = config_from_json({"return_scale": 10, "targets": [3, 4.5]})
+    assert (config.return_scale, config.targets) == (10, (3.0, 4.5))
+    assert type(config.return_scale) is float
+
+
+def test_fields_that_json_leaves_out_take_their_defaults():
+    assert config_from_json({"steps": 5, "model": {"width": 16}}) == TrainConfig(steps=5, model=ModelConfig(width=16))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"stepz": 5}, "config has the unknown field 'stepz'"),
+        ({"model": {"depth": 5}}, "config.model has the unknown field 'depth'"),
+        ({"steps": 5.0}, "config.steps has the wrong type; got 5.0"),
+        ({"steps": "5"}, "config.steps has the wrong type; got '5'"),
+        ({"steps": None}, "config.steps has the wrong type; got None"),
+        ({"steps": True}, "config.steps has the wrong type; got True"),
+        ({"video": 1}, "config.video has the wrong type; got 1"),
+        ({"return_scale": "1000"}, "config.return_scale has the wrong type; got '1000'"),
+        ({"dataset": ["a.npz"]}, r"config.dataset has the wrong type; got \['a.npz'\]"),
+        ({"targets": 5.0}, "config.targets must be a list of numbers; got 5.0"),
+        ({"targets": ["5"]}, r"config.targets must be a list of numbers; got \['5'\]"),
+        ({"targets": [True]}, r"config.targets must be a list of numbers; got \[True\]"),
+        ({"target_quantiles": None}, "config.target_quantiles must be a list of numbers; got None"),
+        ({"model": {"activation": 3}}, "config.model.activation has the wrong type; got 3"),
+        ({"optimizer": []}, "config.optimizer must be a JSON object; got list"),
+        ({"optimizer": {"beta1": 3}}, "beta1 must be at least 0.0 and below 1.0; got 3.0"),
+        ([], "config must be a JSON object; got list"),
+        (None, "config must be a JSON object; got NoneType"),
+    ],
+)
+def test_json_that_is_no_config_is_refused_with_the_field(values, message):
+    with pytest.raises(JaxdtError, match=f"^{message}"):
+        config_from_json(values)
+
+
+def test_what_may_change_on_resuming_says_nothing_about_learning():
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    learned = {"preset", "dataset", "env", "batch_size", "seed", "return_scale", "best_fraction", "delayed_reward"}
+    assert set(CHANGEABLE) <= fields - learned - {"clip_actions", "model", "optimizer", "eval_seed"}

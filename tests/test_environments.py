@@ -1,0 +1,136 @@
+import gymnasium
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from jaxdt.errors import JaxdtError, SimulationError
+from jaxdt.evaluation.environments import GymnasiumEnvironment
+from jaxdt.evaluation.rollout import make_rollout
+from jaxdt.simulator import action_bounds, make_simulator
+from jaxdt.types import Interface
+
+
+class Fragile(gymnasium.Env):
+    """Counts steps; what happens at step 3 is the name's."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,))
+    action_space = spaces.Box(np.array([-2.0], np.float32), np.array([4.0], np.float32))
+
+    def __init__(self, trouble):
+        self.trouble = trouble
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count, self.seed = 0, seed
+        return np.array([seed, 0.0], np.float32), {}
+
+    def step(self, action):
+        self.count += 1
+        if self.count == 3 and self.seed == 1:
+            if self.trouble == "raises":
+                raise OSError("the motor is gone")
+            if self.trouble == "nan":
+                return np.array([np.nan, 0.0], np.float32), 0.0, False, False, {}
+            if self.trouble == "ends":
+                return np.zeros(2, np.float32), 10.0, True, False, {}
+        return np.array([self.seed, self.count], np.float32), float(action[0]), False, False, {}
+
+
+for _trouble in ("none", "raises", "nan", "ends"):
+    gymnasium.register(
+        f"jaxdt-tests/{_trouble}-v0",
+        lambda trouble=_trouble, render_mode=None: Fragile(trouble),
+        max_episode_steps=6,
+        disable_env_checker=True,
+    )
+
+
+def play(name, policy=lambda params, window: jnp.full((window.mask.shape[0], 1), params), seeds=(0, 1, 2)):
+    environment = GymnasiumEnvironment(f"jaxdt-tests/{name}-v0")
+    interface = Interface(
+        state_mean=np.zeros(2, np.float32),
+        state_std=np.ones(2, np.float32),
+        action_low=np.array([-2.0], np.float32),
+        action_high=np.array([4.0], np.float32),
+    )
+    rollout = make_rollout(policy, environment, interface, context_length=3, max_episode_length=6, record=True)
+    targets = np.zeros(len(seeds), np.float32)
+    return environment, rollout(jnp.float32(0.5), np.array(seeds, np.int32), targets)
+
+
+def test_episodes_are_seeded_rescaled_and_cut_at_the_time_limit():
+    environment, played = play("none")
+    assert (environment.state_dim, environment.action_dim, environment.max_episode_steps) == (2, 1, 6)
+    np.testing.assert_array_equal(played.lengths, [6, 6, 6])
+    np.testing.assert_allclose(played.returns, [15.0] * 3)  # 0.5 of [-1, 1] is 2.5 of [-2, 4], six times
+    np.testing.assert_array_equal(played.trajectory.observations[0, :, 0], [0, 1, 2])  # the seeds
+    np.testing.assert_array_equal(played.trajectory.observations[:, 2, 1], np.arange(6))
+    environment.raise_failure(str)  # nothing to raise
+
+
+def test_a_finished_episode_is_not_stepped_on():
+    environment, played = play("ends")
+    np.testing.assert_array_equal(played.lengths, [6, 3, 6])
+    np.testing.assert_allclose(played.returns, [15.0, 15.0, 15.0])
+    assert environment._simulators[1].unwrapped.count == 3
+
+
+@pytest.mark.parametrize(
+    ("trouble", "says"), [("raises", "raised OSError: the motor is gone"), ("nan", "observation or reward is not")]
+)
+def test_trouble_in_the_simulator_ends_the_rollout_and_is_named_outside(trouble, says):
+    environment, played = play(trouble)
+    np.testing.assert_array_equal(played.lengths, [3, 3, 3])
+    with pytest.raises(SimulationError, match=f"target 7, episode 1, step 2: .*{says}"):
+        environment.raise_failure(lambda i: f"target 7, episode {i}")
+
+
+def test_an_action_that_is_not_finite_never_reaches_the_simulator():
+    def policy(params, window):
+        action = jnp.where(window.timesteps[:, -1:] == 2, jnp.nan, 0.0)
+        return jnp.where(jnp.arange(3)[:, None] == 2, action, 0.0)
+
+    environment, _ = play("none", policy)
+    assert environment._simulators[2].unwrapped.count == 2
+    with pytest.raises(SimulationError, match="episode 2, step 2: the policy's action is not finite"):
+        environment.raise_failure(lambda i: f"episode {i}")
+
+
+def test_an_environment_is_as_good_as_new_after_a_failure():
+    environment, _ = play("raises")
+    interface = Interface(
+        state_mean=np.zeros(2, np.float32),
+        state_std=np.ones(2, np.float32),
+        action_low=-np.ones(1, np.float32),
+        action_high=np.ones(1, np.float32),
+    )
+    rollout = make_rollout(
+        lambda params, window: jnp.zeros((window.mask.shape[0], 1)),
+        environment,
+        interface,
+        context_length=3,
+        max_episode_length=6,
+    )
+    played = rollout(jnp.float32(0), np.array([5, 6], np.int32), np.zeros(2, np.float32))
+    np.testing.assert_array_equal(played.lengths, [6, 6])
+    environment.raise_failure(str)
+
+
+def test_unknown_environment_is_named():
+    with pytest.raises(JaxdtError, match="'NoSuch-v0' cannot be made"):
+        make_simulator("NoSuch-v0")
+
+
+def test_discrete_actions_are_refused_as_not_yet_supported():
+    with pytest.raises(JaxdtError, match=r"CartPole-v1.*discrete actions.*not yet supported"):
+        make_simulator("CartPole-v1")
+
+
+def test_an_unbounded_action_space_counts_as_unit():
+    class Unbounded:
+        action_space = spaces.Box(np.array([-np.inf, -2.0]), np.array([np.inf, 3.0]), dtype=np.float64)
+
+    low, high = action_bounds(Unbounded())  # type: ignore[arg-type]
+    np.testing.assert_array_equal(low, [-1, -2])
+    np.testing.assert_array_equal(high, [1, 3])

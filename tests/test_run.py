@@ -1,0 +1,243 @@
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdt
+from jaxdt.checkpoint import checkpoint_steps, load_checkpoint
+from jaxdt.config import OptimizerConfig, TrainConfig
+from jaxdt.errors import JaxdtError, NonFiniteError
+from jaxdt.metrics import read_lines
+from jaxdt.models import build_model
+from jaxdt.run.directory import RunDirectory, read_record
+from tests.conftest import make_store, tiny_model
+from tests.toys import Dial, Drift, dial_episodes
+
+
+CONFIG = TrainConfig(
+    steps=12,
+    batch_size=8,
+    return_scale=10.0,
+    targets=(1.0, 5.0),
+    eval_every=6,
+    eval_episodes=2,
+    save_every=4,
+    log_every=5,
+    model=tiny_model(state_dim=None, action_dim=None),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
+)
+STORE = make_store()
+
+
+def weights_of(path):
+    init, _ = build_model(read_record(RunDirectory(path)).model)
+    step = checkpoint_steps(path / "checkpoints")[-1]
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return load_checkpoint(path / "checkpoints", step, params=shapes)["params"]
+
+
+def without_clock(path):
+    return [{k: v for k, v in line.items() if k != "updates_per_second"} for line in read_lines(path)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run, never interrupted; tests only read it."""
+    return jaxdt.train(CONFIG, STORE, out=tmp_path_factory.mktemp("run") / "finished", env=Drift())
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "copy")
+
+
+def test_a_run_leaves_everything_it_promises(finished):
+    config = json.loads((finished / "config.json").read_text())
+    assert config["config"]["steps"] == 12
+    assert config["data"]["fingerprint"] == STORE.fingerprint
+    assert {"versions", "device", "command"} <= set(config["made_with"])
+    for name in ("plots/loss.png", "plots/returns.png"):
+        assert (finished / name).read_bytes().startswith(b"\x89PNG")
+    assert checkpoint_steps(finished / "checkpoints")[-1] == 12
+
+
+def test_metrics_are_written_at_the_interval_and_at_the_end(finished):
+    lines = read_lines(finished / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [5, 10, 12]
+    for line in lines:
+        assert set(line) == {"step", "loss", "learning_rate", "grad_norm", "updates_per_second"}
+    assert lines[0]["learning_rate"] == pytest.approx(1e-3)
+
+
+def test_evaluations_name_every_target_at_every_interval(finished):
+    lines = read_lines(finished / "evaluations.jsonl")
+    assert [(line["step"], line["target"]) for line in lines] == [(6, 1.0), (6, 5.0), (12, 1.0), (12, 5.0)]
+    for line in lines:
+        assert len(line["returns"]) == len(line["lengths"]) == 2
+        assert line["return_mean"] == pytest.approx(np.mean(line["returns"]))
+        assert line["return_std"] == pytest.approx(np.std(line["returns"]))
+        assert line["normalized_mean"] is None
+
+
+def test_logged_loss_is_the_mean_since_the_line_before(finished, tmp_path):
+    each = jaxdt.train(dataclasses.replace(CONFIG, log_every=1), STORE, out=tmp_path / "each", env=Drift())
+    losses = [line["loss"] for line in read_lines(each / "metrics.jsonl")]
+    means = [line["loss"] for line in read_lines(finished / "metrics.jsonl")]
+    np.testing.assert_allclose(means, [np.mean(losses[:5]), np.mean(losses[5:10]), np.mean(losses[10:])], rtol=1e-6)
+
+
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(finished, tmp_path):
+    out = tmp_path / "resumed"
+    jaxdt.train(dataclasses.replace(CONFIG, steps=8), STORE, out=out, env=Drift())
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        # What a run stopped at 8 writes because it ends there, an uninterrupted one does not.
+        lines = [line for line in read_lines(out / name) if line["step"] != 8]
+        (out / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    checkpoint = out / "checkpoints" / "8" / "_CHECKPOINT_METADATA"
+    metadata = json.loads(checkpoint.read_text())
+    assert metadata["custom_metadata"]["losses"] == []
+    shutil.rmtree(out / "checkpoints" / "8")  # so it goes on from 4, in the middle of a logging interval
+    jaxdt.train(CONFIG, STORE, out=out, env=Drift(), resume=True)
+    jax.tree.map(np.testing.assert_array_equal, weights_of(out), weights_of(finished))
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert without_clock(out / name) == without_clock(finished / name)
+
+
+def test_a_finished_run_is_left_alone(copied):
+    before = {path: path.read_bytes() for path in sorted(copied.rglob("*")) if path.is_file()}
+    jaxdt.train(CONFIG, STORE, out=copied, env=Drift(), resume=True)
+    assert {path: path.read_bytes() for path in sorted(copied.rglob("*")) if path.is_file()} == before
+
+
+def test_a_finished_run_trains_longer_with_more_steps(copied):
+    jaxdt.train(dataclasses.replace(CONFIG, steps=14, targets=(2.0,)), STORE, out=copied, env=Drift(), resume=True)
+    assert checkpoint_steps(copied / "checkpoints")[-1] == 14
+    last = read_lines(copied / "evaluations.jsonl")[-1]
+    assert (last["step"], last["target"]) == (14, 2.0)
+    assert read_record(RunDirectory(copied)).config.targets == (2.0,)
+
+
+def test_resuming_before_the_first_checkpoint_starts_again(finished, copied):
+    shutil.rmtree(copied / "checkpoints")
+    jaxdt.train(CONFIG, STORE, out=copied, env=Drift(), resume=True)
+    jax.tree.map(np.testing.assert_array_equal, weights_of(copied), weights_of(finished))
+    assert without_clock(copied / "metrics.jsonl") == without_clock(finished / "metrics.jsonl")
+
+
+def test_resuming_an_absent_directory_starts_from_the_config(tmp_path):
+    out = jaxdt.train(dataclasses.replace(CONFIG, steps=1), STORE, out=tmp_path / "new", env=Drift(), resume=True)
+    assert checkpoint_steps(out / "checkpoints") == [1]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"seed": 3}, "seed=0 and cannot go on with 3"),
+        ({"optimizer": OptimizerConfig(learning_rate=1.0, warmup_steps=2)}, "learning_rate"),
+        ({"model": tiny_model(state_dim=None, action_dim=None, width=32)}, "width"),
+        ({"steps": 3}, "12 updates already; --steps 3 is fewer"),
+    ],
+)
+def test_flags_that_disagree_with_the_run_are_refused(copied, change, says):
+    with pytest.raises(JaxdtError, match=says):
+        jaxdt.train(dataclasses.replace(CONFIG, **change), STORE, out=copied, env=Drift(), resume=True)
+
+
+def test_other_data_is_refused_by_its_fingerprint(copied):
+    with pytest.raises(JaxdtError, match="fingerprints differ"):
+        jaxdt.train(dataclasses.replace(CONFIG, steps=20), make_store(seed=1), out=copied, env=Drift(), resume=True)
+
+
+def test_a_directory_that_holds_a_run_is_not_overwritten(finished):
+    with pytest.raises(JaxdtError, match="already holds a run; continue it with --resume"):
+        jaxdt.train(CONFIG, STORE, out=finished, env=Drift())
+
+
+def test_a_directory_with_other_files_is_not_written_to(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(JaxdtError, match="not empty and holds no run"):
+        jaxdt.train(CONFIG, STORE, out=tmp_path, env=Drift())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_bad_input_leaves_nothing_behind(tmp_path):
+    with pytest.raises(JaxdtError, match="do not name their environment"):
+        jaxdt.train(CONFIG, STORE, out=tmp_path / "run")
+    with pytest.raises(JaxdtError, match="observations of the data have 3 numbers, those of Dial 2"):
+        jaxdt.train(CONFIG, STORE, out=tmp_path / "run", env=Dial())
+    with pytest.raises(JaxdtError, match="HalfCheetah-v5 17"):
+        jaxdt.train(dataclasses.replace(CONFIG, env="HalfCheetah-v5"), STORE, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_actions_outside_the_space_are_refused_with_the_way_out(tmp_path):
+    store = dataclasses.replace(STORE, actions=STORE.actions * 2)
+    config = dataclasses.replace(CONFIG, env="none", steps=1)
+    with pytest.raises(JaxdtError, match=r"of 22 actions lie outside .* --clip-actions"):
+        jaxdt.train(config, store, out=tmp_path / "run")
+    jaxdt.train(dataclasses.replace(config, clip_actions=True), store, out=tmp_path / "run")
+
+
+def test_without_a_simulator_it_trains_and_does_not_evaluate(tmp_path):
+    out = jaxdt.train(dataclasses.replace(CONFIG, env="none", targets=None), STORE, out=tmp_path / "run")
+    assert checkpoint_steps(out / "checkpoints")[-1] == 12
+    assert not (out / "evaluations.jsonl").exists()
+    assert (out / "plots" / "loss.png").exists()
+    agent = jaxdt.Agent.load(out)
+    agent.reset(target_return=2.0)
+    assert agent.act(np.zeros(3)).shape == (2,)
+    with pytest.raises(JaxdtError, match="names no environment"):
+        jaxdt.evaluate(out)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
+    config = dataclasses.replace(
+        CONFIG, env="none", steps=40, optimizer=OptimizerConfig(learning_rate=1e30, warmup_steps=8)
+    )
+    with pytest.raises(NonFiniteError, match=r"loss or gradient of update \d+ is not finite"):
+        jaxdt.train(config, STORE, out=tmp_path / "run")
+    for line in read_lines(tmp_path / "run" / "metrics.jsonl"):
+        assert np.isfinite(line["loss"])
+    for step in checkpoint_steps(tmp_path / "run" / "checkpoints"):
+        assert step < 40
+
+
+def test_best_is_the_highest_mean_return_at_the_highest_target(finished):
+    lines = [line for line in read_lines(finished / "evaluations.jsonl") if line["target"] == 5.0]
+    best = max(lines, key=lambda line: line["return_mean"])
+    evaluations = jaxdt.evaluate(finished, Drift(), targets=[5.0], episodes=2, seed=CONFIG.eval_seed, checkpoint="best")
+    np.testing.assert_allclose(evaluations[0].returns, best["returns"], rtol=1e-5)
+
+
+def test_default_targets_are_quantiles_of_the_datas_returns(tmp_path):
+    config = dataclasses.replace(CONFIG, targets=None, steps=1)
+    out = jaxdt.train(config, STORE, out=tmp_path / "run", env=Drift())
+    expected = np.quantile(STORE.returns, [0.2, 0.5, 0.8, 1.0])
+    np.testing.assert_allclose(read_record(RunDirectory(out)).config.targets, expected)
+
+
+def test_filters_reach_the_run(tmp_path):
+    config = dataclasses.replace(CONFIG, env="none", steps=1, best_fraction=0.5, delayed_reward=True)
+    record = read_record(RunDirectory(jaxdt.train(config, STORE, out=tmp_path / "run")))
+    assert record.interface.delayed_reward
+    np.testing.assert_allclose(record.interface.state_mean, STORE.statistics.mean, rtol=1e-6)
+
+
+def test_the_return_asked_for_changes_what_the_policy_does(tmp_path):
+    """Only the return-to-go tells what to do in Dial; a policy that ignores it cannot pass."""
+    config = TrainConfig(
+        steps=400,
+        batch_size=32,
+        return_scale=8.0,
+        targets=(-4.0, 0.0, 4.0),
+        eval_every=400,
+        eval_episodes=2,
+        model=tiny_model(state_dim=None, action_dim=None, embedding_dropout=0.0),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=20),
+    )
+    out = jaxdt.train(config, dial_episodes(), out=tmp_path / "dial", env=Dial())
+    achieved = [line["return_mean"] for line in read_lines(out / "evaluations.jsonl")]
+    np.testing.assert_allclose(achieved, [-4.0, 0.0, 4.0], atol=0.8)

@@ -1,0 +1,140 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxdt
+from jaxdt.config import OptimizerConfig
+from jaxdt.models import build_model
+from jaxdt.training import learning_rate_schedule, make_optimizer, make_train_step, masked_mse
+from tests.conftest import make_store, tiny_model
+
+
+FAST = OptimizerConfig(learning_rate=3e-3, warmup_steps=1)
+
+
+@pytest.fixture(scope="module")
+def trained_parts():
+    """Model, compiled update and a batch, shared by the tests; `fresh()` gives a new state."""
+    init, apply = build_model(tiny_model())
+    params = jax.jit(init)(jax.random.key(0))
+    update, _ = make_train_step(apply, params, FAST)
+    sampler = jaxdt.WindowSampler(make_store(), context_length=4, batch_size=8, return_scale=1.0)
+    return params, update, lambda: make_train_step(apply, params, FAST)[1], sampler.batch(0)
+
+
+def test_loss_is_the_mean_over_the_elements_of_real_steps():
+    predicted = jnp.array([[[1.0, 1.0], [2.0, 0.0], [5.0, 5.0]]])
+    target = jnp.array([[[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]])
+    mask = jnp.array([[True, True, False]])
+    # (1 + 1 + 4 + 0) / 4: the third step is padding and counts neither above nor below.
+    assert float(masked_mse(predicted, target, mask)) == pytest.approx(6 / 4)
+
+
+def test_loss_of_nothing_real_is_zero_not_nan():
+    zeros = jnp.ones((1, 2, 2))
+    assert float(masked_mse(zeros, 0 * zeros, jnp.zeros((1, 2), bool))) == 0.0
+
+
+def test_learning_rate_rises_linearly_then_stays():
+    rates = [float(learning_rate_schedule(OptimizerConfig(warmup_steps=4))(i)) for i in range(7)]
+    np.testing.assert_allclose(rates, np.array([0.25, 0.5, 0.75, 1, 1, 1, 1]) * 1e-4, rtol=1e-6)
+
+
+def test_no_warmup_means_the_full_rate_at_once():
+    assert float(learning_rate_schedule(OptimizerConfig(warmup_steps=0))(0)) == pytest.approx(1e-4)
+
+
+def test_two_updates_equal_pytorchs_adamw_by_hand():
+    config = OptimizerConfig(learning_rate=0.1, warmup_steps=2, weight_decay=0.5, max_grad_norm=1.0)
+    optimizer = make_optimizer(config)
+    weight, mean, square = np.array([1.0, -2.0]), np.zeros(2), np.zeros(2)
+    params = {"bias": jnp.array(weight, jnp.float32)}
+    state = optimizer.init(params)
+    for i, gradient in enumerate([np.array([3.0, 4.0]), np.array([0.3, -0.4])]):
+        updates, state = optimizer.update({"bias": jnp.array(gradient, jnp.float32)}, state, params)
+        params = optax.apply_updates(params, updates)
+        gradient = gradient / max(np.linalg.norm(gradient), 1.0)  # clipped to norm 1: only the first is
+        rate = 0.1 * (i + 1) / 2
+        weight = weight * (1 - rate * 0.5)  # decay on every parameter, biases too
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        weight = weight - rate * (mean / (1 - 0.9 ** (i + 1))) / (np.sqrt(square / (1 - 0.999 ** (i + 1))) + 1e-8)
+        np.testing.assert_allclose(params["bias"], weight, rtol=1e-5)
+
+
+def test_one_batch_is_overfitted():
+    config = tiny_model(embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0)
+    init, apply = build_model(config)
+    update, state = make_train_step(apply, jax.jit(init)(jax.random.key(0)), FAST)
+    window = jaxdt.WindowSampler(make_store(), context_length=4, batch_size=8, return_scale=1.0).batch(0)
+    losses = []
+    for _ in range(300):
+        state, metrics = update(state, window, jax.random.key(1))
+        losses.append(float(metrics["loss"]))
+    assert losses[0] > 0.2
+    assert losses[-1] < 0.01 * losses[0]
+
+
+def test_three_updates_give_the_recorded_metrics(trained_parts):
+    """A change here means that training changed: fine if it was meant, then record the new numbers."""
+    _, update, fresh, window = trained_parts
+    state, rows = fresh(), []
+    for _ in range(3):
+        state, metrics = update(state, window, jax.random.key(5))
+        rows.append([float(metrics["loss"]), float(metrics["grad_norm"])])
+    np.testing.assert_allclose(rows, GOLDEN_METRICS, atol=1e-3)
+
+
+GOLDEN_METRICS = [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+
+
+def test_the_callers_params_survive_the_donation(trained_parts):
+    params, update, fresh, window = trained_parts
+    before = jax.tree.map(np.array, params)
+    state, _ = update(fresh(), window, jax.random.key(1))
+    jax.tree.map(np.testing.assert_array_equal, params, before)
+    assert not np.array_equal(state.params["embed_state"]["kernel"], before["embed_state"]["kernel"])
+
+
+def test_the_window_is_not_donated(trained_parts):
+    _, update, fresh, window = trained_parts
+    on_device = jax.device_put(window)
+    update(fresh(), on_device, jax.random.key(1))
+    np.testing.assert_array_equal(np.asarray(on_device.states), window.states)
+
+
+def test_each_update_draws_its_own_dropout_from_one_key(trained_parts):
+    _, update, fresh, window = trained_parts
+    first, second = fresh(), fresh()._replace(step=jnp.ones((), jnp.int32))
+    _, metrics = update(first, window, jax.random.key(1))
+    _, later = update(second, window, jax.random.key(1))
+    assert float(metrics["loss"]) != float(later["loss"])
+
+
+def test_state_freezes_at_the_first_update_that_is_not_finite(trained_parts):
+    _, update, fresh, window = trained_parts
+    state, _ = update(fresh(), window, jax.random.key(1))
+    good = jax.tree.map(np.array, state.params)
+    bad = window._replace(returns_to_go=np.full_like(window.returns_to_go, np.nan))
+    state, metrics = update(state, bad, jax.random.key(1))
+    assert not np.isfinite(metrics["loss"])
+    assert not state.finite
+    state, metrics = update(state, window, jax.random.key(1))  # a good batch does not thaw it
+    assert np.isfinite(metrics["loss"])
+    assert (bool(state.finite), int(state.step)) == (False, 1)
+    jax.tree.map(np.testing.assert_array_equal, state.params, good)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.opt_state))
+
+
+def test_a_finite_loss_with_an_infinite_gradient_freezes_too():
+    def apply(params, window, *, key=None):
+        del key
+        return jnp.sqrt(params["w"]) * jnp.ones_like(window.actions)  # gradient of sqrt at 0 is infinite
+
+    update, state = make_train_step(apply, {"w": jnp.zeros(())}, FAST)
+    window = jaxdt.WindowSampler(make_store(), context_length=4, batch_size=8).batch(0)
+    state, metrics = update(state, window, jax.random.key(0))
+    assert np.isfinite(metrics["loss"])
+    assert not state.finite
+    assert float(state.params["w"]) == 0.0

@@ -1,0 +1,55 @@
+"""Small environments whose right answers are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxdt
+
+
+class Drift:
+    """Non-chaotic: the state moves a tenth of the way towards the action and earns minus its distance to 1."""
+
+    max_episode_steps = 12
+    state_dim = 3
+    action_dim = 2
+
+    def reset(self, key):
+        state = jax.random.uniform(key, (3,), minval=-1.0, maxval=1.0)
+        return state, state
+
+    def step(self, state, action):
+        target = jnp.concatenate([action, jnp.mean(action, keepdims=True)])
+        state = state + 0.1 * (target - state)
+        reward = 1 - jnp.abs(state[0])
+        return state, state, reward, state[1] > 0.9
+
+
+class Dial:
+    """Each step earns the action itself: the return of `T` steps at level `x` is exactly `T * x`.
+
+    What to do cannot be read from the state, which is constant; only the return-to-go tells.
+    """
+
+    max_episode_steps = 8
+    state_dim = 2
+    action_dim = 1
+
+    def reset(self, key):
+        del key
+        observation = jnp.array([1.0, 0.0])
+        return (), observation
+
+    def step(self, state, action):
+        return state, jnp.array([1.0, 0.0]), action[0], jnp.zeros((), bool)
+
+
+def dial_episodes(episodes=64, seed=0) -> jaxdt.EpisodeStore:
+    """Episodes of Dial at constant levels from -0.9 to 0.9."""
+    levels = np.random.default_rng(seed).uniform(-0.9, 0.9, size=episodes)
+    steps = Dial.max_episode_steps
+    actions = np.repeat(levels, steps)[:, None]
+    observations = np.tile([1.0, 0.0], (len(actions), 1)) + np.random.default_rng(1).normal(0, 0.01, (len(actions), 2))
+    return jaxdt.EpisodeStore.from_arrays(
+        observations, actions, actions[:, 0], episode_ends=steps * np.arange(1, episodes + 1)
+    )
