@@ -53,7 +53,7 @@ class ModelConfig:
                 f"width must be divisible by num_heads; got width={self.width}, num_heads={self.num_heads}."
             )
         for name in ("embedding_dropout", "attention_dropout", "residual_dropout"):
-            _within(self, name, 0.0, 1.0, open_above=True)
+            _within(self, name, 0.0, 1.0)
         _one_of(self, "activation", ("relu", "gelu", "gelu_new"))
 
 
@@ -79,9 +79,9 @@ class OptimizerConfig:
     def __post_init__(self):
         _at_least(self, "warmup_steps", 0)
         for name in ("learning_rate", "weight_decay", "epsilon"):
-            _within(self, name, 0.0, math.inf, open_above=True)
+            _within(self, name, 0.0, math.inf)
         for name in ("beta1", "beta2"):
-            _within(self, name, 0.0, 1.0, open_above=True)
+            _within(self, name, 0.0, 1.0)
         if not 0 < self.max_grad_norm < math.inf:
             raise JaxdtError(
                 f"max_grad_norm must be above 0 and finite; got {self.max_grad_norm} (1e9 switches clipping off)."
@@ -139,7 +139,7 @@ class TrainConfig:
         for name in ("steps", "batch_size", "eval_every", "eval_episodes", "save_every", "log_every"):
             _at_least(self, name, 1)
         for name in ("seed", "eval_seed"):
-            _at_least(self, name, 0)
+            _within(self, name, 0.0, 2.0**30)
         if not 0 < self.return_scale < math.inf:
             raise JaxdtError(f"return_scale must be above 0 and finite; got {self.return_scale}.")
         if not 0 < self.best_fraction <= 1:
@@ -194,10 +194,10 @@ def _at_least(config: Any, name: str, least: int) -> None:
         raise JaxdtError(f"{name} must be at least {least}; got {value}.")
 
 
-def _within(config: Any, name: str, low: float, high: float, *, open_above: bool) -> None:
+def _within(config: Any, name: str, low: float, high: float) -> None:
     value = getattr(config, name)
-    if not (low <= value and (value < high if open_above else value <= high)):
-        raise JaxdtError(f"{name} must be at least {low} and below {high}; got {value}.")
+    if not low <= value < high:
+        raise JaxdtError(f"{name} must be at least {low:.12g} and below {high:.12g}; got {value}.")
 
 
 def _one_of(config: Any, name: str, choices: tuple[str, ...]) -> None:

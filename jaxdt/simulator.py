@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -38,13 +39,24 @@ def make_simulator(env_id: str, *, render: bool = False) -> "gymnasium.Env":
 
 
 def action_bounds(simulator: "gymnasium.Env") -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest action, (a,) each; an unbounded space counts as [-1, 1]."""
+    """Lowest and highest action, (a,) each; where unbounded, [-1, 1], or two wide from the bound there is."""
     space: Any = simulator.action_space
-    bounded = np.isfinite(space.low) & np.isfinite(space.high)
-    return (
-        np.where(bounded, space.low, -1.0).astype(np.float32),
-        np.where(bounded, space.high, 1.0).astype(np.float32),
-    )
+    low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+    low = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - 2, -1))
+    return low, np.where(np.isfinite(high), high, low + 2)
+
+
+def episode_limit(simulator: "gymnasium.Env") -> int:
+    """Environment steps after which an episode is cut off; 1000 where the environment names none."""
+    return getattr(simulator.spec, "max_episode_steps", None) or 1000
+
+
+def is_plain_env_id(env_id: str) -> bool:
+    """Whether an id names a registered environment only, and no module to import (`module:Name-v0`).
+
+    What a file says must pass this; what a user types need not.
+    """
+    return re.fullmatch(r"(?:[\w-]+/)?[\w.-]+-v\d+", env_id) is not None
 
 
 def flat_observation(observation: Any) -> np.ndarray:

@@ -1,9 +1,12 @@
 """Settings for every test, and the small things that many of them use."""
 
 import os
+import tempfile
 
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tiny programs: compiling them costs more than running them.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 import jax
 import numpy as np
@@ -15,6 +18,12 @@ import jaxdt
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_num_cpu_devices", 2)
+
+# Many tests train the same tiny model; it is compiled once a session.
+_CACHE = tempfile.TemporaryDirectory(prefix="jaxdt-tests-")
+jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def make_store(lengths=(3, 7, 12), state_dim=3, action_dim=2, seed=0, env_id=None) -> jaxdt.EpisodeStore:

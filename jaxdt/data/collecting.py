@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError, SimulationError
-from jaxdt.simulator import action_bounds, make_simulator
+from jaxdt.simulator import action_bounds, episode_limit, make_simulator
 
 
 BehaviourPolicy = Callable[[Float[np.ndarray, " s"], np.random.Generator], Float[np.ndarray, " a"]]
@@ -58,7 +58,9 @@ def collect_episodes(
             progress(episode + 1, len(plays))
     finally:
         simulator.close()
-    return EpisodeStore.from_arrays(*columns, episode_ends=ends, env_id=env_id, source=f"episodes of {env_id}")
+    return EpisodeStore.from_arrays(
+        *columns, episode_ends=ends, env_id=env_id.rpartition(":")[2], source=f"episodes of {env_id}"
+    )
 
 
 def random_policy(low: Float[np.ndarray, " a"], high: Float[np.ndarray, " a"]) -> BehaviourPolicy:
@@ -72,19 +74,24 @@ def _play(simulator, behaviour: Behaviour, seed: int, episode: int) -> tuple[lis
     rng = np.random.default_rng([seed + episode, 1])
     observations, actions, rewards, terminations, truncations = [], [], [], [], []
     observation, _ = simulator.reset(seed=seed + episode)
-    done = False
-    while not done:
+    for step in range(1, episode_limit(simulator) + 1):
         action = np.asarray(behaviour.policy(observation, rng), np.float32)
         if behaviour.noise:
             action = action + behaviour.noise * (high - low) / 2 * rng.standard_normal(low.shape)
         action = np.clip(action, low, high).astype(np.float32)
         if not np.isfinite(action).all():
-            raise SimulationError(f"the behaviour policy gave NaN in episode {episode}, step {len(actions)}.")
+            raise SimulationError(f"the behaviour policy gave NaN in episode {episode}, step {step - 1}.")
         observations.append(np.asarray(observation, np.float32))
-        observation, reward, terminated, truncated, _ = simulator.step(action)
+        try:
+            observation, reward, terminated, truncated, _ = simulator.step(action)
+        except Exception as error:  # a simulator raises what its authors liked
+            raise SimulationError(
+                f"the environment raised {type(error).__name__} in episode {episode}, step {step - 1}: {error}"
+            ) from error
         actions.append(action)
         rewards.append(reward)
         terminations.append(bool(terminated))
-        truncations.append(bool(truncated))
-        done = terminated or truncated
+        truncations.append(bool(truncated) or (step == episode_limit(simulator) and not terminated))
+        if terminations[-1] or truncations[-1]:
+            break
     return observations, actions, rewards, terminations, truncations

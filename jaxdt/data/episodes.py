@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import os
-import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from jaxdt.data.checks import checked_arrays
 from jaxdt.errors import JaxdtError
 from jaxdt.files import open_atomically
 
@@ -71,25 +71,11 @@ class EpisodeStore:
 
         Raises JaxdtError naming the source, the field and the episode.
         """
-        fields = {
-            "observations": _numeric(observations, "observations", source),
-            "actions": _float32(actions, "actions", source),
-            "rewards": _float32(rewards, "rewards", source),
-        }
-        n = len(fields["observations"])
-        fields["terminations"] = _flags(terminations, "terminations", n, source)
-        fields["truncations"] = _flags(truncations, "truncations", n, source)
-        _check_shapes(fields, source)
-        if episode_ends is not None:
-            ends = _checked_ends(episode_ends, n, source)
-        else:
-            ends = _ends_of_flags(fields["terminations"] | fields["truncations"], source)
-        offsets = np.concatenate([[0], ends]).astype(np.int64)
-        fields = {name: values[: offsets[-1]] for name, values in fields.items()}
-        _check_finite(fields, offsets, source)
+        fields, offsets = checked_arrays(
+            observations, actions, rewards, terminations, truncations, episode_ends, source=source
+        )
         # An episode that ends in the record without a flag was cut off there.
         last = offsets[1:] - 1
-        fields["truncations"] = fields["truncations"].copy()
         fields["truncations"][last] |= ~fields["terminations"][last]
         return cls(offsets=offsets, env_id=env_id, **fields)
 
@@ -245,104 +231,6 @@ def concatenate(stores: Sequence[EpisodeStore], names: Sequence[str]) -> Episode
         env_id=next(iter(env_ids), None),
         **{field: np.concatenate([getattr(store, field) for store in stores]) for field in joined},
     )
-
-
-def _numeric(values: Any, field: str, source: str) -> np.ndarray:
-    array = _array(values, field, source)
-    if array.dtype == bool or array.dtype.kind not in "iuf":
-        raise JaxdtError(f"{source}: {field} must be numbers; got dtype {array.dtype}.")
-    if array.ndim == 0 or len(array) == 0:
-        raise JaxdtError(f"{source}: {field} is empty; a dataset needs at least one step.")
-    if array.dtype.kind == "f" and array.dtype != np.float32:
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
-    return array
-
-
-def _array(values: Any, field: str, source: str) -> np.ndarray:
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise JaxdtError(f"{source}: {field} must be one array; got rows of different sizes.") from error
-
-
-def _float32(values: Any, field: str, source: str) -> np.ndarray:
-    return _numeric(values, field, source).astype(np.float32, copy=False)
-
-
-def _flags(values: Any, field: str, n: int, source: str) -> np.ndarray:
-    if values is None:
-        return np.zeros(n, bool)
-    array = _array(values, field, source)
-    if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
-        raise JaxdtError(f"{source}: {field} must be true or false at every step; got dtype {array.dtype}.")
-    return array.astype(bool)
-
-
-def _check_shapes(fields: dict[str, np.ndarray], source: str) -> None:
-    n = len(fields["observations"])
-    if fields["observations"].ndim < 2:
-        raise JaxdtError(f"{source}: observations must have shape (steps, size); got {fields['observations'].shape}.")
-    if fields["actions"].ndim != 2:
-        raise JaxdtError(
-            f"{source}: actions must have shape (steps, size); got {fields['actions'].shape} "
-            "(discrete actions are not yet supported)."
-        )
-    for name in ("rewards", "terminations", "truncations"):
-        if fields[name].ndim != 1:
-            raise JaxdtError(f"{source}: {name} must have shape (steps,); got {fields[name].shape}.")
-    for name, values in fields.items():
-        if len(values) != n:
-            raise JaxdtError(f"{source}: {name} has {len(values)} steps but observations has {n}; they must agree.")
-
-
-def _checked_ends(episode_ends: Any, n: int, source: str) -> np.ndarray:
-    ends = _array(episode_ends, "episode_ends", source)
-    if ends.ndim != 1 or ends.dtype.kind not in "iu" or len(ends) == 0:
-        raise JaxdtError(
-            f"{source}: episode_ends must be one or more whole numbers; got shape {ends.shape}, dtype {ends.dtype}."
-        )
-    ends = ends.astype(np.int64)
-    lengths = np.diff(ends, prepend=0)
-    if (lengths <= 0).any():
-        episode = int(np.argmax(lengths <= 0))
-        raise JaxdtError(f"{source}: episode {episode} is empty; episode_ends must rise (it goes to {ends[episode]}).")
-    if ends[-1] != n:
-        raise JaxdtError(
-            f"{source}: the last of episode_ends must be the number of steps, {n}; got {ends[-1]} "
-            "(drop the steps after it, or add the missing end)."
-        )
-    return ends
-
-
-def _ends_of_flags(done: np.ndarray, source: str) -> np.ndarray:
-    ends = np.flatnonzero(done) + 1
-    if len(ends) == 0:
-        raise JaxdtError(
-            f"{source}: no episode ends; give episode_ends, or terminations and truncations that are true somewhere."
-        )
-    if ends[-1] != len(done):
-        warnings.warn(
-            f"{source}: the last {len(done) - ends[-1]} steps belong to an unfinished episode and are dropped "
-            "(give episode_ends to keep them).",
-            stacklevel=3,
-        )
-    return ends
-
-
-def _check_finite(fields: dict[str, np.ndarray], offsets: np.ndarray, source: str) -> None:
-    for name in ("observations", "actions", "rewards"):
-        values = fields[name]
-        # A sum is finite only if its terms are; the slow search runs only to name the place.
-        with np.errstate(invalid="ignore"):
-            total = values.sum(dtype=np.float64) if values.dtype.kind == "f" else 0.0
-        if not np.isfinite(total):
-            row = int(np.argmax(~np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
-            episode = int(np.searchsorted(offsets, row, side="right")) - 1
-            raise JaxdtError(
-                f"{source}: {name} of episode {episode}, step {row - offsets[episode]}, is not a finite float32; "
-                "remove that episode or repair it."
-            )
 
 
 def _chunked_mean(values: np.ndarray, of: Any) -> Float[np.ndarray, "*s"]:

@@ -1,7 +1,6 @@
 """From a spec, what a user writes after `--dataset`, to an EpisodeStore."""
 
 import os
-import re
 import zipfile
 from pathlib import Path
 
@@ -10,9 +9,7 @@ import numpy as np
 from jaxdt.data.demo import collect_demo_episodes
 from jaxdt.data.episodes import EpisodeStore, concatenate
 from jaxdt.errors import JaxdtError
-
-
-_ENV_ID = re.compile(r"(?:[\w-]+/)?[\w-]+-v\d+")
+from jaxdt.simulator import is_plain_env_id
 
 
 def load_episodes(spec: str | os.PathLike[str]) -> EpisodeStore:
@@ -21,7 +18,8 @@ def load_episodes(spec: str | os.PathLike[str]) -> EpisodeStore:
     `demo` rolls out the shipped HalfCheetah-v5 policies (some seconds). Joined members must agree on
     sizes and environment. Raises JaxdtError naming the file, the field and the fix.
     """
-    names = os.fspath(spec).split("+")
+    spec = os.fspath(spec)
+    names = [spec] if os.path.isfile(os.path.expanduser(spec)) else spec.split("+")
     stores = [_load_one(name) for name in names]
     return stores[0] if len(stores) == 1 else concatenate(stores, names)
 
@@ -59,6 +57,6 @@ def _env_id(value: np.ndarray | None, path: Path) -> str | None:
     """A file may name an environment, never a module to import (`module:Name-v0`)."""
     if value is None:
         return None
-    if value.ndim or value.dtype.kind != "U" or not _ENV_ID.fullmatch(str(value)):
+    if value.ndim or value.dtype.kind != "U" or not is_plain_env_id(str(value)):
         raise JaxdtError(f"{path}: env_id must be a Gymnasium id such as HalfCheetah-v5; got {str(value)!r:.80}.")
     return str(value)

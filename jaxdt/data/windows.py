@@ -35,8 +35,8 @@ class WindowSampler(Iterator[Window]):
         ):
             if value < 1:
                 raise JaxdtError(f"{name} must be at least 1; got {value}.")
-        if seed < 0:
-            raise JaxdtError(f"seed must be at least 0; got {seed}.")
+        if not 0 <= seed < 2**64:
+            raise JaxdtError(f"seed must be at least 0 and below 2**64; got {seed}.")
         if not 0 < return_scale < np.inf:
             raise JaxdtError(f"return_scale must be above 0 and finite; got {return_scale}.")
         self._store = store

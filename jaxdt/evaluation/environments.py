@@ -10,7 +10,7 @@ from jax.experimental import io_callback
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jaxdt.errors import SimulationError
-from jaxdt.simulator import make_simulator
+from jaxdt.simulator import episode_limit, make_simulator
 
 
 @runtime_checkable
@@ -81,7 +81,7 @@ class GymnasiumEnvironment:
         first = self._simulators[0]
         self.state_dim = first.observation_space.shape[0]
         self.action_dim = first.action_space.shape[0]
-        self.max_episode_steps = getattr(first.spec, "max_episode_steps", None) or 1000
+        self.max_episode_steps = episode_limit(first)
         self.on_step = on_step
         self._done = np.zeros(0, bool)
         self._step_count = 0

@@ -1,6 +1,9 @@
 """Episodes as `.mp4` files."""
 
+import contextlib
 import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ def render_episode(
         simulator.reset(seed=seed)
         fps = int(simulator.metadata.get("render_fps", 30))
         # MuJoCo's frames need not be multiples of ffmpeg's 16-pixel blocks; imageio would resize them.
-        with writer_of(unfinished, fps=fps, macro_block_size=1) as writer:
+        with _fork_allowed(), writer_of(unfinished, fps=fps, macro_block_size=1) as writer:
             for step, action in enumerate(actions):
                 writer.append_data(_frame(simulator))
                 simulator.step(action)
@@ -39,6 +42,14 @@ def render_episode(
         progress.stop()
         simulator.close()
         unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _fork_allowed() -> Iterator[None]:
+    """JAX warns of every fork; the encoder's child becomes another program at once, so it holds no lock of ours."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+        yield
 
 
 def _load_writer() -> Any:

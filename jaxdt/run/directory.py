@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import platform
-import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from jaxdt.config import ModelConfig, TrainConfig, config_from_json, config_to_json
 from jaxdt.errors import JaxdtError
 from jaxdt.files import open_atomically
+from jaxdt.simulator import is_plain_env_id
 from jaxdt.types import Interface
 
 
@@ -97,7 +97,7 @@ def read_record(run: RunDirectory) -> RunRecord:
 
 def environment_of_record(record: RunRecord) -> str | None:
     """The run's environment; a file may name an environment, never a module to import."""
-    if record.env_id is not None and not re.fullmatch(r"(?:[\w-]+/)?[\w-]+-v\d+", record.env_id):
+    if record.env_id is not None and not is_plain_env_id(record.env_id):
         raise JaxdtError(f"the run's environment {record.env_id!r} is not a plain Gymnasium id; confirm it with --env.")
     return record.env_id
 

@@ -157,8 +157,8 @@ def _choose(
         raise JaxdtError(f"targets must be finite; got {list(targets)}.")
     if episodes < 1:
         raise JaxdtError(f"episodes must be at least 1; got {episodes}.")
-    if seed < 0:
-        raise JaxdtError(f"seed must be at least 0; got {seed}.")
+    if not 0 <= seed < 2**31 - episodes:
+        raise JaxdtError(f"seed must be at least 0 and seed + episodes below 2**31; got {seed}.")
     return environment, targets
 
 

@@ -201,7 +201,9 @@ def _train_and_evaluate(run: RunDirectory, prepared: Prepared, data_returns: np.
                 _log(run, board, step, metrics, books)
             score = None
             if evaluate_due and player is not None:
-                score = _evaluate(run, board, step, config, player, state, data_returns, progress)
+                score = _evaluate(run, board, step, config, player, state, progress)
+            if last or score is not None:
+                draw_plots(run, config, data_returns)
             is_best = score is not None and (books.best_score is None or score > books.best_score)
             if is_best:
                 books.best_score = score
@@ -271,10 +273,9 @@ def _evaluate(
     config: TrainConfig,
     player: Player,
     state: TrainState,
-    data_returns: np.ndarray,
     progress: Progress,
 ) -> float | None:
-    """Writes every target's result and the plots; returns the mean return at the highest target."""
+    """Writes every target's result; returns the mean return at the highest target, None if it failed."""
     assert config.targets is not None
     try:
         evaluations = player.evaluate(state.params, config.targets, config.eval_episodes, config.eval_seed)
@@ -287,7 +288,6 @@ def _evaluate(
         name = f"evaluation/target_{evaluation.target:g}"
         board.write(step, {f"{name}_return_mean": evaluation.return_mean, f"{name}_return_std": evaluation.return_std})
     progress.say(_summary(step, evaluations))
-    draw_plots(run, config, data_returns)
     return max(evaluations, key=lambda evaluation: evaluation.target).return_mean
 
 

@@ -1,0 +1,149 @@
+"""Is this a dataset? Every complaint names the source, the field, the episode and the fix."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxdt.errors import JaxdtError
+
+
+def checked_arrays(
+    observations: Any,
+    actions: Any,
+    rewards: Any,
+    terminations: Any,
+    truncations: Any,
+    episode_ends: Any,
+    *,
+    source: str,
+) -> tuple[dict[str, np.ndarray], Int[np.ndarray, " _"]]:
+    """The five arrays in their final dtypes, and the episodes' offsets; raises JaxdtError."""
+    fields = {
+        "observations": _numeric(observations, "observations", source),
+        "actions": _float32(actions, "actions", source),
+        "rewards": _float32(rewards, "rewards", source),
+    }
+    n = len(fields["observations"])
+    fields["terminations"] = _flags(terminations, "terminations", n, source)
+    fields["truncations"] = _flags(truncations, "truncations", n, source)
+    _check_shapes(fields, source)
+    if episode_ends is not None:
+        ends = _checked_ends(episode_ends, n, source)
+    else:
+        ends = _ends_of_flags(fields["terminations"] | fields["truncations"], source)
+    offsets = np.concatenate([[0], ends]).astype(np.int64)
+    fields = {name: values[: offsets[-1]] for name, values in fields.items()}
+    _check_finite(fields, offsets, source)
+    _check_returns(fields["rewards"], offsets, source)
+    return fields, offsets
+
+
+def _numeric(values: Any, field: str, source: str) -> np.ndarray:
+    array = _array(values, field, source)
+    if array.dtype == bool or array.dtype.kind not in "iuf":
+        raise JaxdtError(f"{source}: {field} must be numbers; got dtype {array.dtype}.")
+    if array.ndim == 0 or len(array) == 0:
+        raise JaxdtError(f"{source}: {field} is empty; a dataset needs at least one step.")
+    if array.dtype.kind == "f" and array.dtype != np.float32:
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+    return array
+
+
+def _array(values: Any, field: str, source: str) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise JaxdtError(f"{source}: {field} must be one array; got rows of different sizes.") from error
+
+
+def _float32(values: Any, field: str, source: str) -> np.ndarray:
+    return _numeric(values, field, source).astype(np.float32, copy=False)
+
+
+def _flags(values: Any, field: str, n: int, source: str) -> np.ndarray:
+    if values is None:
+        return np.zeros(n, bool)
+    array = _array(values, field, source)
+    if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        raise JaxdtError(f"{source}: {field} must be true or false at every step; got dtype {array.dtype}.")
+    return array.astype(bool)
+
+
+def _check_shapes(fields: dict[str, np.ndarray], source: str) -> None:
+    n = len(fields["observations"])
+    if fields["observations"].ndim < 2:
+        raise JaxdtError(f"{source}: observations must have shape (steps, size); got {fields['observations'].shape}.")
+    if fields["actions"].ndim != 2:
+        raise JaxdtError(
+            f"{source}: actions must have shape (steps, size); got {fields['actions'].shape} "
+            "(discrete actions are not yet supported)."
+        )
+    for name in ("observations", "actions"):
+        if 0 in fields[name].shape:
+            raise JaxdtError(f"{source}: {name} have no numbers in them; got shape {fields[name].shape}.")
+    for name in ("rewards", "terminations", "truncations"):
+        if fields[name].ndim != 1:
+            raise JaxdtError(f"{source}: {name} must have shape (steps,); got {fields[name].shape}.")
+    for name, values in fields.items():
+        if len(values) != n:
+            raise JaxdtError(f"{source}: {name} has {len(values)} steps but observations has {n}; they must agree.")
+
+
+def _checked_ends(episode_ends: Any, n: int, source: str) -> np.ndarray:
+    ends = _array(episode_ends, "episode_ends", source)
+    if ends.ndim != 1 or ends.dtype.kind not in "iu" or len(ends) == 0:
+        raise JaxdtError(
+            f"{source}: episode_ends must be one or more whole numbers; got shape {ends.shape}, dtype {ends.dtype}."
+        )
+    ends = ends.astype(np.int64)
+    lengths = np.diff(ends, prepend=0)
+    if (lengths <= 0).any():
+        episode = int(np.argmax(lengths <= 0))
+        raise JaxdtError(f"{source}: episode {episode} is empty; episode_ends must rise (it goes to {ends[episode]}).")
+    if ends[-1] != n:
+        raise JaxdtError(
+            f"{source}: the last of episode_ends must be the number of steps, {n}; got {ends[-1]} "
+            "(drop the steps after it, or add the missing end)."
+        )
+    return ends
+
+
+def _ends_of_flags(done: np.ndarray, source: str) -> np.ndarray:
+    ends = np.flatnonzero(done) + 1
+    if len(ends) == 0:
+        raise JaxdtError(
+            f"{source}: no episode ends; give episode_ends, or terminations and truncations that are true somewhere."
+        )
+    if ends[-1] != len(done):
+        warnings.warn(
+            f"{source}: the last {len(done) - ends[-1]} steps belong to an unfinished episode and are dropped "
+            "(give episode_ends to keep them).",
+            stacklevel=5,
+        )
+    return ends
+
+
+def _check_finite(fields: dict[str, np.ndarray], offsets: np.ndarray, source: str) -> None:
+    for name in ("observations", "actions", "rewards"):
+        values = fields[name]
+        # A sum is finite only if its terms are; the slow search runs only to name the place.
+        with np.errstate(invalid="ignore"):
+            total = values.sum(dtype=np.float64) if values.dtype.kind == "f" else 0.0
+        if not np.isfinite(total):
+            row = int(np.argmax(~np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
+            episode = int(np.searchsorted(offsets, row, side="right")) - 1
+            raise JaxdtError(
+                f"{source}: {name} of episode {episode}, step {row - offsets[episode]}, is not a finite float32; "
+                "remove that episode or repair it."
+            )
+
+
+def _check_returns(rewards: np.ndarray, offsets: np.ndarray, source: str) -> None:
+    largest = np.add.reduceat(np.abs(rewards.astype(np.float64)), offsets[:-1])
+    if largest.max() > np.finfo(np.float32).max:
+        raise JaxdtError(
+            f"{source}: rewards of episode {int(largest.argmax())} add up beyond float32; scale the rewards down."
+        )

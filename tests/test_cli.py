@@ -1,0 +1,213 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import jaxdt
+from jaxdt.cli import run
+from tests.conftest import make_store
+
+
+TINY = (
+    "--width 16 --num-layers 1 --context-length 4 --batch-size 8 --steps 4 --warmup-steps 2 --eval-every 4 "
+    "--eval-episodes 1 --save-every 2 --log-every 2"
+).split()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A dataset that names Pendulum-v1, whose action space is [-2, 2]."""
+    path = tmp_path_factory.mktemp("data") / "pendulum.npz"
+    assert run(f"collect --env Pendulum-v1 --policy random --episodes 2 --noise 0.1 --out {path}".split()) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "pendulum"
+    assert run(["train", "paper", "--dataset", str(data), "--out", str(out), *TINY]) == 0
+    return out
+
+
+def test_collect_stores_what_was_executed(data):
+    store = jaxdt.load_episodes(data)
+    assert (store.num_episodes, store.num_steps, store.env_id) == (2, 400, "Pendulum-v1")
+    assert np.abs(store.actions).max() <= 2
+    assert np.abs(store.actions).max() > 1.5
+
+
+def test_train_prints_what_was_reached_and_where(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run(["train", "--dataset", str(data), "--out", str(out), "--seed", "3", *TINY]) == 0
+    printed = capsys.readouterr()
+    assert "target  return mean" in printed.out
+    assert f"{out}/plots/returns.png" in printed.out
+    assert "cpu" in printed.err.splitlines()[0]
+    record = json.loads((out / "config.json").read_text())
+    assert (record["config"]["seed"], record["config"]["preset"]) == (3, "demo")
+    assert record["made_with"]["command"][:2] == ["jaxdt", "train"]
+    assert record["interface"]["action_high"] == [2.0]
+    assert "\r" not in printed.err  # no bar where there is no terminal
+
+
+def test_without_out_it_takes_the_next_free_directory(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert run(["train", "paper", "--dataset", str(data), "--env", "none", "--clip-actions", *TINY]) == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["paper-none-1", "paper-none-2"]
+
+
+def test_a_finished_run_resumes_to_nothing_and_exits_0(trained, capsys):
+    before = sorted(path.stat().st_mtime_ns for path in trained.rglob("*"))
+    assert run(["train", "--resume", "--out", str(trained)]) == 0
+    assert "finished" in capsys.readouterr().err
+    assert sorted(path.stat().st_mtime_ns for path in trained.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--resume", "--seed", "9"], "seed=0 and cannot go on with 9"),
+        (["demo", "--resume"], "started with the preset paper"),
+        ([], "already holds a run"),
+    ],
+)
+def test_flags_that_disagree_with_the_run_exit_2(trained, capsys, flags, says):
+    assert run(["train", *flags, "--out", str(trained)]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_evaluate_prints_a_table_and_leaves_the_runs_own_file_alone(trained, tmp_path, capsys):
+    before = (trained / "evaluations.jsonl").read_bytes()
+    out = tmp_path / "scores.json"
+    flags = ["--targets", "-200", "-900", "--episodes", "2", "--json", str(out)]
+    assert run(["evaluate", str(trained), str(trained), *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "2 episodes a target" in printed
+    assert "2 runs" in printed
+    records = json.loads(out.read_text())
+    assert [record["target"] for record in records] == [-200.0, -900.0] * 2
+    assert records[0]["returns"] == records[2]["returns"]
+    assert (trained / "evaluations.jsonl").read_bytes() == before
+
+
+def test_info_describes_a_dataset_and_a_run(data, trained, capsys):
+    assert run(["info", str(data)]) == 0
+    assert "Pendulum-v1" in capsys.readouterr().out
+    assert run(["info", str(trained)]) == 0
+    assert "4 of 4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["", "train", "train paper", "evaluate", "collect", "info"])
+def test_help_answers(command, capsys):
+    try:
+        code = run([*command.split(), "--help"])
+    except SystemExit as exit:  # the parser's own help leaves this way
+        code = exit.code
+    assert code == 0
+    assert "usage: jaxdt" in capsys.readouterr().out
+
+
+def test_help_of_a_preset_shows_that_presets_values(capsys):
+    texts = {}
+    for preset in ("demo", "paper"):
+        with pytest.raises(SystemExit):
+            run(["train", preset, "--help"])
+        texts[preset] = " ".join(capsys.readouterr().out.split())
+    assert "(default: 100000)" in texts["paper"]
+    assert "(default: 100000)" not in texts["demo"]
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("fly", "'fly' is not a command"),
+        ("train --dataset missing.npz", "'missing.npz' does not exist"),
+        ("train --dataset data.txt --env none", "does not exist"),
+        ("train --resume", "name its directory"),
+        ("evaluate", "needs a run directory"),
+        ("evaluate nowhere", "config.json is missing"),
+        ("collect --out x.csv", "must end in .npz"),
+        ("collect --policy demo:genius --out x.npz", "choose one of random"),
+        ("collect --policy ppo --out x.npz", "--policy must be"),
+        ("collect --env Hopper-v5 --out x.npz", "are for HalfCheetah"),
+        ("collect --env CartPole-v1 --policy random --out x.npz", "discrete actions"),
+        ("collect --env Nothing-v3 --policy random --out x.npz", "cannot be made"),
+        ("collect --policy random --episodes 0 --out x.npz", "at least 1"),
+        ("info missing.npz", "does not exist"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(command, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(command.split()) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert says in error[-1]
+    assert error[-1].startswith("jaxdt: error: ")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--no-such-flag", "--no-such-flag"),
+        ("--steps many", "many"),
+        ("--learning-rate -1", "learning_rate must be at least 0"),
+        ("--width 15 --num-heads 2", "width must be divisible by num_heads"),
+    ],
+)
+def test_flags_that_cannot_be_exit_2(flags, says, capsys):
+    with pytest.raises(SystemExit) as exit:
+        run(["train", *flags.split()])
+    assert exit.value.code == 2
+    assert says in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_a_run_that_fails_exits_1(data, tmp_path, capsys):
+    flags = [
+        *TINY,
+        "--env",
+        "none",
+        "--clip-actions",
+        "--learning-rate",
+        "1e30",
+        "--steps",
+        "60",
+        "--warmup-steps",
+        "0",
+    ]
+    assert run(["train", "--dataset", str(data), "--out", str(tmp_path / "run"), *flags]) == 1
+    assert "is not finite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", [["-m", "jaxdt", "train"], ["scripts/train.py"], ["scripts/evaluate.py"]])
+def test_the_other_ways_to_start_it_answer(program):
+    root = os.path.dirname(os.path.dirname(__file__))
+    done = subprocess.run([sys.executable, *program, "--help"], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "usage: jaxdt" in done.stdout
+
+
+def test_import_resolves_names_lazily_and_quickly():
+    code = (
+        "import time; t = time.perf_counter(); import jaxdt; print(time.perf_counter() - t);"
+        "import sys; print(sorted({'jax', 'datasets', 'matplotlib', 'gymnasium', 'mujoco'} & set(sys.modules)));"
+        "print(all(hasattr(jaxdt, name) for name in jaxdt.__all__))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    seconds, loaded, complete = done.stdout.split("\n")[:3]
+    assert float(seconds) < 1
+    assert loaded == "[]"
+    assert complete == "True"
+
+
+def test_the_library_prints_nothing_of_itself(tmp_path, capfd):
+    config = jaxdt.TrainConfig(
+        env="none", steps=1, model=jaxdt.ModelConfig(width=16, num_layers=1, context_length=4), batch_size=2
+    )
+    jaxdt.train(config, make_store(), out=tmp_path / "run")
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err == ""
