@@ -26,8 +26,8 @@ class CheckpointWriter:
     def __init__(self, directory: Path):
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
-            directory.absolute(),
-            preservation_policy=policies.AnyPreservationPolicy(
+            str(directory.absolute()),
+            preservation_policy=policies.AnyPreservationPolicy(  # type: ignore[arg-type]
                 [
                     policies.LatestN(KEEP_LATEST),
                     policies.BestN(
@@ -73,10 +73,10 @@ def find_checkpoint(directory: Path, which: Which = "latest") -> int:
     if which != "best":
         raise JaxdtError(f"checkpoint must be 'latest' or 'best'; got {which!r}.")
     scores = {step: read_metadata(directory, step).get("score") for step in steps}
-    scored = [step for step in steps if scores[step] is not None]
+    scored = {step: float(score) for step, score in scores.items() if score is not None}
     if not scored:
         raise JaxdtError(f"{directory} holds no evaluated checkpoint, so none is the best; use the latest.")
-    return max(scored, key=lambda step: scores[step])
+    return max(scored, key=lambda step: scored[step])
 
 
 def read_metadata(directory: Path, step: int) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def load_checkpoint(directory: Path, step: int, **expected: PyTree) -> dict[str,
         _check_fit(_shapes(stored[part]), _shapes(tree), where)
     abstract = {part: jax.tree.map(_abstract, tree) for part, tree in expected.items()}
     try:
-        return ocp.load_checkpointables((directory / str(step)).absolute(), abstract)
+        return ocp.load_checkpointables(str((directory / str(step)).absolute()), abstract)
     except (ValueError, OSError, KeyError) as error:
         raise JaxdtError(f"checkpoint {directory / str(step)} cannot be read: {_first_line(error)}") from error
 
@@ -109,7 +109,7 @@ def _described(directory: Path, step: int) -> Any:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        return ocp.checkpointables_metadata((directory / str(step)).absolute())
+        return ocp.checkpointables_metadata(str((directory / str(step)).absolute()))
     except (ValueError, OSError, KeyError) as error:
         raise JaxdtError(f"checkpoint {directory / str(step)} cannot be read: {_first_line(error)}") from error
     finally:

@@ -81,11 +81,11 @@ def _check_spaces(env_id: str, simulator: "gymnasium.Env") -> None:
 def _quieten_mujoco() -> None:
     """Drops MuJoCo's `settotalmass` deprecation, and with it MUJOCO_LOG.TXT; passes every other message on."""
     try:
-        import mujoco
+        import mujoco  # type: ignore[import-untyped]
     except ImportError:
         return
-    if mujoco.get_mju_user_warning() is None:
-        mujoco.set_mju_user_warning(_pass_warning_on)
+    if mujoco.get_mju_user_warning() is None:  # type: ignore[attr-defined]
+        mujoco.set_mju_user_warning(_pass_warning_on)  # type: ignore[attr-defined]
 
 
 def _pass_warning_on(message: Any) -> None:

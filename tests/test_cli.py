@@ -11,10 +11,18 @@ from jaxdt.cli import run
 from tests.conftest import make_store
 
 
-TINY = (
-    "--width 16 --num-layers 1 --context-length 4 --batch-size 8 --steps 4 --warmup-steps 2 --eval-every 4 "
-    "--eval-episodes 1 --save-every 2 --log-every 2"
-).split()
+TINY = ["--width", "16", "--num-layers", "1", "--context-length", "4", "--batch-size", "8", "--steps", "4"] + [
+    "--warmup-steps",
+    "2",
+    "--eval-every",
+    "4",
+    "--eval-episodes",
+    "1",
+    "--save-every",
+    "2",
+    "--log-every",
+    "2",
+]
 
 
 @pytest.fixture(scope="module")

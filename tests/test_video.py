@@ -7,6 +7,7 @@ from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.video import render_episode
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # imageio's
 def test_an_episode_becomes_a_film_or_the_machine_says_what_is_missing(tmp_path):
     path = tmp_path / "target-1.mp4"
     actions = np.zeros((5, 6), np.float32)

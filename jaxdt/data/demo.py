@@ -14,9 +14,10 @@ from jaxdt.errors import JaxdtError
 
 
 DEMO_ENV = "HalfCheetah-v5"
-EPISODES_PER_LEVEL = 12
+EPISODES = {"random": 4, "beginner": 12, "medium": 12, "skilled": 12, "expert": 24}
+"""Of each level; a random policy's actions cannot be learned, an expert's are what the highest target needs."""
 NOISES = (0.0, 0.1, 0.2)
-"""Every level is rolled out with each of these, for variety around the policy."""
+"""A level's episodes take these in turn: without them a policy never sees how to come back from an error."""
 
 
 def demo_levels() -> dict[str, float]:
@@ -40,13 +41,16 @@ def demo_policy(level: str) -> BehaviourPolicy:
 
 def collect_demo_episodes(*, seed: int = 0, progress: Progress = lambda done, total: None) -> EpisodeStore:
     """Episodes of every level, random to expert: what `--dataset demo` means."""
-    each = EPISODES_PER_LEVEL // len(NOISES)
-    behaviours = [Behaviour(demo_policy(level), each, noise) for level in demo_levels() for noise in NOISES]
+    behaviours = [
+        Behaviour(demo_policy(level), episodes=1, noise=NOISES[i % len(NOISES)])
+        for level in demo_levels()
+        for i in range(EPISODES[level])
+    ]
     return collect_episodes(DEMO_ENV, behaviours, seed=seed, progress=progress)
 
 
 def num_demo_episodes() -> int:
-    return EPISODES_PER_LEVEL * len(demo_levels())
+    return sum(EPISODES.values())
 
 
 @cache

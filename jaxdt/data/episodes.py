@@ -77,7 +77,7 @@ class EpisodeStore:
         # An episode that ends in the record without a flag was cut off there.
         last = offsets[1:] - 1
         fields["truncations"][last] |= ~fields["terminations"][last]
-        return cls(offsets=offsets, env_id=env_id, **fields)
+        return cls(offsets=offsets, env_id=env_id, **fields)  # type: ignore[arg-type]
 
     @property
     def num_episodes(self) -> int:
@@ -147,7 +147,7 @@ class EpisodeStore:
         if not str(path).endswith(".npz"):
             raise JaxdtError(f"episodes are saved as .npz; got {str(path)!r}.")
         with open_atomically(path, "wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     def best(self, fraction: float) -> "EpisodeStore":
         """The episodes of highest return, as many as fit into `fraction` of all steps, at least one.
@@ -190,7 +190,9 @@ class EpisodeStore:
         )
 
     def _select(self, episodes: Int[np.ndarray, " k"]) -> "EpisodeStore":
-        rows = np.concatenate([np.arange(self.offsets[e], self.offsets[e + 1]) for e in episodes])
+        kept = np.zeros(self.num_episodes, bool)
+        kept[episodes] = True
+        rows = np.flatnonzero(np.repeat(kept, self.lengths))
         return dataclasses.replace(
             self,
             observations=self.observations[rows],
@@ -229,7 +231,7 @@ def concatenate(stores: Sequence[EpisodeStore], names: Sequence[str]) -> Episode
     return EpisodeStore(
         offsets=np.concatenate([[0], *ends]),
         env_id=next(iter(env_ids), None),
-        **{field: np.concatenate([getattr(store, field) for store in stores]) for field in joined},
+        **{field: np.concatenate([getattr(store, field) for store in stores]) for field in joined},  # type: ignore[arg-type]
     )
 
 

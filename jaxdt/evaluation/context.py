@@ -55,5 +55,5 @@ def lower_return_to_go(
 
 def to_action_space(action: Float[Array, "b a"], interface: Interface) -> Float[Array, "b a"]:
     """[-1, 1] mapped affinely onto the action space."""
-    low, high = interface.action_low[None], interface.action_high[None]
+    low, high = jnp.asarray(interface.action_low)[None], jnp.asarray(interface.action_high)[None]
     return low + (action + 1) / 2 * (high - low)

@@ -115,10 +115,10 @@ class Agent:
         if not (np.isfinite(observation).all() and np.isfinite(reward)):
             raise JaxdtError("the observation and the reward must be finite.")
         self._timestep += 1
-        earned = np.float32(reward if self._timestep else 0.0)
+        earned = np.array([reward if self._timestep else 0.0], np.float32)
         timestep = np.int32(min(self._timestep, self.config.max_episode_length - 1))
         self._context, self._return_to_go, action = self._advance(
-            self.params, self._context, self._return_to_go, observation[None], earned[None], timestep
+            self.params, self._context, self._return_to_go, observation[None], earned, timestep
         )
         return np.asarray(action)[0]
 

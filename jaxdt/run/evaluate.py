@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdt.checkpoint import Which
@@ -58,7 +59,7 @@ class Player:
             f"evaluate {len(targets)} targets x {episodes} episodes", self._environment.max_episode_steps, "step"
         )
         try:
-            played = jax.block_until_ready(self._rollout(params, seeds, asked))
+            played = jax.block_until_ready(self._rollout(params, jnp.asarray(seeds), jnp.asarray(asked)))
         finally:
             self._progress.stop()
         if isinstance(self._environment, GymnasiumEnvironment):
