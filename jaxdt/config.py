@@ -211,16 +211,16 @@ PAPER = TrainConfig()
 DEMO = TrainConfig(
     preset="demo",
     dataset="demo",
-    steps=2_500,
+    steps=4_000,
     paper_targets=False,
     target_quantiles=(0.3, 0.5, 0.9),
-    eval_every=2_500,
+    eval_every=4_000,
     eval_episodes=10,
-    save_every=1_250,
+    save_every=2_000,
     log_every=50,
     # So little training needs no dropout, and a gait is imitated more exactly without.
     model=ModelConfig(context_length=5, width=64, embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0),
-    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=250),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=400),
 )
 """Small enough for a laptop's CPU in minutes, on episodes collected from the shipped policies."""
 

@@ -11,18 +11,10 @@ from jaxdt.cli import run
 from tests.conftest import make_store
 
 
-TINY = ["--width", "16", "--num-layers", "1", "--context-length", "4", "--batch-size", "8", "--steps", "4"] + [
-    "--warmup-steps",
-    "2",
-    "--eval-every",
-    "4",
-    "--eval-episodes",
-    "1",
-    "--save-every",
-    "2",
-    "--log-every",
-    "2",
-]
+TINY = (
+    "--width 16 --num-layers 1 --context-length 4 --batch-size 8 --steps 4 --warmup-steps 2 --eval-every 4 "
+    "--eval-episodes 1 --save-every 2 --log-every 2"
+).split()
 
 
 @pytest.fixture(scope="module")
