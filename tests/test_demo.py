@@ -55,5 +55,5 @@ def test_demo_episodes_are_of_every_level_with_every_noise(monkeypatch):
     ((env_id, behaviours, seed),) = asked
     assert (env_id, seed) == ("HalfCheetah-v5", 0)
     assert sum(behaviour.episodes for behaviour in behaviours) == demo.num_demo_episodes()
-    expected = {(level, noise) for level in demo.demo_levels() for noise in demo.NOISES}
+    expected = {(level, noise) for level in demo.demo_levels() for noise in demo.RECIPE[level][1]}
     assert {(behaviour.policy, behaviour.noise) for behaviour in behaviours} == expected

@@ -14,10 +14,18 @@ from jaxdt.errors import JaxdtError
 
 
 DEMO_ENV = "HalfCheetah-v5"
-EPISODES = {"random": 4, "beginner": 12, "medium": 12, "skilled": 12, "expert": 24}
-"""Of each level; a random policy's actions cannot be learned, an expert's are what the highest target needs."""
-NOISES = (0.0, 0.1, 0.2)
-"""A level's episodes take these in turn: without them a policy never sees how to come back from an error."""
+RECIPE = {
+    "random": (4, (0.0,)),
+    "beginner": (18, (0.0, 0.1, 0.2)),
+    "medium": (30, (0.0, 0.1, 0.2)),
+    "skilled": (18, (0.0, 0.1)),
+    "expert": (48, (0.0, 0.1, 0.2)),
+}
+"""Episodes of each level, and the action noises that they take in turn.
+
+Noise shows a policy how to come back from its errors; the skilled policy falls under more of it. Few are random,
+since their actions cannot be learned, and many are expert, since the highest target forgives least.
+"""
 
 
 def demo_levels() -> dict[str, float]:
@@ -42,15 +50,15 @@ def demo_policy(level: str) -> BehaviourPolicy:
 def collect_demo_episodes(*, seed: int = 0, progress: Progress = lambda done, total: None) -> EpisodeStore:
     """Episodes of every level, random to expert: what `--dataset demo` means."""
     behaviours = [
-        Behaviour(demo_policy(level), episodes=1, noise=NOISES[i % len(NOISES)])
-        for level in demo_levels()
-        for i in range(EPISODES[level])
+        Behaviour(demo_policy(level), episodes=1, noise=noises[i % len(noises)])
+        for level, (episodes, noises) in RECIPE.items()
+        for i in range(episodes)
     ]
     return collect_episodes(DEMO_ENV, behaviours, seed=seed, progress=progress)
 
 
 def num_demo_episodes() -> int:
-    return sum(EPISODES.values())
+    return sum(episodes for episodes, _ in RECIPE.values())
 
 
 @cache
