@@ -93,7 +93,7 @@ def agree_with_record(config: TrainConfig, previous: RunRecord) -> TrainConfig:
     stored = previous.config
     given, own = _flat(config), _flat(stored)
     for name in given:
-        filled_in = name in ("env", "state_dim", "action_dim") and given[name] is None
+        filled_in = name in ("dataset", "env", "state_dim", "action_dim") and given[name] is None
         if given[name] != own[name] and name not in CHANGEABLE and not filled_in:
             raise JaxdtError(
                 f"the run was started with {name}={own[name]!r} and cannot go on with {given[name]!r}; "
