@@ -4,6 +4,7 @@ Parameters are stored apart from the optimiser's state, so that acting reads the
 """
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ class CheckpointWriter:
     """Saves the checkpoints of one run and drops those that are neither among the latest nor the best."""
 
     def __init__(self, directory: Path):
+        for torn in directory.glob("*.orbax-checkpoint-tmp*"):  # Orbax leaves some of its own behind
+            shutil.rmtree(torn)
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             str(directory.absolute()),
@@ -39,15 +42,22 @@ class CheckpointWriter:
         )
 
     def save(
-        self, step: int, *, params: PyTree, training: PyTree, metadata: dict[str, Any], score: float | None
+        self,
+        step: int,
+        *,
+        params: PyTree,
+        training: PyTree,
+        metadata: dict[str, Any],
+        score: float | None,
+        target: float | None = None,
     ) -> None:
-        """Returns when the checkpoint is on disk; `score` ranks it for `best`."""
+        """Returns when the checkpoint is on disk; `score`, the mean return at `target`, ranks it for `best`."""
         saved = self._checkpointer.save_checkpointables(
             step,
             {"params": params, "training": training},
             force=True,
             metrics=None if score is None else {"score": score},
-            custom_metadata={**metadata, "score": score},
+            custom_metadata={**metadata, "score": score, "target": target},
         )
         if not saved:
             raise OSError(f"checkpoint {step} was not saved in {self._checkpointer.directory}.")
@@ -72,11 +82,13 @@ def find_checkpoint(directory: Path, which: Which = "latest") -> int:
         return steps[-1]
     if which != "best":
         raise JaxdtError(f"checkpoint must be 'latest' or 'best'; got {which!r}.")
-    scores = {step: read_metadata(directory, step).get("score") for step in steps}
-    scored = {step: float(score) for step, score in scores.items() if score is not None}
+    notes = {step: read_metadata(directory, step) for step in steps}
+    scored = {step: float(note["score"]) for step, note in notes.items() if note.get("score") is not None}
     if not scored:
         raise JaxdtError(f"{directory} holds no evaluated checkpoint, so none is the best; use the latest.")
-    return max(scored, key=lambda step: scored[step])
+    # Scores at another target, from before a resume that changed it, cannot be compared.
+    target = notes[max(scored)].get("target")
+    return max((step for step in scored if notes[step].get("target") == target), key=lambda step: scored[step])
 
 
 def read_metadata(directory: Path, step: int) -> dict[str, Any]:

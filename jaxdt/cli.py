@@ -180,8 +180,8 @@ def _evaluate(arguments: list[str]) -> None:
 
     progress = console_progress()
     agents = [Agent.load(path, parsed.checkpoint) for path in parsed.runs]
-    if parsed.targets is None and len({agent.targets for agent in agents}) > 1:
-        raise JaxdtError("the runs were evaluated at different targets; give the targets to compare with --targets.")
+    if len({(parsed.env or agent.env_id, parsed.targets or agent.targets) for agent in agents}) > 1:
+        raise JaxdtError("the runs have different environments or targets; give --env and --targets to compare them.")
     progress.say(_device_line())
     results = []
     for path, agent in zip(parsed.runs, agents, strict=True):

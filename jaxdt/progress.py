@@ -56,7 +56,7 @@ class BarProgress(Progress):
 
 
 class LineProgress(Progress):
-    """Plain lines where the output is not a terminal: one a task's tenth, at most one in five seconds."""
+    """Plain lines where the output is not a terminal: one a task's tenth or minute, at most one in five seconds."""
 
     def __init__(self) -> None:
         self._tasks: list[dict[str, Any]] = []
@@ -68,17 +68,20 @@ class LineProgress(Progress):
         now = time.monotonic()
         self._tasks.append(
             {"task": task, "total": total, "unit": unit, "first": None, "began": now, "shown": now, "next": done}
+            | {"numbers": {}}
         )
 
     def advance(self, done: int, **numbers: float) -> None:
         task, now = self._tasks[-1], time.monotonic()
         if task["first"] is None:  # the first one compiled; the rate counts from here
             task["first"], task["began"] = done, now
-        if done < task["total"] and (done < task["next"] or now - task["shown"] < 5):
+        task["numbers"] |= numbers
+        quiet = now - task["shown"]
+        if done < task["total"] and (quiet < 5 or (done < task["next"] and quiet < 60)):
             return
         task["next"], task["shown"] = done + task["total"] / 10, now
         rate = (done - task["first"]) / max(now - task["began"], 1e-9)
-        shown = "".join(f", {name} {value:.4g}" for name, value in numbers.items())
+        shown = "".join(f", {name} {value:.4g}" for name, value in task["numbers"].items())
         left = f", {(task['total'] - done) / rate:.0f} s left" if done < task["total"] and rate > 0 else ""
         self.say(f"{task['task']}: {done}/{task['total']}{shown}, {rate:.1f} {task['unit']}s/s{left}")
 

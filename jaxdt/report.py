@@ -38,7 +38,7 @@ def run_report(path: Path) -> str:
 
     run = RunDirectory(path)
     record = read_record(run)
-    metrics, evaluations = read_lines(run.metrics), [e for e in read_lines(run.evaluations) if "error" not in e]
+    metrics, evaluations = read_lines(run.metrics), read_lines(run.evaluations)
     steps = checkpoint_steps(run.checkpoints)
     model, data = record.model, record.data
     rows = [
@@ -51,9 +51,9 @@ def run_report(path: Path) -> str:
         ("loss", f"{metrics[-1]['loss']:.4f}" if metrics else "none yet"),
         ("checkpoints", ", ".join(map(str, steps)) or "none yet"),
     ]
-    best = read_metadata(run.checkpoints, steps[-1]).get("best_score") if steps else None
-    if best is not None:
-        rows.append(("best return", f"{best:.1f} at target {max(record.config.targets or (0,)):g}"))
+    note = read_metadata(run.checkpoints, steps[-1]) if steps else {}
+    if note.get("best_score") is not None:
+        rows.append(("best return", f"{note['best_score']:.1f} at target {note['best_target']:g}"))
     text = _listing(str(path), rows)
     newest = [e for e in evaluations if e["step"] == evaluations[-1]["step"]]
     if newest:

@@ -23,9 +23,9 @@ def make_simulator(env_id: str, *, render: bool = False) -> "gymnasium.Env":
     """
     import gymnasium
 
+    _quieten_mujoco()
     if render:
         _choose_renderer()
-    _quieten_mujoco()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -56,7 +56,7 @@ def is_plain_env_id(env_id: str) -> bool:
 
     What a file says must pass this; what a user types need not.
     """
-    return re.fullmatch(r"(?:[\w-]+/)?[\w.-]+-v\d+", env_id) is not None
+    return re.fullmatch(r"(?:[\w-]+/)?[\w.-]+", env_id) is not None
 
 
 def flat_observation(observation: Any) -> np.ndarray:

@@ -19,7 +19,7 @@ class TrainState(NamedTuple):
     params: PyTree[Array]
     opt_state: PyTree[Any]
     finite: Bool[Array, ""]
-    """False from the first update with a non-finite loss or gradient on; the rest then stays as it was."""
+    """False from the first update with a non-finite loss, gradient or weight on; the rest then stays as it was."""
 
 
 @runtime_checkable
@@ -81,7 +81,7 @@ def make_train_step(apply: Any, params: PyTree[Array], config: OptimizerConfig) 
         grad_norm = optax.tree.norm(gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state, state.finite)
-        finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(new.params))
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
         metrics = {"loss": loss, "grad_norm": grad_norm, "learning_rate": schedule(state.step)}
         return kept._replace(finite=finite), metrics

@@ -55,9 +55,9 @@ def test_train_prints_what_was_reached_and_where(data, tmp_path, capsys):
 
 def test_without_out_it_takes_the_next_free_directory(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for _ in range(2):
-        assert run(["train", "paper", "--dataset", str(data), "--env", "none", "--clip-actions", *TINY]) == 0
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["paper-none-1", "paper-none-2"]
+    (tmp_path / "runs" / "paper-none-1").mkdir(parents=True)
+    assert run(["train", "paper", "--dataset", str(data), "--env", "none", "--clip-actions", *TINY]) == 0
+    assert (tmp_path / "runs" / "paper-none-2" / "config.json").exists()
 
 
 def test_a_finished_run_resumes_to_nothing_and_exits_0(trained, capsys):
@@ -85,6 +85,7 @@ def test_evaluate_prints_a_table_and_leaves_the_runs_own_file_alone(trained, tmp
     out = tmp_path / "scores.json"
     flags = ["--targets", "-200", "-900", "--episodes", "2", "--json", str(out)]
     assert run(["evaluate", str(trained), str(trained), *flags]) == 0
+    assert run(["evaluate", str(trained), str(tmp_path)]) == 2
     printed = capsys.readouterr().out
     assert "2 episodes a target" in printed
     assert "2 runs" in printed

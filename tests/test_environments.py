@@ -1,12 +1,15 @@
 import gymnasium
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
 
+import jaxdt
 from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.evaluation.environments import GymnasiumEnvironment
 from jaxdt.evaluation.rollout import make_rollout
+from jaxdt.run.evaluate import Player
 from jaxdt.simulator import action_bounds, make_simulator
 from jaxdt.types import Interface
 
@@ -134,3 +137,37 @@ def test_an_unbounded_action_space_counts_as_unit():
     low, high = action_bounds(Unbounded())  # type: ignore[arg-type]
     np.testing.assert_array_equal(low, [-1, -2])
     np.testing.assert_array_equal(high, [1, 3])
+
+
+def test_episode_j_of_every_target_starts_from_seed_plus_j():
+    config = jaxdt.ModelConfig(state_dim=2, action_dim=1, width=8, num_layers=1, context_length=3)
+    init, apply = jaxdt.build_model(config)
+    interface = Interface(
+        state_mean=np.zeros(2, np.float32),
+        state_std=np.ones(2, np.float32),
+        action_low=-np.ones(1, np.float32),
+        action_high=np.ones(1, np.float32),
+    )
+    player = Player(config, apply, interface, "jaxdt-tests/none-v0", record=True)
+    played = player.play(init(jax.random.key(0)), [1.0, 2.0], episodes=3, seed=40)
+    np.testing.assert_array_equal(played.trajectory.observations[0, :, 0], [40, 41, 42] * 2)
+
+
+def test_agent_repeats_what_a_rollout_did_behind_the_host_callback():
+    config = jaxdt.ModelConfig(state_dim=2, action_dim=1, width=8, num_layers=1, context_length=3)
+    init, _ = jaxdt.build_model(config)
+    interface = Interface(
+        state_mean=np.full(2, 1.5, np.float32),
+        state_std=np.full(2, 0.7, np.float32),
+        action_low=np.array([-2.0], np.float32),
+        action_high=np.array([4.0], np.float32),
+        return_scale=5.0,
+    )
+    agent = jaxdt.Agent(config, jax.tree.map(lambda leaf: 3 * leaf, init(jax.random.key(0))), interface)
+    player = Player(config, agent.apply, interface, "jaxdt-tests/none-v0", record=True)
+    played = player.play(agent.params, [7.0], episodes=1, seed=3)
+    agent.reset(target_return=7.0)
+    for t in range(6):
+        reward = float(played.trajectory.rewards[t - 1, 0]) if t else 0.0
+        action = agent.act(np.asarray(played.trajectory.observations[t, 0]), reward)
+        np.testing.assert_allclose(action, played.trajectory.actions[t, 0], atol=1e-5)

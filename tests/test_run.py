@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import jaxdt
-from jaxdt.checkpoint import checkpoint_steps, load_checkpoint
+from jaxdt.checkpoint import checkpoint_steps, find_checkpoint, load_checkpoint
 from jaxdt.config import OptimizerConfig, TrainConfig
-from jaxdt.errors import JaxdtError, NonFiniteError
+from jaxdt.errors import JaxdtError, NonFiniteError, RunError, SimulationError
 from jaxdt.metrics import read_lines
 from jaxdt.models import build_model
 from jaxdt.run.directory import RunDirectory, read_record
@@ -193,16 +193,49 @@ def test_without_a_simulator_it_trains_and_does_not_evaluate(tmp_path):
         jaxdt.evaluate(out)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
-    config = dataclasses.replace(
-        CONFIG, env="none", steps=40, optimizer=OptimizerConfig(learning_rate=1e30, warmup_steps=8)
-    )
-    with pytest.raises(NonFiniteError, match=r"loss or gradient of update \d+ is not finite"):
+class PoisonedSampler(jaxdt.WindowSampler):
+    """The third batch has a return-to-go that is not a number."""
+
+    def batch(self, index):
+        window = super().batch(index)
+        return window if index != 2 else window._replace(returns_to_go=np.full_like(window.returns_to_go, np.nan))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxdt.run.train.WindowSampler", PoisonedSampler)
+    config = dataclasses.replace(CONFIG, env="none", save_every=2)
+    says = r"gradient of update 3, .* is not finite; .* last good checkpoint is 2; lower --learning-rate"
+    with pytest.raises(NonFiniteError, match=says):
         jaxdt.train(config, STORE, out=tmp_path / "run")
-    for line in read_lines(tmp_path / "run" / "metrics.jsonl"):
-        assert np.isfinite(line["loss"])
-    for step in checkpoint_steps(tmp_path / "run" / "checkpoints"):
-        assert step < 40
+    assert checkpoint_steps(tmp_path / "run" / "checkpoints") == [2]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weights_of(tmp_path / "run")))
+    assert read_lines(tmp_path / "run" / "metrics.jsonl") == []
+
+
+def test_best_is_of_the_targets_that_the_run_has_now(copied):
+    jaxdt.train(dataclasses.replace(CONFIG, steps=18, targets=(-50.0,)), STORE, out=copied, env=Drift(), resume=True)
+    at_new_target = [line for line in read_lines(copied / "evaluations.jsonl") if line["target"] == -50.0]
+    best = find_checkpoint(copied / "checkpoints", "best")
+    means = {line["step"]: line["return_mean"] for line in at_new_target}
+    assert means[best] == max(means.values())
+
+
+def test_an_evaluation_that_fails_is_told_and_training_goes_on(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise SimulationError("the motor is gone")
+
+    monkeypatch.setattr("jaxdt.run.evaluate.Player.evaluate", fail)
+    with pytest.warns(UserWarning, match=r"update \d+ failed and training goes on: the motor is gone"):
+        with pytest.raises(RunError, match="the last evaluation failed; the weights are in"):
+            jaxdt.train(CONFIG, STORE, out=tmp_path / "run", env=Drift())
+    assert checkpoint_steps(tmp_path / "run" / "checkpoints")[-1] == 12
+    assert not (tmp_path / "run" / "evaluations.jsonl").exists()
+
+
+def test_what_is_needed_at_the_end_is_asked_for_at_the_beginning(tmp_path):
+    with pytest.raises(JaxdtError, match="--video needs an environment of Gymnasium"):
+        jaxdt.train(dataclasses.replace(CONFIG, video=True), STORE, out=tmp_path / "run", env=Drift())
+    assert not (tmp_path / "run").exists()
 
 
 def test_best_is_the_highest_mean_return_at_the_highest_target(finished):

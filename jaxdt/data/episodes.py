@@ -184,7 +184,8 @@ class EpisodeStore:
                 f"[{_short(low)}, {_short(high)}] (first: {_short(self.actions[row])}, "
                 f"episode {self._episode_of(row)}); rescale them, or clip them with --clip-actions."
             )
-        unit = 2 * (np.clip(self.actions, low, high) - low) / (high - low) - 1
+        width = np.where(high > low, high - low, 1)  # an action that cannot move stays at -1
+        unit = 2 * (np.clip(self.actions, low, high) - low) / width - 1
         return dataclasses.replace(
             self, actions=unit.astype(np.float32), statistics_before_filters=self.statistics_before_filters
         )

@@ -1,5 +1,6 @@
 """Environments as the rollout sees them: pure functions over a batch of episodes."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -135,8 +136,11 @@ class GymnasiumEnvironment:
                 self._step_one(i, actions[i], observations, rewards)
             except Exception as error:  # as above
                 self._fail(i, f"the environment raised {type(error).__name__}: {error}")
+            if self._failure is not None:
+                break
         self._step_count += 1
-        self.on_step(self._step_count)
+        with contextlib.suppress(Exception):  # a display that is gone must not stop the episodes
+            self.on_step(self._step_count)
         return observations, rewards, self._done.copy()
 
     def _step_one(self, i: int, action: np.ndarray, observations: np.ndarray, rewards: np.ndarray) -> None:
@@ -144,10 +148,12 @@ class GymnasiumEnvironment:
             self._fail(i, "the policy's action is not finite")
             return
         observation, reward, terminated, truncated, _ = self._simulators[i].step(action)
-        if not (np.isfinite(observation).all() and np.isfinite(reward)):
+        with np.errstate(over="ignore"):
+            observations[i], rewards[i] = observation, reward
+        if not (np.isfinite(observations[i]).all() and np.isfinite(rewards[i])):
+            observations[i], rewards[i] = 0, 0
             self._fail(i, "the environment's observation or reward is not finite")
             return
-        observations[i], rewards[i] = observation, reward
         self._done[i] = terminated or truncated
 
     def _fail(self, index: int, reason: str) -> None:

@@ -96,10 +96,8 @@ def read_record(run: RunDirectory) -> RunRecord:
 
 
 def environment_of_record(record: RunRecord) -> str | None:
-    """The run's environment; a file may name an environment, never a module to import."""
-    if record.env_id is not None and not is_plain_env_id(record.env_id):
-        raise JaxdtError(f"the run's environment {record.env_id!r} is not a plain Gymnasium id; confirm it with --env.")
-    return record.env_id
+    """The run's environment, None where it must be given again: a file may name no module to import."""
+    return record.env_id if record.env_id is not None and is_plain_env_id(record.env_id) else None
 
 
 def describe_making(command: list[str] | None) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def render_videos(
     actions, lengths = np.asarray(played.trajectory.actions), np.asarray(played.lengths)
     paths = []
     for i, target in enumerate(targets):
-        path = directory / f"target-{target:g}.mp4"
+        path = directory / f"target-{target:.12g}.mp4"
         render_episode(path, environment, seed, actions[: lengths[i], i], progress=progress)
         paths.append(path)
     return paths
@@ -150,7 +150,9 @@ def _choose(
 ) -> tuple[str | JaxEnvironment, Sequence[float]]:
     environment = env if env is not None else agent.env_id
     if environment is None:
-        raise JaxdtError("the run names no environment; give one with env= (--env), such as HalfCheetah-v5.")
+        raise JaxdtError(
+            "the run names no environment of Gymnasium's own; give one with env= (--env), such as HalfCheetah-v5."
+        )
     targets = targets if targets is not None else agent.targets
     if not len(targets):
         raise JaxdtError("the run names no target returns; give them with targets= (--targets).")

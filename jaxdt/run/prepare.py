@@ -1,6 +1,7 @@
 """From a config and episodes to all that training needs, with every check that can be made beforehand."""
 
 import dataclasses
+import importlib.util
 import warnings
 from typing import NamedTuple
 
@@ -29,9 +30,14 @@ def prepare_run(
     config: TrainConfig, store: EpisodeStore, environment: JaxEnvironment | None, command: list[str] | None
 ) -> Prepared:
     """Raises JaxdtError when config, episodes and environment do not fit together."""
+    if config.env == "custom" and environment is None:
+        raise JaxdtError(
+            "the run is evaluated in a JaxEnvironment of your own; go on from Python, with train(env=...)."
+        )
     env = "custom" if environment is not None else config.env or store.env_id
     if env is None:
         raise JaxdtError("the data do not name their environment; give --env ID, or --env none to train without one.")
+    _check_extras(config, env)
     played_in = environment if environment is not None else None if env == "none" else env
     low, high = _check_environment(played_in, store)
     filtered = store.best(config.best_fraction) if config.best_fraction < 1 else store
@@ -82,6 +88,16 @@ def describe_data(spec: str | None, store: EpisodeStore) -> dict:
     }
 
 
+def _check_extras(config: TrainConfig, env: str) -> None:
+    """What is asked for at the end of a run must be there at its beginning."""
+    if config.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise JaxdtError("--tensorboard needs tensorboardX; pip install 'jaxdt[tensorboard]'.")
+    if config.video and env in ("none", "custom"):
+        raise JaxdtError("--video needs an environment of Gymnasium; leave it out, or give --env.")
+    if config.video and importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise JaxdtError("--video needs imageio with ffmpeg; pip install 'jaxdt[video]'.")
+
+
 def _fill_sizes(config: TrainConfig, store: EpisodeStore):
     for name in ("state_dim", "action_dim"):
         given, found = getattr(config.model, name), getattr(store, name)
@@ -106,7 +122,8 @@ def _check_environment(environment: str | JaxEnvironment | None, store: EpisodeS
 
 
 def _warn_of_other_environment(environment: str, store: EpisodeStore) -> None:
-    if store.env_id is not None and store.env_id.rsplit("-v", 1)[0] != environment.rsplit("-v", 1)[0]:
+    name = environment.rpartition(":")[2].rsplit("-v", 1)[0]
+    if store.env_id is not None and store.env_id.rsplit("-v", 1)[0] != name:
         warnings.warn(f"the data were recorded in {store.env_id}, evaluation is in {environment}.", stacklevel=4)
 
 

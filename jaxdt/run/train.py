@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from jaxdt.data.demo import collect_demo_episodes, num_demo_episodes
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.loading import load_episodes
 from jaxdt.data.windows import WindowSampler
-from jaxdt.errors import JaxdtError, NonFiniteError, SimulationError
+from jaxdt.errors import JaxdtError, NonFiniteError, RunError, SimulationError
 from jaxdt.evaluation.environments import JaxEnvironment
 from jaxdt.metrics import NoTensorBoard, TensorBoard, append_line, cut_lines, read_lines
 from jaxdt.models import build_model
@@ -78,8 +79,9 @@ def train(
             f"the episodes are not those that {run.path} was trained on (their fingerprints differ); "
             "resume with the same data, or choose another --out."
         )
-    run.path.mkdir(parents=True, exist_ok=True)
-    write_record(run, prepared.record)
+    if previous is None:
+        _claim(run)
+        write_record(run, prepared.record)
     if config.dataset == "demo" and not run.episodes.exists():
         store.save(run.episodes)
     _train_and_evaluate(run, prepared, store.returns, progress)
@@ -88,18 +90,30 @@ def train(
     return run.path
 
 
+def _claim(run: RunDirectory) -> None:
+    """Makes the directory, or takes an empty one; another process may have been quicker."""
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        run.path.mkdir()
+        return
+    if not run.is_free:
+        raise JaxdtError(f"another process has begun a run in {run.path}; choose another --out.")
+
+
 def agree_with_record(config: TrainConfig, previous: RunRecord) -> TrainConfig:
     """The run's own config with what may change taken from `config`; raises JaxdtError where they disagree."""
     stored = previous.config
     given, own = _flat(config), _flat(stored)
     for name in given:
-        filled_in = name in ("dataset", "env", "state_dim", "action_dim") and given[name] is None
-        if given[name] != own[name] and name not in CHANGEABLE and not filled_in:
+        filled_in = name in ("env", "state_dim", "action_dim") and given[name] is None
+        # The dataset may have moved: its fingerprint is compared, not its name.
+        if given[name] != own[name] and name not in (*CHANGEABLE, "dataset") and not filled_in:
             raise JaxdtError(
                 f"the run was started with {name}={own[name]!r} and cannot go on with {given[name]!r}; "
                 "leave that flag out, or choose another --out."
             )
     changes = {name: given[name] for name in CHANGEABLE if not (name == "targets" and given[name] is None)}
+    changes["dataset"] = config.dataset or stored.dataset
     return dataclasses.replace(stored, **changes)
 
 
@@ -170,7 +184,9 @@ def _train_and_evaluate(run: RunDirectory, prepared: Prepared, data_returns: np.
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(contextlib.closing(CheckpointWriter(run.checkpoints)))
         board = stack.enter_context(contextlib.closing(_open_board(run, config)))
-        state, books = _restore(run, state)
+        highest = max(config.targets or (0.0,))
+        state, books = _restore(run, state, highest)
+        write_record(run, prepared.record)
         player = None
         if prepared.environment is not None:
             player = Player(config.model, apply, interface, prepared.environment, progress=progress)
@@ -208,7 +224,9 @@ def _train_and_evaluate(run: RunDirectory, prepared: Prepared, data_returns: np.
             if is_best:
                 books.best_score = score
             if save_due or is_best:
-                _save(writer, step, state, books, score)
+                _save(writer, step, state, books, score, highest)
+            if last and evaluate_due and score is None:
+                raise RunError(f"the last evaluation failed; the weights are in {run.checkpoints}.")
             clock = time.perf_counter()
 
 
@@ -216,7 +234,7 @@ def _open_board(run: RunDirectory, config: TrainConfig) -> NoTensorBoard:
     return TensorBoard(run.tensorboard) if config.tensorboard else NoTensorBoard()
 
 
-def _restore(run: RunDirectory, state: TrainState) -> tuple[TrainState, _Books]:
+def _restore(run: RunDirectory, state: TrainState, target: float) -> tuple[TrainState, _Books]:
     """The latest checkpoint, or the state given where there is none; metric files are cut back to it."""
     steps = checkpoint_steps(run.checkpoints)
     books = _Books(losses=[], best_score=None)
@@ -224,7 +242,8 @@ def _restore(run: RunDirectory, state: TrainState) -> tuple[TrainState, _Books]:
         stored = load_checkpoint(run.checkpoints, steps[-1], params=state.params, training=_training_part(state))
         state = state._replace(params=stored["params"], **stored["training"])
         metadata = read_metadata(run.checkpoints, steps[-1])
-        books = _Books(losses=metadata["losses"], best_score=metadata["best_score"])
+        best = metadata["best_score"] if metadata["best_target"] == target else None
+        books = _Books(losses=metadata["losses"], best_score=best)
     for path in (run.metrics, run.evaluations):
         cut_lines(path, steps[-1] if steps else 0)
     return state, books
@@ -247,7 +266,7 @@ def _check_finite(run: RunDirectory, state: TrainState, books: _Books) -> None:
     finite = [float(loss) for loss in books.losses if np.isfinite(loss)]
     steps = checkpoint_steps(run.checkpoints)
     raise NonFiniteError(
-        f"the loss or gradient of update {failed} is not finite; the last finite loss was "
+        f"the loss or gradient of update {failed}, or a weight after it, is not finite; the last finite loss was "
         f"{finite[-1] if finite else 'before the last line of metrics.jsonl'} and the last good checkpoint is "
         f"{steps[-1] if steps else 'none'}; lower --learning-rate or look at the data."
     )
@@ -280,8 +299,7 @@ def _evaluate(
     try:
         evaluations = player.evaluate(state.params, config.targets, config.eval_episodes, config.eval_seed)
     except SimulationError as error:
-        append_line(run.evaluations, {"step": step, "error": str(error)})
-        progress.say(f"evaluation after update {step} failed: {error}")
+        warnings.warn(f"the evaluation after update {step} failed and training goes on: {error}", stacklevel=2)
         return None
     for evaluation in evaluations:
         append_line(run.evaluations, {"step": step, **evaluation.to_json()})
@@ -297,7 +315,7 @@ def _summary(step: int, evaluations: list[Evaluation]) -> str:
 
 
 def draw_plots(run: RunDirectory, config: TrainConfig, data_returns: np.ndarray) -> None:
-    evaluations = [record for record in read_lines(run.evaluations) if "error" not in record]
+    evaluations = read_lines(run.evaluations)
     plot_loss(run.loss_plot, read_lines(run.metrics), evaluations)
     newest = [record for record in evaluations if record["step"] == evaluations[-1]["step"]]
     if newest:
@@ -305,7 +323,11 @@ def draw_plots(run: RunDirectory, config: TrainConfig, data_returns: np.ndarray)
         plot_returns(run.returns_plot, newest, data_returns, title)
 
 
-def _save(writer: CheckpointWriter, step: int, state: TrainState, books: _Books, score: float | None) -> None:
+def _save(
+    writer: CheckpointWriter, step: int, state: TrainState, books: _Books, score: float | None, target: float
+) -> None:
     books.losses = [float(loss) for loss in jax.device_get(books.losses)]
-    metadata = {"losses": books.losses, "best_score": books.best_score}
-    writer.save(step, params=state.params, training=_training_part(state), metadata=metadata, score=score)
+    metadata = {"losses": books.losses, "best_score": books.best_score, "best_target": target}
+    writer.save(
+        step, params=state.params, training=_training_part(state), metadata=metadata, score=score, target=target
+    )
