@@ -278,7 +278,7 @@ def test_a_pickle_under_our_ending_is_refused_and_never_run(tmp_path):
         np.array("evil:Env-v0"),
         np.array("../Env-v0"),
         np.array("a/b/Env-v0"),
-        np.array("Env"),
+        np.array("Env v0"),
         np.array(""),
         np.array("Env-v0\n"),
         np.array(["Env-v0"]),

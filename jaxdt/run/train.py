@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxdt.checkpoint import CheckpointWriter, checkpoint_steps, load_checkpoint, read_metadata
-from jaxdt.config import CHANGEABLE, TrainConfig
+from jaxdt.config import TrainConfig
 from jaxdt.data.demo import collect_demo_episodes, num_demo_episodes
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.loading import load_episodes
@@ -25,9 +25,10 @@ from jaxdt.models import build_model
 from jaxdt.plots import plot_loss, plot_returns
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
-from jaxdt.run.directory import RunDirectory, RunRecord, read_record, write_record
+from jaxdt.run.directory import RunDirectory, read_record, write_record
 from jaxdt.run.evaluate import Player, render_videos
 from jaxdt.run.prepare import Prepared, prepare_run
+from jaxdt.run.resume import agree_with_record, is_finished
 from jaxdt.training import TrainState, make_train_step
 from jaxdt.types import Evaluation
 
@@ -69,7 +70,7 @@ def train(
     previous = read_record(run) if run.holds_run else None
     if previous is not None:
         config = agree_with_record(config, previous)
-        if _is_finished(run, config):
+        if is_finished(run, config):
             progress.say(f"{run.path} is finished: {config.steps} of {config.steps} updates done.")
             return run.path
     config, store = _with_store(config, store, progress, run.episodes)
@@ -86,7 +87,8 @@ def train(
         store.save(run.episodes)
     _train_and_evaluate(run, prepared, store.returns, progress)
     if config.video:
-        render_videos(Agent.load(run.path), run.videos, seed=config.eval_seed, progress=progress)
+        env_id = prepared.environment if isinstance(prepared.environment, str) else None
+        render_videos(Agent.load(run.path), run.videos, env_id, seed=config.eval_seed, progress=progress)
     return run.path
 
 
@@ -98,28 +100,6 @@ def _claim(run: RunDirectory) -> None:
         return
     if not run.is_free:
         raise JaxdtError(f"another process has begun a run in {run.path}; choose another --out.")
-
-
-def agree_with_record(config: TrainConfig, previous: RunRecord) -> TrainConfig:
-    """The run's own config with what may change taken from `config`; raises JaxdtError where they disagree."""
-    stored = previous.config
-    given, own = _flat(config), _flat(stored)
-    for name in given:
-        filled_in = name in ("env", "state_dim", "action_dim") and given[name] is None
-        # The dataset may have moved: its fingerprint is compared, not its name.
-        if given[name] != own[name] and name not in (*CHANGEABLE, "dataset") and not filled_in:
-            raise JaxdtError(
-                f"the run was started with {name}={own[name]!r} and cannot go on with {given[name]!r}; "
-                "leave that flag out, or choose another --out."
-            )
-    changes = {name: given[name] for name in CHANGEABLE if not (name == "targets" and given[name] is None)}
-    changes["dataset"] = config.dataset or stored.dataset
-    return dataclasses.replace(stored, **changes)
-
-
-def _flat(config: TrainConfig) -> dict[str, Any]:
-    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return values | vars(values.pop("model")) | vars(values.pop("optimizer"))
 
 
 def _with_store(
@@ -144,13 +124,6 @@ def _with_store(
 def _next_free_directory(config: TrainConfig, store: EpisodeStore) -> Path:
     name = f"{config.preset}-{config.env or store.env_id or 'none'}".replace("/", "-")
     return next(path for n in itertools.count(1) if not (path := Path("runs") / f"{name}-{n}").exists())
-
-
-def _is_finished(run: RunDirectory, config: TrainConfig) -> bool:
-    steps = checkpoint_steps(run.checkpoints)
-    if steps and steps[-1] > config.steps:
-        raise JaxdtError(f"{run.path} has {steps[-1]} updates already; --steps {config.steps} is fewer.")
-    return bool(steps) and steps[-1] == config.steps
 
 
 @dataclasses.dataclass
