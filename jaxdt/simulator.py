@@ -30,12 +30,28 @@ def make_simulator(env_id: str, *, render: bool = False) -> "gymnasium.Env":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             simulator = gymnasium.make(env_id, render_mode="rgb_array" if render else None)
-    except (gymnasium.error.Error, ImportError, ValueError) as error:
+    except Exception as error:  # an environment's constructor raises what its authors liked
+        backend = os.environ.get("MUJOCO_GL")
+        fix = f"; MUJOCO_GL is {backend!r}, is that renderer installed?" if backend and "mujoco" in str(error) else ""
         raise JaxdtError(
-            f"environment {env_id!r} cannot be made: {_one_line(error)} (give a Gymnasium id such as HalfCheetah-v5)."
+            f"environment {env_id!r} cannot be made: {_one_line(error)} "
+            f"(give a Gymnasium id such as HalfCheetah-v5{fix})."
         ) from error
     _check_spaces(env_id, simulator)
+    if render:
+        _follow_the_body(simulator)
     return simulator
+
+
+def _follow_the_body(simulator: "gymnasium.Env") -> None:
+    """Looks through the model's `track` camera where it has one; Gymnasium's own stays behind at the start."""
+    renderer: Any = getattr(simulator.unwrapped, "mujoco_renderer", None)
+    if renderer is not None:
+        import mujoco  # type: ignore[import-untyped]
+
+        camera = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")  # type: ignore[attr-defined]
+        if camera >= 0:
+            renderer.camera_id = camera
 
 
 def action_bounds(simulator: "gymnasium.Env") -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +98,7 @@ def _quieten_mujoco() -> None:
     """Drops MuJoCo's `settotalmass` deprecation, and with it MUJOCO_LOG.TXT; passes every other message on."""
     try:
         import mujoco  # type: ignore[import-untyped]
-    except ImportError:
+    except Exception:  # absent, or MUJOCO_GL names a renderer that is; making the environment says which
         return
     if mujoco.get_mju_user_warning() is None:  # type: ignore[attr-defined]
         mujoco.set_mju_user_warning(_pass_warning_on)  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ import pytest
 
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.video import render_episode
+from jaxdt.simulator import make_simulator
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # imageio's
@@ -32,3 +33,13 @@ def test_without_the_encoder_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
     with pytest.raises(JaxdtError, match=r"jaxdt\[video\]"):
         render_episode(tmp_path / "film.mp4", "HalfCheetah-v5", 0, np.zeros((1, 6), np.float32))
+
+
+def test_the_camera_follows_the_body():
+    try:
+        simulator = make_simulator("HalfCheetah-v5", render=True)
+    except JaxdtError as error:
+        assert "cannot be made" in str(error)
+        return
+    assert simulator.unwrapped.mujoco_renderer.camera_id == 0  # the model's `track` camera
+    simulator.close()
