@@ -104,10 +104,10 @@ def test_the_same_seeds_give_the_same_result(policy_and_params):
 
 
 class EndsEarly(Drift):
-    """Each step earns 1; done after the third step, then done again and again, earning on."""
+    """Each step earns 1; done after step 3 (seed 0) or 2 (seed 1), then done again and again, earning on."""
 
     def reset(self, key):
-        return jnp.zeros((), jnp.int32), jnp.zeros(3)
+        return jax.random.key_data(key)[1].astype(jnp.int32), jnp.zeros(3)
 
     def step(self, state, action):
         return state + 1, jnp.zeros(3), jnp.ones(()), state >= 2
@@ -116,11 +116,11 @@ class EndsEarly(Drift):
 def test_only_the_first_episode_counts(policy_and_params):
     policy, params = policy_and_params
     played = rollout_of(policy, environment=EndsEarly(), record=True)(
-        params, np.zeros(2, np.int32), np.ones(2, np.float32)
+        params, np.arange(2, dtype=np.int32), np.ones(2, np.float32)
     )
-    np.testing.assert_array_equal(played.returns, [3.0, 3.0])
-    np.testing.assert_array_equal(played.lengths, [3, 3])
-    np.testing.assert_array_equal(played.trajectory.rewards.sum(axis=0), [3.0, 3.0])
+    np.testing.assert_array_equal(played.returns, [3.0, 2.0])
+    np.testing.assert_array_equal(played.lengths, [3, 2])
+    np.testing.assert_array_equal(played.trajectory.rewards.sum(axis=0), [3.0, 2.0])
 
 
 def test_steps_with_nobody_alive_are_skipped(policy_and_params):
