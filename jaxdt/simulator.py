@@ -75,10 +75,6 @@ def is_plain_env_id(env_id: str) -> bool:
     return re.fullmatch(r"(?:[\w-]+/)?[\w.-]+", env_id) is not None
 
 
-def flat_observation(observation: Any) -> np.ndarray:
-    return np.asarray(observation, np.float32)
-
-
 def _check_spaces(env_id: str, simulator: "gymnasium.Env") -> None:
     from gymnasium import spaces
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -6,9 +8,8 @@ import jaxdt
 from jaxdt.errors import JaxdtError
 from jaxdt.models import build_model
 from jaxdt.run.evaluate import Player
-from jaxdt.types import Interface
 from tests.conftest import tiny_model
-from tests.toys import Drift
+from tests.toys import DRIFT_INTERFACE, Drift
 
 
 CONFIG = tiny_model(max_episode_length=10)
@@ -16,15 +17,7 @@ CONFIG = tiny_model(max_episode_length=10)
 
 def make_agent(delayed=False) -> jaxdt.Agent:
     params = jax.tree.map(lambda leaf: leaf * 3, jax.jit(build_model(CONFIG)[0])(jax.random.key(0)))
-    interface = Interface(
-        state_mean=np.array([0.1, -0.2, 0.3], np.float32),
-        state_std=np.array([0.5, 2.0, 1.5], np.float32),
-        action_low=np.array([-1.0, -3.0], np.float32),
-        action_high=np.array([1.0, 5.0], np.float32),
-        return_scale=4.0,
-        delayed_reward=delayed,
-    )
-    return jaxdt.Agent(CONFIG, params, interface)
+    return jaxdt.Agent(CONFIG, params, dataclasses.replace(DRIFT_INTERFACE, delayed_reward=delayed))
 
 
 @pytest.mark.parametrize("delayed", [False, True])

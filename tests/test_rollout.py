@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,19 +8,12 @@ import pytest
 from jaxdt.evaluation.environments import VectorizedEnvironment
 from jaxdt.evaluation.rollout import make_rollout
 from jaxdt.models import build_model
-from jaxdt.types import Interface, Window
+from jaxdt.types import Window
 from tests.conftest import tiny_model
-from tests.toys import Drift
+from tests.toys import DRIFT_INTERFACE, Drift
 
 
 CONFIG = tiny_model(max_episode_length=10)  # shorter than Drift's 12 steps: the last embedding is shared
-INTERFACE = Interface(
-    state_mean=np.array([0.1, -0.2, 0.3], np.float32),
-    state_std=np.array([0.5, 2.0, 1.5], np.float32),
-    action_low=np.array([-1.0, -3.0], np.float32),
-    action_high=np.array([1.0, 5.0], np.float32),
-    return_scale=4.0,
-)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +23,7 @@ def policy_and_params():
     return jax.jit(lambda params, window: apply(params, window)[:, -1]), params
 
 
-def rollout_of(policy, interface=INTERFACE, environment=None, **options):
+def rollout_of(policy, interface=DRIFT_INTERFACE, environment=None, **options):
     return make_rollout(
         policy,
         VectorizedEnvironment(environment or Drift()),
@@ -39,7 +34,7 @@ def rollout_of(policy, interface=INTERFACE, environment=None, **options):
     )
 
 
-def python_loop(policy, params, seed, target, interface=INTERFACE):
+def python_loop(policy, params, seed, target, interface=DRIFT_INTERFACE):
     """One episode as the original plays it: growing history, cropped to K, left-padded with zeros."""
     environment, k = Drift(), CONFIG.context_length
     state, observation = environment.reset(jax.random.key(seed))
@@ -75,7 +70,7 @@ def python_loop(policy, params, seed, target, interface=INTERFACE):
 @pytest.mark.parametrize("delayed", [False, True])
 def test_scan_equals_a_python_loop(policy_and_params, delayed):
     policy, params = policy_and_params
-    interface = Interface(**{**vars(INTERFACE), "delayed_reward": delayed})
+    interface = dataclasses.replace(DRIFT_INTERFACE, delayed_reward=delayed)
     seeds, targets = np.array([3, 4, 3], np.int32), np.array([6.0, 6.0, -20.0], np.float32)
     played = rollout_of(policy, interface, record=True)(params, seeds, targets)
     lengths = []

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdt
+from jaxdt.types import Interface
 
 
 class Drift:
@@ -23,6 +24,16 @@ class Drift:
         state = state + 0.1 * (target - state)
         reward = 1 - jnp.abs(state[0])
         return state, state, reward, state[1] > 0.9
+
+
+DRIFT_INTERFACE = Interface(
+    state_mean=np.array([0.1, -0.2, 0.3], np.float32),
+    state_std=np.array([0.5, 2.0, 1.5], np.float32),
+    action_low=np.array([-1.0, -3.0], np.float32),
+    action_high=np.array([1.0, 5.0], np.float32),
+    return_scale=4.0,
+)
+"""Nothing about it is trivial: every mean, std, bound and the scale would be missed if left out."""
 
 
 class Dial:

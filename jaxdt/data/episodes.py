@@ -186,9 +186,7 @@ class EpisodeStore:
             )
         width = np.where(high > low, high - low, 1)  # an action that cannot move stays at -1
         unit = 2 * (np.clip(self.actions, low, high) - low) / width - 1
-        return dataclasses.replace(
-            self, actions=unit.astype(np.float32), statistics_before_filters=self.statistics_before_filters
-        )
+        return dataclasses.replace(self, actions=unit.astype(np.float32))
 
     def _select(self, episodes: Int[np.ndarray, " k"]) -> "EpisodeStore":
         kept = np.zeros(self.num_episodes, bool)
