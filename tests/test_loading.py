@@ -109,7 +109,9 @@ def test_a_directory_is_no_file(tmp_path):
 def test_an_unknown_kind_of_file_is_named(tmp_path, name, kind):
     (tmp_path / name).write_bytes(b"anything")
     message = refusal(tmp_path / name)
-    assert message.startswith(f"dataset '{tmp_path / name}' is of an unknown kind {kind!r}; give an .npz file")
+    assert message.startswith(
+        f"dataset '{tmp_path / name}' is of an unknown kind {kind!r}; give the path of an .npz file"
+    )
 
 
 def test_a_bad_member_of_a_joined_spec_is_named(tmp_path):

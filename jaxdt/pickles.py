@@ -1,0 +1,175 @@
+"""Pickles read as data: plain containers, numbers, strings and what the caller allows by name; nothing is run.
+
+A pickle is a program. This reader executes only the part of its instructions that builds values, looks names up
+in a table of ours instead of importing them, and calls nothing but the entries of that table.
+"""
+
+import io
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from jaxdt.errors import JaxdtError
+
+
+class Stand:
+    """An object of ours that stands for one that the pickle describes; it alone may be given a state."""
+
+    def set_state(self, state: Any) -> None:
+        """The argument of the pickle's BUILD."""
+        raise pickle.UnpicklingError(f"a state for {type(self).__name__}")
+
+
+def read_pickle(
+    file: io.BufferedIOBase,
+    size: int,
+    allowed: Mapping[str, Any],
+    *,
+    source: str,
+    persistent: Callable[[Any], Any] | None = None,
+) -> Any:
+    """The value that a pickle of `size` bytes holds.
+
+    - `allowed`: what stands for a global, by its name `module.attribute`; a callable must return plain values or a
+      Stand and check its arguments. `collections.OrderedDict` and old pickles' bytes are always there.
+    - `persistent`: what stands for a persistent id (PyTorch's storages).
+
+    Raises JaxdtError naming the source, and the global where one is asked for that is not allowed.
+    """
+    reader = _Reader(_Bounded(file, size), {**_ALWAYS, **allowed}, persistent)
+    try:
+        return reader.load()
+    except _Refused as error:
+        raise JaxdtError(
+            f"{source} asks to run {error}, which a file of data never needs; it was not run. Do not trust this file."
+        ) from error
+    except Exception as error:  # damaged bytes raise nearly every kind there is
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise JaxdtError(f"{source} is not a readable pickle: {reason:.200}; copy or make it again.") from error
+
+
+class _Refused(pickle.UnpicklingError):
+    """Names what was asked for."""
+
+
+class _Bounded(io.RawIOBase):
+    """A file that never reads, nor allocates, beyond its size."""
+
+    def __init__(self, file: io.BufferedIOBase, size: int):
+        self._file, self._left = file, size
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if size > self._left:
+            raise EOFError(f"it ends {size - self._left} bytes early")
+        data = self._file.read(self._left if size < 0 else size)
+        self._left -= len(data)
+        return data
+
+    def readline(self, size: int | None = -1) -> bytes:
+        del size
+        data = self._file.readline(min(self._left, 65_536))
+        self._left -= len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _OrderedDict(OrderedDict, Stand):
+    def set_state(self, state: Any) -> None:
+        """PyTorch hangs version numbers on it; they are not needed."""
+
+
+def _ordered_dict(*arguments: Any) -> OrderedDict:
+    return _OrderedDict(*(dict(argument) for argument in arguments[:1]))
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """How protocols below 3 write bytes."""
+    if encoding != "latin1" or not isinstance(text, str):
+        raise _Refused(f"the encoding {encoding!r:.40}")
+    return text.encode("latin1")
+
+
+_ALWAYS = {"collections.OrderedDict": _ordered_dict, "_codecs.encode": _encode}
+
+
+class _Reader(pickle._Unpickler):  # type: ignore[name-defined] # the Python one: the C one allocates what it is told to
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+
+    def __init__(self, file: _Bounded, allowed: Mapping[str, Any], persistent: Callable[[Any], Any] | None):
+        super().__init__(file, fix_imports=True, encoding="latin1")
+        self._allowed = allowed
+        self._callables = {id(value) for value in allowed.values() if callable(value)}
+        self._persistent = persistent
+
+    def find_class(self, module: str, name: str) -> Any:
+        path = f"{module}.{name}"
+        if path not in self._allowed:
+            raise _Refused(path)
+        return self._allowed[path]
+
+    def persistent_load(self, pid: Any) -> Any:
+        if self._persistent is None:
+            raise _Refused("a persistent id")
+        return self._persistent(pid)
+
+    def load_reduce(self) -> None:
+        arguments = self.stack.pop()
+        function = self.stack[-1]
+        if id(function) not in self._callables or not isinstance(arguments, tuple):
+            raise _Refused(f"a value of {type(function).__name__}")
+        self.stack[-1] = function(*arguments)
+
+    def load_build(self) -> None:
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], Stand):
+            raise _Refused(f"a state for {type(self.stack[-1]).__name__}")
+        self.stack[-1].set_state(state)
+
+    def load_append(self) -> None:
+        value = self.stack.pop()
+        self._container(list).append(value)
+
+    def load_appends(self) -> None:
+        values = self.pop_mark()
+        self._container(list).extend(values)
+
+    def _container(self, kind: type) -> Any:
+        if not isinstance(self.stack[-1], kind):
+            raise _Refused(f"an addition to {type(self.stack[-1]).__name__}")
+        return self.stack[-1]
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._container(dict)[key] = value
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        self._container(dict).update(zip(items[::2], items[1::2], strict=True))
+
+    def load_additems(self) -> None:
+        items = self.pop_mark()
+        self._container(set).update(items)
+
+    def _refuse(self) -> None:
+        raise _Refused("an instruction that calls a class")
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.APPEND[0]] = load_append
+    dispatch[pickle.APPENDS[0]] = load_appends
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+    for _code in (
+        *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX),
+        *(pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
+    ):
+        dispatch[_code[0]] = _refuse

@@ -1,0 +1,165 @@
+import builtins
+import collections
+import io
+import os
+import pickle
+import re
+
+import pytest
+
+from jaxdt import JaxdtError
+from jaxdt.pickles import Stand, read_pickle
+
+
+def read(content: bytes, allowed=None, **options):
+    return read_pickle(io.BytesIO(content), len(content), allowed or {}, source="a.pkl", **options)
+
+
+def refusal(content: bytes, allowed=None) -> str:
+    with pytest.raises(JaxdtError) as caught:
+        read(content, allowed)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class Calls:
+    """Pickles as a call of `function` on `arguments`."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+class HasState:
+    def __init__(self):
+        self.value = 1
+
+
+class Box(Stand):
+    def set_state(self, state):
+        self.state = state
+
+
+def make_box(*arguments):
+    assert not arguments
+    return Box()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_plain_values_are_read_at_every_protocol(protocol):
+    values = [{"a": [1, -(2**70), 2.5, None, True, b"\xff\x00", "é"], "t": (1, 2, 3, 4)}, collections.OrderedDict(a=1)]
+    assert read(pickle.dumps(values, protocol)) == values
+
+
+def test_shared_values_stay_shared():
+    inner = [1]
+    outer = read(pickle.dumps([inner, inner]))
+    assert outer[0] is outer[1]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    ("function", "arguments", "name"),
+    [
+        (os.system, ("touch {marker}",), "system"),
+        (os.mkdir, ("{marker}",), "mkdir"),
+        (builtins.eval, ("__import__('os').mkdir('{marker}')",), "eval"),
+        (getattr, ("{marker}", "upper"), "getattr"),
+        (pickle.loads, (b"",), "loads"),
+    ],
+)
+def test_a_call_is_refused_by_name_and_never_made(tmp_path, function, arguments, name, protocol):
+    marker = tmp_path / "ran"
+    arguments = [a.format(marker=marker) if isinstance(a, str) else a for a in arguments]
+    content = pickle.dumps([1, {"nested": [Calls(function, *arguments)]}], protocol)
+    assert re.search(rf"asks to run \w+\.{name}, which", refusal(content))
+    assert not marker.exists()
+
+
+def test_the_trap_works(tmp_path):
+    marker = tmp_path / "ran"
+    pickle.loads(pickle.dumps(Calls(os.mkdir, str(marker))))
+    assert marker.exists()
+
+
+def test_a_call_hidden_in_the_arguments_of_an_allowed_one_is_refused():
+    content = pickle.dumps(Calls(collections.OrderedDict, [("a", Calls(os.getcwd))]))
+    assert "asks to run posix.getcwd" in refusal(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"(S'ls'\nios\nsystem\n.",  # INST
+        b"(cos\nsystem\nS'ls'\no.",  # OBJ
+        b"\x80\x02cos\nsystem\n)\x81.",  # NEWOBJ
+        b"\x80\x04cos\nsystem\n)}\x92.",  # NEWOBJ_EX
+        b"\x80\x02\x82\x01.",  # EXT1
+        b"cos\nsystem\n(S'ls'\ntR.",
+        b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x02ls\x85R.",  # STACK_GLOBAL
+        b"\x80\x04\x8c\x06jaxdt.\x8c\x04eval\x93.",
+        b"]S'ls'\nR.",
+        b"S'x'\n(S'ls'\ntR.",
+        b"}}b.",
+        b"P1\n.",
+    ],
+)
+def test_instructions_that_could_run_something_are_refused(content):
+    assert "asks to run" in refusal(content)
+
+
+def test_only_what_stands_for_something_takes_a_state():
+    assert "_reconstructor, which" in refusal(pickle.dumps(HasState(), 0))
+    assert "asks to run tests.test_pickles.HasState" in refusal(pickle.dumps(HasState(), 4))
+    box = read(b"cbox\nBox\n)R}S'a'\nI1\nsb.", {"box.Box": make_box})
+    assert box.state == {"a": 1}
+    # A function of ours must not be given attributes.
+    assert "a state for function" in refusal(b"cbox\nBox\n}S'a'\nI1\nsb.", {"box.Box": make_box})
+
+
+def test_a_value_of_ours_is_called_only_if_it_is_in_the_table():
+    boxed = {"box.Box": make_box}
+    assert isinstance(read(b"cbox\nBox\n)R.", boxed), Box)
+    assert "a value of Box" in refusal(b"cbox\nBox\n)R)R.", boxed)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b".",
+        b"0.",
+        b"hello\nworld",
+        b"\x80\x09N.",
+        b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7fabc",  # FRAME
+        b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7fabc",  # BINBYTES8
+        b"\x96\xff\xff\xff\xff\xff\xff\xff\x7fabc",  # BYTEARRAY8
+        b"\x8d\xff\xff\xff\xff\xff\xff\xff\x7fabc",  # BINUNICODE8
+        b"T\xff\xff\xff\x7fabc",  # BINSTRING
+        b"\x8b\xff\xff\xff\x7fabc",  # LONG4
+        b"h\x05.",
+        b"}]N s.",
+        b"]}]Nss.",
+        pickle.dumps(list(range(100)))[:-20],
+    ],
+)
+def test_damaged_and_oversized_pickles_are_one_sentence(content):
+    assert "is not a readable pickle" in refusal(content) or "asks to run" in refusal(content)
+
+
+def test_a_memo_index_allocates_nothing():
+    # The C unpickler makes a table of that many entries.
+    assert read(b"(]r\xff\xff\xff\x7f.") == []
+
+
+def test_nothing_is_read_beyond_the_size_given():
+    file = io.BytesIO(b"\x80\x02N" + b"." + b"rest")
+    assert read_pickle(file, 4, {}, source="a") is None
+    with pytest.raises(JaxdtError):
+        read_pickle(io.BytesIO(b"\x80\x02N."), 3, {}, source="a")
+
+
+def test_persistent_ids_are_the_callers_to_answer():
+    assert read(b"\x80\x02X\x01\x00\x00\x00aQ.", persistent=lambda pid: pid * 2) == "aa"
