@@ -35,6 +35,12 @@ class ModelConfig:
     """Hidden units of a block's MLP; None: four times the width."""
     activation: Literal["relu", "gelu", "gelu_new"] = "relu"
     """Of the MLP; gelu is the exact one, gelu_new its tanh approximation."""
+    action_tanh: bool = True
+    """Squash predicted actions into [-1, 1]."""
+    layer_norm_epsilon: float = 1e-5
+    """Added to the variance in every LayerNorm."""
+    initialization: Literal["original", "huggingface"] = "original"
+    """Of the weights; original: PyTorch's defaults around a GPT-2; huggingface: N(0, 0.02), less by depth."""
     embedding_dropout: float = 0.1
     """Probability of dropping an element after the embedding LayerNorm."""
     attention_dropout: float = 0.1
@@ -54,19 +60,30 @@ class ModelConfig:
             )
         for name in ("embedding_dropout", "attention_dropout", "residual_dropout"):
             _within(self, name, 0.0, 1.0)
+        if not 0 < self.layer_norm_epsilon < 1:
+            raise JaxdtError(f"layer_norm_epsilon must be above 0 and below 1; got {self.layer_norm_epsilon}.")
         _one_of(self, "activation", ("relu", "gelu", "gelu_new"))
+        _one_of(self, "initialization", ("original", "huggingface"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with a linear warm-up, then a constant rate; decay on every parameter."""
+    """AdamW with a linear warm-up."""
 
     learning_rate: float = 1e-4
     """Step size after the warm-up."""
-    warmup_steps: int = 10_000
-    """Updates over which the learning rate rises linearly from 0."""
+    warmup_steps: int | None = 10_000
+    """Updates over which the learning rate rises linearly from 0; None: `warmup-fraction` of all."""
+    warmup_fraction: float = 0.1
+    """Share of all updates, where `warmup-steps` is None."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """After the warm-up; linear: falls to 0 at the last update, and the warm-up starts at 0 exactly."""
+    total_steps: Suppress[int | None] = None
+    """Where a linear schedule ends; None: taken from the run's steps."""
     weight_decay: float = 1e-4
-    """Decoupled decay, multiplied by the learning rate, on all parameters."""
+    """Decoupled decay, multiplied by the learning rate."""
+    decay_biases: bool = True
+    """Decay every parameter; otherwise not the biases and LayerNorms."""
     beta1: float = 0.9
     """Adam's decay rate of the mean gradient."""
     beta2: float = 0.999
@@ -77,7 +94,11 @@ class OptimizerConfig:
     """Gradients are scaled down to this global norm."""
 
     def __post_init__(self):
-        _at_least(self, "warmup_steps", 0)
+        for name in ("warmup_steps", "total_steps"):
+            if getattr(self, name) is not None:
+                _at_least(self, name, 0)
+        _one_of(self, "schedule", ("constant", "linear"))
+        _within(self, "warmup_fraction", 0.0, 1.0)
         for name in ("learning_rate", "weight_decay", "epsilon"):
             _within(self, name, 0.0, math.inf)
         for name in ("beta1", "beta2"):
@@ -94,12 +115,16 @@ class TrainConfig:
 
     preset: Suppress[str] = "paper"
     """Name of the preset that the values started from."""
+    init: str | None = None
+    """Run directory to start from: its weights, model and normalisation; None: random weights."""
     dataset: str | None = None
     """Episodes: a path, `demo`, or several joined by `+`; None: `demo`."""
     env: str | None = None
     """Environment to evaluate in, a Gymnasium id; `none`: no evaluation; None: the one the data names."""
-    steps: int = 100_000
-    """Updates in all."""
+    steps: int | None = 100_000
+    """Updates in all; None: as many as `passes` make."""
+    passes: int | None = None
+    """Passes of one window an episode, as Hugging Face's trainer counts; the last batch of each is smaller."""
     batch_size: int = 64
     """Windows an update."""
     seed: int = 0
@@ -136,8 +161,11 @@ class TrainConfig:
     optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=OptimizerConfig)
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "eval_every", "eval_episodes", "save_every", "log_every"):
-            _at_least(self, name, 1)
+        for name in ("steps", "passes", "batch_size", "eval_every", "eval_episodes", "save_every", "log_every"):
+            if getattr(self, name) is not None:
+                _at_least(self, name, 1)
+        if self.steps is None and self.passes is None:
+            raise JaxdtError("steps or passes must be given; both are None.")
         for name in ("seed", "eval_seed"):
             _within(self, name, 0.0, 2.0**30)
         if not 0 < self.return_scale < math.inf:
@@ -224,7 +252,18 @@ DEMO = TrainConfig(
 )
 """Small enough for a laptop's CPU in minutes, on episodes collected from the shipped policies."""
 
-PRESETS = {"demo": DEMO, "paper": PAPER}
+HUGGINGFACE = TrainConfig(
+    preset="huggingface",
+    steps=None,
+    passes=120,
+    targets=(12_000.0,),
+    eval_episodes=10,
+    model=ModelConfig(max_episode_length=4096, initialization="huggingface"),
+    optimizer=OptimizerConfig(warmup_steps=None, warmup_fraction=0.1, schedule="linear", decay_biases=False),
+)
+"""The recipe of Hugging Face's tutorial (its notebook 101_train-decision-transformers and their trainer's defaults)."""
+
+PRESETS = {"demo": DEMO, "huggingface": HUGGINGFACE, "paper": PAPER}
 
 PAPER_TARGETS = {
     "HalfCheetah": (6000.0, 12000.0),

@@ -26,7 +26,7 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_new": partial(jax.nn.gelu, approximate=True),
 }
-_GPT2_INIT = {"kernel_init": nnx.initializers.normal(0.02), "bias_init": nnx.initializers.zeros}
+_STD = 0.02  # of GPT-2's weights
 
 
 class Block(nnx.Module):
@@ -36,13 +36,14 @@ class Block(nnx.Module):
         width, hidden = config.width, config.mlp_width or 4 * config.width
         self.num_heads = config.num_heads
         self.activation = _ACTIVATIONS[config.activation]
-        self.attention_norm = _layer_norm(width, rngs)
-        self.query = nnx.Linear(width, width, **_GPT2_INIT, rngs=rngs)
-        self.key_value = nnx.Linear(width, 2 * width, **_GPT2_INIT, rngs=rngs)
-        self.attention_out = nnx.Linear(width, width, **_GPT2_INIT, rngs=rngs)
-        self.mlp_norm = _layer_norm(width, rngs)
-        self.mlp_in = nnx.Linear(width, hidden, **_GPT2_INIT, rngs=rngs)
-        self.mlp_out = nnx.Linear(hidden, width, **_GPT2_INIT, rngs=rngs)
+        by_depth = _STD / math.sqrt(2 * config.num_layers) if config.initialization == "huggingface" else _STD
+        self.attention_norm = _layer_norm(config, rngs)
+        self.query = _gpt2_linear(width, width, rngs)
+        self.key_value = _gpt2_linear(width, 2 * width, rngs)
+        self.attention_out = _gpt2_linear(width, width, rngs, std=by_depth)
+        self.mlp_norm = _layer_norm(config, rngs)
+        self.mlp_in = _gpt2_linear(width, hidden, rngs)
+        self.mlp_out = _gpt2_linear(hidden, width, rngs, std=by_depth)
         self.attention_dropout, self.residual_dropout = config.attention_dropout, config.residual_dropout
 
     def __call__(
@@ -84,19 +85,25 @@ class DecisionTransformer(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         assert config.state_dim is not None
         assert config.action_dim is not None
-        width = config.width
+        width, as_huggingface = config.width, config.initialization == "huggingface"
+        linear = _gpt2_linear if as_huggingface else _torch_linear
         self.last_timestep = config.max_episode_length - 1
+        self.action_tanh = config.action_tanh
         self.embed_timestep = nnx.Embed(
-            config.max_episode_length, width, embedding_init=nnx.initializers.normal(1.0), rngs=rngs
+            config.max_episode_length,
+            width,
+            embedding_init=nnx.initializers.normal(_STD if as_huggingface else 1.0),
+            rngs=rngs,
         )
-        self.embed_return = _torch_linear(1, width, rngs)
-        self.embed_state = _torch_linear(config.state_dim, width, rngs)
-        self.embed_action = _torch_linear(config.action_dim, width, rngs)
-        self.embed_norm = _layer_norm(width, rngs)
+        self.embed_return = linear(1, width, rngs)
+        self.embed_state = linear(config.state_dim, width, rngs)
+        self.embed_action = linear(config.action_dim, width, rngs)
+        # Hugging Face adds the one row wpe[0] of a position table to every token: here it is part of this bias.
+        self.embed_norm = _layer_norm(config, rngs, bias_std=_STD if as_huggingface else 0.0)
         self.embedding_dropout = config.embedding_dropout
         self.blocks = nnx.Dict({f"block_{i}": Block(config, rngs=rngs) for i in range(config.num_layers)})
-        self.final_norm = _layer_norm(width, rngs)
-        self.predict_action = _torch_linear(width, config.action_dim, rngs)
+        self.final_norm = _layer_norm(config, rngs)
+        self.predict_action = linear(width, config.action_dim, rngs)
 
     def __call__(
         self, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
@@ -112,7 +119,8 @@ class DecisionTransformer(nnx.Module):
         for i, block_key in enumerate(block_keys):
             block = self.blocks[f"block_{i}"]
             x = block(x, may_attend, answers=states if i == last else slice(None), key=block_key)
-        return jnp.tanh(_dense(self.predict_action, self.final_norm(x)))
+        actions = _dense(self.predict_action, self.final_norm(x))
+        return jnp.tanh(actions) if self.action_tanh else actions
 
     def _embed(self, window: Window) -> Float[Array, "b l d"]:
         b, t = window.mask.shape
@@ -139,10 +147,10 @@ class Apply(Protocol):
 def build_model(config: ModelConfig) -> tuple[Callable[[PRNGKeyArray], Params], Apply]:
     """The model as two pure functions.
 
-    - `init(key) -> params`: a nested dict of float32 arrays, initialised as the original does.
-    - `apply(params, window, *, newest_only=False, key=None) -> actions`: (b, t, a) in [-1, 1], the action
-      predicted at each step from what came before it; (b, 1, a) for the newest step alone. Dropout is on
-      exactly when `key` is given.
+    - `init(key) -> params`: a nested dict of float32 arrays, initialised as `config.initialization` says.
+    - `apply(params, window, *, newest_only=False, key=None) -> actions`: (b, t, a), in [-1, 1] unless
+      `action_tanh` is off, the action predicted at each step from what came before it; (b, 1, a) for the
+      newest step alone. Dropout is on exactly when `key` is given.
 
     Raises JaxdtError when `state_dim` or `action_dim` is not set.
     """
@@ -168,9 +176,18 @@ def build_model(config: ModelConfig) -> tuple[Callable[[PRNGKeyArray], Params], 
     return init, apply
 
 
-def _layer_norm(width: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    # PyTorch's epsilon and two-pass variance; Flax's defaults are 1e-6 and E[x^2] - E[x]^2.
-    return nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+def _layer_norm(config: ModelConfig, rngs: nnx.Rngs, *, bias_std: float = 0.0) -> nnx.LayerNorm:
+    bias_init = nnx.initializers.normal(bias_std) if bias_std else nnx.initializers.zeros
+    # PyTorch's two-pass variance; Flax's default is E[x^2] - E[x]^2.
+    return nnx.LayerNorm(
+        config.width, epsilon=config.layer_norm_epsilon, use_fast_variance=False, bias_init=bias_init, rngs=rngs
+    )
+
+
+def _gpt2_linear(inputs: int, outputs: int, rngs: nnx.Rngs, *, std: float = _STD) -> nnx.Linear:
+    return nnx.Linear(
+        inputs, outputs, kernel_init=nnx.initializers.normal(std), bias_init=nnx.initializers.zeros, rngs=rngs
+    )
 
 
 def _torch_linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:

@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jaxdt.config import OptimizerConfig
+from jaxdt.errors import JaxdtError
 from jaxdt.types import Window
 
 
@@ -40,16 +41,31 @@ def masked_mse(
 
 
 def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
-    """Update `i` (from 0) uses rate * min((i + 1) / warm-up, 1)."""
+    """Rate of update `i`, counted from 0.
+
+    - constant: rate * min((i + 1) / warm-up, 1), the original's.
+    - linear: rate * i / warm-up, then falling to 0 at `total_steps` (Hugging Face's `get_linear_schedule_with_warmup`).
+
+    Raises JaxdtError when the config leaves open how long the warm-up or the schedule is.
+    """
+    if config.warmup_steps is None or (config.schedule == "linear" and config.total_steps is None):
+        raise JaxdtError(
+            "the optimiser's warmup_steps, and total_steps with a linear schedule, must be numbers here; "
+            f"got {config.warmup_steps} and {config.total_steps}."
+        )
+    warmup, total = max(config.warmup_steps, 1), config.total_steps or 0
 
     def schedule(count):
-        return config.learning_rate * jnp.minimum((count + 1) / max(config.warmup_steps, 1), 1.0)
+        if config.schedule == "constant":
+            return config.learning_rate * jnp.minimum((count + 1) / warmup, 1.0)
+        left = jnp.maximum(total - count, 0) / max(total - warmup, 1)
+        return config.learning_rate * jnp.minimum(count / warmup, left)
 
     return schedule
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW with decay on every parameter (reference recipe of the paper)."""
+    """Clipping by global norm, then AdamW; decay on every parameter unless `decay_biases` is off."""
     return optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
         optax.adamw(
@@ -58,7 +74,16 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
             b2=config.beta2,
             eps=config.epsilon,
             weight_decay=config.weight_decay,
+            mask=None if config.decay_biases else _is_weight,
         ),
+    )
+
+
+def _is_weight(params: PyTree[Array]) -> PyTree[bool]:
+    """True at what Hugging Face's trainer decays: neither biases nor LayerNorms."""
+    names = ("kernel", "embedding")
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) in names, params
     )
 
 

@@ -26,6 +26,9 @@ def test_the_model_defaults_to_the_papers():
         "num_heads": 1,
         "mlp_width": None,
         "activation": "relu",
+        "action_tanh": True,
+        "layer_norm_epsilon": 1e-5,
+        "initialization": "original",
         "embedding_dropout": 0.1,
         "attention_dropout": 0.1,
         "residual_dropout": 0.1,
@@ -36,7 +39,11 @@ def test_the_optimizer_defaults_to_the_papers():
     assert values_of(OptimizerConfig()) == {
         "learning_rate": 1e-4,
         "warmup_steps": 10_000,
+        "warmup_fraction": 0.1,
+        "schedule": "constant",
+        "total_steps": None,
         "weight_decay": 1e-4,
+        "decay_biases": True,
         "beta1": 0.9,
         "beta2": 0.999,
         "epsilon": 1e-8,
@@ -51,6 +58,16 @@ def test_the_paper_preset_is_the_papers():
     expected = {"preset": "paper", "steps": 100_000, "batch_size": 64, "return_scale": 1000.0, "best_fraction": 1.0}
     expected |= {"eval_every": 10_000, "eval_episodes": 100, "delayed_reward": False, "targets": None}
     assert {name: getattr(PAPER, name) for name in expected} == expected
+
+
+def test_the_huggingface_preset_is_the_tutorials():
+    preset = PRESETS["huggingface"]
+    assert (preset.steps, preset.passes, preset.batch_size) == (None, 120, 64)
+    assert (preset.targets, preset.return_scale) == ((12_000.0,), 1000.0)
+    model = {"max_episode_length": 4096, "initialization": "huggingface"}
+    assert values_of(preset.model) == values_of(ModelConfig()) | model
+    optimizer = {"warmup_steps": None, "schedule": "linear", "decay_biases": False}
+    assert values_of(preset.optimizer) == values_of(OptimizerConfig()) | optimizer
 
 
 def test_the_papers_targets_are_lowest_first():
@@ -171,7 +188,7 @@ def test_fields_that_json_leaves_out_take_their_defaults():
         ({"model": {"depth": 5}}, "config.model has the unknown field 'depth'"),
         ({"steps": 5.0}, "config.steps has the wrong type; got 5.0"),
         ({"steps": "5"}, "config.steps has the wrong type; got '5'"),
-        ({"steps": None}, "config.steps has the wrong type; got None"),
+        ({"steps": None}, "steps or passes must be given; both are None."),
         ({"steps": True}, "config.steps has the wrong type; got True"),
         ({"video": 1}, "config.video has the wrong type; got 1"),
         ({"return_scale": "1000"}, "config.return_scale has the wrong type; got '1000'"),

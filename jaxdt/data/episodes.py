@@ -168,6 +168,10 @@ class EpisodeStore:
         rewards[self.offsets[1:] - 1] = self.returns
         return dataclasses.replace(self, rewards=rewards, statistics_before_filters=self.statistics)
 
+    def with_statistics(self, mean: Float[np.ndarray, "*s"], std: Float[np.ndarray, "*s"]) -> "EpisodeStore":
+        """The same episodes, to be normalised by a mean and a standard deviation that were found elsewhere."""
+        return dataclasses.replace(self, statistics_before_filters=Statistics(mean, std))
+
     def with_actions_rescaled(
         self, low: Float[np.ndarray, " a"], high: Float[np.ndarray, " a"], *, clip: bool = False
     ) -> "EpisodeStore":

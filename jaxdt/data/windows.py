@@ -15,6 +15,8 @@ class WindowSampler(Iterator[Window]):
     An episode is drawn in proportion to its length and the window's first step uniformly over all its
     steps, so windows that reach an episode's end are short and padded on the left (the original's
     `get_batch`). Batch `i` depends on `seed` and `i` alone: `position` is the stream's whole state.
+    With `windows_per_pass`, the last batch of every pass is filled up with windows of nothing but padding
+    (Hugging Face's trainer counts one window an episode as a pass).
 
     Raises JaxdtError for sizes below 1 or a return scale that is not positive.
     """
@@ -27,11 +29,13 @@ class WindowSampler(Iterator[Window]):
         seed: int = 0,
         return_scale: float = 1000.0,
         max_episode_length: int = 1000,
+        windows_per_pass: int | None = None,
     ):
         for name, value in (
             ("context_length", context_length),
             ("batch_size", batch_size),
             ("max_episode_length", max_episode_length),
+            ("windows_per_pass", 1 if windows_per_pass is None else windows_per_pass),
         ):
             if value < 1:
                 raise JaxdtError(f"{name} must be at least 1; got {value}.")
@@ -44,6 +48,7 @@ class WindowSampler(Iterator[Window]):
         self._batch_size = batch_size
         self._seed = seed
         self._max_episode_length = max_episode_length
+        self._windows_per_pass = windows_per_pass
         self._returns_to_go = store.returns_to_go / np.float32(return_scale)
         self.position = 0
         """Number of the batch that `next` gives."""
@@ -61,6 +66,9 @@ class WindowSampler(Iterator[Window]):
         first = rng.integers(store.num_steps, size=self._batch_size)
         episode = np.searchsorted(store.offsets, first, side="right") - 1
         real = np.minimum(length, store.offsets[episode + 1] - first)
+        if self._windows_per_pass is not None:
+            batch_of_pass = index % -(-self._windows_per_pass // self._batch_size)
+            real[max(self._windows_per_pass - batch_of_pass * self._batch_size, 0) :] = 0
         ahead = np.arange(length) - (length - real)[:, None]
         mask = ahead >= 0
         row = first[:, None] + np.maximum(ahead, 0)

@@ -2,16 +2,17 @@
 
 import dataclasses
 import importlib.util
+import math
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdt.config import PAPER_TARGETS, TrainConfig
+from jaxdt.config import PAPER_TARGETS, ModelConfig, TrainConfig
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import JaxEnvironment
-from jaxdt.run.directory import RunRecord, describe_making
+from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, read_record
 from jaxdt.simulator import action_bounds, make_simulator
 from jaxdt.types import Interface
 
@@ -27,9 +28,17 @@ class Prepared(NamedTuple):
 
 
 def prepare_run(
-    config: TrainConfig, store: EpisodeStore, environment: JaxEnvironment | None, command: list[str] | None
+    config: TrainConfig,
+    store: EpisodeStore,
+    environment: JaxEnvironment | None,
+    command: list[str] | None,
+    previous: RunRecord | None = None,
 ) -> Prepared:
-    """Raises JaxdtError when config, episodes and environment do not fit together."""
+    """Raises JaxdtError when config, episodes and environment do not fit together.
+
+    `previous`: the record of the run that goes on. It, or the run that `config.init` names, has the say on
+    normalisation and action bounds: weights mean nothing without theirs.
+    """
     if config.env == "custom" and environment is None:
         raise JaxdtError(
             "the run is evaluated in a JaxEnvironment of your own; go on from Python, with train(env=...)."
@@ -39,25 +48,23 @@ def prepare_run(
         raise JaxdtError("the data do not name their environment; give --env ID, or --env none to train without one.")
     _check_extras(config, env)
     played_in = environment if environment is not None else None if env == "none" else env
-    low, high = _check_environment(played_in, store)
+    bounds = _check_environment(played_in, store)
+    interface, model = _starting_point(config, store, bounds, previous)
     filtered = store.best(config.best_fraction) if config.best_fraction < 1 else store
-    filtered = filtered.with_actions_rescaled(low, high, clip=config.clip_actions)
+    filtered = filtered.with_actions_rescaled(interface.action_low, interface.action_high, clip=config.clip_actions)
     if config.delayed_reward:
         filtered = filtered.with_delayed_rewards()
-    mean, std = filtered.statistics
+    filtered = filtered.with_statistics(interface.state_mean, interface.state_std)
     config = dataclasses.replace(
-        config, env=env, targets=choose_targets(config, store, env), model=_fill_sizes(config, store)
+        config,
+        env=env,
+        targets=choose_targets(config, store, env),
+        model=model,
+        **fill_schedule(config, filtered.num_episodes),
     )
     record = RunRecord(
         config=config,
-        interface=Interface(
-            state_mean=mean,
-            state_std=std,
-            action_low=low,
-            action_high=high,
-            return_scale=config.return_scale,
-            delayed_reward=config.delayed_reward,
-        ),
+        interface=interface,
         data=describe_data(config.dataset, store),
         made_with=describe_making(command),
     )
@@ -72,6 +79,56 @@ def choose_targets(config: TrainConfig, store: EpisodeStore, env: str) -> tuple[
     if config.paper_targets and paper is not None:
         return paper
     return tuple(float(target) for target in np.quantile(store.returns, config.target_quantiles))
+
+
+def fill_schedule(config: TrainConfig, num_episodes: int) -> dict[str, Any]:
+    """`steps` and the optimiser's warm-up and end as numbers, from passes and fractions where they are None."""
+    steps, optimizer = config.steps, config.optimizer
+    if steps is None:
+        assert config.passes is not None
+        steps = config.passes * math.ceil(num_episodes / config.batch_size)
+    if optimizer.warmup_steps is None:
+        optimizer = dataclasses.replace(optimizer, warmup_steps=math.ceil(optimizer.warmup_fraction * steps))
+    if optimizer.schedule == "linear" and optimizer.total_steps is None:
+        optimizer = dataclasses.replace(optimizer, total_steps=steps)
+    return {"steps": steps, "optimizer": optimizer}
+
+
+def _starting_point(
+    config: TrainConfig, store: EpisodeStore, bounds: tuple[np.ndarray, np.ndarray], previous: RunRecord | None
+) -> tuple[Interface, ModelConfig]:
+    """What stands between policy and environment, and the model's shape: as trained so far, else from the data."""
+    if previous is not None:
+        return previous.interface, previous.model
+    own = {"return_scale": config.return_scale, "delayed_reward": config.delayed_reward}
+    if config.init is None:
+        mean, std = store.statistics
+        interface = Interface(state_mean=mean, state_std=std, action_low=bounds[0], action_high=bounds[1], **own)
+        return interface, _fill_sizes(config, store)
+    started_from = read_record(RunDirectory(config.init))
+    if started_from.interface.state_mean.shape != store.observations.shape[1:]:
+        raise JaxdtError(
+            f"the run {config.init} was trained on observations of shape {started_from.interface.state_mean.shape}, "
+            f"the data have {store.observations.shape[1:]}; fine-tune on data of the same environment."
+        )
+    model = inherit_model(config.model, started_from.model, config.init)
+    _fill_sizes(dataclasses.replace(config, model=model), store)
+    return dataclasses.replace(started_from.interface, **own), model
+
+
+def inherit_model(given: ModelConfig, own: ModelConfig, init: str) -> ModelConfig:
+    """The model of the run `init`; only context length and dropouts may differ. Raises JaxdtError where more does."""
+    if given == ModelConfig():
+        return own
+    free = ("context_length", "embedding_dropout", "attention_dropout", "residual_dropout")
+    for field in dataclasses.fields(ModelConfig):
+        mine, theirs = getattr(given, field.name), getattr(own, field.name)
+        if field.name not in (*free, "initialization") and mine not in (None, theirs):
+            raise JaxdtError(
+                f"the weights of {init} have {field.name}={theirs} and cannot be used with {mine}; leave it out, or "
+                f"give model=Agent.load({init!r}).config."
+            )
+    return dataclasses.replace(own, **{name: getattr(given, name) for name in free})
 
 
 def describe_data(spec: str | None, store: EpisodeStore) -> dict:

@@ -74,12 +74,12 @@ def train(
             progress.say(f"{run.path} is finished: {config.steps} of {config.steps} updates done.")
             return run.path
     config, store = _with_store(config, store, progress, run.episodes)
-    prepared = prepare_run(config, store, env, command)
     if previous is not None and previous.data["fingerprint"] != store.fingerprint:
         raise JaxdtError(
             f"the episodes are not those that {run.path} was trained on (their fingerprints differ); "
             "resume with the same data, or choose another --out."
         )
+    prepared = prepare_run(config, store, env, command, previous)
     if previous is None:
         _claim(run)
         write_record(run, prepared.record)
@@ -143,6 +143,7 @@ class _Books:
 def _train_and_evaluate(run: RunDirectory, prepared: Prepared, data_returns: np.ndarray, progress: Progress) -> None:
     """The whole run, top to bottom; where several things fall due: log, evaluate, save."""
     config, interface = prepared.record.config, prepared.record.interface
+    assert config.steps is not None
     sampler = WindowSampler(
         prepared.store,
         config.model.context_length,
@@ -150,10 +151,13 @@ def _train_and_evaluate(run: RunDirectory, prepared: Prepared, data_returns: np.
         config.seed,
         config.return_scale,
         config.model.max_episode_length,
+        prepared.store.num_episodes if config.passes is not None else None,
     )
     init, apply = build_model(config.model)
     init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
-    update, state = make_train_step(apply, init(init_key), config.optimizer)
+    from_run = config.init is not None and not checkpoint_steps(run.checkpoints)
+    params = Agent.load(config.init).params if from_run else init(init_key)
+    update, state = make_train_step(apply, params, config.optimizer)
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(contextlib.closing(CheckpointWriter(run.checkpoints)))
         board = stack.enter_context(contextlib.closing(_open_board(run, config)))
