@@ -1,0 +1,221 @@
+"""The original's pickled list of dicts, one an episode, read as data: no function of NumPy's is ever called."""
+
+import math
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdt.data.episodes import EpisodeStore
+from jaxdt.errors import JaxdtError
+from jaxdt.pickles import Stand, read_pickle
+
+
+def load_pickle(path: Path) -> EpisodeStore:
+    """Episodes of a pickled list of dicts, as the original's download script writes it.
+
+    Each dict holds `observations` (t, s), `actions` (t, a), `rewards` (t,), `terminals` or `dones` (t,) and maybe
+    `timeouts` (t,); more is ignored. An episode that does not end in a terminal was cut off there.
+    Raises JaxdtError naming the file, the episode, the field and the fix; nothing in the file is run.
+    """
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            episodes = read_pickle(file, size, _stand_ins(_Budget(size)), source=str(path))
+    except OSError as error:
+        raise JaxdtError(f"{path} cannot be read: {error.strerror or error}; check its permissions.") from error
+    if not isinstance(episodes, list) or not episodes:
+        raise JaxdtError(
+            f"{path} must hold a list of episodes, each a dict; got {_describe(episodes)} (write one dict an episode)."
+        )
+    budget = _Budget(size)
+    try:
+        columns = [_episode(values, number, budget, path) for number, values in enumerate(episodes)]
+    except pickle.UnpicklingError as error:
+        raise JaxdtError(f"{path}: {error}; write each episode once.") from error
+    _check_sizes(columns, path)
+    joined = {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
+    ends = np.cumsum([len(column["observations"]) for column in columns])
+    return EpisodeStore.from_arrays(**joined, episode_ends=ends, source=str(path))  # type: ignore[arg-type]
+
+
+def _episode(values: Any, number: int, budget: "_Budget", path: Path) -> dict[str, np.ndarray]:
+    """The five arrays of one entry of the list, of one length, with flags at the last step only."""
+    if not isinstance(values, dict):
+        raise JaxdtError(f"{path}: episode {number} must be a dict of arrays; got {_describe(values)}.")
+    ending = "terminals" if "terminals" in values else "dones"
+    for name in ("observations", "actions", "rewards", ending):
+        if name not in values:
+            found = ", ".join(f"{key!s:.40}" for key in list(values)[:8]) or "nothing"
+            wanted = "terminals (or dones)" if name == ending else name
+            raise JaxdtError(f"{path}: episode {number} has no {wanted}; it has {found} (add the array).")
+    names = {"observations": "observations", "actions": "actions", "rewards": "rewards", "terminations": ending}
+    if "timeouts" in values:
+        names["truncations"] = "timeouts"
+    arrays = {ours: _numbers(values[theirs], theirs, number, budget, path) for ours, theirs in names.items()}
+    steps = len(arrays["observations"])
+    for ours, theirs in names.items():
+        if len(arrays[ours]) != steps:
+            raise JaxdtError(
+                f"{path}: {theirs} of episode {number} has {len(arrays[ours])} steps but observations has {steps}; "
+                "they must agree."
+            )
+        if ours in ("terminations", "truncations"):
+            arrays[ours] = _flags(arrays[ours], theirs, number, path)
+    cut_off = arrays.get("truncations", np.zeros(steps, bool))
+    return {**arrays, "truncations": cut_off & ~arrays["terminations"]}
+
+
+def _numbers(value: Any, field: str, number: int, budget: "_Budget", path: Path) -> np.ndarray:
+    place = f"{path}: {field} of episode {number}"
+    try:
+        array = np.asarray(_plain(value, budget))
+    except TypeError as error:
+        raise JaxdtError(f"{place} must be an array of numbers; it holds {error}.") from error
+    except (ValueError, OverflowError) as error:
+        raise JaxdtError(f"{place} must be one array; got rows of different sizes.") from error
+    if array.dtype.kind not in "biuf":
+        raise JaxdtError(f"{place} must be an array of numbers; got whole numbers beyond 64 bits.")
+    if array.ndim == 0 or len(array) == 0:
+        raise JaxdtError(f"{place} is empty; an episode needs at least one step (drop that episode).")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _plain(value: Any, budget: "_Budget", depth: int = 8) -> Any:
+    """Arrays and nested lists of numbers for `np.asarray`; strings would make it allocate without bound."""
+    if isinstance(value, _Array):
+        budget.spend(value.numbers().nbytes)
+        return value.numbers()
+    budget.spend(1)
+    if isinstance(value, list | tuple) and depth:
+        return [_plain(entry, budget, depth - 1) for entry in value]
+    if isinstance(value, bool | int | float):
+        return value
+    raise TypeError(_describe(value))
+
+
+def _flags(values: np.ndarray, field: str, number: int, path: Path) -> np.ndarray:
+    if values.ndim != 1 or not np.isin(values, (0, 1)).all():
+        raise JaxdtError(
+            f"{path}: {field} of episode {number} must be true or false at every step; "
+            f"got shape {values.shape}, dtype {values.dtype}."
+        )
+    if values[:-1].any():
+        raise JaxdtError(
+            f"{path}: {field} of episode {number} is true at step {int(np.argmax(values))} of {len(values)}; "
+            "an entry of the list is one episode, so split it there."
+        )
+    return values.astype(bool)
+
+
+def _check_sizes(columns: list[dict[str, np.ndarray]], path: Path) -> None:
+    for number, column in enumerate(columns):
+        for name in ("observations", "actions", "rewards"):
+            ours, theirs = column[name].shape[1:], columns[0][name].shape[1:]
+            if ours != theirs:
+                raise JaxdtError(
+                    f"{path}: {name} of episode {number} has steps of shape {ours} but episode 0 has {theirs}; "
+                    "they must agree."
+                )
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, list | dict) and not value:
+        return f"an empty {type(value).__name__}"
+    return "an array" if isinstance(value, _Array) else f"a {type(value).__name__}"
+
+
+class _Budget:
+    """What a file may still ask for: bytes that repeat through its references are not in it."""
+
+    def __init__(self, size: int):
+        self._left = size
+
+    def spend(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise pickle.UnpicklingError("its arrays add up to more than the file holds")
+
+
+class _Dtype(Stand):
+    """Stands for `numpy.dtype`, of plain numbers and truth values only."""
+
+    def __init__(self, name: Any):
+        if not isinstance(name, str) or not re.fullmatch(r"[<>=|]?(b1|[iu][1248]|f[248])", name):
+            raise pickle.UnpicklingError(f"an array of dtype {name!r:.40}, and only plain numbers are read")
+        self.dtype = np.dtype(name)
+
+    def set_state(self, state: Any) -> None:
+        """(version, byte order, subarray, names, ...)"""
+        if not isinstance(state, tuple) or len(state) < 5 or state[1] not in ("<", ">", "=", "|"):
+            raise pickle.UnpicklingError("a dtype with a state that is not NumPy's")
+        if any(part is not None for part in state[2:5]):
+            raise pickle.UnpicklingError("an array of several fields, and only plain numbers are read")
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array(Stand):
+    """Stands for an array; its numbers stay the pickle's own bytes."""
+
+    def __init__(self, budget: _Budget):
+        self._budget = budget
+        self._values: np.ndarray | None = None
+
+    def set_state(self, state: Any) -> None:
+        """(version, shape, dtype, in Fortran's order, bytes)"""
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise pickle.UnpicklingError("an array with a state that is not NumPy's")
+        _, shape, dtype, fortran, data = state
+        self.fill(data, dtype, shape, "F" if fortran else "C")
+
+    def fill(self, data: Any, dtype: Any, shape: Any, order: Any) -> None:
+        if not isinstance(dtype, _Dtype) or order not in ("C", "F") or not isinstance(data, bytes | bytearray | str):
+            raise pickle.UnpicklingError("an array that is not made of bytes")
+        whole = isinstance(shape, tuple) and all(type(size) is int and size >= 0 for size in shape)
+        if not whole or math.prod(shape) * dtype.dtype.itemsize != len(data):
+            raise pickle.UnpicklingError(
+                f"an array of shape {shape!r:.60} and dtype {dtype.dtype} with {len(data)} bytes, which do not fit"
+            )
+        self._budget.spend(len(data))
+        content = data.encode("latin1") if isinstance(data, str) else data  # Python 2's bytes
+        values = np.frombuffer(content, np.uint8) != 0 if dtype.dtype == bool else np.frombuffer(content, dtype.dtype)
+        self._values = values.reshape(shape, order=order)
+
+    def transpose(self, axes: Any) -> "_Array":
+        self._values = self.numbers().transpose(axes)
+        return self
+
+    def numbers(self) -> np.ndarray:
+        if self._values is None:
+            raise TypeError("an array without numbers")
+        return self._values
+
+
+def _stand_ins(budget: _Budget) -> dict[str, Any]:
+    """What stands for the globals of arrays, by the names of NumPy 1 and 2."""
+    kind = Stand()
+
+    def reconstruct(subtype: Any, shape: Any, code: Any) -> _Array:
+        del shape, code  # the state brings them
+        if subtype is not kind:
+            raise pickle.UnpicklingError("an array that is not numpy.ndarray")
+        return _Array(budget)
+
+    def from_buffer(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> _Array:
+        array = _Array(budget)
+        array.fill(data, dtype, shape, "C" if axes is not None else order)
+        return array if axes is None else array.transpose(axes)
+
+    def scalar(dtype: Any, data: Any) -> bool | int | float:
+        array = _Array(budget)
+        array.fill(data, dtype, (), "C")
+        return array.numbers().item()
+
+    made = {"numpy.ndarray": kind, "numpy.dtype": lambda name, align=False, copy=True: _Dtype(name)}
+    for core in ("numpy.core", "numpy._core"):
+        made[f"{core}.multiarray._reconstruct"] = reconstruct
+        made[f"{core}.multiarray.scalar"] = scalar
+        made[f"{core}.numeric._frombuffer"] = from_buffer
+    return made
