@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from jaxdt.models import build_model as build_model
     from jaxdt.run.agent import Agent as Agent
     from jaxdt.run.evaluate import evaluate as evaluate
+    from jaxdt.run.exporting import to_huggingface as to_huggingface
+    from jaxdt.run.importing import from_huggingface as from_huggingface
     from jaxdt.run.train import train as train
     from jaxdt.training import make_train_step as make_train_step
     from jaxdt.types import Evaluation as Evaluation, Window as Window
@@ -31,8 +33,10 @@ _HOMES = {
     "WindowSampler": "jaxdt.data.windows",
     "build_model": "jaxdt.models",
     "evaluate": "jaxdt.run.evaluate",
+    "from_huggingface": "jaxdt.run.importing",
     "load_episodes": "jaxdt.data.loading",
     "make_train_step": "jaxdt.training",
+    "to_huggingface": "jaxdt.run.exporting",
     "train": "jaxdt.run.train",
 }
 

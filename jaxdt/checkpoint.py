@@ -46,15 +46,18 @@ class CheckpointWriter:
         step: int,
         *,
         params: PyTree,
-        training: PyTree,
+        training: PyTree = None,
         metadata: dict[str, Any],
         score: float | None,
         target: float | None = None,
     ) -> None:
-        """Returns when the checkpoint is on disk; `score`, the mean return at `target`, ranks it for `best`."""
+        """Returns when the checkpoint is on disk; `score`, the mean return at `target`, ranks it for `best`.
+
+        `training`: what going on needs besides the parameters; None: they come from elsewhere.
+        """
         saved = self._checkpointer.save_checkpointables(
             step,
-            {"params": params, "training": training},
+            {"params": params} if training is None else {"params": params, "training": training},
             force=True,
             metrics=None if score is None else {"score": score},
             custom_metadata={**metadata, "score": score, "target": target},

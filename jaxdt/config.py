@@ -38,7 +38,7 @@ class ModelConfig:
     action_tanh: bool = True
     """Squash predicted actions into [-1, 1]."""
     layer_norm_epsilon: float = 1e-5
-    """Added to the variance in every LayerNorm."""
+    """Added to the variance in every LayerNorm but the embedding's, which keeps 1e-5 (Hugging Face's rule)."""
     initialization: Literal["original", "huggingface"] = "original"
     """Of the weights; original: PyTorch's defaults around a GPT-2; huggingface: N(0, 0.02), less by depth."""
     embedding_dropout: float = 0.1

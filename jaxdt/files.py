@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Files and directories that appear whole or not at all."""
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,21 @@ def open_atomically(path: str | os.PathLike[str], mode: str = "w") -> Iterator[I
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+        raise
+
+
+@contextlib.contextmanager
+def directory_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Makes a temporary directory beside `path`, absent or empty, that takes its place when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+        os.replace(temporary, path)  # replaces an empty directory, never a full one
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 

@@ -27,6 +27,7 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_new": partial(jax.nn.gelu, approximate=True),
 }
 _STD = 0.02  # of GPT-2's weights
+_TORCH_EPSILON = 1e-5  # the embedding's LayerNorm keeps PyTorch's default, whatever the config says of the others
 
 
 class Block(nnx.Module):
@@ -37,11 +38,11 @@ class Block(nnx.Module):
         self.num_heads = config.num_heads
         self.activation = _ACTIVATIONS[config.activation]
         by_depth = _STD / math.sqrt(2 * config.num_layers) if config.initialization == "huggingface" else _STD
-        self.attention_norm = _layer_norm(config, rngs)
+        self.attention_norm = _layer_norm(width, config.layer_norm_epsilon, rngs)
         self.query = _gpt2_linear(width, width, rngs)
         self.key_value = _gpt2_linear(width, 2 * width, rngs)
         self.attention_out = _gpt2_linear(width, width, rngs, std=by_depth)
-        self.mlp_norm = _layer_norm(config, rngs)
+        self.mlp_norm = _layer_norm(width, config.layer_norm_epsilon, rngs)
         self.mlp_in = _gpt2_linear(width, hidden, rngs)
         self.mlp_out = _gpt2_linear(hidden, width, rngs, std=by_depth)
         self.attention_dropout, self.residual_dropout = config.attention_dropout, config.residual_dropout
@@ -99,10 +100,10 @@ class DecisionTransformer(nnx.Module):
         self.embed_state = linear(config.state_dim, width, rngs)
         self.embed_action = linear(config.action_dim, width, rngs)
         # Hugging Face adds the one row wpe[0] of a position table to every token: here it is part of this bias.
-        self.embed_norm = _layer_norm(config, rngs, bias_std=_STD if as_huggingface else 0.0)
+        self.embed_norm = _layer_norm(width, _TORCH_EPSILON, rngs, bias_std=_STD if as_huggingface else 0.0)
         self.embedding_dropout = config.embedding_dropout
         self.blocks = nnx.Dict({f"block_{i}": Block(config, rngs=rngs) for i in range(config.num_layers)})
-        self.final_norm = _layer_norm(config, rngs)
+        self.final_norm = _layer_norm(width, config.layer_norm_epsilon, rngs)
         self.predict_action = linear(width, config.action_dim, rngs)
 
     def __call__(
@@ -176,12 +177,10 @@ def build_model(config: ModelConfig) -> tuple[Callable[[PRNGKeyArray], Params], 
     return init, apply
 
 
-def _layer_norm(config: ModelConfig, rngs: nnx.Rngs, *, bias_std: float = 0.0) -> nnx.LayerNorm:
+def _layer_norm(width: int, epsilon: float, rngs: nnx.Rngs, *, bias_std: float = 0.0) -> nnx.LayerNorm:
     bias_init = nnx.initializers.normal(bias_std) if bias_std else nnx.initializers.zeros
     # PyTorch's two-pass variance; Flax's default is E[x^2] - E[x]^2.
-    return nnx.LayerNorm(
-        config.width, epsilon=config.layer_norm_epsilon, use_fast_variance=False, bias_init=bias_init, rngs=rngs
-    )
+    return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, bias_init=bias_init, rngs=rngs)
 
 
 def _gpt2_linear(inputs: int, outputs: int, rngs: nnx.Rngs, *, std: float = _STD) -> nnx.Linear:

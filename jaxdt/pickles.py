@@ -101,6 +101,8 @@ _ALWAYS = {"collections.OrderedDict": _ordered_dict, "_codecs.encode": _encode}
 
 
 class _Reader(pickle._Unpickler):  # type: ignore[name-defined] # the Python one: the C one allocates what it is told to
+    stack: list[Any]
+    pop_mark: Any
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
 
     def __init__(self, file: _Bounded, allowed: Mapping[str, Any], persistent: Callable[[Any], Any] | None):

@@ -44,13 +44,20 @@ def run_report(path: Path) -> str:
     rows = [
         ("preset", record.config.preset),
         ("environment", record.config.env or "none"),
-        ("data", f"{data['spec'] or 'arrays'}: {data['num_episodes']} episodes, {data['num_steps']} steps"),
-        ("data returns", f"{data['return_mean']:.1f}, from {data['return_min']:.1f} to {data['return_max']:.1f}"),
         ("model", f"width {model.width}, {model.num_layers} layers, context {model.context_length}"),
-        ("updates", f"{metrics[-1]['step'] if metrics else 0} of {record.config.steps}"),
-        ("loss", f"{metrics[-1]['loss']:.4f}" if metrics else "none yet"),
-        ("checkpoints", ", ".join(map(str, steps)) or "none yet"),
     ]
+    if "imported_from" in data:
+        rows.append(("imported from", data["imported_from"]))
+        rows.append(("targets", ", ".join(f"{target:g}" for target in record.config.targets or ()) or "none known"))
+    else:
+        spec = data["spec"] or "arrays"
+        rows += [
+            ("data", f"{spec}: {data['num_episodes']} episodes, {data['num_steps']} steps"),
+            ("data returns", f"{data['return_mean']:.1f}, from {data['return_min']:.1f} to {data['return_max']:.1f}"),
+            ("updates", f"{metrics[-1]['step'] if metrics else 0} of {record.config.steps}"),
+            ("loss", f"{metrics[-1]['loss']:.4f}" if metrics else "none yet"),
+        ]
+    rows.append(("checkpoints", ", ".join(map(str, steps)) or "none yet"))
     note = read_metadata(run.checkpoints, steps[-1]) if steps else {}
     if note.get("best_score") is not None:
         rows.append(("best return", f"{note['best_score']:.1f} at target {note['best_target']:g}"))

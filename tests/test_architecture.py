@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "simulator": {"errors"},
     "data": BASE | {"simulator", "pickles", "progress"},
     "models": BASE,
-    "interop": BASE | {"pickles"},
+    "interop": BASE | {"pickles", "simulator"},
     "training": BASE,
     "evaluation": BASE | {"simulator", "progress"},
     "checkpoint": BASE,

@@ -68,6 +68,8 @@ def train(
             else f"{run.path} is not empty and holds no run; choose another --out."
         )
     previous = read_record(run) if run.holds_run else None
+    if previous is not None and "imported_from" in previous.data:
+        raise JaxdtError(f"{run.path} was imported and has no training to resume; start a run from it with --init.")
     if previous is not None:
         config = agree_with_record(config, previous)
         if is_finished(run, config):
@@ -155,8 +157,8 @@ def _train_and_evaluate(run: RunDirectory, prepared: Prepared, data_returns: np.
     )
     init, apply = build_model(config.model)
     init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
-    from_run = config.init is not None and not checkpoint_steps(run.checkpoints)
-    params = Agent.load(config.init).params if from_run else init(init_key)
+    resumed = bool(checkpoint_steps(run.checkpoints))
+    params = init(init_key) if config.init is None or resumed else Agent.load(config.init).params
     update, state = make_train_step(apply, params, config.optimizer)
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(contextlib.closing(CheckpointWriter(run.checkpoints)))

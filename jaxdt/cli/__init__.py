@@ -1,0 +1,78 @@
+"""The `jaxdt` command: parses, calls, prints. Exit codes: 0 done, 1 the run failed, 2 bad input."""
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jaxdt import __version__
+from jaxdt.cli.data import collect_command, convert_command, info_command
+from jaxdt.cli.playing import evaluate_command
+from jaxdt.cli.training import train_command
+from jaxdt.cli.weights import export_command, import_command
+from jaxdt.errors import JaxdtError, RunError
+
+
+USAGE = """usage: jaxdt COMMAND [OPTIONS]
+
+A Decision Transformer in JAX: offline episodes in, a policy steered by a target return out.
+
+commands:
+  train [PRESET]       train on offline episodes, evaluate, leave a run directory
+  evaluate RUN ...     play episodes at target returns and print what they reach
+  collect              record episodes of a behaviour policy
+  convert SPEC OUT     write a dataset as .npz, .parquet or .hdf5
+  import SOURCE OUT    turn a Hugging Face or original checkpoint into a run directory
+  export RUN OUT       write a run as a Hugging Face model, or push it to the hub
+  info PATH            describe a dataset or a run directory
+
+options:
+  -h, --help           this text; `jaxdt COMMAND --help` explains every option of a command
+  --version            print the version
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command and exits with its code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the command and returns its exit code."""
+    warnings.showwarning = _show_warning
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "train": train_command,
+        "evaluate": evaluate_command,
+        "collect": collect_command,
+        "convert": convert_command,
+        "import": import_command,
+        "export": export_command,
+        "info": info_command,
+    }
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    if arguments[0] not in commands:
+        return _fail(f"{arguments[0]!r} is not a command; choose one of {', '.join(commands)}.", 2)
+    try:
+        commands[arguments[0]](arguments[1:])
+    except JaxdtError as error:
+        return _fail(str(error), 2)
+    except (RunError, OSError) as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted.", 130)
+    return 0
+
+
+def _show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+    del category, filename, lineno, file, line
+    print(f"jaxdt: warning: {message}", file=sys.stderr)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"jaxdt: error: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,105 @@
+"""`jaxdt collect`, `jaxdt convert` and `jaxdt info`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from jaxdt.cli.common import parse
+from jaxdt.errors import JaxdtError
+from jaxdt.report import dataset_report, run_report
+
+
+@dataclasses.dataclass(frozen=True)
+class CollectArguments:
+    """Record episodes of a behaviour policy in a Gymnasium environment."""
+
+    out: Path
+    """File to write, ending in .npz; it must not exist yet."""
+    env: str = "HalfCheetah-v5"
+    """Gymnasium id."""
+    policy: str = "demo:expert"
+    """`demo:LEVEL` (random, beginner, medium, skilled, expert; HalfCheetah only) or `random`."""
+    episodes: int = 50
+    """Episodes to record."""
+    noise: float = 0.0
+    """Standard deviation of the Gaussian noise added to actions, in half widths of the action space."""
+    seed: int = 0
+    """Environment seed of the first episode; the next ones count up."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertArguments:
+    """Write a dataset in another format: `.npz` (ours), `.parquet` (Hugging Face's), `.hdf5` (D4RL's)."""
+
+    spec: Positional[str]
+    """What `--dataset` takes: a file, hf:OWNER/NAME/CONFIG, minari:NAME, `demo`, or several joined by `+`."""
+    out: Positional[Path]
+    """File to write; its ending chooses the format; it must not exist yet."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InfoArguments:
+    """Describe a dataset or a run directory."""
+
+    path: Positional[str]
+    """A run directory, an .npz file, `demo`, or several datasets joined by `+`."""
+
+
+def collect_command(arguments: list[str]) -> None:
+    parsed = parse(CollectArguments, arguments, "jaxdt collect")
+    if parsed.out.suffix != ".npz":
+        raise JaxdtError(f"--out must end in .npz; got {parsed.out}.")
+    if parsed.out.exists():
+        raise JaxdtError(f"{parsed.out} exists; choose another --out, or remove it first.")
+    from jaxdt.data.collecting import Behaviour, collect_episodes
+    from jaxdt.progress import console_progress
+
+    progress = console_progress()
+    behaviour = Behaviour(_behaviour_policy(parsed.policy, parsed.env), parsed.episodes, parsed.noise)
+    progress.start(f"collect {parsed.policy} in {parsed.env}", parsed.episodes, "episode")
+    try:
+        store = collect_episodes(
+            parsed.env, [behaviour], seed=parsed.seed, progress=lambda done, total: progress.advance(done)
+        )
+    finally:
+        progress.stop()
+    store.save(parsed.out)
+    print(dataset_report(str(parsed.out), store))
+
+
+def _behaviour_policy(name: str, env_id: str) -> Any:
+    from jaxdt.data.collecting import random_policy
+    from jaxdt.data.demo import demo_policy
+    from jaxdt.simulator import action_bounds, make_simulator
+
+    if name == "random":
+        simulator = make_simulator(env_id)
+        bounds = action_bounds(simulator)
+        simulator.close()
+        return random_policy(*bounds)
+    kind, _, level = name.partition(":")
+    if kind != "demo":
+        raise JaxdtError(f"--policy must be demo:LEVEL or random; got {name!r}.")
+    policy = demo_policy(level)
+    if not env_id.startswith("HalfCheetah-"):
+        raise JaxdtError(f"the demo policies are for HalfCheetah; got --env {env_id} (use --policy random there).")
+    return policy
+
+
+def convert_command(arguments: list[str]) -> None:
+    parsed = parse(ConvertArguments, arguments, "jaxdt convert")
+    from jaxdt.data.writing import convert
+
+    print(dataset_report(str(parsed.out), convert(parsed.spec, parsed.out)))
+
+
+def info_command(arguments: list[str]) -> None:
+    parsed = parse(InfoArguments, arguments, "jaxdt info")
+    if Path(parsed.path).is_dir():
+        print(run_report(Path(parsed.path)))
+    else:
+        from jaxdt.data.loading import load_episodes
+
+        print(dataset_report(parsed.path, load_episodes(parsed.path)))

@@ -1,0 +1,65 @@
+"""`jaxdt evaluate`."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from jaxdt.cli.common import device_line, parse
+from jaxdt.errors import JaxdtError
+from jaxdt.files import open_atomically
+from jaxdt.report import evaluation_table, evaluations_document, runs_table
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateArguments:
+    """Play episodes at target returns, all side by side, and print what they reach."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run directories; for several, mean and standard deviation over them are printed too."""
+    env: str | None = None
+    """Gymnasium id; None: the run's."""
+    targets: tuple[float, ...] | None = None
+    """Target returns, in the environment's reward units; None: the run's."""
+    episodes: int = 10
+    """Episodes a target."""
+    seed: int = 0
+    """Environment seed of each target's first episode; the next ones count up."""
+    checkpoint: Literal["latest", "best"] = "latest"
+    """Which weights; best: of the highest mean return at the run's highest target."""
+    json: Path | None = None
+    """Also write every episode's return and length to this file."""
+    video: bool = False
+    """Also render one episode a target to RUN/videos (needs the `video` extra)."""
+
+
+def evaluate_command(arguments: list[str]) -> None:
+    parsed = parse(EvaluateArguments, arguments, "jaxdt evaluate")
+    if not parsed.runs:
+        raise JaxdtError("evaluate needs a run directory: jaxdt evaluate runs/cheetah.")
+    from jaxdt.progress import console_progress
+    from jaxdt.run.agent import Agent
+    from jaxdt.run.evaluate import evaluate, render_videos
+
+    progress = console_progress()
+    agents = [Agent.load(path, parsed.checkpoint) for path in parsed.runs]
+    if len({(parsed.env or agent.env_id, parsed.targets or agent.targets) for agent in agents}) > 1:
+        raise JaxdtError("the runs have different environments or targets; give --env and --targets to compare them.")
+    progress.say(device_line())
+    results = []
+    for path, agent in zip(parsed.runs, agents, strict=True):
+        evaluations = evaluate(agent, parsed.env, parsed.targets, parsed.episodes, parsed.seed, progress=progress)
+        results.append(evaluations)
+        print(evaluation_table(str(path), evaluations))
+        if parsed.video:
+            videos = render_videos(agent, path / "videos", parsed.env, parsed.targets, parsed.seed, progress=progress)
+            print("\n".join(f"wrote {video}" for video in videos))
+    if len(results) > 1:
+        print(runs_table(results))
+    if parsed.json is not None:
+        runs = [str(path) for path in parsed.runs]
+        with open_atomically(parsed.json) as file:
+            json.dump(evaluations_document(runs, results), file, indent=1)
+        print(f"wrote {parsed.json}")

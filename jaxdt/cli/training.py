@@ -1,0 +1,71 @@
+"""`jaxdt train`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import OmitArgPrefixes, Positional
+
+from jaxdt.cli.common import device_line, parse
+from jaxdt.config import PRESETS, TrainConfig
+from jaxdt.errors import JaxdtError
+from jaxdt.report import run_report
+from jaxdt.run.directory import RunDirectory, read_record
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainArguments:
+    """Train a Decision Transformer on offline episodes, evaluate it and leave a run directory.
+
+    Without options: collects HalfCheetah-v5 episodes from the shipped policies, trains on them and evaluates, in
+    minutes on a laptop's CPU. The preset sets the defaults: `demo` is that, `paper` the recipe of Chen et al. 2021.
+    """
+
+    preset: Positional[Literal["demo", "huggingface", "paper"]]
+    """Where the defaults come from; `jaxdt train paper --help` shows that preset's."""
+    config: OmitArgPrefixes[TrainConfig]
+    out: Path | None = None
+    """Run directory; None: the next free runs/PRESET-ENV-N."""
+    resume: bool = False
+    """Continue the run in --out; other flags may be left out and must agree with it if given."""
+
+
+def train_command(arguments: list[str]) -> None:
+    parsed = _parse_train(arguments)
+    from jaxdt.progress import console_progress
+    from jaxdt.run.train import train
+
+    progress = console_progress()
+    progress.say(device_line())
+    out = train(
+        parsed.config,
+        out=parsed.out,
+        resume=parsed.resume,
+        progress=progress,
+        command=["jaxdt", "train", *arguments],
+    )
+    print(run_report(out))
+
+
+def _parse_train(arguments: list[str]) -> TrainArguments:
+    """Twice: first for the preset, --out with --resume, or --init, then with the defaults that these bring."""
+    without_help = [argument for argument in arguments if argument not in ("-h", "--help")]
+    first = parse(TrainArguments, without_help, "jaxdt train", _train_defaults("demo"))
+    defaults = _train_defaults(first.preset)
+    resumed = first.resume and first.out is not None and (first.out / "config.json").is_file()
+    if first.config.init is not None and not resumed:
+        started_from = read_record(RunDirectory(first.config.init)).config
+        inherited = {name: getattr(started_from, name) for name in ("model", "return_scale", "delayed_reward")}
+        defaults = dataclasses.replace(defaults, config=dataclasses.replace(defaults.config, **inherited))
+    if resumed and first.out is not None:
+        stored = read_record(RunDirectory(first.out)).config
+        # A preset that was given wins over either default; one that was not follows it.
+        second = parse(TrainArguments, without_help, "jaxdt train", _train_defaults("paper"))
+        if first.preset == second.preset != stored.preset:
+            raise JaxdtError(f"the run was started with the preset {stored.preset}; leave {first.preset} out.")
+        defaults = dataclasses.replace(defaults, config=stored)
+    return parse(TrainArguments, arguments, "jaxdt train", defaults)
+
+
+def _train_defaults(preset: str) -> TrainArguments:
+    return TrainArguments(preset=preset, config=PRESETS[preset])  # type: ignore[arg-type]

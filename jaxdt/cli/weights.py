@@ -1,0 +1,81 @@
+"""`jaxdt import` and `jaxdt export`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from jaxdt.cli.common import parse
+from jaxdt.errors import JaxdtError
+from jaxdt.report import run_report
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportArguments:
+    """Turn a Hugging Face or original checkpoint into a run directory that evaluates, acts and trains on."""
+
+    source: Positional[str]
+    """A directory with config.json and model.safetensors or pytorch_model.bin, a hub name, or the original's .pt."""
+    out: Positional[Path]
+    """Run directory to write; it must not exist yet."""
+    stats: str | None = None
+    """Normalisation: a .json file with state_mean and state_std, or a dataset; None: the ones that are known."""
+    env: str | None = None
+    """Gymnasium id to evaluate in; None: the one that is known of the source or the statistics."""
+    return_scale: float | None = None
+    """Returns-to-go are divided by this, in reward units; None: the one that is known, else 1000."""
+    targets: tuple[float, ...] | None = None
+    """Target returns to evaluate at, in reward units; None: the known ones, or quantiles of the dataset's returns."""
+    context_length: int | None = None
+    """Environment steps that the policy sees; None: the one that is known, else 20."""
+    num_heads: int | None = None
+    """Attention heads; needed for the original's state dict, which does not tell."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportArguments:
+    """Write a run as a model directory that others load, with a model card."""
+
+    run: Positional[Path]
+    """Run directory."""
+    out: Positional[Path]
+    """Directory to write; it must not exist yet."""
+    to: Literal["huggingface"] = "huggingface"
+    """Whose format: of `transformers.DecisionTransformerModel`."""
+    checkpoint: Literal["latest", "best"] = "latest"
+    """Which weights; best: of the highest mean return at the run's highest target."""
+    push: str | None = None
+    """Also upload to this name on the Hugging Face hub (owner/name); log in with `hf auth login` first."""
+
+
+def import_command(arguments: list[str]) -> None:
+    parsed = parse(ImportArguments, arguments, "jaxdt import")
+    from jaxdt.progress import console_progress
+    from jaxdt.run.importing import import_run
+
+    out = import_run(
+        parsed.source,
+        parsed.out,
+        stats=parsed.stats,
+        env=parsed.env,
+        return_scale=parsed.return_scale,
+        targets=parsed.targets,
+        context_length=parsed.context_length,
+        num_heads=parsed.num_heads,
+        progress=console_progress(),
+        command=["jaxdt", "import", *arguments],
+    )
+    print(run_report(out))
+
+
+def export_command(arguments: list[str]) -> None:
+    parsed = parse(ExportArguments, arguments, "jaxdt export")
+    if not parsed.run.is_dir():
+        raise JaxdtError(f"{parsed.run} does not exist; give a run directory.")
+    from jaxdt.run.exporting import to_huggingface
+
+    out = to_huggingface(parsed.run, parsed.out, checkpoint=parsed.checkpoint, push=parsed.push)
+    print("\n".join(f"wrote {path}" for path in sorted(out.iterdir())))
+    if parsed.push is not None:
+        print(f"pushed to {parsed.push}")

@@ -1,0 +1,192 @@
+"""From a checkpoint of others, on disk or on the hub, to our config and parameters."""
+
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxdt.config import PAPER_TARGETS, ModelConfig
+from jaxdt.errors import JaxdtError
+from jaxdt.interop.huggingface import config_from_huggingface
+from jaxdt.interop.names import config_from_tensors, layout_of, params_from_tensors
+from jaxdt.interop.tensors import Tensors, read_tensors
+from jaxdt.simulator import is_plain_env_id
+
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+NORMALIZATION = "normalization.json"
+"""Beside the weights that we export: what stands between them and their environment."""
+
+_D4RL_ENVIRONMENTS = {"hopper": "Hopper", "halfcheetah": "HalfCheetah", "walker2d": "Walker2d"}
+
+
+class Surroundings(NamedTuple):
+    """What weights need to be used; None where nothing is known."""
+
+    state_mean: Float[np.ndarray, "*s"] | None = None
+    state_std: Float[np.ndarray, "*s"] | None = None
+    return_scale: float | None = None
+    context_length: int | None = None
+    env_id: str | None = None
+    targets: tuple[float, ...] | None = None
+    action_low: Float[np.ndarray, " a"] | None = None
+    action_high: Float[np.ndarray, " a"] | None = None
+    delayed_reward: bool | None = None
+
+
+class Imported(NamedTuple):
+    """Weights of others in our shape."""
+
+    config: ModelConfig
+    params: dict[str, Any]
+    surroundings: Surroundings
+    dropped: list[str]
+    """Names of the untrained tensors that were left out."""
+
+
+def read_model(source: str, context_length: int | None = None, num_heads: int | None = None) -> Imported:
+    """Weights of a directory, a file or a hub name such as `owner/name`.
+
+    `num_heads` is needed for the original's state dict, which does not tell, and `context_length` may be given.
+    Raises JaxdtError naming the file and the field or tensor that is wrong.
+    """
+    path = _local(source)
+    weights = path if path.is_file() else _weights_in(path)
+    config_file = weights.parent / "config.json"
+    surroundings = _surroundings(source, weights.parent / NORMALIZATION)
+    length = context_length or surroundings.context_length or 20
+    tensors = read_tensors(weights)
+    if layout_of(tensors, str(weights)) == "encoder":
+        if not config_file.is_file():
+            raise JaxdtError(f"{config_file} is missing; weights of Hugging Face's model need it beside them.")
+        config = config_from_huggingface(read_json(config_file), length, str(config_file))
+        if num_heads not in (None, config.num_heads):
+            raise JaxdtError(f"{config_file} has n_head={config.num_heads}; got --num-heads {num_heads}; leave it out.")
+    else:
+        config = _original_config(tensors, num_heads, length, weights)
+    params, dropped = params_from_tensors(tensors, config, str(weights))
+    _check_sizes(surroundings, config, source)
+    return Imported(config, params, surroundings, dropped)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON document; raises JaxdtError when it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise JaxdtError(
+            f"{path} is not a readable JSON file: {' '.join(str(error).split())}; copy it again."
+        ) from error
+
+
+def read_surroundings(values: Any, source: str) -> Surroundings:
+    """What a JSON object says, checked field by field; raises JaxdtError naming the wrong one."""
+    if not isinstance(values, dict):
+        raise JaxdtError(f"{source} must be a JSON object with state_mean and state_std; got {type(values).__name__}.")
+    known = {name: values[name] for name in Surroundings._fields if values.get(name) is not None}
+    for name in ("state_mean", "state_std", "action_low", "action_high"):
+        if name in known:
+            known[name] = _numbers(known[name], f"{source}: {name}")
+    if "targets" in known:
+        known["targets"] = tuple(_numbers(known["targets"], f"{source}: targets").astype(float).tolist())
+    if "return_scale" in known:
+        known["return_scale"] = float(_numbers([known["return_scale"]], f"{source}: return_scale")[0])
+    rules = {
+        "state_std": ("must be above 0 everywhere", lambda std: bool((std > 0).all())),
+        "return_scale": ("must be above 0", lambda scale: scale > 0),
+        "context_length": ("must be a whole number of 1 or more", lambda k: type(k) is int and k >= 1),
+        "env_id": ("must be a Gymnasium id", lambda name: isinstance(name, str) and is_plain_env_id(name)),
+        "delayed_reward": ("must be true or false", lambda flag: isinstance(flag, bool)),
+    }
+    for name, (rule, holds) in rules.items():
+        if name in known and not holds(known[name]):
+            raise JaxdtError(f"{source}: {name} {rule}; got {values[name]!r:.80}.")
+    return Surroundings(**known)
+
+
+def _local(source: str) -> Path:
+    path = Path(source).expanduser()
+    if source and path.exists():
+        return path
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source) or ".." in source:
+        raise JaxdtError(
+            f"{source!r} does not exist; give a directory, a .safetensors, .bin or .pt file, or a hub name such as "
+            "edbeeching/decision-transformer-gym-hopper-medium."
+        )
+    return _download(source)
+
+
+def _download(name: str) -> Path:
+    import huggingface_hub
+
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(name, allow_patterns=["config.json", NORMALIZATION, *WEIGHT_FILES])
+        )
+    except Exception as error:  # its own kinds, and those of the network below it
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise JaxdtError(
+            f"{name!r} is no local path and cannot be fetched from the hub: {reason} (check the name and the network; "
+            "private models need `hf auth login`)."
+        ) from error
+
+
+def _weights_in(directory: Path) -> Path:
+    for name in WEIGHT_FILES:
+        if (directory / name).is_file():
+            return directory / name
+    found = ", ".join(sorted(child.name for child in directory.iterdir())[:10]) or "nothing"
+    raise JaxdtError(f"{directory} holds neither {' nor '.join(WEIGHT_FILES)}; it has {found}.")
+
+
+def _original_config(tensors: Tensors, num_heads: int | None, context_length: int, path: Path) -> ModelConfig:
+    if num_heads is None:
+        raise JaxdtError(
+            f"{path} is a state dict of the original, which does not tell its number of attention heads; "
+            "give --num-heads (num_heads=); the original's default is 1."
+        )
+    return config_from_tensors(tensors, num_heads, context_length, str(path))
+
+
+def _surroundings(source: str, beside: Path) -> Surroundings:
+    """From the file beside the weights, or from the table of Hugging Face's nine checkpoints, by name."""
+    if beside.is_file():
+        return read_surroundings(read_json(beside), str(beside))
+    table = json.loads(resources.files("jaxdt.interop").joinpath("hub_statistics.json").read_text(encoding="utf-8"))
+    by_name = {name.split("/")[1]: values for name, values in table["models"].items()}
+    name = Path(source).name
+    if name not in by_name:
+        return Surroundings()
+    environment = _D4RL_ENVIRONMENTS[name.removeprefix("decision-transformer-gym-").split("-")[0]]
+    return Surroundings(
+        state_mean=np.array(by_name[name]["state_mean"], np.float32),
+        state_std=np.array(by_name[name]["state_std"], np.float32),
+        return_scale=1000.0,
+        env_id=f"{environment}-v4",  # keeps the model of D4RL's -v2; -v5 does not
+        targets=PAPER_TARGETS[environment],
+    )
+
+
+def _check_sizes(surroundings: Surroundings, config: ModelConfig, source: str) -> None:
+    sizes = {"state_mean": config.state_dim, "state_std": config.state_dim}
+    sizes |= {"action_low": config.action_dim, "action_high": config.action_dim}
+    for name, size in sizes.items():
+        values = getattr(surroundings, name)
+        if values is not None and values.size != size:
+            raise JaxdtError(
+                f"{source}: {name} has {values.size} numbers, the model {size}; they belong to another one."
+            )
+
+
+def _numbers(values: Any, where: str) -> np.ndarray:
+    try:
+        array = np.asarray(values, np.float32)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise JaxdtError(f"{where} must be numbers; got {values!r:.80}.") from error
+    if not array.size or not np.isfinite(array).all():
+        raise JaxdtError(f"{where} must be one or more finite numbers; got {values!r:.80}.")
+    return array

@@ -1,0 +1,154 @@
+"""Weights of others as an Agent or a run directory."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdt.checkpoint import CheckpointWriter
+from jaxdt.config import TrainConfig
+from jaxdt.data.loading import load_episodes
+from jaxdt.errors import JaxdtError
+from jaxdt.files import directory_atomically
+from jaxdt.interop.source import Imported, Surroundings, read_json, read_model, read_surroundings
+from jaxdt.progress import Progress
+from jaxdt.run.agent import Agent
+from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, write_record
+from jaxdt.types import Interface
+
+
+def from_huggingface(
+    path: str | os.PathLike[str],
+    *,
+    state_mean: Any = None,
+    state_std: Any = None,
+    return_scale: float | None = None,
+    env_id: str | None = None,
+    targets: Sequence[float] | None = None,
+    context_length: int | None = None,
+    num_heads: int | None = None,
+) -> Agent:
+    """An agent from a Hugging Face `DecisionTransformerModel` or the original's state dict.
+
+    - `path`: a directory with `config.json` and `model.safetensors` or `pytorch_model.bin`, a hub name, or the
+      original's `.pt` (then `num_heads` must be given: its file does not tell).
+    - `state_mean`, `state_std` (s,) of the training observations; `return_scale`: what returns were divided by
+      (default 1000). Known for Hugging Face's nine checkpoints and for what `to_huggingface` wrote.
+    - `env_id`, `targets`: what `evaluate` takes by default. `context_length`: default 20.
+
+    Its actions are the environment's own: these models do not rescale them. Raises JaxdtError naming the field,
+    tensor or statistic that is wrong or missing. The row `wpe[0]` that Hugging Face adds to every token is
+    folded into the embedding's LayerNorm exactly; untrained heads are left out.
+    """
+    imported = read_model(os.fspath(path), context_length, num_heads)
+    given = Surroundings(
+        state_mean=None if state_mean is None else np.asarray(state_mean, np.float32),
+        state_std=None if state_std is None else np.asarray(state_std, np.float32),
+        return_scale=return_scale,
+        env_id=env_id,
+        targets=None if targets is None else tuple(float(target) for target in targets),
+    )
+    return _agent(imported, given, os.fspath(path))
+
+
+def import_run(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    stats: str | None = None,
+    env: str | None = None,
+    return_scale: float | None = None,
+    targets: Sequence[float] | None = None,
+    context_length: int | None = None,
+    num_heads: int | None = None,
+    progress: Progress | None = None,
+    command: list[str] | None = None,
+) -> Path:
+    """A run directory from the same sources as `from_huggingface`, ready to evaluate, to act and to train on.
+
+    `stats`: a `.json` file with `state_mean` and `state_std`, or episodes to compute them from (a spec of
+    `load_episodes`). Raises JaxdtError before anything is written; the directory appears whole.
+    """
+    source, progress = os.fspath(source), progress or Progress()
+    run = RunDirectory(out)
+    if not run.is_free:
+        raise JaxdtError(f"{run.path} is not empty; choose another output directory.")
+    imported = read_model(source, context_length, num_heads)
+    given = _given_statistics(stats)._replace(
+        **_not_none(return_scale=return_scale, env_id=env, targets=tuple(targets) if targets else None)
+    )
+    agent = _agent(imported, given, source)
+    config = TrainConfig(
+        preset="imported",
+        env=agent.env_id or "none",
+        targets=agent.targets or None,
+        return_scale=agent.return_scale,
+        delayed_reward=agent.interface.delayed_reward,
+        model=agent.config,
+    )
+    data = {"imported_from": source, "left_out": imported.dropped}
+    record = RunRecord(config=config, interface=agent.interface, data=data, made_with=describe_making(command))
+    with directory_atomically(run.path) as temporary:
+        write_record(RunDirectory(temporary), record)
+        writer = CheckpointWriter(RunDirectory(temporary).checkpoints)
+        try:
+            writer.save(0, params=agent.params, metadata={}, score=None)
+        finally:
+            writer.close()
+    if imported.dropped:
+        progress.say(f"left out, as never trained: {', '.join(imported.dropped)}")
+    return run.path
+
+
+def _given_statistics(stats: str | None) -> Surroundings:
+    if stats is None:
+        return Surroundings()
+    if stats.endswith(".json"):
+        known = read_surroundings(read_json(Path(stats).expanduser()), stats)
+        if known.state_mean is None or known.state_std is None:
+            raise JaxdtError(f"{stats} must hold state_mean and state_std, one number for each of the observation's.")
+        return known
+    store = load_episodes(stats)
+    mean, std = store.statistics
+    quantiles = tuple(float(target) for target in np.quantile(store.returns, TrainConfig().target_quantiles))
+    return Surroundings(state_mean=mean, state_std=std, env_id=store.env_id, targets=quantiles)
+
+
+def _agent(imported: Imported, given: Surroundings, source: str) -> Agent:
+    """What is given wins over what is known of the source."""
+    known = imported.surroundings._replace(**_not_none(**given._asdict()))
+    config = imported.config
+    if known.state_mean is None or known.state_std is None:
+        raise JaxdtError(
+            f"the normalisation of {source} is not known, and its weights mean nothing without it; give the mean and "
+            "standard deviation of the training observations with --stats FILE.json (state_mean, state_std), or "
+            "--stats DATASET to compute them (in Python: state_mean=, state_std=)."
+        )
+    for name in ("state_mean", "state_std"):
+        values = getattr(known, name)
+        if values.size != config.state_dim or not np.isfinite(values).all():
+            raise JaxdtError(
+                f"{name} must be {config.state_dim} finite numbers, as the model's state; got {values.size}."
+            )
+    if not (known.state_std > 0).all():
+        raise JaxdtError("state_std must be above 0 everywhere; the original adds 1e-6 to it.")
+    assert config.action_dim is not None
+    ones = np.ones(config.action_dim, np.float32)
+    interface = Interface(
+        state_mean=known.state_mean,
+        state_std=known.state_std,
+        action_low=-ones if known.action_low is None else known.action_low,
+        action_high=ones if known.action_high is None else known.action_high,
+        return_scale=1000.0 if known.return_scale is None else known.return_scale,
+        delayed_reward=bool(known.delayed_reward),
+    )
+    params = jax.tree.map(jnp.asarray, imported.params)
+    return Agent(config, params, interface, env_id=known.env_id, targets=known.targets or ())
+
+
+def _not_none(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
