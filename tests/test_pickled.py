@@ -109,7 +109,7 @@ def test_a_last_terminal_is_a_termination_and_anything_else_a_cut(tmp_path):
     store = load_pickle(write(tmp_path / "a.pkl", [first, second, third, episodes_of(make_store((2,)))[0]]))
     assert store.lengths.tolist() == [2, 2, 2, 2]
     assert np.flatnonzero(store.terminations).tolist() == [1, 3, 5]
-    assert np.flatnonzero(store.truncations).tolist() == [7]
+    assert np.flatnonzero(store.truncations).tolist() == [5, 7]
 
 
 @pytest.mark.parametrize("field", ["observations", "actions", "rewards", "terminals"])
@@ -137,8 +137,8 @@ def test_other_containers_are_refused(tmp_path, value, words):
     ("changes", "words"),
     [
         ({"rewards": np.zeros(6)}, "rewards of episode 1 has 6 steps but observations has 7; they must agree."),
-        ({"terminals": np.zeros(8, bool)}, "terminals of episode 1 has 8 steps but observations has 7"),
-        ({"actions": np.zeros((7, 3))}, "actions of episode 1 has steps of shape (3,) but episode 0 has (2,)"),
+        ({"terminals": np.zeros(8, bool)}, "terminations of episode 1 has 8 steps but observations has 7"),
+        ({"actions": np.zeros((7, 3))}, "actions of episode 1 has steps of shape (3,) but episode 0 of (2,)"),
         ({"observations": np.zeros((0, 3))}, "observations of episode 1 is empty"),
         ({"observations": 3.0}, "observations of episode 1 is empty"),
         ({"observations": [[1.0, 2.0, 3.0]] * 6 + [[1.0]]}, "observations of episode 1 must be one array"),
@@ -161,29 +161,33 @@ def test_fields_that_do_not_fit_are_refused_with_their_episode(tmp_path, changes
 
 
 @pytest.mark.parametrize(
-    "array",
+    ("array", "words"),
     [
-        array_promising((7,), np.dtype("f8"), bytes(8)),
-        array_promising((10**12,), np.dtype("f8"), bytes(56)),
-        array_promising((-7,), np.dtype("f8"), bytes(56)),
-        array_promising((2**70, 0), np.dtype("f8"), b""),
-        array_promising((7.0,), np.dtype("f8"), bytes(56)),
-        array_promising(7, np.dtype("f8"), bytes(56)),
-        array_promising((7,), "f8", bytes(56)),
-        array_promising((7,), np.dtype("f8"), [0.0] * 7),
-        array_promising((1,) * 100, np.dtype("f8"), bytes(8)),
-        Raw(*np.zeros(1).__reduce__()[:2], ()),
-        Raw(np.dtype, ("f8",), (3, "<", None, ("a",), {}, -1, -1, 0)),
-        Raw(np.dtype, ("f8",), {"a": 1}),
-        Calls(np.dtype, "f8,f8"),
-        Calls(np.dtype, "(1000000000,)f8"),
-        Calls(np.ndarray, (10**9,)),
-        Calls(*np.zeros(1).__reduce__()[:1], np.ndarray, (10**9,), b"d"),
-        Calls(np.zeros, (10**9,)),
+        (array_promising((8,), np.dtype("f8"), bytes(56)), "shape (8,) and dtype float64 with 56 bytes, which do not"),
+        (array_promising((10**30,), np.dtype("f8"), bytes(56)), "with 56 bytes, which do not fit"),
+        (array_promising((-7,), np.dtype("f8"), bytes(56)), "which do not fit"),
+        (array_promising((-7, -1), np.dtype("f8"), bytes(56)), "which do not fit"),
+        (array_promising((7.0,), np.dtype("f8"), bytes(56)), "which do not fit"),
+        (array_promising(7, np.dtype("f8"), bytes(56)), "which do not fit"),
+        (array_promising((7,), "f8", bytes(56)), "an array that is not made of bytes"),
+        (array_promising((7,), np.dtype("f8"), [0.0] * 7), "an array that is not made of bytes"),
+        (Raw(*np.zeros(1).__reduce__()[:2], ()), "an array with a state that is not NumPy's"),
+        (
+            Raw(*np.zeros(1).__reduce__()[:2], None),
+            "rewards of episode 1 must be an array of numbers; it holds an array wi",
+        ),
+        (Raw(np.dtype, ("f8",), (3, "<", (np.dtype("f4"), (2,)), None, None, -1, -1, 0)), "several fields"),
+        (Raw(np.dtype, ("f8",), {"a": 1}), "a dtype with a state that is not NumPy's"),
+        (Raw(np.dtype, ("f8",), (3, "?", None, None, None, -1, -1, 0)), "a dtype with a state that is not NumPy's"),
+        (Calls(np.dtype, "f8,f8"), "an array of dtype 'f8,f8'"),
+        (Calls(np.dtype, "(1000000000,)f8"), "an array of dtype '(1000000000,)f8'"),
+        (Calls(np.ndarray, (10**9,)), "a value of Stand"),
+        (Calls(np.zeros(1).__reduce__()[0], np.dtype, (10**9,), b"d"), "an array that is not numpy.ndarray"),
+        (Calls(np.zeros, (10**9,)), "asks to run numpy.zeros"),
     ],
 )
-def test_an_array_that_promises_what_it_does_not_hold_is_refused(tmp_path, array):
-    assert refused_episode(tmp_path, rewards=array)
+def test_an_array_that_promises_what_it_does_not_hold_is_refused(tmp_path, array, words):
+    assert words in refused_episode(tmp_path, rewards=array)
 
 
 @pytest.mark.parametrize("protocol", [2, 5])

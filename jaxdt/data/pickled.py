@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.joining import join_episodes
 from jaxdt.errors import JaxdtError
 from jaxdt.pickles import Stand, read_pickle
 
@@ -35,14 +36,11 @@ def load_pickle(path: Path) -> EpisodeStore:
         columns = [_episode(values, number, budget, path) for number, values in enumerate(episodes)]
     except pickle.UnpicklingError as error:
         raise JaxdtError(f"{path}: {error}; write each episode once.") from error
-    _check_sizes(columns, path)
-    joined = {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
-    ends = np.cumsum([len(column["observations"]) for column in columns])
-    return EpisodeStore.from_arrays(**joined, episode_ends=ends, source=str(path))  # type: ignore[arg-type]
+    return join_episodes(columns, source=str(path))
 
 
 def _episode(values: Any, number: int, budget: "_Budget", path: Path) -> dict[str, np.ndarray]:
-    """The five arrays of one entry of the list, of one length, with flags at the last step only."""
+    """The five arrays of one entry of the list, of one length, flags true at the last step only."""
     if not isinstance(values, dict):
         raise JaxdtError(f"{path}: episode {number} must be a dict of arrays; got {_describe(values)}.")
     ending = "terminals" if "terminals" in values else "dones"
@@ -55,17 +53,9 @@ def _episode(values: Any, number: int, budget: "_Budget", path: Path) -> dict[st
     if "timeouts" in values:
         names["truncations"] = "timeouts"
     arrays = {ours: _numbers(values[theirs], theirs, number, budget, path) for ours, theirs in names.items()}
-    steps = len(arrays["observations"])
-    for ours, theirs in names.items():
-        if len(arrays[ours]) != steps:
-            raise JaxdtError(
-                f"{path}: {theirs} of episode {number} has {len(arrays[ours])} steps but observations has {steps}; "
-                "they must agree."
-            )
-        if ours in ("terminations", "truncations"):
-            arrays[ours] = _flags(arrays[ours], theirs, number, path)
-    cut_off = arrays.get("truncations", np.zeros(steps, bool))
-    return {**arrays, "truncations": cut_off & ~arrays["terminations"]}
+    for ours, theirs in list(names.items())[3:]:
+        arrays[ours] = _flags(arrays[ours], theirs, number, path)
+    return {"truncations": np.zeros(len(arrays["observations"]), bool), **arrays}
 
 
 def _numbers(value: Any, field: str, number: int, budget: "_Budget", path: Path) -> np.ndarray:
@@ -80,7 +70,7 @@ def _numbers(value: Any, field: str, number: int, budget: "_Budget", path: Path)
         raise JaxdtError(f"{place} must be an array of numbers; got whole numbers beyond 64 bits.")
     if array.ndim == 0 or len(array) == 0:
         raise JaxdtError(f"{place} is empty; an episode needs at least one step (drop that episode).")
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+    return array
 
 
 def _plain(value: Any, budget: "_Budget", depth: int = 8) -> Any:
@@ -108,17 +98,6 @@ def _flags(values: np.ndarray, field: str, number: int, path: Path) -> np.ndarra
             "an entry of the list is one episode, so split it there."
         )
     return values.astype(bool)
-
-
-def _check_sizes(columns: list[dict[str, np.ndarray]], path: Path) -> None:
-    for number, column in enumerate(columns):
-        for name in ("observations", "actions", "rewards"):
-            ours, theirs = column[name].shape[1:], columns[0][name].shape[1:]
-            if ours != theirs:
-                raise JaxdtError(
-                    f"{path}: {name} of episode {number} has steps of shape {ours} but episode 0 has {theirs}; "
-                    "they must agree."
-                )
 
 
 def _describe(value: Any) -> str:

@@ -1,0 +1,164 @@
+"""HDF5 files of D4RL's layout: flat arrays, flags where episodes end."""
+
+import contextlib
+import itertools
+import math
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from jaxdt.data.arrow_files import believable
+from jaxdt.data.episodes import EpisodeStore
+from jaxdt.errors import JaxdtError
+from jaxdt.simulator import is_plain_env_id
+
+
+if TYPE_CHECKING:
+    import h5py
+
+TIME_LIMIT = 1000
+"""Steps after which an episode ends in files older than `timeouts`, as in the original (`episode_step == 999`)."""
+
+_FILTERS = {1, 2, 3, 4, 5, 6, 32000}  # HDF5's own and h5py's lzf; others load a library from the machine
+
+
+def load_hdf5(path: Path) -> EpisodeStore:
+    """Episodes of a file of D4RL's layout.
+
+    - The datasets `observations` (n, ...), `actions` (n, a), `rewards` (n,) and `terminals` (n,): the environment
+      ended the episode; others are not read.
+    - `timeouts` (n,): the episode was cut off; in old files without it an episode also ends after 1000 steps.
+    - The attribute `env_id` names the environment.
+
+    Steps after the last end are dropped with a warning. Raises JaxdtError naming the file, the dataset and the fix.
+    """
+    with reading_hdf5(path) as file:
+        names = ["observations", "actions", "rewards", "terminals", *(["timeouts"] if "timeouts" in file else [])]
+        arrays = {name: read_dataset(file, name, path) for name in names}
+        env_id = _env_id(file, path)
+    flags = {name: _flags(arrays.pop(name), name, path) for name in names[3:]}
+    for name in (*arrays, *flags):
+        steps, wanted = len({**arrays, **flags}[name]), len(arrays["observations"])
+        if steps != wanted:
+            raise JaxdtError(f"{path}: {name} has {steps} steps but observations has {wanted}; they must agree.")
+    ends = _ends(flags["terminals"], flags.get("timeouts"), path)
+    count = int(ends[-1])
+    return EpisodeStore.from_arrays(
+        **{name: values[:count] for name, values in arrays.items()},  # type: ignore[arg-type]
+        terminations=flags["terminals"][:count],
+        truncations=flags["timeouts"][:count] if "timeouts" in flags else None,
+        episode_ends=ends,
+        env_id=env_id,
+        source=str(path),
+    )
+
+
+@contextlib.contextmanager
+def reading_hdf5(path: Path) -> Iterator["h5py.File"]:
+    """The open file; whatever damage makes h5py raise is one JaxdtError that names the file."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except JaxdtError:
+        raise
+    except Exception as error:  # damaged bytes make h5py raise a dozen kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise JaxdtError(f"{path} cannot be read as an HDF5 file: {reason:.200}; copy or make it again.") from error
+
+
+def read_dataset(group: Any, name: str, path: Path) -> np.ndarray:
+    """A dataset's numbers; refuses what points out of the file, runs a filter of others or fills the memory."""
+    import h5py
+
+    place = _place(group, name, path)
+    dataset = member(group, name, path)
+    if not isinstance(dataset, h5py.Dataset):
+        raise JaxdtError(f"{place} must be a dataset of numbers; got a {type(dataset).__name__.lower()}.")
+    if dataset.external or dataset.is_virtual:
+        raise JaxdtError(f"{place} keeps its numbers in another file; store them in this one.")
+    if dataset.dtype.kind not in "biuf":
+        raise JaxdtError(f"{place} must be numbers; got dtype {dataset.dtype!s:.60}.")
+    if not dataset.shape:
+        raise JaxdtError(f"{place} must be an array of a row a step; got a single value or nothing.")
+    properties = dataset.id.get_create_plist()
+    filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
+    if foreign := set(filters) - _FILTERS:
+        raise JaxdtError(f"{place} is compressed by filter {min(foreign)}, which HDF5 does not bring; use gzip.")
+    size = max(math.prod(dataset.shape), math.prod(dataset.chunks or ())) * dataset.dtype.itemsize
+    if size > believable(path):
+        raise JaxdtError(
+            f"{place} would take {size / 2**30:.1f} GiB, far more than a file of "
+            f"{path.stat().st_size / 2**20:.1f} MiB holds; copy it again, or write it in smaller files."
+        )
+    return dataset[()]
+
+
+def member(group: Any, name: str, path: Path) -> Any:
+    """What a group holds itself under a name; links to elsewhere are refused."""
+    import h5py
+
+    place = _place(group, name, path)
+    link = group.get(name, getlink=True) if isinstance(group, h5py.Group) else None
+    if link is None:
+        names = itertools.islice(group, 12) if isinstance(group, h5py.Group) else ()
+        found = ", ".join(f"{other:.40}" for other in names) or "nothing"
+        raise JaxdtError(f"{place} is missing; there is {found} (add the dataset).")
+    if not isinstance(link, h5py.HardLink):
+        raise JaxdtError(f"{place} is a link to another place, which is not followed; store the numbers themselves.")
+    return group[name]
+
+
+def _place(group: Any, name: str, path: Path) -> str:
+    return f"{path}: {f'{group.name}/{name}'.lstrip('/')}"
+
+
+def _flags(values: np.ndarray, name: str, path: Path) -> Bool[np.ndarray, " n"]:
+    if values.ndim != 1 or not np.isin(values, (0, 1)).all():
+        raise JaxdtError(
+            f"{path}: {name} must be true or false at every step; got shape {values.shape}, dtype {values.dtype}."
+        )
+    return values.astype(bool)
+
+
+def _ends(terminals: Bool[np.ndarray, " n"], timeouts: Bool[np.ndarray, " n"] | None, path: Path) -> Any:
+    """The row after each episode's last; warns of the steps after the last of them."""
+    if timeouts is None:
+        ends = _ends_by_time_limit(terminals)
+        rule = f"terminals is never true, and there are fewer than {TIME_LIMIT} steps"
+    else:
+        ends = np.flatnonzero(terminals | timeouts) + 1
+        rule = "terminals and timeouts are never true"
+    if not len(ends):
+        raise JaxdtError(f"{path}: no episode ends: {rule}; set timeouts at the last step of each episode.")
+    if ends[-1] != len(terminals):
+        warnings.warn(
+            f"{path}: the last {len(terminals) - ends[-1]} steps belong to an unfinished episode and are dropped "
+            "(set timeouts at the last one to keep them).",
+            stacklevel=3,
+        )
+    return ends
+
+
+def _ends_by_time_limit(terminals: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " e"]:
+    ends = np.flatnonzero(terminals) + 1
+    starts, stops = np.append(0, ends), np.append(ends, len(terminals))
+    long = np.flatnonzero(stops - starts >= TIME_LIMIT)
+    cuts = [np.arange(starts[i] + TIME_LIMIT, stops[i] + 1, TIME_LIMIT) for i in long]
+    return np.unique(np.concatenate([ends, *cuts]))
+
+
+def _env_id(file: "h5py.File", path: Path) -> str | None:
+    """A file may name an environment, never a module to import (`module:Name-v0`)."""
+    value = file.attrs.get("env_id")
+    if value is None:
+        return None
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    if not isinstance(text, str) or not is_plain_env_id(text):
+        raise JaxdtError(f"{path}: env_id must be a Gymnasium id such as HalfCheetah-v5; got {str(value)!r:.80}.")
+    return text
