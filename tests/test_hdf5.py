@@ -236,6 +236,12 @@ def test_a_dataset_that_promises_more_than_the_file_holds_is_refused_unread(tmp_
     assert "rewards would take 3.7 GiB, far more than a file of 0.0 MiB holds" in refusal(path)
 
 
+def test_datasets_that_only_together_promise_too_much_are_refused(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.hdf5")
+    monkeypatch.setattr("jaxdt.data.hdf5.believable", lambda path: 110)
+    assert "rewards would take" in refusal(path)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
 def test_a_file_that_is_cut_off_is_refused(tmp_path, share):
     path = write(tmp_path / "a.hdf5")

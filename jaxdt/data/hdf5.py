@@ -38,7 +38,10 @@ def load_hdf5(path: Path) -> EpisodeStore:
     """
     with reading_hdf5(path) as file:
         names = ["observations", "actions", "rewards", "terminals", *(["timeouts"] if "timeouts" in file else [])]
-        arrays = {name: read_dataset(file, name, path) for name in names}
+        arrays, room = {}, believable(path)
+        for name in names:
+            arrays[name] = read_dataset(file, name, path, room)
+            room -= arrays[name].nbytes
         env_id = _env_id(file, path)
     flags = {name: _flags(arrays.pop(name), name, path) for name in names[3:]}
     for name in (*arrays, *flags):
@@ -72,8 +75,8 @@ def reading_hdf5(path: Path) -> Iterator["h5py.File"]:
         raise JaxdtError(f"{path} cannot be read as an HDF5 file: {reason:.200}; copy or make it again.") from error
 
 
-def read_dataset(group: Any, name: str, path: Path) -> np.ndarray:
-    """A dataset's numbers; refuses what points out of the file, runs a filter of others or fills the memory."""
+def read_dataset(group: Any, name: str, path: Path, room: int) -> np.ndarray:
+    """A dataset's numbers, of `room` bytes at most; refuses what points elsewhere or needs a filter of others."""
     import h5py
 
     place = _place(group, name, path)
@@ -91,7 +94,7 @@ def read_dataset(group: Any, name: str, path: Path) -> np.ndarray:
     if foreign := set(filters) - _FILTERS:
         raise JaxdtError(f"{place} is compressed by filter {min(foreign)}, which HDF5 does not bring; use gzip.")
     size = max(math.prod(dataset.shape), math.prod(dataset.chunks or ())) * dataset.dtype.itemsize
-    if size > believable(path):
+    if size > room:
         raise JaxdtError(
             f"{place} would take {size / 2**30:.1f} GiB, far more than a file of "
             f"{path.stat().st_size / 2**20:.1f} MiB holds; copy it again, or write it in smaller files."
