@@ -1,5 +1,6 @@
 """Parquet files and what `datasets` saves, as flat arrays by Arrow's offsets; no Python list in between."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from jaxdt.data.arrow_files import ArrowFile, believable, open_arrow, open_parquet, saved_shards
+from jaxdt.data.arrow_files import ArrowFile, believable, open_arrow, open_parquet, saved_config, saved_shards
+from jaxdt.data.d4rl import d4rl_env_id
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
 from jaxdt.simulator import is_plain_env_id
@@ -48,7 +50,8 @@ def load_directory(path: Path) -> EpisodeStore:
         if not path.is_dir():
             raise JaxdtError(f"{path} does not exist; the saved dataset needs a split named train, or give a split.")
     if (path / "state.json").is_file():
-        return _load([open_arrow(shard) for shard in saved_shards(path)], str(path))
+        store = _load([open_arrow(shard) for shard in saved_shards(path)], str(path))
+        return dataclasses.replace(store, env_id=store.env_id or d4rl_env_id(saved_config(path), store.state_dim))
     shards = next(filter(None, (sorted((path / name).glob("*.parquet")) for name in ("", "train", "data"))), [])
     if not shards:
         raise JaxdtError(

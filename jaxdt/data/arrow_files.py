@@ -5,8 +5,9 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from jaxdt.data.parquet_footer import promised_bytes
 from jaxdt.errors import JaxdtError
 
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     import pyarrow
 
 _ROWS = 64  # episodes decoded at a time
-_BYTES = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "FIXED_LEN_BYTE_ARRAY": 2}  # others take 8
 
 
 class ArrowFile(NamedTuple):
@@ -29,33 +29,29 @@ def open_parquet(path: Path) -> ArrowFile:
     import pyarrow.parquet
 
     def batches(name: str) -> Iterator["pyarrow.Array"]:
+        if promised.get(name, 0) > believable(path):
+            raise JaxdtError(
+                f"{path}: {name} would take {promised[name] / 2**20:.0f} MiB, far more than a file of "
+                f"{path.stat().st_size / 2**20:.1f} MiB holds; copy it again, or write it in smaller files."
+            )
         with _reading(path, "a parquet file"), pyarrow.OSFile(str(path)) as file:
             # A small buffer and few rows: a whole column never lies decoded beside the array that it fills.
             parquet = pyarrow.parquet.ParquetFile(
                 file, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True
             )
-            _check_promise(path, name, parquet.metadata)
             for batch in parquet.iter_batches(_ROWS, columns=[name]):
                 yield batch.column(0)
 
     with _reading(path, "a parquet file"), pyarrow.OSFile(str(path)) as file:
-        return ArrowFile(path, pyarrow.parquet.ParquetFile(file).schema_arrow, batches)
+        schema = _decoded(pyarrow.parquet.ParquetFile(file).schema_arrow)
+        promised = promised_bytes(path)
+    return ArrowFile(path, schema, batches)
 
 
-def _check_promise(path: Path, name: str, metadata: Any) -> None:
-    """Refuses what would fill the memory: a few bytes that say "this number, a billion times"."""
-    promised = 0
-    for group in range(metadata.num_row_groups):
-        rows = metadata.row_group(group)
-        for column in map(rows.column, range(rows.num_columns)):
-            if column.path_in_schema.split(".")[0] == name:
-                decoded = column.num_values * _BYTES.get(column.physical_type, 8)
-                promised += max(decoded, column.total_uncompressed_size, 0)
-    if promised > believable(path):
-        raise JaxdtError(
-            f"{path}: {name} would take {promised / 2**30:.1f} GiB, far more than a file of "
-            f"{path.stat().st_size / 2**20:.1f} MiB holds; copy it again, or write it in smaller files."
-        )
+def _decoded(schema: "pyarrow.Schema") -> "pyarrow.Schema":
+    """A schema whose names are all text; raises UnicodeDecodeError."""
+    _ = schema.names, [str(kind) for kind in schema.types]
+    return schema
 
 
 def believable(path: Path) -> int:
@@ -75,7 +71,7 @@ def open_arrow(path: Path) -> ArrowFile:
                 yield batch.column(0)
 
     with _reading(path, "an Arrow file"), pyarrow.OSFile(str(path)) as file:
-        schema = pyarrow.ipc.open_stream(file).schema
+        schema = _decoded(pyarrow.ipc.open_stream(file).schema)
     return ArrowFile(path, schema, batches)
 
 
@@ -93,6 +89,15 @@ def saved_shards(path: Path) -> list[Path]:
     if not names or chosen:
         raise JaxdtError(f"{path} holds no rows of its own; save it again with save_to_disk.")
     return [path / name for name in names]
+
+
+def saved_config(path: Path) -> str | None:
+    """The config that a saved dataset was loaded from, where it says so."""
+    if not (path / "dataset_info.json").is_file():
+        return None
+    with _reading(path / "dataset_info.json", "the description of a saved dataset"):
+        name = json.loads((path / "dataset_info.json").read_text(encoding="utf-8")).get("config_name")
+    return name if isinstance(name, str) else None
 
 
 @contextlib.contextmanager
