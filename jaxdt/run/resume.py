@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from jaxdt.checkpoint import checkpoint_steps
-from jaxdt.config import CHANGEABLE, TrainConfig
+from jaxdt.config import CHANGEABLE, ModelConfig, TrainConfig
 from jaxdt.errors import JaxdtError
 from jaxdt.run.directory import RunDirectory, RunRecord
 
@@ -16,6 +16,8 @@ FILLED_IN = ("env", "targets", "steps", "state_dim", "action_dim", "warmup_steps
 def agree_with_record(config: TrainConfig, previous: RunRecord) -> TrainConfig:
     """The run's own config with what may change taken from `config`; raises JaxdtError where they disagree."""
     stored = previous.config
+    if config.init is not None and config.model == ModelConfig():
+        config = dataclasses.replace(config, model=stored.model)  # it is that of the run it started from
     given, own = _flat(config), _flat(stored)
     for name in given:
         filled_in = name in FILLED_IN and given[name] is None
@@ -37,7 +39,8 @@ def agree_with_record(config: TrainConfig, previous: RunRecord) -> TrainConfig:
 
 def _flat(config: TrainConfig) -> dict[str, Any]:
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return values | vars(values.pop("model")) | vars(values.pop("optimizer"))
+    model, optimizer = values.pop("model"), values.pop("optimizer")
+    return values | vars(model) | vars(optimizer)
 
 
 def is_finished(run: RunDirectory, config: TrainConfig) -> bool:

@@ -165,6 +165,7 @@ def _train_and_evaluate(run: RunDirectory, prepared: Prepared, data_returns: np.
         board = stack.enter_context(contextlib.closing(_open_board(run, config)))
         highest = max(config.targets or (0.0,))
         state, books = _restore(run, state, highest)
+        state = jax.device_put(state, jax.devices()[0])  # all of it, or the second update compiles anew
         write_record(run, prepared.record)
         player = None
         if prepared.environment is not None:
