@@ -25,7 +25,7 @@ def write(path: Path, *, env_id=None, **changes) -> Path:
         for name, values in good_arrays(**changes).items():
             file[name] = values
         if env_id is not None:
-            file.attrs["env_id"] = env_id
+            file.attrs["env_id"] = np.bytes_(env_id) if isinstance(env_id, str) else env_id
     return path
 
 
@@ -167,10 +167,17 @@ def test_datasets_that_do_not_fit_are_refused_by_name(tmp_path, changes, message
     assert message in refusal(write(tmp_path / "a.hdf5", **changes))
 
 
-@pytest.mark.parametrize("env_id", ["evil:Env-v0", "../Env-v0", "", 3, ["Env-v0"] * 2, b"a b", np.zeros(3)])
+@pytest.mark.parametrize("env_id", ["evil:Env-v0", "../Env-v0", "a b", "Env-v0\n", np.bytes_(b"\xff")])
 def test_an_env_id_that_is_no_plain_gymnasium_id_is_refused(tmp_path, env_id):
     message = refusal(write(tmp_path / "a.hdf5", env_id=env_id))
     assert ": env_id must be a Gymnasium id such as HalfCheetah-v5; got " in message
+
+
+@pytest.mark.parametrize("env_id", [3, np.zeros(3), [b"Env-v0"] * 2, h5py.Empty("S5"), np.array("Env-v0", object)])
+def test_an_env_id_that_is_no_string_of_fixed_length_is_refused(tmp_path, env_id):
+    assert ": env_id must be one string of fixed length; got shape " in refusal(
+        write(tmp_path / "a.hdf5", env_id=env_id)
+    )
 
 
 @pytest.mark.parametrize("link", [h5py.SoftLink("/hidden"), h5py.ExternalLink("other.hdf5", "/rewards")])
@@ -214,6 +221,15 @@ def test_references_groups_and_types_are_no_numbers(tmp_path):
         del file["rewards"]
         file["rewards"] = np.dtype("f4")
     assert "rewards must be a dataset of numbers; got a datatype." in refusal(path)
+
+
+def test_numbers_of_types_that_numpy_lacks_are_refused(tmp_path):
+    path = write(tmp_path / "a.hdf5", rewards=None)
+    with h5py.File(path, "a") as file:
+        kind = h5py.h5t.IEEE_F64LE.copy()
+        kind.set_fields(63, 40, 23, 0, 40)  # an exponent of 23 bits
+        h5py.h5d.create(file.id, b"rewards", kind, h5py.h5s.create_simple((5,)))
+    assert "cannot be read as an HDF5 file: " in refusal(path)
 
 
 def test_a_filter_that_hdf5_does_not_bring_is_refused(tmp_path):

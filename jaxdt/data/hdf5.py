@@ -32,7 +32,7 @@ def load_hdf5(path: Path) -> EpisodeStore:
     - The datasets `observations` (n, ...), `actions` (n, a), `rewards` (n,) and `terminals` (n,): the environment
       ended the episode; others are not read.
     - `timeouts` (n,): the episode was cut off; in old files without it an episode also ends after 1000 steps.
-    - The attribute `env_id` names the environment.
+    - The attribute `env_id`, a string of fixed length, names the environment.
 
     Steps after the last end are dropped with a warning. Raises JaxdtError naming the file, the dataset and the fix.
     """
@@ -158,10 +158,15 @@ def _ends_by_time_limit(terminals: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " 
 
 def _env_id(file: "h5py.File", path: Path) -> str | None:
     """A file may name an environment, never a module to import (`module:Name-v0`)."""
-    value = file.attrs.get("env_id")
-    if value is None:
+    if "env_id" not in file.attrs:
         return None
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    if not isinstance(text, str) or not is_plain_env_id(text):
-        raise JaxdtError(f"{path}: env_id must be a Gymnasium id such as HalfCheetah-v5; got {str(value)!r:.80}.")
+    kind = file.attrs.get_id("env_id")
+    if kind.shape != () or kind.dtype.kind != "S":  # HDF5 may never come back from a damaged string of any length
+        raise JaxdtError(
+            f"{path}: env_id must be one string of fixed length; got shape {kind.shape}, dtype {kind.dtype} "
+            "(write it as numpy.bytes_)."
+        )
+    text = bytes(file.attrs["env_id"]).decode("utf-8", "replace")
+    if not is_plain_env_id(text):
+        raise JaxdtError(f"{path}: env_id must be a Gymnasium id such as HalfCheetah-v5; got {text!r:.80}.")
     return text

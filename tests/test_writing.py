@@ -1,0 +1,177 @@
+import errno
+import resource
+import signal
+
+import h5py
+import numpy as np
+import pytest
+
+import jaxdt
+from jaxdt.data import loading
+from jaxdt.data.writing import WRITERS, convert, write_episodes
+from tests.conftest import make_store
+
+
+KINDS = sorted(WRITERS)
+
+
+def mixed_store(env_id: str | None = "HalfCheetah-v5") -> jaxdt.EpisodeStore:
+    """Episodes that end in a fall, at the time limit, and in both at once."""
+    store = make_store((3, 7, 12))
+    terminations, truncations = np.zeros(22, bool), np.zeros(22, bool)
+    terminations[[2, 21]] = truncations[[9, 21]] = True
+    return jaxdt.EpisodeStore.from_arrays(
+        store.observations,
+        store.actions,
+        store.rewards,
+        terminations,
+        truncations,
+        episode_ends=[3, 10, 22],
+        env_id=env_id,
+    )
+
+
+def refusal(spec, out) -> str:
+    """The one sentence with which a conversion is refused."""
+    with pytest.raises(jaxdt.JaxdtError) as caught:
+        convert(spec, out)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("env_id", ["HalfCheetah-v5", None])
+@pytest.mark.parametrize("second", KINDS)
+@pytest.mark.parametrize("first", KINDS)
+def test_every_kind_becomes_every_kind_and_says_the_same(tmp_path, first, second, env_id):
+    store = mixed_store(env_id)
+    write_episodes(store, tmp_path / f"a{first}")
+    written = convert(tmp_path / f"a{first}", tmp_path / f"b{second}")
+    assert written.fingerprint == store.fingerprint
+    read = jaxdt.load_episodes(tmp_path / f"b{second}")
+    assert read.fingerprint == store.fingerprint
+    assert read.env_id == env_id
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_numbers_stay_whole_numbers(tmp_path, kind):
+    store = make_store()
+    whole = jaxdt.EpisodeStore.from_arrays(
+        store.observations.astype(np.int16), store.actions, store.rewards, episode_ends=store.offsets[1:]
+    )
+    write_episodes(whole, tmp_path / f"a{kind}")
+    assert jaxdt.load_episodes(tmp_path / f"a{kind}").fingerprint == whole.fingerprint
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_datasets_become_one_file(tmp_path, kind):
+    for name, lengths in (("a", (3, 4)), ("b", (5,))):
+        make_store(lengths).save(tmp_path / f"{name}.npz")
+    convert(f"{tmp_path / 'a.npz'}+{tmp_path / 'b.npz'}", tmp_path / f"c{kind}")
+    assert jaxdt.load_episodes(tmp_path / f"c{kind}").lengths.tolist() == [3, 4, 5]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+def test_hugging_faces_own_reader_understands_our_parquet(tmp_path):
+    import datasets
+
+    store = mixed_store()
+    write_episodes(store, tmp_path / "a.parquet")
+    rows = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / "a.parquet"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    number, flag = datasets.Value("float32"), datasets.Value("bool")
+    assert rows.features == {
+        "observations": datasets.List(datasets.List(number)),
+        "actions": datasets.List(datasets.List(number)),
+        "rewards": datasets.List(number),
+        "dones": datasets.List(flag),
+        "terminations": datasets.List(flag),
+        "truncations": datasets.List(flag),
+    }
+    assert len(rows) == 3
+    np.testing.assert_array_equal(np.float32(rows[1]["observations"]), store.observations[3:10])
+    assert [row["dones"][-1] for row in rows] == [True, False, True]
+    assert [sum(row["dones"]) for row in rows] == [1, 0, 1]
+
+
+def test_d4rls_layout_is_what_hdf5_holds(tmp_path):
+    store = mixed_store()
+    write_episodes(store, tmp_path / "a.hdf5")
+    with h5py.File(tmp_path / "a.hdf5") as file:
+        assert set(file) == {"observations", "actions", "rewards", "terminals", "timeouts"}
+        assert file["observations"].compression == "gzip"
+        assert np.flatnonzero(file["terminals"]).tolist() == [2, 21]
+        assert np.flatnonzero(file["timeouts"]).tolist() == [9, 21]
+        assert file.attrs["env_id"] == b"HalfCheetah-v5"
+
+
+def test_images_go_into_hdf5_but_not_into_lists_of_lists(tmp_path):
+    observations = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
+    store = jaxdt.EpisodeStore.from_arrays(observations, np.zeros((4, 1)), np.zeros(4), episode_ends=[4])
+    write_episodes(store, tmp_path / "a.hdf5")
+    assert jaxdt.load_episodes(tmp_path / "a.hdf5").fingerprint == store.fingerprint
+    with pytest.raises(jaxdt.JaxdtError, match=r"observations of shape \(3, 2\) cannot be lists of lists of numbers"):
+        write_episodes(store, tmp_path / "a.parquet")
+    assert not (tmp_path / "a.parquet").exists()
+
+
+def test_a_flag_in_the_middle_of_an_episode_goes_into_parquet_but_not_into_hdf5(tmp_path):
+    store = make_store()
+    flags = np.arange(22) == 5
+    early = jaxdt.EpisodeStore.from_arrays(
+        store.observations, store.actions, store.rewards, flags, episode_ends=store.offsets[1:]
+    )
+    write_episodes(early, tmp_path / "a.parquet")
+    assert jaxdt.load_episodes(tmp_path / "a.parquet").fingerprint == early.fingerprint
+    with pytest.raises(jaxdt.JaxdtError, match="episode 1 has a termination or truncation at step 2, before its last"):
+        write_episodes(early, tmp_path / "a.hdf5")
+    assert not (tmp_path / "a.hdf5").exists()
+
+
+@pytest.mark.parametrize("name", ["a", "a.npy", "a.pkl", "a.npz.bak", ".hdf5"])
+def test_an_unknown_ending_is_refused_before_loading(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(loading, "_load_one", None)
+    message = refusal("demo", tmp_path / name)
+    assert message == f"episodes are written as .npz, .parquet, .hdf5; got {str(tmp_path / name)!r}."
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_exists_is_refused_before_loading_and_left(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(loading, "_load_one", None)
+    path = tmp_path / f"a{kind}"
+    path.write_text("mine")
+    assert refusal("demo", path) == f"{str(path)!r} exists already; give another path, or delete it first."
+    assert path.read_text() == "mine"
+    path.unlink()
+    path.symlink_to("nowhere")
+    assert "exists already" in refusal("demo", path)
+
+
+def test_a_dataset_that_cannot_be_loaded_writes_nothing(tmp_path):
+    assert "does not exist" in refusal("nowhere.npz", tmp_path / "a.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def a_full_disk():
+    """No file may grow beyond 20 kB."""
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_disk_that_is_full_leaves_nothing(tmp_path, kind, a_full_disk):
+    with pytest.raises(OSError, match="File too large") as caught:
+        write_episodes(make_store((2000,), state_dim=50), tmp_path / f"a{kind}")
+    assert caught.value.errno == errno.EFBIG
+    assert not list(tmp_path.iterdir())
+
+
+def test_home_is_understood(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_store().save(tmp_path / "a.npz")
+    convert("~/a.npz", "~/b.hdf5")
+    assert (tmp_path / "b.hdf5").is_file()
