@@ -19,9 +19,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_num_cpu_devices", 2)
 
-# Many tests train the same tiny model; it is compiled once a session.
-_CACHE = tempfile.TemporaryDirectory(prefix="jaxdt-tests-")
-jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+# Many tests train the same tiny model; it is compiled once a session, by the first worker that needs it.
+if "JAXDT_TESTS_CACHE" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="jaxdt-tests-")
+    os.environ["JAXDT_TESTS_CACHE"] = _CACHE.name
+jax.config.update("jax_compilation_cache_dir", os.environ["JAXDT_TESTS_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
