@@ -118,7 +118,7 @@ class TrainConfig:
     init: str | None = None
     """Run directory to start from: its weights, model and normalisation; None: random weights."""
     dataset: str | None = None
-    """Episodes: a path, `demo`, or several joined by `+`; None: `demo`."""
+    """Episodes: a file, hf:OWNER/NAME/CONFIG, minari:NAME, `demo`, or several joined by `+`; None: `demo`."""
     env: str | None = None
     """Environment to evaluate in, a Gymnasium id; `none`: no evaluation; None: the one the data names."""
     steps: int | None = 100_000

@@ -44,7 +44,7 @@ class InfoArguments:
     """Describe a dataset or a run directory."""
 
     path: Positional[str]
-    """A run directory, an .npz file, `demo`, or several datasets joined by `+`."""
+    """A run directory, or a dataset: what `jaxdt train --dataset` takes."""
 
 
 def collect_command(arguments: list[str]) -> None:
@@ -97,9 +97,10 @@ def convert_command(arguments: list[str]) -> None:
 
 def info_command(arguments: list[str]) -> None:
     parsed = parse(InfoArguments, arguments, "jaxdt info")
-    if Path(parsed.path).is_dir():
+    if (Path(parsed.path) / "config.json").is_file():
         print(run_report(Path(parsed.path)))
     else:
         from jaxdt.data.loading import load_episodes
+        from jaxdt.progress import console_progress
 
-        print(dataset_report(parsed.path, load_episodes(parsed.path)))
+        print(dataset_report(parsed.path, load_episodes(parsed.path, progress=console_progress())))

@@ -78,7 +78,7 @@ def import_run(
     if not run.is_free:
         raise JaxdtError(f"{run.path} is not empty; choose another output directory.")
     imported = read_model(source, context_length, num_heads)
-    given = _given_statistics(stats)._replace(
+    given = _given_statistics(stats, progress)._replace(
         **_not_none(return_scale=return_scale, env_id=env, targets=tuple(targets) if targets else None)
     )
     agent = _agent(imported, given, source)
@@ -104,7 +104,7 @@ def import_run(
     return run.path
 
 
-def _given_statistics(stats: str | None) -> Surroundings:
+def _given_statistics(stats: str | None, progress: Progress) -> Surroundings:
     if stats is None:
         return Surroundings()
     if stats.endswith(".json"):
@@ -112,7 +112,7 @@ def _given_statistics(stats: str | None) -> Surroundings:
         if known.state_mean is None or known.state_std is None:
             raise JaxdtError(f"{stats} must hold state_mean and state_std, one number for each of the observation's.")
         return known
-    store = load_episodes(stats)
+    store = load_episodes(stats, progress=progress)
     mean, std = store.statistics
     quantiles = tuple(float(target) for target in np.quantile(store.returns, TrainConfig().target_quantiles))
     return Surroundings(state_mean=mean, state_std=std, env_id=store.env_id, targets=quantiles)
