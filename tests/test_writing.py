@@ -100,6 +100,7 @@ def test_d4rls_layout_is_what_hdf5_holds(tmp_path):
     with h5py.File(tmp_path / "a.hdf5") as file:
         assert set(file) == {"observations", "actions", "rewards", "terminals", "timeouts"}
         assert file["observations"].compression == "gzip"
+        assert file["observations"].fletcher32  # a flipped bit is noticed
         assert np.flatnonzero(file["terminals"]).tolist() == [2, 21]
         assert np.flatnonzero(file["timeouts"]).tolist() == [9, 21]
         assert file.attrs["env_id"] == b"HalfCheetah-v5"

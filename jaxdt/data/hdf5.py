@@ -166,7 +166,8 @@ def _env_id(file: "h5py.File", path: Path) -> str | None:
             f"{path}: env_id must be one string of fixed length; got shape {kind.shape}, dtype {kind.dtype} "
             "(write it as numpy.bytes_)."
         )
-    text = bytes(file.attrs["env_id"]).decode("utf-8", "replace")
+    value: Any = file.attrs["env_id"]
+    text = bytes(value).decode("utf-8", "replace")
     if not is_plain_env_id(text):
         raise JaxdtError(f"{path}: env_id must be a Gymnasium id such as HalfCheetah-v5; got {text!r:.80}.")
     return text

@@ -61,9 +61,7 @@ def write_parquet(store: EpisodeStore, path: Path) -> None:
     table = pyarrow.table({name: _an_episode_a_row(values, store) for name, values in columns.items()})
     table = table.replace_schema_metadata(metadata)
     with open_atomically(path, "wb") as file:
-        pyarrow.parquet.write_table(
-            table.replace_schema_metadata(metadata), file, row_group_size=64, write_page_checksum=True
-        )
+        pyarrow.parquet.write_table(table, file, row_group_size=64, write_page_checksum=True)
 
 
 def _an_episode_a_row(values: np.ndarray, store: EpisodeStore):
@@ -81,8 +79,8 @@ def _lists(offsets: np.ndarray, values):
     import pyarrow
 
     if offsets[-1] < 2**31:
-        return pyarrow.ListArray.from_arrays(pyarrow.array(offsets.astype(np.int32)), values)
-    return pyarrow.LargeListArray.from_arrays(pyarrow.array(offsets), values)
+        return pyarrow.ListArray.from_arrays(offsets, values)
+    return pyarrow.LargeListArray.from_arrays(offsets, values)
 
 
 def write_hdf5(store: EpisodeStore, path: Path) -> None:
