@@ -5,51 +5,46 @@ decoded here: it is one struct of Thrift's compact protocol.
 """
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
 
 _BYTES = {0: 1, 1: 4, 4: 4, 7: 2}  # a boolean, int32, float and float16 decoded; others take 8
-_DEEPEST = 16  # structs in structs; a real footer has about six
 # Fields by number: FileMetaData.row_groups, RowGroup.columns, ColumnChunk.meta_data, and four of ColumnMetaData.
 _ROW_GROUPS, _COLUMNS, _COLUMN, _TYPE, _PATH, _NUM_VALUES, _SIZE = 4, 1, 3, 1, 3, 5, 6
 
 
 def promised_bytes(path: Path) -> dict[str, int]:
-    """Bytes that each column takes decoded, by its name before the first dot; raises ValueError where damaged."""
-    size = path.stat().st_size
+    """Bytes that each column takes decoded, by its name before the first dot, in a file that pyarrow can open.
+
+    A damaged footer raises ValueError, LookupError, TypeError or the like.
+    """
     with open(path, "rb") as file:
-        file.seek(max(size - 8, 0))
+        file.seek(-8, os.SEEK_END)
         length = int.from_bytes(file.read(4), "little")
-        if length + 12 > size or file.read(4) != b"PAR1":
-            raise ValueError("the footer is missing")
-        file.seek(size - 8 - length)
-        footer = _struct(io.BytesIO(file.read(length)), _DEEPEST)
+        file.seek(-8 - length, os.SEEK_END)
+        footer = _struct(io.BytesIO(file.read(length)))
     promised: dict[str, int] = {}
-    try:
-        for group in footer[_ROW_GROUPS]:
-            for chunk in group[_COLUMNS]:
-                column = chunk[_COLUMN]
-                name = column[_PATH][0].decode()
-                decoded = column[_NUM_VALUES] * _BYTES.get(column[_TYPE], 8)
-                promised[name] = promised.get(name, 0) + max(decoded, column[_SIZE], 0)
-    except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError("the footer is damaged") from error
+    for group in footer[_ROW_GROUPS]:
+        for chunk in group[_COLUMNS]:
+            column = chunk[_COLUMN]
+            name = column[_PATH][0].decode()
+            decoded = column[_NUM_VALUES] * _BYTES.get(column[_TYPE], 8)
+            promised[name] = promised.get(name, 0) + max(decoded, column[_SIZE], 0)
     return promised
 
 
-def _struct(file: io.BytesIO, deeper: int) -> dict[int, Any]:
-    if deeper == 0:
-        raise ValueError("the footer is nested too deeply")
+def _struct(file: io.BytesIO) -> dict[int, Any]:
     fields, number = {}, 0
     while (head := _byte(file)) & 0x0F:
         number = number + (head >> 4) if head >> 4 else _integer(file)
         kind = head & 0x0F
-        fields[number] = kind == 1 if kind in (1, 2) else _value(file, kind, deeper)
+        fields[number] = kind == 1 if kind in (1, 2) else _value(file, kind)
     return fields
 
 
-def _value(file: io.BytesIO, kind: int, deeper: int) -> Any:
+def _value(file: io.BytesIO, kind: int) -> Any:
     if kind in (1, 2, 3):
         return _byte(file)
     if kind in (4, 5, 6):
@@ -63,9 +58,9 @@ def _value(file: io.BytesIO, kind: int, deeper: int) -> Any:
     if kind in (9, 10):
         head = _byte(file)
         count = head >> 4 if head >> 4 < 15 else _varint(file)
-        return [_value(file, head & 0x0F, deeper) for _ in range(count)]
+        return [_value(file, head & 0x0F) for _ in range(count)]
     if kind == 12:
-        return _struct(file, deeper - 1)
+        return _struct(file)
     raise ValueError(f"the footer has a value of an unknown kind {kind}")
 
 
