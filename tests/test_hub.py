@@ -112,7 +112,9 @@ def test_a_hub_that_fails_is_answered_with_the_copy(hub, tmp_path):
     add_gym(hub, {"halfcheetah-expert-v2/train/0000.parquet": parquet(tmp_path, 3)})
     first = load_episodes(SPEC)
     hub.down = True
+    hub.requests.clear()
     assert load_episodes(SPEC).fingerprint == first.fingerprint
+    assert len(hub.requests) == 1  # asked once, and not again for what is kept
     assert refusal(f"hf:{GYM}/hopper-medium-v2").endswith(") and no copy is kept here; connect and try again.")
 
 
