@@ -37,7 +37,7 @@ def read_pickle(
 
     Raises JaxdtError naming the source, and the global where one is asked for that is not allowed.
     """
-    reader = _Reader(_Bounded(file, size), {**_ALWAYS, **allowed}, persistent)
+    reader = _Reader(_Bounded(file, size), {**_always(4 * size), **allowed}, persistent)
     try:
         return reader.load()
     except _Refused as error:
@@ -71,7 +71,7 @@ class _Bounded(io.RawIOBase):
 
     def readline(self, size: int | None = -1) -> bytes:
         del size
-        data = self._file.readline(min(self._left, 65_536))
+        data = self._file.readline(self._left)
         self._left -= len(data)
         return data
 
@@ -86,18 +86,28 @@ class _OrderedDict(OrderedDict, Stand):
         """PyTorch hangs version numbers on it; they are not needed."""
 
 
-def _ordered_dict(*arguments: Any) -> OrderedDict:
-    return _OrderedDict(*(dict(argument) for argument in arguments[:1]))
+def _always(room: int) -> dict[str, Any]:
+    """What every pickle may ask for; their copies are of `room` bytes at most, however often they are repeated."""
 
+    def spend(size: int) -> None:
+        nonlocal room
+        room -= size
+        if room < 0:
+            raise pickle.UnpicklingError("what it repeats adds up to more than it holds")
 
-def _encode(text: str, encoding: str) -> bytes:
-    """How protocols below 3 write bytes."""
-    if encoding != "latin1" or not isinstance(text, str):
-        raise _Refused(f"the encoding {encoding!r:.40}")
-    return text.encode("latin1")
+    def ordered_dict(*arguments: Any) -> OrderedDict:
+        made = dict(*arguments[:1])
+        spend(16 * len(made))
+        return _OrderedDict(made)
 
+    def encode(text: str, encoding: str) -> bytes:
+        """How protocols below 3 write bytes."""
+        if encoding != "latin1" or not isinstance(text, str):
+            raise _Refused(f"the encoding {encoding!r:.40}")
+        spend(len(text))
+        return text.encode("latin1")
 
-_ALWAYS = {"collections.OrderedDict": _ordered_dict, "_codecs.encode": _encode}
+    return {"collections.OrderedDict": ordered_dict, "_codecs.encode": encode}
 
 
 class _Reader(pickle._Unpickler):  # type: ignore[name-defined] # the Python one: the C one allocates what it is told to
@@ -135,6 +145,10 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined] # the Python one
             raise _Refused(f"a state for {type(self.stack[-1]).__name__}")
         self.stack[-1].set_state(state)
 
+    def load_bytearray8(self) -> None:
+        size = int.from_bytes(self.read(8), "little")  # the parent's version allocates before it reads
+        self.append(bytearray(self.read(size)))
+
     def load_append(self) -> None:
         value = self.stack.pop()
         self._container(list).append(value)
@@ -165,6 +179,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined] # the Python one
 
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
     dispatch[pickle.APPEND[0]] = load_append
     dispatch[pickle.APPENDS[0]] = load_appends
     dispatch[pickle.SETITEM[0]] = load_setitem

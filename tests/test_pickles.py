@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import re
+import tracemalloc
 
 import pytest
 
@@ -163,3 +164,28 @@ def test_nothing_is_read_beyond_the_size_given():
 
 def test_persistent_ids_are_the_callers_to_answer():
     assert read(b"\x80\x02X\x01\x00\x00\x00aQ.", persistent=lambda pid: pid * 2) == "aa"
+
+
+@pytest.mark.parametrize("size", [2**31, 2**62])
+def test_a_bytearray_larger_than_the_file_is_refused_before_memory_is_taken(size):
+    tracemalloc.start()
+    message = refusal(b"\x80\x05\x96" + size.to_bytes(8, "little") + b"abc.")
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+    assert "it ends" in message
+
+
+@pytest.mark.parametrize(
+    "call",
+    [b"c_codecs\nencode\n(h\x00S'latin1'\ntR0", b"ccollections\nOrderedDict\n(h\x01tR0"],
+    ids=["bytes", "dict"],
+)
+def test_calls_on_what_is_repeated_through_references_are_bounded(call):
+    held = b"X" + (4000).to_bytes(4, "little") + b"a" * 4000 + b"q\x000"
+    held += pickle.dumps(dict.fromkeys(range(300)), 2)[2:-1].replace(b"q\x00", b"q\x01") + b"0"
+    assert read(held + 2 * call + b"N.") is None
+    assert "what it repeats adds up to more than it holds" in refusal(held + 500 * call + b"N.")
+
+
+def test_a_long_line_of_an_old_pickle_is_read():
+    assert read(pickle.dumps("a" * 200_000, 0)) == "a" * 200_000
