@@ -236,3 +236,47 @@ def test_gelu_is_the_exact_one_and_gelu_new_the_approximation(model):
 def test_building_without_sizes_names_them():
     with pytest.raises(jaxdt.JaxdtError, match="state_dim and action_dim"):
         build_model(jaxdt.ModelConfig())
+
+
+def test_huggingfaces_initialisation_is_narrow_and_narrower_by_depth():
+    config = jaxdt.ModelConfig(state_dim=17, action_dim=6, num_layers=4, width=64, initialization="huggingface")
+    init, _ = build_model(config)
+    params = jax.jit(init)(jax.random.key(0))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name == "embed_norm/bias":  # Hugging Face's row of a position table
+            assert np.std(leaf) == pytest.approx(0.02, rel=0.4)
+        elif name.endswith("bias"):
+            assert not leaf.any(), name
+        elif name.endswith("scale"):
+            assert (leaf == 1).all(), name
+        else:
+            by_depth = "attention_out" in name or "mlp_out" in name
+            assert np.std(leaf) == pytest.approx(0.02 / np.sqrt(8) if by_depth else 0.02, rel=0.3), name
+
+
+def test_without_tanh_an_action_may_leave_the_unit_interval():
+    config = tiny_model(action_tanh=False)
+    init, apply = build_model(config)
+    params = init(jax.random.key(0))
+    params["predict_action"]["bias"] += 5.0
+    window = random_window(config)
+    raw = apply(params, window)
+    assert float(raw.min()) > 1
+    _, squashed = build_model(tiny_model())
+    np.testing.assert_allclose(squashed(params, window), np.tanh(raw), rtol=1e-5)
+
+
+def test_the_epsilon_is_of_every_norm_but_the_embeddings():
+    window = random_window(tiny_model())
+    init, apply = build_model(tiny_model())
+    params = init(jax.random.key(0))
+    # States so small that an epsilon of 1 would silence them: nothing else reaches the first norm.
+    for name in ("embed_return", "embed_action", "embed_state", "embed_timestep"):
+        params[name] = jax.tree.map(lambda leaf: 1e-2 * leaf, params[name])
+    _, with_large_epsilon = build_model(tiny_model(layer_norm_epsilon=0.9))
+    changed = np.abs(np.asarray(apply(params, window)) - np.asarray(with_large_epsilon(params, window))).max()
+    assert changed > 1e-3
+    params["blocks"] = jax.tree.map(jnp.zeros_like, params["blocks"])
+    params["embed_norm"]["scale"] *= 1e3  # far above the final norm's epsilon, whatever that is
+    np.testing.assert_allclose(apply(params, window), with_large_epsilon(params, window), atol=1e-5)

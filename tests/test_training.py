@@ -138,3 +138,31 @@ def test_a_finite_loss_with_an_infinite_gradient_freezes_too():
     assert np.isfinite(metrics["loss"])
     assert not state.finite
     assert float(state.params["w"]) == 0.0
+
+
+def test_a_linear_schedule_starts_at_zero_peaks_after_the_warmup_and_ends_at_zero():
+    config = OptimizerConfig(learning_rate=1.0, schedule="linear", warmup_steps=4, total_steps=12)
+    schedule = learning_rate_schedule(config)
+    rates = [float(schedule(i)) for i in range(14)]
+    np.testing.assert_allclose(rates[:5], [0, 0.25, 0.5, 0.75, 1], rtol=1e-6)
+    np.testing.assert_allclose(rates[5:13], np.arange(7, -1, -1) / 8, atol=1e-6)
+    assert rates[13] == 0
+
+
+@pytest.mark.parametrize("changes", [{"warmup_steps": None}, {"schedule": "linear"}])
+def test_a_schedule_of_unknown_length_is_refused(changes):
+    with pytest.raises(jaxdt.JaxdtError, match="warmup_steps, and total_steps with a linear schedule, must be numbers"):
+        make_optimizer(OptimizerConfig(**changes))
+
+
+def test_decay_spares_biases_and_norms_only_where_asked():
+    init, _ = build_model(tiny_model())
+    params = jax.tree.map(jnp.ones_like, jax.jit(init)(jax.random.key(0)))
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    for decay_biases in (True, False):
+        config = OptimizerConfig(learning_rate=1.0, warmup_steps=0, weight_decay=0.5, decay_biases=decay_biases)
+        optimizer = make_optimizer(config)
+        updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+        for path, update in jax.tree_util.tree_leaves_with_path(updates):
+            decayed = decay_biases or path[-1].key in ("kernel", "embedding")
+            np.testing.assert_allclose(update, -0.5 if decayed else 0.0, err_msg=jax.tree_util.keystr(path))

@@ -258,3 +258,22 @@ print(sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
+
+
+@pytest.mark.parametrize(
+    ("windows", "batch", "kept"), [(3, 2, [2, 1]), (4, 2, [2, 2]), (2, 5, [2]), (7, 3, [3, 3, 1]), (1, 1, [1])]
+)
+def test_a_pass_is_one_window_an_episode_and_its_last_batch_is_filled_with_padding(store, windows, batch, kept):
+    plain = WindowSampler(store, 4, batch)
+    sampler = WindowSampler(store, 4, batch, windows_per_pass=windows)
+    for i, count in enumerate(2 * kept):
+        window, whole = next(sampler), plain.batch(i)
+        assert window.mask.any(axis=1).tolist() == [True] * count + [False] * (batch - count)
+        for ours, theirs in zip(window, whole, strict=True):
+            assert np.array_equal(ours[:count], theirs[:count])
+            assert not ours[count:].any()
+
+
+def test_a_pass_of_no_windows_is_refused(store):
+    with pytest.raises(JaxdtError, match="windows_per_pass must be at least 1; got 0"):
+        WindowSampler(store, windows_per_pass=0)
