@@ -112,6 +112,8 @@ def _always(room: int) -> dict[str, Any]:
 
 class _Reader(pickle._Unpickler):  # type: ignore[name-defined] # the Python one: the C one allocates what it is told to
     stack: list[Any]
+    append: Any
+    read: Any
     pop_mark: Any
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
 
