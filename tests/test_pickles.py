@@ -126,6 +126,11 @@ def test_a_value_of_ours_is_called_only_if_it_is_in_the_table():
     assert "a value of Box" in refusal(b"cbox\nBox\n)R)R.", boxed)
 
 
+@pytest.mark.parametrize("content", [b"(cbox\nBox\no.", b"(ibox\nBox\n.", b"\x80\x02cbox\nBox\n)\x81."])
+def test_what_is_allowed_is_called_in_one_way_only(content):
+    assert "an instruction that calls a class" in refusal(content, {"box.Box": make_box})
+
+
 @pytest.mark.parametrize(
     "content",
     [
