@@ -90,11 +90,13 @@ def _evaluations(run: RunDirectory, checkpoint: Which) -> list[dict[str, Any]]:
 def _training(record: RunRecord) -> list[str]:
     config, data, made = record.config, record.data, record.made_with
     if "imported_from" in data:
-        return [f"Imported from {data['imported_from']}; jaxdt did not train it."]
+        source = data["imported_from"]
+        return [f"Imported from {source if source.count('/') == 1 else Path(source).name}; jaxdt did not train it."]
     model, optimizer = config.model, config.optimizer
     return [
         f"jaxdt {__version__}, preset `{config.preset}`, seed {config.seed}: {config.steps} updates of "
         f"{config.batch_size} windows of {model.context_length} steps"
+        + (", in passes of one window an episode" if config.passes else "")
         + (f", from the weights of {Path(config.init).name}." if config.init else "."),
         f"Data: {_file_names(data['spec'])}, {data['num_episodes']} episodes, {data['num_steps']} steps, returns "
         f"{data['return_mean']:.1f} ± {data['return_std']:.1f}, from {data['return_min']:.1f} to "
