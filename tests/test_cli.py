@@ -102,7 +102,27 @@ def test_info_describes_a_dataset_and_a_run(data, trained, capsys):
     assert "4 of 4" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["", "train", "train paper", "evaluate", "collect", "info"])
+@pytest.mark.parametrize("ending", ["npz", "parquet", "hdf5"])
+def test_convert_keeps_every_step_in_every_format(data, tmp_path, ending, capsys):
+    out = tmp_path / f"again.{ending}"
+    assert run(["convert", str(data), str(out)]) == 0
+    assert "Pendulum-v1" in capsys.readouterr().out
+    assert jaxdt.load_episodes(out).fingerprint == jaxdt.load_episodes(data).fingerprint
+    assert run(["convert", str(data), str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_info_describes_a_directory_of_episodes(data, tmp_path, capsys):
+    (tmp_path / "set").mkdir()
+    assert run(["convert", str(data), str(tmp_path / "set" / "train-0.parquet")]) == 0
+    assert run(["info", str(tmp_path / "set")]) == 0
+    assert "400" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["", "train", "train paper", "train huggingface", "evaluate", "collect", "convert", "import", "export", "info"],
+)
 def test_help_answers(command, capsys):
     try:
         code = run([*command.split(), "--help"])
@@ -131,7 +151,7 @@ def test_help_of_a_preset_shows_that_presets_values(capsys):
         ("train --resume", "name its directory"),
         ("evaluate", "needs a run directory"),
         ("evaluate nowhere", "config.json is missing"),
-        ("collect --out x.csv", "must end in .npz"),
+        ("collect --out x.csv", "episodes are written as .npz, .parquet, .hdf5"),
         ("collect --policy demo:genius --out x.npz", "choose one of random"),
         ("collect --policy ppo --out x.npz", "--policy must be"),
         ("collect --env Hopper-v5 --out x.npz", "are for HalfCheetah"),
@@ -139,6 +159,12 @@ def test_help_of_a_preset_shows_that_presets_values(capsys):
         ("collect --env Nothing-v3 --policy random --out x.npz", "cannot be made"),
         ("collect --policy random --episodes 0 --out x.npz", "at least 1"),
         ("info missing.npz", "does not exist"),
+        ("convert demo x.csv", "episodes are written as .npz, .parquet, .hdf5; got 'x.csv'"),
+        ("convert missing.npz x.npz", "'missing.npz' does not exist"),
+        ("convert hf:nobody x.npz", "must be hf:OWNER/NAME or hf:OWNER/NAME/CONFIG"),
+        ("import nowhere runs/x", "'nowhere' does not exist; give a directory"),
+        ("export nowhere out", "nowhere does not exist; give a run directory"),
+        ("train --init nowhere", "nowhere holds no run"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(command, says, capsys, tmp_path, monkeypatch):

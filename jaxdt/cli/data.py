@@ -16,7 +16,7 @@ class CollectArguments:
     """Record episodes of a behaviour policy in a Gymnasium environment."""
 
     out: Path
-    """File to write, ending in .npz; it must not exist yet."""
+    """File to write, ending in .npz, .parquet or .hdf5; it must not exist yet."""
     env: str = "HalfCheetah-v5"
     """Gymnasium id."""
     policy: str = "demo:expert"
@@ -49,13 +49,11 @@ class InfoArguments:
 
 def collect_command(arguments: list[str]) -> None:
     parsed = parse(CollectArguments, arguments, "jaxdt collect")
-    if parsed.out.suffix != ".npz":
-        raise JaxdtError(f"--out must end in .npz; got {parsed.out}.")
-    if parsed.out.exists():
-        raise JaxdtError(f"{parsed.out} exists; choose another --out, or remove it first.")
     from jaxdt.data.collecting import Behaviour, collect_episodes
+    from jaxdt.data.writing import writer_for
     from jaxdt.progress import console_progress
 
+    write = writer_for(parsed.out)
     progress = console_progress()
     behaviour = Behaviour(_behaviour_policy(parsed.policy, parsed.env), parsed.episodes, parsed.noise)
     progress.start(f"collect {parsed.policy} in {parsed.env}", parsed.episodes, "episode")
@@ -65,7 +63,7 @@ def collect_command(arguments: list[str]) -> None:
         )
     finally:
         progress.stop()
-    store.save(parsed.out)
+    write(store, parsed.out)
     print(dataset_report(str(parsed.out), store))
 
 
@@ -91,8 +89,9 @@ def _behaviour_policy(name: str, env_id: str) -> Any:
 def convert_command(arguments: list[str]) -> None:
     parsed = parse(ConvertArguments, arguments, "jaxdt convert")
     from jaxdt.data.writing import convert
+    from jaxdt.progress import console_progress
 
-    print(dataset_report(str(parsed.out), convert(parsed.spec, parsed.out)))
+    print(dataset_report(str(parsed.out), convert(parsed.spec, parsed.out, progress=console_progress())))
 
 
 def info_command(arguments: list[str]) -> None:

@@ -24,9 +24,7 @@ def convert(
     what cannot be loaded or what the format cannot hold.
     """
     out = Path(os.path.expanduser(out))
-    write = _writer(out)
-    if os.path.lexists(out):
-        raise JaxdtError(f"{str(out)!r} exists already; give another path, or delete it first.")
+    write = writer_for(out)
     store = load_episodes(spec, progress=progress)
     write(store, out)
     return store
@@ -34,7 +32,7 @@ def convert(
 
 def write_episodes(store: EpisodeStore, path: Path) -> None:
     """Writes the kind of file that the path's ending says; raises JaxdtError for what it cannot hold."""
-    _writer(path)(store, path)
+    writer_for(path)(store, path)
 
 
 def write_parquet(store: EpisodeStore, path: Path) -> None:
@@ -125,7 +123,10 @@ WRITERS: dict[str, Callable[[EpisodeStore, Path], None]] = {
 """Which function writes a file, by its ending."""
 
 
-def _writer(path: Path) -> Callable[[EpisodeStore, Path], None]:
+def writer_for(path: Path) -> Callable[[EpisodeStore, Path], None]:
+    """The function that writes a file of this ending; raises JaxdtError where there is none, or the file exists."""
     if path.suffix not in WRITERS:
         raise JaxdtError(f"episodes are written as {', '.join(WRITERS)}; got {str(path)!r}.")
+    if os.path.lexists(path):
+        raise JaxdtError(f"{str(path)!r} exists already; give another path, or delete it first.")
     return WRITERS[path.suffix]
