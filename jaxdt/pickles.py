@@ -86,6 +86,27 @@ class _OrderedDict(OrderedDict, Stand):
         """PyTorch hangs version numbers on it; they are not needed."""
 
 
+def brief(value: Any) -> str:
+    """A value of a pickle in a message: shown if it is small and simple, else its type; nested ones can be endless."""
+    if isinstance(value, str | bytes | int | float | None):
+        return f"{value!r:.60}"
+    return f"a {type(value).__name__}"
+
+
+def is_shape(value: Any) -> bool:
+    """Whether it is a tuple of at most 64 whole numbers below 2**63, which can be multiplied without harm."""
+    return (
+        isinstance(value, tuple) and len(value) <= 64 and all(type(size) is int and 0 <= size < 2**63 for size in value)
+    )
+
+
+def _scalar(key: Any) -> Any:
+    """A key of a dict or a set: a tuple would be hashed all the way down, which can be endless."""
+    if not isinstance(key, str | bytes | int | float | None):
+        raise pickle.UnpicklingError(f"a {type(key).__name__} as a key")
+    return key
+
+
 def _always(room: int) -> dict[str, Any]:
     """What every pickle may ask for; their copies are of `room` bytes at most, however often they are repeated."""
 
@@ -95,15 +116,17 @@ def _always(room: int) -> dict[str, Any]:
         if room < 0:
             raise pickle.UnpicklingError("what it repeats adds up to more than it holds")
 
-    def ordered_dict(*arguments: Any) -> OrderedDict:
-        made = dict(*arguments[:1])
-        spend(16 * len(made))
-        return _OrderedDict(made)
+    def ordered_dict(pairs: Any = ()) -> OrderedDict:
+        spend(16 * len(pairs))
+        made = _OrderedDict()
+        for name, value in pairs.items() if isinstance(pairs, dict) else pairs:
+            made[_scalar(name)] = value
+        return made
 
     def encode(text: str, encoding: str) -> bytes:
         """How protocols below 3 write bytes."""
         if encoding != "latin1" or not isinstance(text, str):
-            raise _Refused(f"the encoding {encoding!r:.40}")
+            raise _Refused(f"the encoding {brief(encoding)}")
         spend(len(text))
         return text.encode("latin1")
 
@@ -166,15 +189,24 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined] # the Python one
 
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        self._container(dict)[key] = value
+        self._container(dict)[_scalar(key)] = value
 
     def load_setitems(self) -> None:
         items = self.pop_mark()
-        self._container(dict).update(zip(items[::2], items[1::2], strict=True))
+        self._container(dict).update(zip(map(_scalar, items[::2]), items[1::2], strict=True))
 
     def load_additems(self) -> None:
         items = self.pop_mark()
-        self._container(set).update(items)
+        self._container(set).update(map(_scalar, items))
+
+    def load_frozenset(self) -> None:
+        self.append(frozenset(map(_scalar, self.pop_mark())))
+
+    def load_long4(self) -> None:
+        size = int.from_bytes(self.read(4), "little", signed=True)
+        if not 0 <= size <= 255:
+            raise pickle.UnpicklingError(f"a whole number of {size} bytes")
+        self.append(pickle.decode_long(self.read(size)))
 
     def _refuse(self) -> None:
         raise _Refused("an instruction that calls a class")
@@ -187,6 +219,8 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined] # the Python one
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems
     dispatch[pickle.ADDITEMS[0]] = load_additems
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
+    dispatch[pickle.LONG4[0]] = load_long4
     for _code in (
         *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX),
         *(pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),

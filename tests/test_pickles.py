@@ -4,12 +4,14 @@ import io
 import os
 import pickle
 import re
+import subprocess
+import sys
 import tracemalloc
 
 import pytest
 
 from jaxdt import JaxdtError
-from jaxdt.pickles import Stand, read_pickle
+from jaxdt.pickles import Stand, is_shape, read_pickle
 
 
 def read(content: bytes, allowed=None, **options):
@@ -194,3 +196,61 @@ def test_calls_on_what_is_repeated_through_references_are_bounded(call):
 
 def test_a_long_line_of_an_old_pickle_is_read():
     assert read(pickle.dumps("a" * 200_000, 0)) == "a" * 200_000
+
+
+TUPLES = {
+    "deep": b")" + 2_000_000 * b"\x85",
+    "doubled": b")" + 60 * b"2\x86",
+}
+
+
+@pytest.mark.parametrize("kind", TUPLES)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"}", b"Ns."),  # SETITEM
+        (b"}(", b"Nu."),  # SETITEMS
+        (b"\x8f(", b"\x90."),  # ADDITEMS
+        (b"(", b"\x91."),  # FROZENSET
+        (b"ccollections\nOrderedDict\n](", b"N\x86e\x85R."),
+        (b"c_codecs\nencode\nS'a'\n", b"\x86R."),
+        (b"", b"Q."),
+    ],
+    ids=["setitem", "setitems", "additems", "frozenset", "ordered", "encode", "persistent"],
+)
+def test_a_nested_tuple_is_neither_hashed_nor_shown(kind, before, after):
+    """Hashing or showing it recurses in C without end: the first kind crashed the process, the second hung it."""
+    content = b"\x80\x04" + before + TUPLES[kind] + after
+    code = """
+import io, sys
+from jaxdt.pickles import brief, read_pickle
+content = sys.stdin.buffer.read()
+def persistent(pid):
+    raise ValueError(brief(pid))
+try:
+    read_pickle(io.BytesIO(content), len(content), {}, source="a", persistent=persistent)
+except ValueError as error:
+    assert len(str(error)) < 300, error
+else:
+    raise SystemExit("it was read")
+import os
+os._exit(0)  # freeing the deep tuple is Python's own affair
+"""
+    done = subprocess.run([sys.executable, "-c", code], input=content, capture_output=True, timeout=20)
+    assert done.returncode == 0, done.stderr.decode()[-500:]
+
+
+def test_a_whole_number_of_many_bytes_is_refused():
+    assert "a whole number of 300000 bytes" in refusal(
+        b"\x80\x02\x8b" + (300_000).to_bytes(4, "little") + bytes(300_000)
+    )
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (), (0,), (2**62,), (1,) * 64])
+def test_a_shape_is_a_few_whole_numbers(shape):
+    assert is_shape(shape)
+
+
+@pytest.mark.parametrize("shape", [(2**63,), (-1,), (1,) * 65, [3], None, (1.0,), (True,), ((3,),)])
+def test_what_is_no_shape(shape):
+    assert not is_shape(shape)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.joining import join_episodes
 from jaxdt.errors import JaxdtError
-from jaxdt.pickles import Stand, read_pickle
+from jaxdt.pickles import Stand, brief, is_shape, read_pickle
 
 
 def load_pickle(path: Path) -> EpisodeStore:
@@ -123,7 +123,7 @@ class _Dtype(Stand):
 
     def __init__(self, name: Any):
         if not isinstance(name, str) or not re.fullmatch(r"[<>=|]?(b1|[iu][1248]|f[248])", name):
-            raise pickle.UnpicklingError(f"an array of dtype {name!r:.40}, and only plain numbers are read")
+            raise pickle.UnpicklingError(f"an array of dtype {brief(name)}, and only plain numbers are read")
         self.dtype = np.dtype(name)
 
     def set_state(self, state: Any) -> None:
@@ -152,10 +152,10 @@ class _Array(Stand):
     def fill(self, data: Any, dtype: Any, shape: Any, order: Any) -> None:
         if not isinstance(dtype, _Dtype) or order not in ("C", "F") or not isinstance(data, bytes | bytearray | str):
             raise pickle.UnpicklingError("an array that is not made of bytes")
-        whole = isinstance(shape, tuple) and all(type(size) is int and size >= 0 for size in shape)
-        if not whole or math.prod(shape) * dtype.dtype.itemsize != len(data):
+        if not is_shape(shape) or math.prod(shape) * dtype.dtype.itemsize != len(data):
+            shown = shape if is_shape(shape) else "that is not a few whole numbers"
             raise pickle.UnpicklingError(
-                f"an array of shape {shape!r:.60} and dtype {dtype.dtype} with {len(data)} bytes, which do not fit"
+                f"an array of shape {shown} and dtype {dtype.dtype} with {len(data)} bytes, which do not fit"
             )
         self._budget.spend(len(data))
         content = data.encode("latin1") if isinstance(data, str) else data  # Python 2's bytes

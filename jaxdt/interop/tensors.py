@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxdt.errors import JaxdtError
-from jaxdt.pickles import Stand, read_pickle
+from jaxdt.pickles import Stand, brief, is_shape, read_pickle
 
 
 Tensors = dict[str, np.ndarray]
@@ -87,7 +87,7 @@ def _read_torch(path: Path) -> Any:
     """PyTorch's zip format (since 1.6): `<name>/data.pkl` and one stored member `<name>/data/<key>` a storage."""
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except Exception as error:  # damaged bytes make zipfile raise a dozen kinds
         raise JaxdtError(
             f"{path} is not a PyTorch file of version 1.6 or newer, or only part of one ({_one_line(error)}); copy it "
             "again, or load and save it once with a current PyTorch."
@@ -113,7 +113,7 @@ def _read_torch(path: Path) -> Any:
                         content = _member(archive, f"{root}data/{key}", path)
                         storages[key] = np.frombuffer(content, np.uint8)
                     return storages[key][: storages[key].size // dtype.itemsize * dtype.itemsize].view(dtype)
-            raise ValueError(f"a persistent id of an unknown form: {pid!r:.80}")
+            raise ValueError(f"a persistent id of an unknown form: {brief(pid)}")
 
         content = _member(archive, pickles[0], path)
         return read_pickle(io.BytesIO(content), len(content), _ALLOWED, source=str(path), persistent=storage)
@@ -129,8 +129,7 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *ignored: Any) -> _Tensor:
     """Stands for `torch._utils._rebuild_tensor_v2`; an array never larger than its storage."""
     del ignored  # requires_grad, hooks, metadata
-    whole = (offset, *size, *stride)
-    if not isinstance(storage, np.ndarray) or not all(type(number) is int and number >= 0 for number in whole):
+    if not (isinstance(storage, np.ndarray) and is_shape((offset,)) and is_shape(size) and is_shape(stride)):
         raise ValueError("a tensor without a storage, or with a size that is no whole number")
     if len(size) != len(stride):
         raise ValueError(f"a tensor of size {size} with strides {stride}")
