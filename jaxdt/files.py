@@ -31,7 +31,7 @@ def open_atomically(path: str | os.PathLike[str], mode: str = "w") -> Iterator[I
 @contextlib.contextmanager
 def directory_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Makes a temporary directory beside `path`, absent or empty, that takes its place when the block ends well."""
-    path = Path(path)
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:

@@ -53,13 +53,13 @@ def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
             "the optimiser's warmup_steps, and total_steps with a linear schedule, must be numbers here; "
             f"got {config.warmup_steps} and {config.total_steps}."
         )
-    warmup, total = max(config.warmup_steps, 1), config.total_steps or 0
+    warmup, total = config.warmup_steps, config.total_steps or 0
 
     def schedule(count):
         if config.schedule == "constant":
-            return config.learning_rate * jnp.minimum((count + 1) / warmup, 1.0)
+            return config.learning_rate * jnp.minimum((count + 1) / max(warmup, 1), 1.0)
         left = jnp.maximum(total - count, 0) / max(total - warmup, 1)
-        return config.learning_rate * jnp.minimum(count / warmup, left)
+        return config.learning_rate * jnp.where(count < warmup, count / max(warmup, 1), left)
 
     return schedule
 

@@ -8,6 +8,7 @@ import pytest
 
 import jaxdt
 from jaxdt.cli import run
+from jaxdt.cli.training import _parse_train
 from tests.conftest import make_store
 
 
@@ -130,6 +131,22 @@ def test_help_answers(command, capsys):
         code = exit.code
     assert code == 0
     assert "usage: jaxdt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "steps", "passes"),
+    [
+        ("huggingface", None, 120),
+        ("huggingface --steps 7", 7, None),
+        ("huggingface --passes=3", None, 3),
+        ("paper --passes 3", None, 3),
+        ("paper --steps=7", 7, None),
+        ("demo", 4000, None),
+    ],
+)
+def test_how_long_is_said_in_one_way(flags, steps, passes):
+    config = _parse_train(flags.split()).config
+    assert (config.steps, config.passes) == (steps, passes)
 
 
 def test_help_of_a_preset_shows_that_presets_values(capsys):

@@ -140,6 +140,21 @@ def test_all_nine_are_in_the_table(tmp_path):
             directory = path.rename(tmp_path / f"model-{env}")
 
 
+def test_only_the_nine_themselves_are_known_on_the_hub():
+    from jaxdt.interop.source import _surroundings
+
+    beside = Path("absent.json")
+    assert _surroundings("edbeeching/decision-transformer-gym-hopper-medium", beside).env_id == "Hopper-v4"
+    assert _surroundings("alice/decision-transformer-gym-hopper-medium", beside).state_mean is None
+
+
+def test_a_copy_of_one_of_the_nine_is_known_from_inside_and_by_its_file(tmp_path, monkeypatch):
+    path = hub_checkpoint(tmp_path, "decision-transformer-gym-hopper-medium", 11, 3)
+    assert jaxdt.from_huggingface(path / "model.safetensors").env_id == "Hopper-v4"
+    monkeypatch.chdir(path)
+    assert jaxdt.from_huggingface(".").env_id == "Hopper-v4"
+
+
 def test_known_statistics_of_another_size_are_refused(tmp_path):
     path = hub_checkpoint(tmp_path, "decision-transformer-gym-hopper-medium", 5, 3)
     assert "state_mean has 11 numbers, the model 5" in refusal(jaxdt.from_huggingface, path)
@@ -171,6 +186,28 @@ def test_a_bad_file_of_statistics_is_refused_with_its_field(tmp_path, stats, mes
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"return_scale": 0.0}, "return_scale must be above 0"),
+        ({"return_scale": float("nan")}, "return_scale must be one or more finite numbers"),
+        ({"state_mean": ["a"] * 5}, "state_mean must be numbers"),
+        ({"state_std": [1.0] * 4}, "state_std must be 5 finite numbers"),
+        ({"context_length": 0}, "context_length must be a whole number of 1 or more"),
+        ({"targets": [float("inf")]}, "targets must be one or more finite numbers"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(options, message):
+    known = {"state_mean": np.zeros(5), "state_std": np.ones(5)}
+    assert message in refusal(jaxdt.from_huggingface, GOLDEN / "bin", **{**known, **options})
+
+
+def test_nested_statistics_are_those_of_a_vector():
+    agent = jaxdt.from_huggingface(GOLDEN / "bin", state_mean=np.zeros((1, 5)), state_std=np.ones((1, 5)))
+    agent.reset(1.0)
+    assert agent.act(np.zeros(5)).shape == (3,)
+
+
 def test_a_failed_import_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("jaxdt.checkpoint.CheckpointWriter.save", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -191,7 +228,7 @@ def test_import_does_not_write_into_a_directory_that_is_in_use(tmp_path):
 
 def test_the_command_imports_describes_and_will_not_resume(tmp_path, capsys):
     out = tmp_path / "run"
-    options = ["--stats", _stats(tmp_path), "--targets", "10", "20", "--env", "none-such:Env-v0", "--num-heads", "2"]
+    options = ["--stats", _stats(tmp_path), "--targets", "10", "20", "--env", "Hopper-v5", "--num-heads", "2"]
     assert run(["import", str(GOLDEN / "original.pt"), str(out), *options, "--context-length", "8"]) == 0
     printed = capsys.readouterr()
     assert "left out, as never trained: predict_return.bias" in printed.err
@@ -227,7 +264,7 @@ def test_the_model_card_states_what_a_stranger_must_know(finished, exported):
         "divided by 10 before",
         "Target returns used: 1, 5.",
         "the last 4 steps",
-        "12 updates of 8 windows",
+        "12 of 12 updates of 8 windows",
         "learning rate 0.001, constant after a warm-up of 2 updates",
         "3 episodes, 22 steps",
         "zeros, and what they predict means nothing: `encoder.wte.weight`",
@@ -246,7 +283,7 @@ def test_the_card_says_how_actions_and_returns_are_mapped(finished, tmp_path):
     assert "predictions lie in [-1, 1] and are mapped onto [-1, -3], [1, 5]" in card
     assert "stay as they are while acting" in card
     assert "Not evaluated." in card
-    assert "Trained outside a run directory." in card
+    assert "Made outside a run directory." in card
 
 
 def test_no_path_of_the_machine_is_in_the_export(tmp_path):
@@ -266,6 +303,32 @@ def test_the_video_of_the_highest_target_goes_along(finished, tmp_path):
     (copy / "videos" / "target-1.mp4").write_bytes(b"low")
     (copy / "videos" / "target-5.mp4").write_bytes(b"high")
     assert (jaxdt.to_huggingface(copy, tmp_path / "model") / "replay.mp4").read_bytes() == b"high"
+
+
+def test_the_card_tells_how_far_the_training_was(finished, tmp_path):
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    shutil.rmtree(copy / "checkpoints" / "12")
+    step = checkpoint_steps(copy / "checkpoints")[-1]
+    card = (jaxdt.to_huggingface(copy, tmp_path / "model") / "README.md").read_text()
+    assert f"{step} of 12 updates" in card
+    assert step < 12
+
+
+def test_a_model_without_targets_comes_back_without_them(tmp_path):
+    agent = jaxdt.from_huggingface(GOLDEN / "bin", state_mean=[0.0] * 5, state_std=[1.0] * 5)
+    exported = jaxdt.to_huggingface(agent, tmp_path / "model")
+    assert jaxdt.from_huggingface(exported).targets == ()
+    assert "trained" not in (exported / "README.md").read_text().split("##")[0].split("---")[2]
+
+
+@pytest.mark.parametrize("name", ["bad name!!/x", "a/b/c", "../x", ""])
+def test_a_bad_name_to_push_to_is_refused_before_anything_is_written(finished, tmp_path, name):
+    assert "a name on the hub must be" in refusal(jaxdt.to_huggingface, finished, tmp_path / "model", push=name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_directory_is_not_mistaken_for_a_run(exported, tmp_path):
+    assert "is a Hugging Face model and no run; make it one with jaxdt import" in refusal(jaxdt.Agent.load, exported)
 
 
 def test_the_best_checkpoint_can_be_exported(finished, tmp_path):
@@ -358,6 +421,7 @@ def test_an_imported_model_trains_on(tmp_path):
     imported = import_run(GOLDEN / "bin", tmp_path / "imported", stats=_stats(tmp_path))
     store = make_store((9, 14), state_dim=5, action_dim=3)
     config = dataclasses.replace(FINE_TUNE, init=str(imported), env="none", targets=None, steps=40, log_every=10)
+    config = dataclasses.replace(config, return_scale=1000.0)
     out = jaxdt.train(config, store, out=tmp_path / "tuned")
     losses = [line["loss"] for line in read_lines(out / "metrics.jsonl")]
     assert losses[-1] < 0.8 * losses[0]
@@ -388,6 +452,9 @@ def test_another_model_or_other_data_than_the_weights_are_for_is_refused(finishe
         jaxdt.train, dataclasses.replace(FINE_TUNE, init="nowhere", env="none"), STORE, out=tmp_path / "c"
     )
     assert "nowhere holds no run" in message
+    scaled = dataclasses.replace(FINE_TUNE, init=str(finished), return_scale=500.0)
+    message = refusal(jaxdt.train, scaled, OTHER_DATA, out=tmp_path / "d", env=Drift())
+    assert "have return_scale=10.0; give them that, not 500.0" in message
     assert not list(tmp_path.iterdir())
 
 
@@ -415,5 +482,7 @@ def test_a_run_by_passes_takes_the_trainers_number_of_updates(tmp_path):
     assert [line["step"] for line in lines] == list(range(1, 11))
     # Warm-up over the first tenth, here one update, from 0; then down to 0.
     np.testing.assert_allclose([line["learning_rate"] for line in lines], [0, *np.linspace(1e-3, 0, 10)[:9]], atol=1e-9)
+    both = dataclasses.replace(config, steps=12)
+    assert "give steps or passes, not both; got 12 and 5" in refusal(jaxdt.train, both, STORE, out=tmp_path / "both")
     with pytest.raises(JaxdtError, match="falls to 0 at update 10, so it cannot end at 12"):
         jaxdt.train(dataclasses.replace(config, steps=12), STORE, out=out, resume=True)

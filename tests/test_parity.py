@@ -216,8 +216,7 @@ def test_ten_updates_of_the_papers_recipe_have_the_same_losses(tmp_path, positio
 def test_the_huggingface_presets_schedule_and_decay_are_the_trainers():
     import torch
     from torch.optim import SGD
-    from transformers import get_linear_schedule_with_warmup
-    from transformers.trainer_pt_utils import get_parameter_names
+    from transformers import Trainer, get_linear_schedule_with_warmup
 
     config = dataclasses.replace(jaxdt.config.HUGGINGFACE.optimizer, warmup_steps=3, total_steps=20)
     ours = jaxdt.training.learning_rate_schedule(config)
@@ -229,8 +228,7 @@ def test_the_huggingface_presets_schedule_and_decay_are_the_trainers():
         schedule.step()
 
     model = make_model(hidden_size=32, n_layer=1)
-    rule = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
-    decayed = set(get_parameter_names(model, [torch.nn.LayerNorm], rule))
+    decayed = set(Trainer.get_decay_parameter_names(None, model))
     marks = {name: np.full(tuple(p.shape), float(name in decayed)) for name, p in model.named_parameters()}
     agent_config = jaxdt.ModelConfig(state_dim=STATE, action_dim=ACTION, width=32, num_layers=1, max_episode_length=40)
     marks["encoder.wpe.weight"] = np.zeros_like(marks["encoder.wpe.weight"])

@@ -147,6 +147,10 @@ def test_a_linear_schedule_starts_at_zero_peaks_after_the_warmup_and_ends_at_zer
     np.testing.assert_allclose(rates[:5], [0, 0.25, 0.5, 0.75, 1], rtol=1e-6)
     np.testing.assert_allclose(rates[5:13], np.arange(7, -1, -1) / 8, atol=1e-6)
     assert rates[13] == 0
+    at_once = learning_rate_schedule(
+        OptimizerConfig(learning_rate=1.0, schedule="linear", warmup_steps=0, total_steps=4)
+    )
+    np.testing.assert_allclose([float(at_once(i)) for i in range(5)], [1, 0.75, 0.5, 0.25, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize("changes", [{"warmup_steps": None}, {"schedule": "linear"}])

@@ -18,7 +18,8 @@ class TrainArguments:
     """Train a Decision Transformer on offline episodes, evaluate it and leave a run directory.
 
     Without options: collects HalfCheetah-v5 episodes from the shipped policies, trains on them and evaluates, in
-    minutes on a laptop's CPU. The preset sets the defaults: `demo` is that, `paper` the recipe of Chen et al. 2021.
+    minutes on a laptop's CPU. The preset sets the defaults: `demo` is that, `paper` the recipe of Chen et al. 2021,
+    `huggingface` that of Hugging Face's tutorial.
     """
 
     preset: Positional[Literal["demo", "huggingface", "paper"]]
@@ -52,6 +53,11 @@ def _parse_train(arguments: list[str]) -> TrainArguments:
     without_help = [argument for argument in arguments if argument not in ("-h", "--help")]
     first = parse(TrainArguments, without_help, "jaxdt train", _train_defaults("demo"))
     defaults = _train_defaults(first.preset)
+    for given, other in (("steps", "passes"), ("passes", "steps")):
+        if _names(arguments, given) and not _names(arguments, other):
+            # How long is said in one way: the preset's other way must not stand beside it.
+            values = {given: getattr(first.config, given), other: None}
+            defaults = dataclasses.replace(defaults, config=dataclasses.replace(defaults.config, **values))
     resumed = first.resume and first.out is not None and (first.out / "config.json").is_file()
     if first.config.init is not None and not resumed:
         started_from = read_record(RunDirectory(first.config.init)).config
@@ -65,6 +71,10 @@ def _parse_train(arguments: list[str]) -> TrainArguments:
             raise JaxdtError(f"the run was started with the preset {stored.preset}; leave {first.preset} out.")
         defaults = dataclasses.replace(defaults, config=stored)
     return parse(TrainArguments, arguments, "jaxdt train", defaults)
+
+
+def _names(arguments: list[str], flag: str) -> bool:
+    return any(argument.split("=")[0] == f"--{flag}" for argument in arguments)
 
 
 def _train_defaults(preset: str) -> TrainArguments:

@@ -18,7 +18,7 @@ class ImportArguments:
     source: Positional[str]
     """A directory with config.json and model.safetensors or pytorch_model.bin, a hub name, or the original's .pt."""
     out: Positional[Path]
-    """Run directory to write; it must not exist yet."""
+    """Run directory to write; it must be absent or empty."""
     stats: str | None = None
     """Normalisation: a .json file with state_mean and state_std, or a dataset; None: the ones that are known."""
     env: str | None = None
@@ -40,7 +40,7 @@ class ExportArguments:
     run: Positional[Path]
     """Run directory."""
     out: Positional[Path]
-    """Directory to write; it must not exist yet."""
+    """Directory to write; it must be absent or empty."""
     to: Literal["huggingface"] = "huggingface"
     """Whose format: of `transformers.DecisionTransformerModel`."""
     checkpoint: Literal["latest", "best"] = "latest"

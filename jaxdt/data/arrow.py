@@ -77,7 +77,7 @@ def _columns(files: list[ArrowFile]) -> list[str]:
     """Which columns to read: those we know, `observations` first, all of a type that we can read."""
     known = ["observations", "actions", "rewards", *FLAGS, "dones"]
     present = [name for name in known if any(name in file.schema.names for file in files)]
-    if set(FLAGS) & set(present) and "dones" in present:
+    if "terminations" in present and "dones" in present:
         present.remove("dones")
     for file in files:
         for name in dict.fromkeys(known[:3] + present):

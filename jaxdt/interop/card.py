@@ -26,7 +26,7 @@ def model_card(
     """
     sections = [
         f"# {name}",
-        "A [Decision Transformer](https://arxiv.org/abs/2106.01345) trained with jaxdt and exported for "
+        "A [Decision Transformer](https://arxiv.org/abs/2106.01345), written by jaxdt for "
         "`transformers.DecisionTransformerModel`.",
         "## Results\n\n" + _results(evaluations),
         "## How to use it\n\n" + _usage(interface, env_id, context_length, targets),

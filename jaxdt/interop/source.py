@@ -58,7 +58,7 @@ def read_model(source: str, context_length: int | None = None, num_heads: int | 
     weights = path if path.is_file() else _weights_in(path)
     config_file = weights.parent / "config.json"
     surroundings = _surroundings(source, weights.parent / NORMALIZATION)
-    length = context_length or surroundings.context_length or 20
+    length = next(value for value in (context_length, surroundings.context_length, 20) if value is not None)
     tensors = read_tensors(weights)
     if layout_of(tensors, str(weights)) == "encoder":
         if not config_file.is_file():
@@ -75,6 +75,8 @@ def read_model(source: str, context_length: int | None = None, num_heads: int | 
 
 def read_json(path: Path) -> Any:
     """A JSON document; raises JaxdtError when it cannot be read."""
+    if not path.is_file():
+        raise JaxdtError(f"{path} does not exist; give the path of a JSON file.")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -88,13 +90,15 @@ def read_surroundings(values: Any, source: str) -> Surroundings:
     if not isinstance(values, dict):
         raise JaxdtError(f"{source} must be a JSON object with state_mean and state_std; got {type(values).__name__}.")
     known = {name: values[name] for name in Surroundings._fields if values.get(name) is not None}
+    if isinstance(known.get("targets"), list) and not known["targets"]:
+        del known["targets"]
     for name in ("state_mean", "state_std", "action_low", "action_high"):
         if name in known:
             known[name] = _numbers(known[name], f"{source}: {name}")
     if "targets" in known:
-        known["targets"] = tuple(_numbers(known["targets"], f"{source}: targets").astype(float).tolist())
+        known["targets"] = tuple(_numbers(known["targets"], f"{source}: targets", np.float64).reshape(-1).tolist())
     if "return_scale" in known:
-        known["return_scale"] = float(_numbers([known["return_scale"]], f"{source}: return_scale")[0])
+        known["return_scale"] = float(_numbers([known["return_scale"]], f"{source}: return_scale", np.float64)[0])
     rules = {
         "state_std": ("must be above 0 everywhere", lambda std: bool((std > 0).all())),
         "return_scale": ("must be above 0", lambda scale: scale > 0),
@@ -158,7 +162,11 @@ def _surroundings(source: str, beside: Path) -> Surroundings:
         return read_surroundings(read_json(beside), str(beside))
     table = json.loads(resources.files("jaxdt.interop").joinpath("hub_statistics.json").read_text(encoding="utf-8"))
     by_name = {name.split("/")[1]: values for name, values in table["models"].items()}
-    name = Path(source).name
+    path = Path(source).expanduser()
+    if path.exists():
+        name = (path if path.is_dir() else path.parent).resolve().name  # a copy of one, under its name
+    else:
+        name = source.removeprefix("edbeeching/")
     if name not in by_name:
         return Surroundings()
     environment = _D4RL_ENVIRONMENTS[name.removeprefix("decision-transformer-gym-").split("-")[0]]
@@ -182,9 +190,9 @@ def _check_sizes(surroundings: Surroundings, config: ModelConfig, source: str) -
             )
 
 
-def _numbers(values: Any, where: str) -> np.ndarray:
+def _numbers(values: Any, where: str, dtype: Any = np.float32) -> np.ndarray:
     try:
-        array = np.asarray(values, np.float32)
+        array = np.asarray(values, dtype)
     except (ValueError, TypeError, OverflowError) as error:
         raise JaxdtError(f"{where} must be numbers; got {values!r:.80}.") from error
     if not array.size or not np.isfinite(array).all():

@@ -81,8 +81,10 @@ def read_record(run: RunDirectory) -> RunRecord:
     """Raises JaxdtError when the directory holds no run or its config.json is damaged."""
     if not run.holds_run:
         raise JaxdtError(f"{run.path} holds no run: config.json is missing; give a directory that jaxdt train wrote.")
+    text = ""
     try:
-        document = json.loads(run.config.read_text(encoding="utf-8"))
+        text = run.config.read_text(encoding="utf-8")
+        document = json.loads(text)
         record = RunRecord(
             config=config_from_json(document["config"]),
             interface=_read_interface(document["interface"]),
@@ -90,6 +92,9 @@ def read_record(run: RunDirectory) -> RunRecord:
             made_with=document["made_with"],
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if '"model_type"' in text:
+            message = f"{run.path} is a Hugging Face model and no run; make it one with jaxdt import {run.path} RUN."
+            raise JaxdtError(message) from error
         raise JaxdtError(f"{run.config} is damaged: {error}") from error
     _check_record(run, record)
     return record

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,14 @@ def to_huggingface(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise JaxdtError(f"{out} is not empty; choose another output directory.")
+    if push is not None and not re.fullmatch(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*", push, re.ASCII):
+        raise JaxdtError(f"a name on the hub must be OWNER/NAME of letters, digits, - _ and .; got {push!r}.")
     agent = run if isinstance(run, Agent) else Agent.load(run, checkpoint)
     tensors, untrained = tensors_from_params(agent.params, agent.config, num_positions(agent.config))
     directory = None if isinstance(run, Agent) else RunDirectory(run)
-    evaluations = [] if directory is None else _evaluations(directory, checkpoint)
-    training = ["Trained outside a run directory."] if directory is None else _training(read_record(directory))
+    step = None if directory is None else find_checkpoint(directory.checkpoints, checkpoint)
+    evaluations = [] if directory is None else [e for e in read_lines(directory.evaluations) if e["step"] == step]
+    training = ["Made outside a run directory."] if directory is None else _training(read_record(directory), step)
     with directory_atomically(out) as temporary:
         (temporary / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
         _write_json(temporary / "config.json", config_to_huggingface(agent.config))
@@ -58,7 +62,7 @@ def to_huggingface(
             untrained=untrained,
         )
         (temporary / "README.md").write_text(card, encoding="utf-8")
-        video = _video(directory, agent)
+        video = _video(directory, agent) if checkpoint == "latest" else None
         if video is not None:
             shutil.copyfile(video, temporary / "replay.mp4")
     if push is not None:
@@ -74,27 +78,21 @@ def _normalization(agent: Agent) -> dict[str, Any]:
         "return_scale": interface.return_scale,
         "context_length": agent.config.context_length,
         "env_id": agent.env_id,
-        "targets": list(agent.targets),
+        "targets": list(agent.targets) or None,
         "action_low": interface.action_low.tolist(),
         "action_high": interface.action_high.tolist(),
         "delayed_reward": interface.delayed_reward,
     }
 
 
-def _evaluations(run: RunDirectory, checkpoint: Which) -> list[dict[str, Any]]:
-    """The evaluation of just the checkpoint that is exported; none, where it was not evaluated."""
-    step = find_checkpoint(run.checkpoints, checkpoint)
-    return [line for line in read_lines(run.evaluations) if line["step"] == step]
-
-
-def _training(record: RunRecord) -> list[str]:
+def _training(record: RunRecord, step: int | None) -> list[str]:
     config, data, made = record.config, record.data, record.made_with
     if "imported_from" in data:
         source = data["imported_from"]
         return [f"Imported from {source if source.count('/') == 1 else Path(source).name}; jaxdt did not train it."]
     model, optimizer = config.model, config.optimizer
     return [
-        f"jaxdt {__version__}, preset `{config.preset}`, seed {config.seed}: {config.steps} updates of "
+        f"jaxdt {__version__}, preset `{config.preset}`, seed {config.seed}: {step} of {config.steps} updates of "
         f"{config.batch_size} windows of {model.context_length} steps"
         + (", in passes of one window an episode" if config.passes else "")
         + (f", from the weights of {Path(config.init).name}." if config.init else "."),
@@ -139,6 +137,6 @@ def _push(out: Path, name: str) -> None:
     except Exception as error:  # its own kinds, and those of the network below it
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise RunError(
-            f"{out} was written but not pushed to {name!r}: {reason} (log in with `hf auth login`, check the name, and "
-            f"run again, or `hf upload {name} {out}`)."
+            f"{out} was written but not pushed to {name!r}: {reason} (log in with `hf auth login`, check the "
+            f"name, then `hf upload {name} {out}`)."
         ) from error

@@ -18,6 +18,7 @@ from jaxdt.interop.source import Imported, Surroundings, read_json, read_model, 
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, write_record
+from jaxdt.simulator import make_simulator
 from jaxdt.types import Interface
 
 
@@ -44,15 +45,10 @@ def from_huggingface(
     tensor or statistic that is wrong or missing. The row `wpe[0]` that Hugging Face adds to every token is
     folded into the embedding's LayerNorm exactly; untrained heads are left out.
     """
+    numbers = {"state_mean": state_mean, "state_std": state_std, "return_scale": return_scale, "targets": targets}
+    given = _flat(read_surroundings({**numbers, "context_length": context_length}, "the arguments"))
     imported = read_model(os.fspath(path), context_length, num_heads)
-    given = Surroundings(
-        state_mean=None if state_mean is None else np.asarray(state_mean, np.float32),
-        state_std=None if state_std is None else np.asarray(state_std, np.float32),
-        return_scale=return_scale,
-        env_id=env_id,
-        targets=None if targets is None else tuple(float(target) for target in targets),
-    )
-    return _agent(imported, given, os.fspath(path))
+    return _agent(imported, given._replace(env_id=env_id), os.fspath(path))
 
 
 def import_run(
@@ -77,10 +73,12 @@ def import_run(
     run = RunDirectory(out)
     if not run.is_free:
         raise JaxdtError(f"{run.path} is not empty; choose another output directory.")
+    if env is not None:
+        make_simulator(env).close()  # or it says what is wrong with that id
+    numbers = {"return_scale": return_scale, "targets": targets, "context_length": context_length}
+    options = read_surroundings(numbers, "the arguments")._replace(env_id=env)
     imported = read_model(source, context_length, num_heads)
-    given = _given_statistics(stats, progress)._replace(
-        **_not_none(return_scale=return_scale, env_id=env, targets=tuple(targets) if targets else None)
-    )
+    given = _given_statistics(stats, progress)._replace(**_not_none(**options._asdict()))
     agent = _agent(imported, given, source)
     config = TrainConfig(
         preset="imported",
@@ -111,7 +109,7 @@ def _given_statistics(stats: str | None, progress: Progress) -> Surroundings:
         known = read_surroundings(read_json(Path(stats).expanduser()), stats)
         if known.state_mean is None or known.state_std is None:
             raise JaxdtError(f"{stats} must hold state_mean and state_std, one number for each of the observation's.")
-        return known
+        return _flat(known)
     store = load_episodes(stats, progress=progress)
     mean, std = store.statistics
     quantiles = tuple(float(target) for target in np.quantile(store.returns, TrainConfig().target_quantiles))
@@ -132,7 +130,7 @@ def _agent(imported: Imported, given: Surroundings, source: str) -> Agent:
         values = getattr(known, name)
         if values.size != config.state_dim or not np.isfinite(values).all():
             raise JaxdtError(
-                f"{name} must be {config.state_dim} finite numbers, as the model's state; got {values.size}."
+                f"{name} must be {config.state_dim} finite numbers, as the state of {source}; got {values.size}."
             )
     if not (known.state_std > 0).all():
         raise JaxdtError("state_std must be above 0 everywhere; the original adds 1e-6 to it.")
@@ -148,6 +146,12 @@ def _agent(imported: Imported, given: Surroundings, source: str) -> Agent:
     )
     params = jax.tree.map(jnp.asarray, imported.params)
     return Agent(config, params, interface, env_id=known.env_id, targets=known.targets or ())
+
+
+def _flat(given: Surroundings) -> Surroundings:
+    """Statistics that a person wrote are of vectors, however they are nested."""
+    statistics = {"state_mean": given.state_mean, "state_std": given.state_std}
+    return given._replace(**{k: v.reshape(-1) for k, v in statistics.items() if v is not None})
 
 
 def _not_none(**values: Any) -> dict[str, Any]:

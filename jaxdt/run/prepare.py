@@ -60,7 +60,7 @@ def prepare_run(
         env=env,
         targets=choose_targets(config, store, env),
         model=model,
-        **fill_schedule(config, filtered.num_episodes),
+        **(fill_schedule(config, filtered.num_episodes) if previous is None else {}),
     )
     record = RunRecord(
         config=config,
@@ -84,6 +84,8 @@ def choose_targets(config: TrainConfig, store: EpisodeStore, env: str) -> tuple[
 def fill_schedule(config: TrainConfig, num_episodes: int) -> dict[str, Any]:
     """`steps` and the optimiser's warm-up and end as numbers, from passes and fractions where they are None."""
     steps, optimizer = config.steps, config.optimizer
+    if steps is not None and config.passes is not None:
+        raise JaxdtError(f"give steps or passes, not both; got {steps} and {config.passes} (set the other to None).")
     if steps is None:
         assert config.passes is not None
         steps = config.passes * math.ceil(num_episodes / config.batch_size)
@@ -100,12 +102,22 @@ def _starting_point(
     """What stands between policy and environment, and the model's shape: as trained so far, else from the data."""
     if previous is not None:
         return previous.interface, previous.model
-    own = {"return_scale": config.return_scale, "delayed_reward": config.delayed_reward}
     if config.init is None:
         mean, std = store.statistics
-        interface = Interface(state_mean=mean, state_std=std, action_low=bounds[0], action_high=bounds[1], **own)
+        interface = Interface(
+            state_mean=mean,
+            state_std=std,
+            action_low=bounds[0],
+            action_high=bounds[1],
+            return_scale=config.return_scale,
+            delayed_reward=config.delayed_reward,
+        )
         return interface, _fill_sizes(config, store)
     started_from = read_record(RunDirectory(config.init))
+    for name in ("return_scale", "delayed_reward"):
+        given, own = getattr(config, name), getattr(started_from.interface, name)
+        if given != own:
+            raise JaxdtError(f"the weights of {config.init} have {name}={own}; give them that, not {given}.")
     if started_from.interface.state_mean.shape != store.observations.shape[1:]:
         raise JaxdtError(
             f"the run {config.init} was trained on observations of shape {started_from.interface.state_mean.shape}, "
@@ -113,7 +125,7 @@ def _starting_point(
         )
     model = inherit_model(config.model, started_from.model, config.init)
     _fill_sizes(dataclasses.replace(config, model=model), store)
-    return dataclasses.replace(started_from.interface, **own), model
+    return started_from.interface, model
 
 
 def inherit_model(given: ModelConfig, own: ModelConfig, init: str) -> ModelConfig:
