@@ -118,6 +118,14 @@ def test_terminations_and_truncations_win_over_dones(tmp_path):
     assert store.truncations.tolist() == [False, True, False, False, True]
 
 
+def test_dones_end_episodes_beside_truncations_alone(tmp_path):
+    truncations = pa.array([[False, True], [False, False, False]], FLAGS)
+    dones = pa.array([[False, False], [False, False, True]], FLAGS)
+    store = load_episodes(write_parquet(tmp_path / "a.parquet", truncations=truncations, dones=dones))
+    assert store.terminations.tolist() == [False] * 4 + [True]
+    assert store.truncations.tolist() == [False, True, False, False, False]
+
+
 def test_dones_before_an_episodes_end_are_refused(tmp_path):
     dones = pa.array([[False, True], [False, True, False]], FLAGS)
     path = write_parquet(tmp_path / "a.parquet", dones=dones)
