@@ -202,7 +202,7 @@ class PoisonedSampler(jaxdt.WindowSampler):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxdt.run.train.WindowSampler", PoisonedSampler)
+    monkeypatch.setattr("jaxdt.run.loop.WindowSampler", PoisonedSampler)
     config = dataclasses.replace(CONFIG, env="none", save_every=2)
     says = r"gradient of update 3, .* is not finite; .* last good checkpoint is 2; lower --learning-rate"
     with pytest.raises(NonFiniteError, match=says):

@@ -1,36 +1,24 @@
-"""Training: data -> model -> state -> restore -> loop."""
+"""Training: a checked run in its directory, from config and episodes to the last video."""
 
 import contextlib
 import dataclasses
 import itertools
 import os
-import time
-import warnings
 from pathlib import Path
-from typing import Any
 
-import jax
-import numpy as np
-
-from jaxdt.checkpoint import CheckpointWriter, checkpoint_steps, load_checkpoint, read_metadata
 from jaxdt.config import TrainConfig
 from jaxdt.data.demo import collect_demo_episodes, num_demo_episodes
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.loading import load_episodes
-from jaxdt.data.windows import WindowSampler
-from jaxdt.errors import JaxdtError, NonFiniteError, RunError, SimulationError
+from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import JaxEnvironment
-from jaxdt.metrics import NoTensorBoard, TensorBoard, append_line, cut_lines, read_lines
-from jaxdt.models import build_model
-from jaxdt.plots import plot_loss, plot_returns
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, read_record, write_record
-from jaxdt.run.evaluate import Player, render_videos
-from jaxdt.run.prepare import Prepared, prepare_run
+from jaxdt.run.evaluate import render_videos
+from jaxdt.run.loop import train_and_evaluate
+from jaxdt.run.prepare import prepare_run
 from jaxdt.run.resume import agree_with_record, is_finished
-from jaxdt.training import TrainState, make_train_step
-from jaxdt.types import Evaluation
 
 
 def train(
@@ -87,7 +75,7 @@ def train(
         write_record(run, prepared.record)
     if config.dataset == "demo" and not run.episodes.exists():
         store.save(run.episodes)
-    _train_and_evaluate(run, prepared, store.returns, progress)
+    train_and_evaluate(run, prepared, store.returns, progress)
     if config.video:
         env_id = prepared.environment if isinstance(prepared.environment, str) else None
         render_videos(Agent.load(run.path), run.videos, env_id, seed=config.eval_seed, progress=progress)
@@ -126,188 +114,3 @@ def _with_store(
 def _next_free_directory(config: TrainConfig, store: EpisodeStore) -> Path:
     name = f"{config.preset}-{config.env or store.env_id or 'none'}".replace("/", "-")
     return next(path for n in itertools.count(1) if not (path := Path("runs") / f"{name}-{n}").exists())
-
-
-@dataclasses.dataclass
-class _Books:
-    """What the loop remembers between updates; saved with every checkpoint."""
-
-    losses: list[Any]
-    """Of the updates since the last line of metrics.jsonl, on the device until they are needed."""
-    best_score: float | None
-    """Highest mean return at the highest target so far."""
-    timed: int = 0
-    """Of those updates, how many `seconds` covers: not the first of the process, which compiles."""
-    seconds: float = 0.0
-    """Spent on them, evaluating and saving left out."""
-
-
-def _train_and_evaluate(run: RunDirectory, prepared: Prepared, data_returns: np.ndarray, progress: Progress) -> None:
-    """The whole run, top to bottom; where several things fall due: log, evaluate, save."""
-    config, interface = prepared.record.config, prepared.record.interface
-    assert config.steps is not None
-    sampler = WindowSampler(
-        prepared.store,
-        config.model.context_length,
-        config.batch_size,
-        config.seed,
-        config.return_scale,
-        config.model.max_episode_length,
-        prepared.store.num_episodes if config.passes is not None else None,
-    )
-    init, apply = build_model(config.model)
-    init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
-    resumed = bool(checkpoint_steps(run.checkpoints))
-    params = init(init_key) if config.init is None or resumed else Agent.load(config.init).params
-    update, state = make_train_step(apply, params, config.optimizer)
-    with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(contextlib.closing(CheckpointWriter(run.checkpoints)))
-        board = stack.enter_context(contextlib.closing(_open_board(run, config)))
-        highest = max(config.targets or (0.0,))
-        state, books = _restore(run, state, highest)
-        state = jax.device_put(state, jax.devices()[0])  # all of it, or the second update compiles anew
-        write_record(run, prepared.record)
-        player = None
-        if prepared.environment is not None:
-            player = Player(config.model, apply, interface, prepared.environment, progress=progress)
-            stack.enter_context(contextlib.closing(player))
-        first = int(state.step)
-        progress.start("train", config.steps, "update", first)
-        stack.callback(progress.stop)
-        sampler.position = first
-        window = jax.device_put(next(sampler))
-        clock = time.perf_counter()
-        for step in range(first + 1, config.steps + 1):
-            state, metrics = update(state, window, dropout_key)
-            window = jax.device_put(next(sampler))  # drawn while the device works
-            books.losses.append(metrics["loss"])
-            books.timed += 1
-            if step == first + 1:
-                jax.block_until_ready(state)
-                clock, books.timed = time.perf_counter(), 0
-            last = step == config.steps
-            log_due, save_due = last or step % config.log_every == 0, last or step % config.save_every == 0
-            evaluate_due = player is not None and (last or step % config.eval_every == 0)
-            _show(progress, step, books)
-            if not (log_due or evaluate_due or save_due):
-                continue
-            _check_finite(run, state, books)
-            books.seconds += time.perf_counter() - clock
-            if log_due:
-                _log(run, board, step, metrics, books)
-            score = None
-            if evaluate_due and player is not None:
-                score = _evaluate(run, board, step, config, player, state, progress)
-            if last or score is not None:
-                draw_plots(run, config, data_returns)
-            is_best = score is not None and (books.best_score is None or score > books.best_score)
-            if is_best:
-                books.best_score = score
-            if save_due or is_best:
-                _save(writer, step, state, books, score, highest)
-            if last and evaluate_due and score is None:
-                raise RunError(f"the last evaluation failed; the weights are in {run.checkpoints}.")
-            clock = time.perf_counter()
-
-
-def _open_board(run: RunDirectory, config: TrainConfig) -> NoTensorBoard:
-    return TensorBoard(run.tensorboard) if config.tensorboard else NoTensorBoard()
-
-
-def _restore(run: RunDirectory, state: TrainState, target: float) -> tuple[TrainState, _Books]:
-    """The latest checkpoint, or the state given where there is none; metric files are cut back to it."""
-    steps = checkpoint_steps(run.checkpoints)
-    books = _Books(losses=[], best_score=None)
-    if steps:
-        stored = load_checkpoint(run.checkpoints, steps[-1], params=state.params, training=_training_part(state))
-        state = state._replace(params=stored["params"], **stored["training"])
-        metadata = read_metadata(run.checkpoints, steps[-1])
-        best = metadata["best_score"] if metadata["best_target"] == target else None
-        books = _Books(losses=metadata["losses"], best_score=best)
-    for path in (run.metrics, run.evaluations):
-        cut_lines(path, steps[-1] if steps else 0)
-    return state, books
-
-
-def _training_part(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "opt_state": state.opt_state}
-
-
-def _show(progress: Progress, step: int, books: _Books) -> None:
-    # The loss shown is two updates old, so that reading it does not wait for the device.
-    ready = books.losses[-3:-2]
-    progress.advance(step, **({"loss": float(ready[0])} if ready and step % 5 == 0 else {}))
-
-
-def _check_finite(run: RunDirectory, state: TrainState, books: _Books) -> None:
-    if bool(state.finite):
-        return
-    failed = int(state.step) + 1
-    finite = [float(loss) for loss in books.losses if np.isfinite(loss)]
-    steps = checkpoint_steps(run.checkpoints)
-    raise NonFiniteError(
-        f"the loss or gradient of update {failed}, or a weight after it, is not finite; the last finite loss was "
-        f"{finite[-1] if finite else 'before the last line of metrics.jsonl'} and the last good checkpoint is "
-        f"{steps[-1] if steps else 'none'}; lower --learning-rate or look at the data."
-    )
-
-
-def _log(run: RunDirectory, board: NoTensorBoard, step: int, metrics: dict[str, jax.Array], books: _Books) -> None:
-    losses = [float(loss) for loss in jax.device_get(books.losses)]
-    numbers = {
-        "loss": float(np.mean(losses)),
-        "learning_rate": float(metrics["learning_rate"]),
-        "grad_norm": float(metrics["grad_norm"]),
-        "updates_per_second": books.timed / max(books.seconds, 1e-9),
-    }
-    append_line(run.metrics, {"step": step, **numbers})
-    board.write(step, {f"training/{name}": value for name, value in numbers.items()})
-    books.losses, books.timed, books.seconds = [], 0, 0.0
-
-
-def _evaluate(
-    run: RunDirectory,
-    board: NoTensorBoard,
-    step: int,
-    config: TrainConfig,
-    player: Player,
-    state: TrainState,
-    progress: Progress,
-) -> float | None:
-    """Writes every target's result; returns the mean return at the highest target, None if it failed."""
-    assert config.targets is not None
-    try:
-        evaluations = player.evaluate(state.params, config.targets, config.eval_episodes, config.eval_seed)
-    except SimulationError as error:
-        warnings.warn(f"the evaluation after update {step} failed and training goes on: {error}", stacklevel=2)
-        return None
-    for evaluation in evaluations:
-        append_line(run.evaluations, {"step": step, **evaluation.to_json()})
-        name = f"evaluation/target_{evaluation.target:g}"
-        board.write(step, {f"{name}_return_mean": evaluation.return_mean, f"{name}_return_std": evaluation.return_std})
-    progress.say(_summary(step, evaluations))
-    return max(evaluations, key=lambda evaluation: evaluation.target).return_mean
-
-
-def _summary(step: int, evaluations: list[Evaluation]) -> str:
-    results = "; ".join(f"{e.target:.0f} -> {e.return_mean:.0f} ± {e.return_std:.0f}" for e in evaluations)
-    return f"after update {step}, target -> achieved return: {results}"
-
-
-def draw_plots(run: RunDirectory, config: TrainConfig, data_returns: np.ndarray) -> None:
-    evaluations = read_lines(run.evaluations)
-    plot_loss(run.loss_plot, read_lines(run.metrics), evaluations)
-    newest = [record for record in evaluations if record["step"] == evaluations[-1]["step"]]
-    if newest:
-        title = f"{config.env}, {newest[0]['step']} updates"
-        plot_returns(run.returns_plot, newest, data_returns, title)
-
-
-def _save(
-    writer: CheckpointWriter, step: int, state: TrainState, books: _Books, score: float | None, target: float
-) -> None:
-    books.losses = [float(loss) for loss in jax.device_get(books.losses)]
-    metadata = {"losses": books.losses, "best_score": books.best_score, "best_target": target}
-    writer.save(
-        step, params=state.params, training=_training_part(state), metadata=metadata, score=score, target=target
-    )
