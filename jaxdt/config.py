@@ -151,6 +151,8 @@ class TrainConfig:
     """Environment seed of the first episode of each target; the next ones count up."""
     save_every: int = 10_000
     """Updates between checkpoints; one always follows the last update."""
+    save_every_minutes: float = 10.0
+    """Minutes after which a checkpoint is saved although `save-every` is not reached."""
     log_every: int = 100
     """Updates between lines of metrics.jsonl."""
     video: bool = False
@@ -168,6 +170,8 @@ class TrainConfig:
             raise JaxdtError("steps or passes must be given; both are None.")
         for name in ("seed", "eval_seed"):
             _within(self, name, 0.0, 2.0**30)
+        if not 0 < self.save_every_minutes < math.inf:
+            raise JaxdtError(f"save_every_minutes must be above 0 and finite; got {self.save_every_minutes}.")
         if not 0 < self.return_scale < math.inf:
             raise JaxdtError(f"return_scale must be above 0 and finite; got {self.return_scale}.")
         if not 0 < self.best_fraction <= 1:
@@ -278,6 +282,7 @@ CHANGEABLE = (
     "eval_every",
     "eval_episodes",
     "save_every",
+    "save_every_minutes",
     "log_every",
     "video",
     "tensorboard",

@@ -9,6 +9,14 @@ class RunError(RuntimeError):
     """A run that was asked for correctly and failed while running."""
 
 
+class StoppedError(RunError):
+    """A run that was asked to stop and can go on; `signal_number` says by what."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
 class NonFiniteError(RunError, FloatingPointError):
     """A loss or gradient that is no longer a number; names the update."""
 

@@ -1,4 +1,4 @@
-"""The `jaxdt` command: parses, calls, prints. Exit codes: 0 done, 1 the run failed, 2 bad input."""
+"""The `jaxdt` command: parses, calls, prints. Exit codes: 0 done, 1 failed, 2 bad input, 130/143 stopped."""
 
 import sys
 import warnings
@@ -10,7 +10,7 @@ from jaxdt.cli.data import collect_command, convert_command, info_command
 from jaxdt.cli.playing import evaluate_command
 from jaxdt.cli.training import train_command
 from jaxdt.cli.weights import export_command, import_command
-from jaxdt.errors import JaxdtError, RunError
+from jaxdt.errors import JaxdtError, RunError, StoppedError
 
 
 USAGE = """usage: jaxdt COMMAND [OPTIONS]
@@ -61,6 +61,9 @@ def run(arguments: list[str]) -> int:
         commands[arguments[0]](arguments[1:])
     except JaxdtError as error:
         return _fail(str(error), 2)
+    except StoppedError as error:
+        print(f"jaxdt: {error}", file=sys.stderr)
+        return 128 + error.signal_number
     except (RunError, OSError) as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:

@@ -34,17 +34,20 @@ class TrainArguments:
 def train_command(arguments: list[str]) -> None:
     parsed = _parse_train(arguments)
     from jaxdt.progress import console_progress
+    from jaxdt.run.stopping import stop_signals
     from jaxdt.run.train import train
 
     progress = console_progress()
     progress.say(device_line())
-    out = train(
-        parsed.config,
-        out=parsed.out,
-        resume=parsed.resume,
-        progress=progress,
-        command=["jaxdt", "train", *arguments],
-    )
+    with stop_signals() as stop:
+        out = train(
+            parsed.config,
+            out=parsed.out,
+            resume=parsed.resume,
+            progress=progress,
+            stop=stop,
+            command=["jaxdt", "train", *arguments],
+        )
     print(run_report(out))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxdt.checkpoint import CheckpointWriter, checkpoint_steps, load_checkpoint, read_metadata
 from jaxdt.config import TrainConfig
 from jaxdt.data.windows import WindowSampler
-from jaxdt.errors import NonFiniteError, RunError, SimulationError
+from jaxdt.errors import NonFiniteError, RunError, SimulationError, StoppedError
 from jaxdt.metrics import NoTensorBoard, TensorBoard, append_line, cut_lines, read_lines
 from jaxdt.models import build_model
 from jaxdt.plots import plot_loss, plot_returns
@@ -21,6 +21,7 @@ from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, write_record
 from jaxdt.run.evaluate import Player
 from jaxdt.run.prepare import Prepared
+from jaxdt.run.stopping import Stop
 from jaxdt.training import TrainState, make_train_step
 from jaxdt.types import Evaluation
 
@@ -39,7 +40,9 @@ class _Books:
     """Spent on them, evaluating and saving left out."""
 
 
-def train_and_evaluate(run: RunDirectory, prepared: Prepared, data_returns: np.ndarray, progress: Progress) -> None:
+def train_and_evaluate(
+    run: RunDirectory, prepared: Prepared, data_returns: np.ndarray, progress: Progress, stop: Stop
+) -> None:
     """The whole run, top to bottom; where several things fall due: log, evaluate, save."""
     config, interface = prepared.record.config, prepared.record.interface
     assert config.steps is not None
@@ -73,7 +76,7 @@ def train_and_evaluate(run: RunDirectory, prepared: Prepared, data_returns: np.n
         stack.callback(progress.stop)
         sampler.position = first
         window = jax.device_put(next(sampler))
-        clock = time.perf_counter()
+        clock = saved_at = time.perf_counter()
         for step in range(first + 1, config.steps + 1):
             state, metrics = update(state, window, dropout_key)
             window = jax.device_put(next(sampler))  # drawn while the device works
@@ -82,8 +85,10 @@ def train_and_evaluate(run: RunDirectory, prepared: Prepared, data_returns: np.n
             if step == first + 1:
                 jax.block_until_ready(state)
                 clock, books.timed = time.perf_counter(), 0
-            last = step == config.steps
-            log_due, save_due = last or step % config.log_every == 0, last or step % config.save_every == 0
+            last, asked = step == config.steps, stop()
+            log_due = last or step % config.log_every == 0
+            waited = time.perf_counter() - saved_at > 60 * config.save_every_minutes
+            save_due = last or step % config.save_every == 0 or waited or asked is not None
             evaluate_due = player is not None and (last or step % config.eval_every == 0)
             _show(progress, step, books)
             if not (log_due or evaluate_due or save_due):
@@ -102,6 +107,12 @@ def train_and_evaluate(run: RunDirectory, prepared: Prepared, data_returns: np.n
                 books.best_score = score
             if save_due or is_best:
                 _save(writer, step, state, books, score, highest)
+                saved_at = time.perf_counter()
+            if asked is not None and not last:
+                raise StoppedError(
+                    f"stopped after update {step} of {config.steps}; go on with jaxdt train --resume --out {run.path}",
+                    asked,
+                )
             if last and evaluate_due and score is None:
                 raise RunError(f"the last evaluation failed; the weights are in {run.checkpoints}.")
             clock = time.perf_counter()

@@ -16,9 +16,11 @@ from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, read_record, write_record
 from jaxdt.run.evaluate import render_videos
+from jaxdt.run.lock import sole_process
 from jaxdt.run.loop import train_and_evaluate
 from jaxdt.run.prepare import prepare_run
 from jaxdt.run.resume import agree_with_record, is_finished
+from jaxdt.run.stopping import Stop, never
 
 
 def train(
@@ -29,6 +31,7 @@ def train(
     env: JaxEnvironment | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    stop: Stop = never,
     command: list[str] | None = None,
 ) -> Path:
     """Trains a Decision Transformer and leaves a run directory; returns its path.
@@ -38,6 +41,8 @@ def train(
     - `out`: default: the next free `runs/<preset>-<env>-<n>`.
     - `resume`: continue the run in `out` from its latest checkpoint; then `config` must agree with the run's
       own except for steps, targets and intervals. An absent or empty `out` starts from `config`.
+    - `stop`: asked after every update; once it answers with a signal's number, the run is saved and StoppedError
+      raised. `jaxdt.run.stopping.stop_signals` makes one that heeds SIGTERM and Ctrl-C.
 
     Raises JaxdtError for input that does not fit, before anything is written; NonFiniteError at the first
     update whose loss or gradient is not finite.
@@ -72,13 +77,15 @@ def train(
     prepared = prepare_run(config, store, env, command, previous)
     if previous is None:
         _claim(run)
-        write_record(run, prepared.record)
-    if config.dataset == "demo" and not run.episodes.exists():
-        store.save(run.episodes)
-    train_and_evaluate(run, prepared, store.returns, progress)
-    if config.video:
-        env_id = prepared.environment if isinstance(prepared.environment, str) else None
-        render_videos(Agent.load(run.path), run.videos, env_id, seed=config.eval_seed, progress=progress)
+    with sole_process(run.path):
+        if previous is None:
+            write_record(run, prepared.record)
+        if config.dataset == "demo" and not run.episodes.exists():
+            store.save(run.episodes)
+        train_and_evaluate(run, prepared, store.returns, progress, stop)
+        if config.video:
+            env_id = prepared.environment if isinstance(prepared.environment, str) else None
+            render_videos(Agent.load(run.path), run.videos, env_id, seed=config.eval_seed, progress=progress)
     return run.path
 
 

@@ -1,0 +1,54 @@
+"""Stopping in good order when the machine or a person asks."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+
+Stop = Callable[[], int | None]
+"""Which signal has asked the run to stop; None: none."""
+
+CAUGHT = (signal.SIGTERM, signal.SIGINT)
+
+
+def never() -> int | None:
+    """Nothing asks."""
+    return None
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Within the block SIGTERM and SIGINT (Ctrl-C) only ask to stop; a second one of either ends the process at once.
+
+    Outside the main thread, where signals cannot be caught, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield never
+        return
+    asked: list[int] = []
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def watch() -> None:
+        # A thread of its own: Python's handlers wait until a compilation or an evaluation returns, this does not.
+        while byte := os.read(reading, 1):
+            if byte[0] in CAUGHT:
+                asked.append(byte[0])
+            if len(asked) > 1:
+                os._exit(128 + asked[-1])
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    handlers = {number: signal.signal(number, lambda number, frame: None) for number in CAUGHT}
+    wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield lambda: asked[0] if asked else None
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        os.close(writing)
+        watcher.join()
+        os.close(reading)
