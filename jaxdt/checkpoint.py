@@ -3,8 +3,11 @@
 Parameters are stored apart from the optimiser's state, so that acting reads the parameters alone.
 """
 
+import hashlib
+import json
 import logging
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +16,11 @@ from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from jaxdt.errors import JaxdtError
+from jaxdt.files import open_atomically
 
+
+SUMS = "sha256.json"
+"""In each checkpoint, written last: the sha256 of every other file. Orbax does not notice a flipped bit."""
 
 KEEP_LATEST = 2
 """Checkpoints kept besides the best."""
@@ -27,6 +34,9 @@ class CheckpointWriter:
     def __init__(self, directory: Path):
         for torn in directory.glob("*.orbax-checkpoint-tmp*"):  # Orbax leaves some of its own behind
             shutil.rmtree(torn)
+        for torn in _steps(directory) - set(checkpoint_steps(directory)):  # saved, but not yet summed
+            shutil.rmtree(directory / str(torn))
+        self._directory = directory
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             str(directory.absolute()),
@@ -64,21 +74,45 @@ class CheckpointWriter:
         )
         if not saved:
             raise OSError(f"checkpoint {step} was not saved in {self._checkpointer.directory}.")
+        with open_atomically(self._directory / str(step) / SUMS) as file:
+            json.dump(_sums(self._directory / str(step)), file, indent=1)
 
     def close(self) -> None:
         self._checkpointer.close()
 
 
 def checkpoint_steps(directory: Path) -> list[int]:
-    """Steps of the finished checkpoints, rising; unfinished ones have longer names."""
-    if not directory.is_dir():
-        return []
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal() and path.is_dir())
+    """Steps of the finished checkpoints, rising: those that have their sums."""
+    return sorted(step for step in _steps(directory) if (directory / str(step) / SUMS).is_file())
+
+
+def damaged_checkpoints(directory: Path) -> dict[int, str]:
+    """The finished checkpoints whose files are not what was saved, and what is wrong with each."""
+    damage = {step: _damage(directory / str(step)) for step in checkpoint_steps(directory)}
+    # What is gone by now was not damaged: a live run deletes its old checkpoints.
+    return {step: what for step, what in damage.items() if what is not None and (directory / str(step)).exists()}
+
+
+def set_damaged_aside(directory: Path) -> None:
+    """Renames damaged checkpoints to `<step>.damaged`, with a warning, so that the ones before them are used.
+
+    Only for the process that alone writes to the run. Raises JaxdtError when there were some and none is left.
+    """
+    for step, damage in damaged_checkpoints(directory).items():
+        names = (f"{step}.damaged{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
+        name = next(name for name in names if not (directory / name).exists())
+        (directory / str(step)).rename(directory / name)
+        warnings.warn(f"checkpoint {step} of {directory} is damaged ({damage}); it is now {name}.", stacklevel=3)
+    if not checkpoint_steps(directory) and any(directory.glob("*.damaged*")):
+        raise _none_left(directory)
 
 
 def find_checkpoint(directory: Path, which: Which = "latest") -> int:
-    """Step of the latest or of the best checkpoint; raises JaxdtError when there is none."""
-    steps = checkpoint_steps(directory)
+    """Step of the latest or of the best undamaged checkpoint; raises JaxdtError when there is none."""
+    damaged = damaged_checkpoints(directory)
+    steps = [step for step in checkpoint_steps(directory) if step not in damaged]
+    if not steps and (damaged or any(directory.glob("*.damaged*"))):
+        raise _none_left(directory)
     if which == "latest":
         if not steps:
             raise JaxdtError(f"{directory} holds no checkpoint yet; train longer, or resume the run with --resume.")
@@ -92,6 +126,48 @@ def find_checkpoint(directory: Path, which: Which = "latest") -> int:
     # Scores at another target, from before a resume that changed it, cannot be compared.
     target = notes[max(scored)].get("target")
     return max((step for step in scored if notes[step].get("target") == target), key=lambda step: scored[step])
+
+
+def _none_left(directory: Path) -> JaxdtError:
+    return JaxdtError(
+        f"every checkpoint in {directory} is damaged; restore one from a copy, or train again with another --out."
+    )
+
+
+def _steps(directory: Path) -> set[int]:
+    """Steps of the directories that bear one, unfinished ones too."""
+    if not directory.is_dir():
+        return set()
+    return {int(path.name) for path in directory.iterdir() if path.name.isdecimal() and path.is_dir()}
+
+
+def _sums(checkpoint: Path) -> dict[str, str]:
+    """sha256 of every file below a checkpoint but the sums themselves, by its path in it."""
+    sums = {}
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file() and path != checkpoint / SUMS and not path.name.startswith(f".{SUMS}."):
+            with open(path, "rb") as file:
+                sums[path.relative_to(checkpoint).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files, in a few words; None where they are what was saved."""
+    try:
+        saved = json.loads((checkpoint / SUMS).read_text(encoding="utf-8"))
+        found = _sums(checkpoint)
+    except (OSError, ValueError) as error:
+        return f"its sums cannot be read: {_first_line(error)}"
+    if not isinstance(saved, dict):
+        return "its sums are no JSON object"
+    for name in sorted(set(saved) | set(found)):
+        if name not in found:
+            return f"{name} is missing"
+        if name not in saved:
+            return f"{name} was not saved with it"
+        if saved[name] != found[name]:
+            return f"{name} has changed"
+    return None
 
 
 def read_metadata(directory: Path, step: int) -> dict[str, Any]:

@@ -1,9 +1,20 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdt.checkpoint import CheckpointWriter, checkpoint_steps, find_checkpoint, load_checkpoint, read_metadata
+from jaxdt.checkpoint import (
+    SUMS,
+    CheckpointWriter,
+    checkpoint_steps,
+    damaged_checkpoints,
+    find_checkpoint,
+    load_checkpoint,
+    read_metadata,
+    set_damaged_aside,
+)
 from jaxdt.errors import JaxdtError
 
 
@@ -81,3 +92,68 @@ def test_a_checkpoint_with_missing_files_is_one_clear_error(tmp_path):
         file.unlink()
     with pytest.raises(JaxdtError, match=r"checkpoint .* cannot be read"):
         load_checkpoint(tmp_path, 1, params=PARAMS)
+
+
+def files_of(checkpoint):
+    return sorted(path for path in checkpoint.rglob("*") if path.is_file())
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [truncate, flip_a_bit, lambda path: path.unlink()], ids=["cut", "bit", "gone"])
+def test_any_file_of_a_checkpoint_that_is_not_as_saved_is_noticed(tmp_path, harm):
+    save_all(tmp_path / "whole", {1: 1.0})
+    names = [path.relative_to(tmp_path / "whole") for path in files_of(tmp_path / "whole" / "1")]
+    assert len(names) > 4
+    for i, name in enumerate(names):
+        copy = shutil.copytree(tmp_path / "whole", tmp_path / f"copy{i}")
+        if (copy / name).stat().st_size:
+            harm(copy / name)
+            gone = not (copy / "1" / SUMS).exists()  # without its sums it is an unfinished one
+            assert checkpoint_steps(copy) == [] if gone else list(damaged_checkpoints(copy)) == [1], name
+    (tmp_path / "whole" / "1" / "more").write_text("x")
+    assert damaged_checkpoints(tmp_path / "whole") == {1: "more was not saved with it"}
+
+
+def test_damaged_checkpoints_are_set_aside_and_the_one_before_is_found(tmp_path):
+    save_all(tmp_path, {1: 9.0, 2: 5.0, 3: None})
+    for step in ("1", "3"):
+        flip_a_bit(files_of(tmp_path / step / "params")[0])
+    assert find_checkpoint(tmp_path, "latest") == 2
+    assert find_checkpoint(tmp_path, "best") == 2
+    with pytest.warns(
+        UserWarning, match=r"checkpoint \d of .* is damaged \(params/.* has changed\); it is now \d.damaged"
+    ):
+        set_damaged_aside(tmp_path)
+    assert checkpoint_steps(tmp_path) == [2]
+    assert (tmp_path / "3.damaged" / SUMS).exists()
+    save_all(tmp_path, {3: None})  # the step can be saved again
+    assert checkpoint_steps(tmp_path) == [2, 3]
+
+
+def test_with_every_checkpoint_damaged_there_is_a_clear_error(tmp_path):
+    save_all(tmp_path, {1: None})
+    truncate(files_of(tmp_path / "1" / "params")[0])
+    for _ in range(2):
+        with pytest.raises(JaxdtError, match=r"every checkpoint in .* is damaged; restore one from a copy"):
+            find_checkpoint(tmp_path)
+    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(JaxdtError, match="every checkpoint in"):
+        set_damaged_aside(tmp_path)
+    with pytest.raises(JaxdtError, match="every checkpoint in"):
+        set_damaged_aside(tmp_path)  # it does not begin anew the second time
+
+
+def test_a_checkpoint_without_its_sums_is_unfinished_and_cleaned(tmp_path):
+    save_all(tmp_path, {1: None, 2: None})
+    (tmp_path / "2" / SUMS).unlink()
+    assert checkpoint_steps(tmp_path) == [1]
+    save_all(tmp_path, {2: None})
+    assert checkpoint_steps(tmp_path) == [1, 2]

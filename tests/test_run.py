@@ -106,6 +106,25 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(finished, tmp_path
         assert without_clock(out / name) == without_clock(finished / name)
 
 
+def test_a_damaged_checkpoint_costs_only_what_came_after_the_one_before(finished, copied):
+    latest = copied / "checkpoints" / "12"
+    data = max((path for path in latest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    reader = shutil.copytree(copied, copied.parent / "reader")
+    with pytest.warns(UserWarning, match=r"checkpoint 12 of .* is damaged .*; it is now 12.damaged"):
+        agent = jaxdt.Agent.load(reader)
+    assert (reader / "checkpoints" / "12.damaged").is_dir()
+    with pytest.warns(UserWarning, match="checkpoint 12 of"):
+        jaxdt.train(CONFIG, STORE, out=copied, env=Drift(), resume=True)
+    jax.tree.map(np.testing.assert_array_equal, weights_of(copied), weights_of(finished))
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert without_clock(copied / name) == without_clock(finished / name)
+    before = load_checkpoint(reader / "checkpoints", checkpoint_steps(reader / "checkpoints")[-1], params=agent.params)
+    jax.tree.map(np.testing.assert_array_equal, agent.params, before["params"])
+
+
 def test_a_finished_run_is_left_alone(copied):
     before = {path: path.read_bytes() for path in sorted(copied.rglob("*")) if path.is_file()}
     jaxdt.train(CONFIG, STORE, out=copied, env=Drift(), resume=True)

@@ -1,5 +1,6 @@
 """A trained policy to act with, outside our own evaluation."""
 
+import contextlib
 import os
 from typing import Any
 
@@ -8,7 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxdt.checkpoint import Which, find_checkpoint, load_checkpoint
+from jaxdt.checkpoint import (
+    Which,
+    damaged_checkpoints,
+    find_checkpoint,
+    load_checkpoint,
+    set_damaged_aside,
+)
 from jaxdt.config import ModelConfig
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.context import (
@@ -20,6 +27,7 @@ from jaxdt.evaluation.context import (
 )
 from jaxdt.models import Apply, Params, build_model
 from jaxdt.run.directory import RunDirectory, environment_of_record, read_record
+from jaxdt.run.lock import sole_process
 from jaxdt.types import Interface, Policy, Window
 
 
@@ -63,6 +71,9 @@ class Agent:
         """The agent of a run directory; raises JaxdtError when it holds no run or no such checkpoint."""
         run = RunDirectory(run_dir)
         record = read_record(run)
+        if damaged_checkpoints(run.checkpoints):
+            with contextlib.suppress(JaxdtError, OSError), sole_process(run.path):  # not of a live or read-only run
+                set_damaged_aside(run.checkpoints)
         init, _ = build_model(record.model)
         shapes = jax.eval_shape(init, jax.random.key(0))
         step = find_checkpoint(run.checkpoints, checkpoint)

@@ -6,6 +6,7 @@ import itertools
 import os
 from pathlib import Path
 
+from jaxdt.checkpoint import set_damaged_aside
 from jaxdt.config import TrainConfig
 from jaxdt.data.demo import collect_demo_episodes, num_demo_episodes
 from jaxdt.data.episodes import EpisodeStore
@@ -14,7 +15,7 @@ from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import JaxEnvironment
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
-from jaxdt.run.directory import RunDirectory, read_record, write_record
+from jaxdt.run.directory import RunDirectory, RunRecord, read_record, write_record
 from jaxdt.run.evaluate import render_videos
 from jaxdt.run.lock import sole_process
 from jaxdt.run.loop import train_and_evaluate
@@ -60,25 +61,25 @@ def train(
             if run.holds_run
             else f"{run.path} is not empty and holds no run; choose another --out."
         )
-    previous = read_record(run) if run.holds_run else None
-    if previous is not None and "imported_from" in previous.data:
-        raise JaxdtError(f"{run.path} was imported and has no training to resume; start a run from it with --init.")
-    if previous is not None:
-        config = agree_with_record(config, previous)
-        if is_finished(run, config):
-            progress.say(f"{run.path} is finished: {config.steps} of {config.steps} updates done.")
-            return run.path
-    config, store = _with_store(config, store, progress, run.episodes)
-    if previous is not None and previous.data["fingerprint"] != store.fingerprint:
-        raise JaxdtError(
-            f"the episodes are not those that {run.path} was trained on (their fingerprints differ); "
-            "resume with the same data, or choose another --out."
-        )
-    prepared = prepare_run(config, store, env, command, previous)
-    if previous is None:
-        _claim(run)
-    with sole_process(run.path):
+    with contextlib.ExitStack() as stack:
+        previous = None
+        if run.holds_run:
+            previous = read_record(run)
+            stack.enter_context(sole_process(run.path))
+            config = _continued(config, previous, run)
+            if is_finished(run, config):
+                progress.say(f"{run.path} is finished: {config.steps} of {config.steps} updates done.")
+                return run.path
+        config, store = _with_store(config, store, progress, run.episodes)
+        if previous is not None and previous.data["fingerprint"] != store.fingerprint:
+            raise JaxdtError(
+                f"the episodes are not those that {run.path} was trained on (their fingerprints differ); "
+                "resume with the same data, or choose another --out."
+            )
+        prepared = prepare_run(config, store, env, command, previous)
         if previous is None:
+            _claim(run)
+            stack.enter_context(sole_process(run.path))
             write_record(run, prepared.record)
         if config.dataset == "demo" and not run.episodes.exists():
             store.save(run.episodes)
@@ -87,6 +88,14 @@ def train(
             env_id = prepared.environment if isinstance(prepared.environment, str) else None
             render_videos(Agent.load(run.path), run.videos, env_id, seed=config.eval_seed, progress=progress)
     return run.path
+
+
+def _continued(config: TrainConfig, previous: RunRecord, run: RunDirectory) -> TrainConfig:
+    """The config of a run that goes on, from its newest undamaged checkpoint."""
+    if "imported_from" in previous.data:
+        raise JaxdtError(f"{run.path} was imported and has no training to resume; start a run from it with --init.")
+    set_damaged_aside(run.checkpoints)
+    return agree_with_record(config, previous)
 
 
 def _claim(run: RunDirectory) -> None:
