@@ -34,8 +34,12 @@ class CheckpointWriter:
     def __init__(self, directory: Path):
         for torn in directory.glob("*.orbax-checkpoint-tmp*"):  # Orbax leaves some of its own behind
             shutil.rmtree(torn)
-        for torn in _steps(directory) - set(checkpoint_steps(directory)):  # saved, but not yet summed
-            shutil.rmtree(directory / str(torn))
+        finished = checkpoint_steps(directory)
+        for torn in _steps(directory) - set(finished):  # saved, but not yet summed
+            if finished:
+                shutil.rmtree(directory / str(torn))
+            else:  # perhaps all there is: of a version that wrote no sums
+                (directory / str(torn)).rename(_free_name(directory, f"{torn}.unfinished"))
         self._directory = directory
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
@@ -99,10 +103,9 @@ def set_damaged_aside(directory: Path) -> None:
     Only for the process that alone writes to the run. Raises JaxdtError when there were some and none is left.
     """
     for step, damage in damaged_checkpoints(directory).items():
-        names = (f"{step}.damaged{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
-        name = next(name for name in names if not (directory / name).exists())
-        (directory / str(step)).rename(directory / name)
-        warnings.warn(f"checkpoint {step} of {directory} is damaged ({damage}); it is now {name}.", stacklevel=3)
+        aside = _free_name(directory, f"{step}.damaged")
+        (directory / str(step)).rename(aside)
+        warnings.warn(f"checkpoint {step} of {directory} is damaged ({damage}); it is now {aside.name}.", stacklevel=3)
     if not checkpoint_steps(directory) and any(directory.glob("*.damaged*")):
         raise _none_left(directory)
 
@@ -132,6 +135,11 @@ def _none_left(directory: Path) -> JaxdtError:
     return JaxdtError(
         f"every checkpoint in {directory} is damaged; restore one from a copy, or train again with another --out."
     )
+
+
+def _free_name(directory: Path, name: str) -> Path:
+    names = (name, *(f"{name}-{i}" for i in range(2, 1000)))
+    return next(directory / free for free in names if not (directory / free).exists())
 
 
 def _steps(directory: Path) -> set[int]:

@@ -157,3 +157,7 @@ def test_a_checkpoint_without_its_sums_is_unfinished_and_cleaned(tmp_path):
     assert checkpoint_steps(tmp_path) == [1]
     save_all(tmp_path, {2: None})
     assert checkpoint_steps(tmp_path) == [1, 2]
+    for step in ("1", "2"):
+        (tmp_path / step / SUMS).unlink()
+    CheckpointWriter(tmp_path).close()  # where nothing else is there, nothing is thrown away
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.unfinished", "2.unfinished"]

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -29,7 +30,8 @@ def stop_signals() -> Iterator[Stop]:
         return
     asked: list[int] = []
     reading, writing = os.pipe()
-    os.set_blocking(writing, False)
+    if sys.platform != "win32":
+        os.set_blocking(writing, False)
 
     def watch() -> None:
         # A thread of its own: Python's handlers wait until a compilation or an evaluation returns, this does not.
