@@ -463,11 +463,12 @@ def test_parquet_joins_with_other_files(tmp_path):
 
 
 MEASURE = """
-import resource, sys, time
+import re, sys, time
 from pathlib import Path
 import pyarrow.compute, pyarrow.parquet
 from jaxdt.data.arrow import load_parquet
-def peak(): return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():  # of this process alone: getrusage's goes on from the process that started it
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 before, start = peak(), time.perf_counter()
 store = load_parquet(Path(sys.argv[1]))
 seconds, more = time.perf_counter() - start, peak() - before
@@ -492,6 +493,7 @@ def test_a_million_steps_load_within_five_seconds_and_three_times_their_size(tmp
     write_parquet(path, observations=nested(17), actions=nested(6), rewards=rewards, dones=dones)
     done = subprocess.run([sys.executable, "-c", MEASURE, path], capture_output=True, text=True, check=True)
     steps, seconds, memory = map(float, done.stdout.split())
+    print(f"{seconds:.2f} s, peak {memory:.2f} times the size")
     assert steps == 1_000_000
     assert seconds < 5
-    assert memory < 3
+    assert 1 < memory < 3  # less than the arrays themselves would be a measurement that does not measure
