@@ -110,9 +110,12 @@ def set_damaged_aside(directory: Path) -> None:
         raise _none_left(directory)
 
 
-def find_checkpoint(directory: Path, which: Which = "latest") -> int:
-    """Step of the latest or of the best undamaged checkpoint; raises JaxdtError when there is none."""
-    damaged = damaged_checkpoints(directory)
+def find_checkpoint(directory: Path, which: Which = "latest", *, damaged: dict[int, str] | None = None) -> int:
+    """Step of the latest or of the best undamaged checkpoint; raises JaxdtError when there is none.
+
+    `damaged`: what `damaged_checkpoints` has just answered, which reads every file; None: it is asked here.
+    """
+    damaged = damaged_checkpoints(directory) if damaged is None else damaged
     steps = [step for step in checkpoint_steps(directory) if step not in damaged]
     if not steps and (damaged or any(directory.glob("*.damaged*"))):
         raise _none_left(directory)

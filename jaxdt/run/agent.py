@@ -71,12 +71,13 @@ class Agent:
         """The agent of a run directory; raises JaxdtError when it holds no run or no such checkpoint."""
         run = RunDirectory(run_dir)
         record = read_record(run)
-        if damaged_checkpoints(run.checkpoints):
+        damaged = damaged_checkpoints(run.checkpoints)
+        if damaged:
             with contextlib.suppress(JaxdtError, OSError), sole_process(run.path):  # not of a live or read-only run
                 set_damaged_aside(run.checkpoints)
         init, _ = build_model(record.model)
         shapes = jax.eval_shape(init, jax.random.key(0))
-        step = find_checkpoint(run.checkpoints, checkpoint)
+        step = find_checkpoint(run.checkpoints, checkpoint, damaged=damaged)
         params = load_checkpoint(run.checkpoints, step, params=shapes)["params"]
         return cls(
             record.model,
