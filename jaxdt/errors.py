@@ -23,3 +23,8 @@ class NonFiniteError(RunError, FloatingPointError):
 
 class SimulationError(RunError):
     """An episode that could not be continued; names the episode and the environment step."""
+
+
+def one_line(error: BaseException, longest: int | None = None) -> str:
+    """What an error of another library says, on one line of at most `longest` characters; its type if nothing."""
+    return " ".join(str(error).split())[:longest] or type(error).__name__

@@ -43,6 +43,11 @@ def directory_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+def is_free(path: Path) -> bool:
+    """Whether a directory can be made there: absent, or empty."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from jaxdt.errors import JaxdtError
+from jaxdt.errors import JaxdtError, one_line
 
 
 class Stand:
@@ -45,7 +45,7 @@ def read_pickle(
             f"{source} asks to run {error}, which a file of data never needs; it was not run. Do not trust this file."
         ) from error
     except Exception as error:  # damaged bytes raise nearly every kind there is
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise JaxdtError(f"{source} is not a readable pickle: {reason:.200}; copy or make it again.") from error
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxdt.errors import JaxdtError
+from jaxdt.errors import JaxdtError, one_line
 
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def make_simulator(env_id: str, *, render: bool = False) -> "gymnasium.Env":
         backend = os.environ.get("MUJOCO_GL")
         fix = f"; MUJOCO_GL is {backend!r}, is that renderer installed?" if backend and "mujoco" in str(error) else ""
         raise JaxdtError(
-            f"environment {env_id!r} cannot be made: {_one_line(error)} "
+            f"environment {env_id!r} cannot be made: {one_line(error)} "
             f"(give a Gymnasium id such as HalfCheetah-v5{fix})."
         ) from error
     _check_spaces(env_id, simulator)
@@ -118,7 +118,3 @@ def _choose_renderer() -> None:
         from ctypes.util import find_library
 
         os.environ["MUJOCO_GL"] = "egl" if find_library("EGL") else "osmesa"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -9,6 +9,7 @@ from tyro.conf import Positional
 from jaxdt.cli.common import parse
 from jaxdt.errors import JaxdtError
 from jaxdt.report import dataset_report, run_report
+from jaxdt.run.directory import RunDirectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ def convert_command(arguments: list[str]) -> None:
 
 def info_command(arguments: list[str]) -> None:
     parsed = parse(InfoArguments, arguments, "jaxdt info")
-    if (Path(parsed.path) / "config.json").is_file():
+    if RunDirectory(parsed.path).holds_run:
         print(run_report(Path(parsed.path)))
     else:
         from jaxdt.data.loading import load_episodes

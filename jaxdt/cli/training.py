@@ -61,7 +61,7 @@ def _parse_train(arguments: list[str]) -> TrainArguments:
             # How long is said in one way: the preset's other way must not stand beside it.
             values = {given: getattr(first.config, given), other: None}
             defaults = dataclasses.replace(defaults, config=dataclasses.replace(defaults.config, **values))
-    resumed = first.resume and first.out is not None and (first.out / "config.json").is_file()
+    resumed = first.resume and first.out is not None and RunDirectory(first.out).holds_run
     if first.config.init is not None and not resumed:
         started_from = read_record(RunDirectory(first.config.init)).config
         inherited = {name: getattr(started_from, name) for name in ("model", "return_scale", "delayed_reward")}

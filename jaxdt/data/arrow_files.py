@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from jaxdt.data.parquet_footer import promised_bytes
-from jaxdt.errors import JaxdtError
+from jaxdt.errors import JaxdtError, one_line
 
 
 if TYPE_CHECKING:
@@ -107,5 +107,5 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
     except JaxdtError:
         raise
     except Exception as error:  # damaged bytes make Arrow raise a dozen kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise JaxdtError(f"{path} cannot be read as {kind}: {reason:.200}; copy or make it again.") from error

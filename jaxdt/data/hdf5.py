@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 
 from jaxdt.data.arrow_files import believable
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.errors import JaxdtError
+from jaxdt.errors import JaxdtError, one_line
 from jaxdt.simulator import is_plain_env_id
 
 
@@ -71,7 +71,7 @@ def reading_hdf5(path: Path) -> Iterator["h5py.File"]:
     except JaxdtError:
         raise
     except Exception as error:  # damaged bytes make h5py raise a dozen kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise JaxdtError(f"{path} cannot be read as an HDF5 file: {reason:.200}; copy or make it again.") from error
 
 

@@ -10,7 +10,7 @@ from jaxdt.data.arrow import load_parquet_files
 from jaxdt.data.d4rl import d4rl_env_id
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.pickled import load_pickle
-from jaxdt.errors import JaxdtError
+from jaxdt.errors import JaxdtError, one_line
 from jaxdt.progress import Progress
 
 
@@ -116,7 +116,7 @@ def _listing(spec: str, repo: str, revision: str) -> _Listing:
         refused = _refusal(spec, repo, error)
         if refused is not None:
             raise refused from error
-        fault = _one_line(error)
+        fault = one_line(error, 160)
     try:
         files = get_cached_repo_tree(repo, repo_type="dataset", revision=revision)
     except (CachedRepoTreeNotFoundError, OSError):
@@ -152,7 +152,7 @@ def _download(
         )
     except Exception as error:  # HTTP, disk and cache errors of many kinds
         raise _refusal(spec, repo, error) or JaxdtError(
-            f"{spec}: {_some(names)} cannot be downloaded: {listing.fault or _one_line(error)}; "
+            f"{spec}: {_some(names)} cannot be downloaded: {listing.fault or one_line(error, 160)}; "
             "check the connection and the disk, and try again."
         ) from error
     return [Path(folder, name) for name in names]
@@ -187,7 +187,3 @@ def _read(spec: str, paths: list[Path], names: tuple[str, ...]) -> EpisodeStore:
 def _some(names: Iterable[str]) -> str:
     names = list(names)
     return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "") or "nothing"
-
-
-def _one_line(error: Exception) -> str:
-    return f"{' '.join(str(error).split()) or type(error).__name__:.160}"

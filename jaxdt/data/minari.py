@@ -16,7 +16,7 @@ from jaxdt.data.arrow_files import believable
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.hdf5 import member, read_dataset, reading_hdf5
 from jaxdt.data.joining import join_episodes
-from jaxdt.errors import JaxdtError
+from jaxdt.errors import JaxdtError, one_line
 from jaxdt.simulator import is_plain_env_id
 
 
@@ -77,7 +77,7 @@ def _metadata(path: Path) -> dict[str, Any]:
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise JaxdtError(
             f"{path} cannot be read: {reason:.200}; delete the dataset's directory and load it again."
         ) from error

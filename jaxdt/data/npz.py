@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.errors import JaxdtError
+from jaxdt.errors import JaxdtError, one_line
 from jaxdt.simulator import is_plain_env_id
 
 
@@ -18,7 +18,7 @@ def load_npz(path: Path) -> EpisodeStore:
             arrays = {name: np.asarray(archive[name]) for name in wanted if name in archive.files}
     except Exception as error:  # damaged bytes make NumPy and zipfile raise a dozen kinds
         known = isinstance(error, OSError) or zipfile.is_zipfile(path)
-        reason = " ".join(str(error).split()) if known else "it is not a zip archive, or only part of one"
+        reason = one_line(error) if known else "it is not a zip archive, or only part of one"
         raise JaxdtError(f"{path} cannot be read as an .npz file: {reason}; copy or make it again.") from error
     for name in ("observations", "actions", "rewards"):
         if name not in arrays:

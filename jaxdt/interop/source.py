@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdt.config import PAPER_TARGETS, ModelConfig
-from jaxdt.errors import JaxdtError
+from jaxdt.errors import JaxdtError, one_line
 from jaxdt.interop.huggingface import config_from_huggingface
 from jaxdt.interop.names import config_from_tensors, layout_of, params_from_tensors
 from jaxdt.interop.tensors import Tensors, read_tensors
@@ -80,9 +80,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise JaxdtError(
-            f"{path} is not a readable JSON file: {' '.join(str(error).split())}; copy it again."
-        ) from error
+        raise JaxdtError(f"{path} is not a readable JSON file: {one_line(error)}; copy it again.") from error
 
 
 def read_surroundings(values: Any, source: str) -> Surroundings:
@@ -132,7 +130,7 @@ def _download(name: str) -> Path:
             huggingface_hub.snapshot_download(name, allow_patterns=["config.json", NORMALIZATION, *WEIGHT_FILES])
         )
     except Exception as error:  # its own kinds, and those of the network below it
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = one_line(error, 300)
         raise JaxdtError(
             f"{name!r} is no local path and cannot be fetched from the hub: {reason} (check the name and the network; "
             "private models need `hf auth login`)."

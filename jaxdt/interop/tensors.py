@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxdt.errors import JaxdtError
+from jaxdt.errors import JaxdtError, one_line
 from jaxdt.pickles import Stand, brief, is_shape, read_pickle
 
 
@@ -51,7 +51,9 @@ def _read_safetensors(path: Path) -> Tensors:
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 # it is no mapping
     except Exception as error:  # the library's own kinds, and NumPy's for dtypes that it lacks
-        raise JaxdtError(f"{path} is not a readable safetensors file: {_one_line(error)}; copy it again.") from error
+        raise JaxdtError(
+            f"{path} is not a readable safetensors file: {one_line(error, 200)}; copy it again."
+        ) from error
 
 
 def _named_tensors(value: Any, path: Path) -> Tensors:
@@ -89,8 +91,8 @@ def _read_torch(path: Path) -> Any:
         archive = zipfile.ZipFile(path)
     except Exception as error:  # damaged bytes make zipfile raise a dozen kinds
         raise JaxdtError(
-            f"{path} is not a PyTorch file of version 1.6 or newer, or only part of one ({_one_line(error)}); copy it "
-            "again, or load and save it once with a current PyTorch."
+            f"{path} is not a PyTorch file of version 1.6 or newer, or only part of one ({one_line(error, 200)}); copy "
+            "it again, or load and save it once with a current PyTorch."
         ) from error
     with archive:
         members = {info.filename: info for info in archive.infolist()}
@@ -123,7 +125,7 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
     try:
         return archive.read(name)
     except Exception as error:  # damaged bytes make zipfile raise a dozen kinds
-        raise JaxdtError(f"{path} is damaged at {name!r:.80}: {_one_line(error)}; copy it again.") from error
+        raise JaxdtError(f"{path} is damaged at {name!r:.80}: {one_line(error, 200)}; copy it again.") from error
 
 
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *ignored: Any) -> _Tensor:
@@ -156,7 +158,3 @@ _ALLOWED: dict[str, Any] = {
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
 }
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

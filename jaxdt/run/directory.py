@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxdt.config import ModelConfig, TrainConfig, config_from_json, config_to_json
 from jaxdt.errors import JaxdtError
-from jaxdt.files import open_atomically
+from jaxdt.files import is_free, open_atomically
 from jaxdt.simulator import is_plain_env_id
 from jaxdt.types import Interface
 
@@ -40,7 +40,7 @@ class RunDirectory:
     @property
     def is_free(self) -> bool:
         """Absent or empty."""
-        return not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+        return is_free(self.path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

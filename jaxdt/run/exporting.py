@@ -11,8 +11,8 @@ from safetensors.numpy import save
 
 from jaxdt import __version__
 from jaxdt.checkpoint import Which, find_checkpoint
-from jaxdt.errors import JaxdtError, RunError
-from jaxdt.files import directory_atomically
+from jaxdt.errors import JaxdtError, RunError, one_line
+from jaxdt.files import directory_atomically, is_free
 from jaxdt.interop.card import model_card
 from jaxdt.interop.huggingface import config_to_huggingface, num_positions
 from jaxdt.interop.names import tensors_from_params
@@ -37,7 +37,7 @@ def to_huggingface(
     uploads to that name on the hub. Raises JaxdtError when `out` is not empty, RunError when the upload fails.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not is_free(out):
         raise JaxdtError(f"{out} is not empty; choose another output directory.")
     if push is not None and not re.fullmatch(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*", push, re.ASCII):
         raise JaxdtError(f"a name on the hub must be OWNER/NAME of letters, digits, - _ and .; got {push!r}.")
@@ -135,7 +135,7 @@ def _push(out: Path, name: str) -> None:
         repo = api.create_repo(name, exist_ok=True).repo_id
         api.upload_folder(repo_id=repo, folder_path=out, commit_message="Upload a Decision Transformer of jaxdt")
     except Exception as error:  # its own kinds, and those of the network below it
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = one_line(error, 300)
         raise RunError(
             f"{out} was written but not pushed to {name!r}: {reason} (log in with `hf auth login`, check the "
             f"name, then `hf upload {name} {out}`)."
