@@ -109,6 +109,10 @@ class OptimizerConfig:
             )
 
 
+INTERVALS = ("log_every", "eval_every", "save_every")
+"""Of a TrainConfig, in updates."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A whole run: data, model, optimiser, schedule and evaluation."""
@@ -155,6 +159,9 @@ class TrainConfig:
     """Minutes after which a checkpoint is saved although `save-every` is not reached."""
     log_every: int = 100
     """Updates between lines of metrics.jsonl."""
+    updates_per_call: int | None = None
+    """Updates of one compiled call, which steps and intervals must be multiples of; None: the most up to 10 that fit.
+    It belongs to the run: another number may change the last bits of its weights."""
     video: bool = False
     """After training, render one episode a target to videos/ (needs the `video` extra)."""
     tensorboard: bool = False
@@ -163,9 +170,15 @@ class TrainConfig:
     optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=OptimizerConfig)
 
     def __post_init__(self):
-        for name in ("steps", "passes", "batch_size", "eval_every", "eval_episodes", "save_every", "log_every"):
+        for name in ("steps", "passes", "batch_size", "eval_episodes", "updates_per_call", *INTERVALS):
             if getattr(self, name) is not None:
                 _at_least(self, name, 1)
+        for name in ("steps", *INTERVALS):
+            if (getattr(self, name) or 0) % (self.updates_per_call or 1):
+                raise JaxdtError(
+                    f"{name} must be a multiple of updates_per_call; got {getattr(self, name)} and "
+                    f"{self.updates_per_call}."
+                )
         if self.steps is None and self.passes is None:
             raise JaxdtError("steps or passes must be given; both are None.")
         for name in ("seed", "eval_seed"):

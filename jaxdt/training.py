@@ -23,13 +23,15 @@ class TrainState(NamedTuple):
     """False from the first update with a non-finite loss, gradient or weight on; the rest then stays as it was."""
 
 
+Metrics = dict[str, Float[Array, "*n"]]
+"""Numbers of one update, or of each of the `n` updates of a call."""
+
+
 @runtime_checkable
 class TrainStep(Protocol):
-    """`step(state, window, key) -> (state, metrics)`: one update, jitted; the state is donated."""
+    """`step(state, window, key) -> (state, metrics)`: one compiled call; the state is donated."""
 
-    def __call__(
-        self, state: TrainState, window: Window, key: PRNGKeyArray
-    ) -> tuple[TrainState, dict[str, Float[Array, ""]]]: ...
+    def __call__(self, state: TrainState, window: Window, key: PRNGKeyArray) -> tuple[TrainState, Metrics]: ...
 
 
 def masked_mse(
@@ -87,12 +89,15 @@ def _is_weight(params: PyTree[Array]) -> PyTree[bool]:
     )
 
 
-def make_train_step(apply: Any, params: PyTree[Array], config: OptimizerConfig) -> tuple[TrainStep, TrainState]:
+def make_train_step(
+    apply: Any, params: PyTree[Array], config: OptimizerConfig, *, updates_per_call: int | None = None
+) -> tuple[TrainStep, TrainState]:
     """The jitted update and the state it starts from.
 
     `apply(params, window, key=...) -> actions (b, t, a)` as `build_model` returns it. The state holds copies,
     so the caller's `params` survive its donation. `step` folds `state.step` into the key: give it the
-    same key every time. Metrics: `loss`, `grad_norm` before clipping, `learning_rate`.
+    same key every time. Metrics: `loss`, `grad_norm` before clipping, `learning_rate`. With `updates_per_call`,
+    one call makes `n` updates: the windows are stacked along a new first axis, which the metrics have too.
     """
     optimizer = make_optimizer(config)
     schedule = learning_rate_schedule(config)
@@ -100,7 +105,7 @@ def make_train_step(apply: Any, params: PyTree[Array], config: OptimizerConfig) 
     def loss_of(params: PyTree[Array], window: Window, key: PRNGKeyArray) -> Float[Array, ""]:
         return masked_mse(apply(params, window, key=key), window.actions, window.mask)
 
-    def step(state: TrainState, window: Window, key: PRNGKeyArray) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    def step(state: TrainState, window: Window, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
         loss, gradients = jax.value_and_grad(loss_of)(state.params, window, step_key)
         grad_norm = optax.tree.norm(gradients)
@@ -111,7 +116,11 @@ def make_train_step(apply: Any, params: PyTree[Array], config: OptimizerConfig) 
         metrics = {"loss": loss, "grad_norm": grad_norm, "learning_rate": schedule(state.step)}
         return kept._replace(finite=finite), metrics
 
-    return jax.jit(step, donate_argnums=0), initial_state(params, config)
+    def steps(state: TrainState, windows: Window, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(lambda state, window: step(state, window, key), state, windows, length=updates_per_call)
+
+    called = step if updates_per_call is None else steps
+    return jax.jit(called, donate_argnums=0), initial_state(params, config)
 
 
 def initial_state(params: PyTree[Array], config: OptimizerConfig) -> TrainState:

@@ -123,6 +123,13 @@ def test_a_config_cannot_be_changed(kind):
         (TrainConfig, {"eval_episodes": 0}, "eval_episodes must be at least 1; got 0."),
         (TrainConfig, {"save_every": -5}, "save_every must be at least 1; got -5."),
         (TrainConfig, {"log_every": 0}, "log_every must be at least 1; got 0."),
+        (TrainConfig, {"updates_per_call": 0}, "updates_per_call must be at least 1; got 0."),
+        (TrainConfig, {"updates_per_call": 3}, "steps must be a multiple of updates_per_call; got 100000 and 3."),
+        (
+            TrainConfig,
+            {"updates_per_call": 5, "log_every": 7},
+            "log_every must be a multiple of updates_per_call; got 7 and 5.",
+        ),
         (TrainConfig, {"seed": -1}, "seed must be at least 0 and below"),
         (TrainConfig, {"eval_seed": -1}, "eval_seed must be at least 0 and below"),
         (TrainConfig, {"return_scale": 0.0}, "return_scale must be above 0 and finite; got 0.0."),

@@ -13,6 +13,7 @@ from jaxdt.errors import JaxdtError, NonFiniteError, RunError, SimulationError
 from jaxdt.metrics import read_lines
 from jaxdt.models import build_model
 from jaxdt.run.directory import RunDirectory, read_record
+from jaxdt.run.prepare import fill_schedule
 from tests.conftest import make_store, tiny_model
 from tests.toys import Dial, Drift, dial_episodes
 
@@ -220,9 +221,10 @@ class PoisonedSampler(jaxdt.WindowSampler):
         return window if index != 2 else window._replace(returns_to_go=np.full_like(window.returns_to_go, np.nan))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path, monkeypatch):
+@pytest.mark.parametrize("updates_per_call", [1, 2])
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path, monkeypatch, updates_per_call):
     monkeypatch.setattr("jaxdt.run.loop.WindowSampler", PoisonedSampler)
-    config = dataclasses.replace(CONFIG, env="none", save_every=2)
+    config = dataclasses.replace(CONFIG, env="none", log_every=6, save_every=2, updates_per_call=updates_per_call)
     says = r"gradient of update 3, .* is not finite; .* last good checkpoint is 2; lower --learning-rate"
     with pytest.raises(NonFiniteError, match=says):
         jaxdt.train(config, STORE, out=tmp_path / "run")
@@ -293,3 +295,17 @@ def test_the_return_asked_for_changes_what_the_policy_does(tmp_path):
     out = jaxdt.train(config, dial_episodes(), out=tmp_path / "dial", env=Dial())
     achieved = [line["return_mean"] for line in read_lines(out / "evaluations.jsonl")]
     np.testing.assert_allclose(achieved, [-4.0, 0.0, 4.0], atol=0.8)
+
+
+@pytest.mark.parametrize(
+    ("intervals", "chosen"),
+    [
+        ({"steps": 100, "log_every": 50, "eval_every": 40, "save_every": 30}, 10),
+        ({"steps": 21, "log_every": 7, "eval_every": 14, "save_every": 70}, 7),
+        ({"steps": 13, "log_every": 5, "eval_every": 6, "save_every": 4}, 1),
+        ({"steps": 100, "log_every": 50, "eval_every": 50, "save_every": 50, "updates_per_call": 25}, 25),
+    ],
+)
+def test_as_many_updates_a_call_as_fit_are_chosen(intervals, chosen):
+    config = dataclasses.replace(CONFIG, **intervals)
+    assert fill_schedule(config, num_episodes=3)["updates_per_call"] == chosen

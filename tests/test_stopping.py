@@ -45,6 +45,18 @@ def test_a_stopped_run_resumes_to_what_it_would_have_been(tmp_path, update):
         assert without_clock(out / name) == without_clock(whole / name)
 
 
+def test_a_call_of_several_updates_is_finished_before_a_stop(tmp_path):
+    config = dataclasses.replace(CONFIG, log_every=6, save_every=12, updates_per_call=3)
+    whole = jaxdt.train(config, STORE, out=tmp_path / "whole", env=Drift())
+    out = tmp_path / "stopped"
+    with pytest.raises(StoppedError, match="stopped after update 9 of 12; go on"):
+        jaxdt.train(config, STORE, out=out, env=Drift(), stop=stop_at(3))
+    jaxdt.train(config, STORE, out=out, env=Drift(), resume=True)
+    jax.tree.map(np.testing.assert_array_equal, weights_of(out), weights_of(whole))
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert without_clock(out / name) == without_clock(whole / name)
+
+
 def test_a_run_asked_to_stop_at_its_last_update_is_finished(tmp_path):
     out = jaxdt.train(dataclasses.replace(CONFIG, steps=3), STORE, out=tmp_path / "run", env=Drift(), stop=stop_at(3))
     assert read_lines(out / "metrics.jsonl")[-1]["step"] == 3

@@ -172,3 +172,20 @@ def test_decay_spares_biases_and_norms_only_where_asked():
         for path, update in jax.tree_util.tree_leaves_with_path(updates):
             decayed = decay_biases or path[-1].key in ("kernel", "embedding")
             np.testing.assert_allclose(update, -0.5 if decayed else 0.0, err_msg=jax.tree_util.keystr(path))
+
+
+def test_updates_of_one_call_are_those_of_as_many_calls(trained_parts):
+    params, update, fresh, _ = trained_parts
+    _, apply = build_model(tiny_model())
+    sampler = jaxdt.WindowSampler(make_store(), context_length=4, batch_size=8, return_scale=1.0)
+    windows = [next(sampler) for _ in range(3)]
+    state, key = fresh(), jax.random.key(1)
+    losses = []
+    for window in windows:
+        state, metrics = update(state, window, key)
+        losses.append(metrics["loss"])
+    together, start = make_train_step(apply, params, FAST, updates_per_call=3)
+    at_once, metrics = together(start, jax.tree.map(lambda *parts: np.stack(parts), *windows), key)
+    assert int(at_once.step) == 3
+    np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), at_once.params, state.params)

@@ -1,7 +1,9 @@
 """The training loop: data -> model -> state -> restore -> for each update: log, evaluate, save."""
 
+import collections
 import contextlib
 import dataclasses
+import itertools
 import time
 import warnings
 from typing import Any
@@ -23,7 +25,7 @@ from jaxdt.run.evaluate import Player
 from jaxdt.run.prepare import Prepared
 from jaxdt.run.stopping import Stop
 from jaxdt.training import TrainState, make_train_step
-from jaxdt.types import Evaluation
+from jaxdt.types import Evaluation, Window
 
 
 @dataclasses.dataclass
@@ -31,7 +33,7 @@ class _Books:
     """What the loop remembers between updates; saved with every checkpoint."""
 
     losses: list[Any]
-    """Of the updates since the last line of metrics.jsonl, on the device until they are needed."""
+    """Of the updates since the last line of metrics.jsonl, one array a call, on the device until they are needed."""
     best_score: float | None
     """Highest mean return at the highest target so far."""
     timed: int = 0
@@ -46,6 +48,8 @@ def train_and_evaluate(
     """The whole run, top to bottom; where several things fall due: log, evaluate, save."""
     config, interface = prepared.record.config, prepared.record.interface
     assert config.steps is not None
+    assert config.updates_per_call is not None
+    count = config.updates_per_call
     sampler = WindowSampler(
         prepared.store,
         config.model.context_length,
@@ -59,7 +63,7 @@ def train_and_evaluate(
     init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
     resumed = bool(checkpoint_steps(run.checkpoints))
     params = init(init_key) if config.init is None or resumed else Agent.load(config.init).params
-    update, state = make_train_step(apply, params, config.optimizer)
+    update, state = make_train_step(apply, params, config.optimizer, updates_per_call=count)
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(contextlib.closing(CheckpointWriter(run.checkpoints)))
         board = stack.enter_context(contextlib.closing(_open_board(run, config)))
@@ -75,14 +79,15 @@ def train_and_evaluate(
         progress.start("train", config.steps, "update", first)
         stack.callback(progress.stop)
         sampler.position = first
-        window = jax.device_put(next(sampler))
+        windows = _next_windows(sampler, count)
+        recent: collections.deque[Any] = collections.deque(maxlen=3)
         clock = saved_at = time.perf_counter()
-        for step in range(first + 1, config.steps + 1):
-            state, metrics = update(state, window, dropout_key)
-            window = jax.device_put(next(sampler))  # drawn while the device works
+        for step in range(first + count, config.steps + 1, count):
+            state, metrics = update(state, windows, dropout_key)
+            windows = _next_windows(sampler, count)  # drawn while the device works
             books.losses.append(metrics["loss"])
-            books.timed += 1
-            if step == first + 1:
+            books.timed += count
+            if step == first + count:
                 jax.block_until_ready(state)
                 clock, books.timed = time.perf_counter(), 0
             last, asked = step == config.steps, stop()
@@ -90,10 +95,11 @@ def train_and_evaluate(
             waited = time.perf_counter() - saved_at > 60 * config.save_every_minutes
             save_due = last or step % config.save_every == 0 or waited or asked is not None
             evaluate_due = player is not None and (last or step % config.eval_every == 0)
-            _show(progress, step, books)
+            recent.append(metrics["loss"])
+            _show(progress, step, recent)
             if not (log_due or evaluate_due or save_due):
                 continue
-            _check_finite(run, state, books)
+            _check_finite(run, step, state, books)
             books.seconds += time.perf_counter() - clock
             if log_due:
                 _log(run, board, step, metrics, books)
@@ -131,7 +137,7 @@ def _restore(run: RunDirectory, state: TrainState, target: float) -> tuple[Train
         state = state._replace(params=stored["params"], **stored["training"])
         metadata = read_metadata(run.checkpoints, steps[-1])
         best = metadata["best_score"] if metadata["best_target"] == target else None
-        books = _Books(losses=metadata["losses"], best_score=best)
+        books = _Books(losses=[np.asarray(metadata["losses"], np.float32)], best_score=best)
     for path in (run.metrics, run.evaluations):
         cut_lines(path, steps[-1] if steps else 0)
     return state, books
@@ -141,17 +147,26 @@ def _training_part(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "opt_state": state.opt_state}
 
 
-def _show(progress: Progress, step: int, books: _Books) -> None:
-    # The loss shown is two updates old, so that reading it does not wait for the device.
-    ready = books.losses[-3:-2]
-    progress.advance(step, **({"loss": float(ready[0])} if ready and step % 5 == 0 else {}))
+def _next_windows(sampler: WindowSampler, count: int) -> Window:
+    """The next `count` batches stacked, on the device."""
+    return jax.device_put(Window(*map(np.stack, zip(*itertools.islice(sampler, count), strict=True))))
 
 
-def _check_finite(run: RunDirectory, state: TrainState, books: _Books) -> None:
+def _show(progress: Progress, step: int, recent: collections.deque[Any]) -> None:
+    # The loss shown is two calls old, so that reading it does not wait for the device.
+    progress.advance(step, **({"loss": float(recent[0][-1])} if len(recent) == recent.maxlen else {}))
+
+
+def _losses(books: _Books) -> np.ndarray:
+    return np.concatenate([np.zeros(0, np.float32), *jax.device_get(books.losses)])
+
+
+def _check_finite(run: RunDirectory, step: int, state: TrainState, books: _Books) -> None:
     if bool(state.finite):
         return
-    failed = int(state.step) + 1
-    finite = [float(loss) for loss in books.losses if np.isfinite(loss)]
+    failed, losses = int(state.step) + 1, _losses(books)
+    until_then = losses[: len(losses) - (step - failed)]  # those after it are of the state that was kept
+    finite = until_then[np.isfinite(until_then)].tolist()
     steps = checkpoint_steps(run.checkpoints)
     raise NonFiniteError(
         f"the loss or gradient of update {failed}, or a weight after it, is not finite; the last finite loss was "
@@ -161,11 +176,10 @@ def _check_finite(run: RunDirectory, state: TrainState, books: _Books) -> None:
 
 
 def _log(run: RunDirectory, board: NoTensorBoard, step: int, metrics: dict[str, jax.Array], books: _Books) -> None:
-    losses = [float(loss) for loss in jax.device_get(books.losses)]
     numbers = {
-        "loss": float(np.mean(losses)),
-        "learning_rate": float(metrics["learning_rate"]),
-        "grad_norm": float(metrics["grad_norm"]),
+        "loss": float(np.mean(_losses(books), dtype=np.float64)),
+        "learning_rate": float(metrics["learning_rate"][-1]),
+        "grad_norm": float(metrics["grad_norm"][-1]),
         "updates_per_second": books.timed / max(books.seconds, 1e-9),
     }
     append_line(run.metrics, {"step": step, **numbers})
@@ -214,8 +228,7 @@ def draw_plots(run: RunDirectory, config: TrainConfig, data_returns: np.ndarray)
 def _save(
     writer: CheckpointWriter, step: int, state: TrainState, books: _Books, score: float | None, target: float
 ) -> None:
-    books.losses = [float(loss) for loss in jax.device_get(books.losses)]
-    metadata = {"losses": books.losses, "best_score": books.best_score, "best_target": target}
+    metadata = {"losses": _losses(books).tolist(), "best_score": books.best_score, "best_target": target}
     writer.save(
         step, params=state.params, training=_training_part(state), metadata=metadata, score=score, target=target
     )

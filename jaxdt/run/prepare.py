@@ -8,13 +8,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdt.config import PAPER_TARGETS, ModelConfig, TrainConfig
+from jaxdt.config import INTERVALS, PAPER_TARGETS, ModelConfig, TrainConfig
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import JaxEnvironment
 from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, read_record
 from jaxdt.simulator import action_bounds, make_simulator
 from jaxdt.types import Interface
+
+
+MOST_UPDATES_PER_CALL = 10
+"""By default. More gain little and would make signals wait."""
 
 
 class Prepared(NamedTuple):
@@ -60,7 +64,11 @@ def prepare_run(
         env=env,
         targets=choose_targets(config, store, env),
         model=model,
-        **(fill_schedule(config, filtered.num_episodes) if previous is None else {}),
+        **(
+            fill_schedule(config, filtered.num_episodes)
+            if previous is None
+            else {"updates_per_call": config.updates_per_call or 1}
+        ),
     )
     record = RunRecord(
         config=config,
@@ -82,7 +90,7 @@ def choose_targets(config: TrainConfig, store: EpisodeStore, env: str) -> tuple[
 
 
 def fill_schedule(config: TrainConfig, num_episodes: int) -> dict[str, Any]:
-    """`steps` and the optimiser's warm-up and end as numbers, from passes and fractions where they are None."""
+    """`steps`, the optimiser's warm-up and end, and `updates_per_call` as numbers where they are None."""
     steps, optimizer = config.steps, config.optimizer
     if steps is not None and config.passes is not None:
         raise JaxdtError(f"give steps or passes, not both; got {steps} and {config.passes} (set the other to None).")
@@ -93,7 +101,9 @@ def fill_schedule(config: TrainConfig, num_episodes: int) -> dict[str, Any]:
         optimizer = dataclasses.replace(optimizer, warmup_steps=math.ceil(optimizer.warmup_fraction * steps))
     if optimizer.schedule == "linear" and optimizer.total_steps is None:
         optimizer = dataclasses.replace(optimizer, total_steps=steps)
-    return {"steps": steps, "optimizer": optimizer}
+    intervals = math.gcd(steps, *(getattr(config, name) for name in INTERVALS))
+    most = max(n for n in range(1, MOST_UPDATES_PER_CALL + 1) if intervals % n == 0)
+    return {"steps": steps, "optimizer": optimizer, "updates_per_call": config.updates_per_call or most}
 
 
 def _starting_point(

@@ -9,7 +9,7 @@ from jaxdt.errors import JaxdtError
 from jaxdt.run.directory import RunDirectory, RunRecord
 
 
-FILLED_IN = ("env", "targets", "steps", "state_dim", "action_dim", "warmup_steps", "total_steps")
+FILLED_IN = ("env", "targets", "steps", "updates_per_call", "state_dim", "action_dim", "warmup_steps", "total_steps")
 """What `prepare_run` replaces where it is None."""
 
 
