@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all."""
+"""Files and directories that appear whole or not at all, and where what can be made again is kept."""
 
 import contextlib
 import os
@@ -41,6 +41,21 @@ def directory_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def private_cache(name: str) -> Path | None:
+    """The directory `name` in jaxdt's cache, which only its user may write to; None where there can be none.
+
+    The cache is `$XDG_CACHE_HOME/jaxdt`, by default `~/.cache/jaxdt`.
+    """
+    root = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "jaxdt" / name
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = root.stat()
+    except OSError:
+        return None
+    is_ours = os.name == "nt" or (found.st_uid == os.getuid() and not found.st_mode & 0o022)
+    return root if is_ours and os.access(root, os.W_OK) else None
 
 
 def is_free(path: Path) -> bool:

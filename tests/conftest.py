@@ -30,6 +30,7 @@ if "JAXDT_TESTS_CACHE" not in os.environ:
 jax.config.update("jax_compilation_cache_dir", os.environ["JAXDT_TESTS_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+os.environ["XDG_CACHE_HOME"] = os.environ["JAXDT_TESTS_CACHE"]  # what the command itself keeps
 
 
 def make_store(lengths=(3, 7, 12), state_dim=3, action_dim=2, seed=0, env_id=None) -> jaxdt.EpisodeStore:

@@ -3,11 +3,13 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 import jaxdt
 from jaxdt.cli import run
+from jaxdt.cli.common import keep_compiled_programs
 from jaxdt.cli.training import _parse_train
 from tests.conftest import make_store
 
@@ -255,3 +257,26 @@ def test_the_library_prints_nothing_of_itself(tmp_path, capfd):
     printed = capfd.readouterr()
     assert printed.out == ""
     assert printed.err == ""
+
+
+def test_the_command_finds_what_it_compiled_before(tmp_path):
+    make_store().save(tmp_path / "data.npz")
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    kept = []
+    for name in ("first", "second"):
+        command = ["train", "paper", "--env", "none", "--dataset", "data.npz", "--out", name, *TINY]
+        subprocess.run(
+            [sys.executable, "-m", "jaxdt", *command], cwd=tmp_path, env=environment, timeout=120, check=True
+        )
+        kept.append(sorted(path.name for path in (tmp_path / "cache" / "jaxdt" / "compiled").glob("*-cache")))
+    assert [name for name in kept[0] if name.startswith("jit_steps-")]
+    assert kept[1] == kept[0]
+
+
+def test_a_cache_that_jax_was_told_of_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir
+    assert before is not None
+    keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir == before

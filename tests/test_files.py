@@ -1,6 +1,8 @@
+import os
+
 import pytest
 
-from jaxdt.files import open_atomically
+from jaxdt.files import open_atomically, private_cache
 
 
 def write_half(path, mode, error):
@@ -43,3 +45,23 @@ def test_a_new_file_has_the_usual_permissions(tmp_path):
     with open_atomically(tmp_path / "ours"):
         pass
     assert (tmp_path / "ours").stat().st_mode == usual.stat().st_mode
+
+
+def test_the_cache_is_one_that_only_its_user_may_write_to(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = private_cache("programs")
+    assert made == tmp_path / "jaxdt" / "programs"
+    if os.name != "nt":
+        assert made.stat().st_mode & 0o077 == 0
+        made.chmod(0o777)
+        assert private_cache("programs") is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    (tmp_path / "file").write_text("in the way")
+    assert private_cache("programs") is None
+
+
+def test_a_cache_in_the_home_directory_is_the_default(tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert private_cache("programs") == tmp_path / ".cache" / "jaxdt" / "programs"

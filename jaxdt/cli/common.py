@@ -6,11 +6,25 @@ from typing import Any
 import tyro
 
 from jaxdt import __version__
+from jaxdt.files import private_cache
 
 
 def parse(kind: type, arguments: list[str], prog: str, default: Any = None) -> Any:
     extra = {} if default is None else {"default": default}
     return tyro.cli(kind, args=arguments, prog=prog, **extra)
+
+
+def keep_compiled_programs() -> None:
+    """Later starts of the command find what this one compiles, where JAX has not been told of a cache already.
+
+    JAX runs what lies in its cache, so that is a directory which nobody else may write to. Evaluation in Gymnasium
+    is compiled at each start: JAX keeps no programs with host callbacks.
+    """
+    import jax
+
+    directory = private_cache("compiled")
+    if jax.config.jax_compilation_cache_dir is None and directory is not None:
+        jax.config.update("jax_compilation_cache_dir", str(directory))
 
 
 def device_line() -> str:

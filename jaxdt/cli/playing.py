@@ -7,7 +7,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from jaxdt.cli.common import device_line, parse
+from jaxdt.cli.common import device_line, keep_compiled_programs, parse
 from jaxdt.errors import JaxdtError
 from jaxdt.files import open_atomically
 from jaxdt.report import evaluation_table, evaluations_document, runs_table
@@ -47,6 +47,7 @@ def evaluate_command(arguments: list[str]) -> None:
     agents = [Agent.load(path, parsed.checkpoint) for path in parsed.runs]
     if len({(parsed.env or agent.env_id, parsed.targets or agent.targets) for agent in agents}) > 1:
         raise JaxdtError("the runs have different environments or targets; give --env and --targets to compare them.")
+    keep_compiled_programs()
     progress.say(device_line())
     results = []
     for path, agent in zip(parsed.runs, agents, strict=True):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from jaxdt.cli.common import device_line, parse
+from jaxdt.cli.common import device_line, keep_compiled_programs, parse
 from jaxdt.config import PRESETS, TrainConfig
 from jaxdt.errors import JaxdtError
 from jaxdt.report import run_report
@@ -38,6 +38,7 @@ def train_command(arguments: list[str]) -> None:
     from jaxdt.run.train import train
 
     progress = console_progress()
+    keep_compiled_programs()
     progress.say(device_line())
     with stop_signals() as stop:
         out = train(
