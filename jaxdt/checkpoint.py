@@ -40,20 +40,9 @@ class CheckpointWriter:
                 shutil.rmtree(directory / str(torn))
             else:  # perhaps all there is: of a version that wrote no sums
                 (directory / str(torn)).rename(_free_name(directory, f"{torn}.unfinished"))
+        directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
-        policies = ocp.training.preservation_policies
-        self._checkpointer = ocp.training.Checkpointer(
-            str(directory.absolute()),
-            preservation_policy=policies.AnyPreservationPolicy(  # type: ignore[arg-type]
-                [
-                    policies.LatestN(KEEP_LATEST),
-                    policies.BestN(
-                        get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False
-                    ),
-                ]
-            ),
-            cleanup_tmp_directories=True,
-        )
+        self._notes = {step: read_metadata(directory, step) for step in finished}
 
     def save(
         self,
@@ -69,20 +58,25 @@ class CheckpointWriter:
 
         `training`: what going on needs besides the parameters; None: they come from elsewhere.
         """
-        saved = self._checkpointer.save_checkpointables(
-            step,
+        checkpoint = self._directory / str(step)
+        note = {**metadata, "score": score, "target": target}
+        ocp.save_checkpointables(
+            str(checkpoint.absolute()),
             {"params": params} if training is None else {"params": params, "training": training},
-            force=True,
-            metrics=None if score is None else {"score": score},
-            custom_metadata={**metadata, "score": score, "target": target},
+            custom_metadata=note,
         )
-        if not saved:
-            raise OSError(f"checkpoint {step} was not saved in {self._checkpointer.directory}.")
-        with open_atomically(self._directory / str(step) / SUMS) as file:
-            json.dump(_sums(self._directory / str(step)), file, indent=1)
+        with open_atomically(checkpoint / SUMS) as file:
+            json.dump(_sums(checkpoint), file, indent=1)
+        self._notes[step] = note
+        self._drop_old()
 
-    def close(self) -> None:
-        self._checkpointer.close()
+    def _drop_old(self) -> None:
+        kept = {*sorted(self._notes)[-KEEP_LATEST:], _best(self._notes)}
+        for step in set(self._notes) - kept:
+            # The sums go first: what a kill leaves of the rest is then unfinished, not damaged.
+            (self._directory / str(step) / SUMS).unlink()
+            shutil.rmtree(self._directory / str(step))
+            del self._notes[step]
 
 
 def checkpoint_steps(directory: Path) -> list[int]:
@@ -93,8 +87,8 @@ def checkpoint_steps(directory: Path) -> list[int]:
 def damaged_checkpoints(directory: Path) -> dict[int, str]:
     """The finished checkpoints whose files are not what was saved, and what is wrong with each."""
     damage = {step: _damage(directory / str(step)) for step in checkpoint_steps(directory)}
-    # What is gone by now was not damaged: a live run deletes its old checkpoints.
-    return {step: what for step, what in damage.items() if what is not None and (directory / str(step)).exists()}
+    # What has no sums by now was not damaged: a live run deletes its old checkpoints.
+    return {step: what for step, what in damage.items() if what is not None and (directory / str(step) / SUMS).is_file()}
 
 
 def set_damaged_aside(directory: Path) -> None:
@@ -125,10 +119,17 @@ def find_checkpoint(directory: Path, which: Which = "latest", *, damaged: dict[i
         return steps[-1]
     if which != "best":
         raise JaxdtError(f"checkpoint must be 'latest' or 'best'; got {which!r}.")
-    notes = {step: read_metadata(directory, step) for step in steps}
+    best = _best({step: read_metadata(directory, step) for step in steps})
+    if best is None:
+        raise JaxdtError(f"{directory} holds no evaluated checkpoint, so none is the best; use the latest.")
+    return best
+
+
+def _best(notes: dict[int, dict[str, Any]]) -> int | None:
+    """The step of the highest score, of the metadata of each; None where none was evaluated."""
     scored = {step: float(note["score"]) for step, note in notes.items() if note.get("score") is not None}
     if not scored:
-        raise JaxdtError(f"{directory} holds no evaluated checkpoint, so none is the best; use the latest.")
+        return None
     # Scores at another target, from before a resume that changed it, cannot be compared.
     target = notes[max(scored)].get("target")
     return max((step for step in scored if notes[step].get("target") == target), key=lambda step: scored[step])

@@ -1,10 +1,11 @@
 """Files and directories that appear whole or not at all, and where what can be made again is kept."""
 
 import contextlib
+import fnmatch
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -58,9 +59,18 @@ def private_cache(name: str) -> Path | None:
     return root if is_ours and os.access(root, os.W_OK) else None
 
 
-def is_free(path: Path) -> bool:
-    """Whether a directory can be made there: absent, or empty."""
-    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+def is_free(path: Path, besides: Sequence[str] = ()) -> bool:
+    """Whether a directory can be made there: absent, or empty but for files that match one of `besides`."""
+    if not path.is_dir():
+        return not path.exists()
+    return all(any(fnmatch.fnmatch(child.name, pattern) for pattern in besides) for child in path.iterdir())
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Removes what processes that were killed left of `open_atomically`; only where no other process writes."""
+    for path in directory.glob(".*.tmp"):
+        if path.is_file():
+            path.unlink()
 
 
 def _umask() -> int:

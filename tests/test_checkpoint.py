@@ -27,7 +27,6 @@ def save_all(directory, scores):
     for step, score in scores.items():
         params = jax.tree.map(lambda leaf, step=step: leaf + step, PARAMS)
         writer.save(step, params=params, training=TRAINING, metadata={"note": f"at {step}"}, score=score)
-    writer.close()
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -56,7 +55,7 @@ def test_leftovers_of_torn_saves_are_not_checkpoints_and_are_cleaned(tmp_path):
     torn.mkdir()
     (torn / "half").write_text("x")
     assert checkpoint_steps(tmp_path) == [1]
-    CheckpointWriter(tmp_path).close()
+    CheckpointWriter(tmp_path)
     assert not torn.exists()
 
 
@@ -159,5 +158,5 @@ def test_a_checkpoint_without_its_sums_is_unfinished_and_cleaned(tmp_path):
     assert checkpoint_steps(tmp_path) == [1, 2]
     for step in ("1", "2"):
         (tmp_path / step / SUMS).unlink()
-    CheckpointWriter(tmp_path).close()  # where nothing else is there, nothing is thrown away
+    CheckpointWriter(tmp_path)  # where nothing else is there, nothing is thrown away
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.unfinished", "2.unfinished"]

@@ -67,11 +67,16 @@ def _parse_train(arguments: list[str]) -> TrainArguments:
         started_from = read_record(RunDirectory(first.config.init)).config
         inherited = {name: getattr(started_from, name) for name in ("model", "return_scale", "delayed_reward")}
         defaults = dataclasses.replace(defaults, config=dataclasses.replace(defaults.config, **inherited))
+    # A preset that was given wins over either default; one that was not follows it.
+    second = parse(TrainArguments, without_help, "jaxdt train", _train_defaults("paper"))
+    preset_given = first.preset == second.preset
+    if first.resume and first.out is not None and not (resumed or preset_given or _names(arguments, "dataset")):
+        raise JaxdtError(
+            f"{first.out} holds no run to resume; check --out, or give a preset or --dataset too, which then begins it."
+        )
     if resumed and first.out is not None:
         stored = read_record(RunDirectory(first.out)).config
-        # A preset that was given wins over either default; one that was not follows it.
-        second = parse(TrainArguments, without_help, "jaxdt train", _train_defaults("paper"))
-        if first.preset == second.preset != stored.preset:
+        if preset_given and first.preset != stored.preset:
             raise JaxdtError(f"the run was started with the preset {stored.preset}; leave {first.preset} out.")
         defaults = dataclasses.replace(defaults, config=stored)
     return parse(TrainArguments, arguments, "jaxdt train", defaults)

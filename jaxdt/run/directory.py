@@ -39,8 +39,8 @@ class RunDirectory:
 
     @property
     def is_free(self) -> bool:
-        """Absent or empty."""
-        return is_free(self.path)
+        """Absent, empty, or with nothing but what a run leaves that was killed before its config.json."""
+        return is_free(self.path, besides=(".lock", ".holder", ".holder.*.tmp", ".config.json.*.tmp"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from jaxdt.checkpoint import CheckpointWriter
 from jaxdt.config import TrainConfig
 from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError
-from jaxdt.files import directory_atomically
+from jaxdt.files import directory_atomically, is_free
 from jaxdt.interop.source import Imported, Surroundings, read_json, read_model, read_surroundings
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
@@ -71,7 +71,7 @@ def import_run(
     """
     source, progress = os.fspath(source), progress or Progress()
     run = RunDirectory(out)
-    if not run.is_free:
+    if not is_free(run.path):
         raise JaxdtError(f"{run.path} is not empty; choose another output directory.")
     if env is not None:
         make_simulator(env).close()  # or it says what is wrong with that id
@@ -93,10 +93,7 @@ def import_run(
     with directory_atomically(run.path) as temporary:
         write_record(RunDirectory(temporary), record)
         writer = CheckpointWriter(RunDirectory(temporary).checkpoints)
-        try:
-            writer.save(0, params=agent.params, metadata={}, score=None)
-        finally:
-            writer.close()
+        writer.save(0, params=agent.params, metadata={}, score=None)
     if imported.dropped:
         progress.say(f"left out, as never trained: {', '.join(imported.dropped)}")
     return run.path

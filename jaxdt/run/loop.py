@@ -65,7 +65,7 @@ def train_and_evaluate(
     params = init(init_key) if config.init is None or resumed else Agent.load(config.init).params
     update, state = make_train_step(apply, params, config.optimizer, updates_per_call=count)
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(contextlib.closing(CheckpointWriter(run.checkpoints)))
+        writer = CheckpointWriter(run.checkpoints)
         board = stack.enter_context(contextlib.closing(_open_board(run, config)))
         highest = max(config.targets or (0.0,))
         state, books = _restore(run, state, highest)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from jaxdt.checkpoint import set_damaged_aside
@@ -13,6 +14,7 @@ from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import JaxEnvironment
+from jaxdt.files import remove_unfinished
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record, write_record
@@ -78,9 +80,10 @@ def train(
             )
         prepared = prepare_run(config, store, env, command, previous)
         if previous is None:
-            _claim(run)
-            stack.enter_context(sole_process(run.path))
+            stack.enter_context(_claimed(run))
             write_record(run, prepared.record)
+        for directory in (run.path, run.loss_plot.parent):
+            remove_unfinished(directory)
         if config.dataset == "demo" and not run.episodes.exists():
             store.save(run.episodes)
         train_and_evaluate(run, prepared, store.returns, progress, stop)
@@ -98,14 +101,14 @@ def _continued(config: TrainConfig, previous: RunRecord, run: RunDirectory) -> T
     return agree_with_record(config, previous)
 
 
-def _claim(run: RunDirectory) -> None:
-    """Makes the directory, or takes an empty one; another process may have been quicker."""
-    run.path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        run.path.mkdir()
-        return
-    if not run.is_free:
-        raise JaxdtError(f"another process has begun a run in {run.path}; choose another --out.")
+@contextlib.contextmanager
+def _claimed(run: RunDirectory) -> Iterator[None]:
+    """Makes the directory, or takes a free one, and holds it; another process may have been quicker."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    with sole_process(run.path):
+        if not run.is_free:
+            raise JaxdtError(f"another process has begun a run in {run.path}; choose another --out.")
+        yield
 
 
 def _with_store(
