@@ -88,7 +88,9 @@ def damaged_checkpoints(directory: Path) -> dict[int, str]:
     """The finished checkpoints whose files are not what was saved, and what is wrong with each."""
     damage = {step: _damage(directory / str(step)) for step in checkpoint_steps(directory)}
     # What has no sums by now was not damaged: a live run deletes its old checkpoints.
-    return {step: what for step, what in damage.items() if what is not None and (directory / str(step) / SUMS).is_file()}
+    return {
+        step: what for step, what in damage.items() if what is not None and (directory / str(step) / SUMS).is_file()
+    }
 
 
 def set_damaged_aside(directory: Path) -> None:

@@ -27,6 +27,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def read_evaluations(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Of `evaluations.jsonl`: a record a step and target, and one `step failed` an evaluation that failed."""
+    records = read_lines(path)
+    return [r for r in records if "failed" not in r], [r for r in records if "failed" in r]
+
+
 def cut_lines(path: Path, last_step: int) -> None:
     """Drops the records after `last_step`, which a resumed run writes again."""
     if path.exists():

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.scores import normalized_score, reference_name
-from jaxdt.metrics import read_lines
+from jaxdt.metrics import read_evaluations, read_lines
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.types import Evaluation
 
@@ -38,7 +38,7 @@ def run_report(path: Path) -> str:
 
     run = RunDirectory(path)
     record = read_record(run)
-    metrics, evaluations = read_lines(run.metrics), read_lines(run.evaluations)
+    metrics, (evaluations, failed) = read_lines(run.metrics), read_evaluations(run.evaluations)
     steps = checkpoint_steps(run.checkpoints)
     model, data = record.model, record.data
     rows = [
@@ -61,6 +61,9 @@ def run_report(path: Path) -> str:
     note = read_metadata(run.checkpoints, steps[-1]) if steps else {}
     if note.get("best_score") is not None:
         rows.append(("best return", f"{note['best_score']:.1f} at target {note['best_target']:g}"))
+    if failed:
+        newest_failure = f"after {failed[-1]['step']} updates: {failed[-1]['failed']}"
+        rows.append(("failed evaluations", f"{len(failed)}, the newest {newest_failure}"))
     text = _listing(str(path), rows)
     newest = [e for e in evaluations if e["step"] == evaluations[-1]["step"]]
     if newest:

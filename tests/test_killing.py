@@ -142,7 +142,7 @@ def test_twenty_kills_at_random_moments_change_nothing(shared, whole):
     while len(found) < 20 or any(found.count(phase) < 3 for phase in PHASES):
         assert len(found) < 40, f"seed {seed} found {found}"
         phase = wanted.pop() if wanted else next(phase for phase in PHASES if found.count(phase) < 3)
-        killed_in = kill(runs[-1], phase, chance, 0.03 if phase else 6.0)
+        killed_in = kill(runs[-1], phase, chance, {None: 6.0, "step": 0.002}.get(phase, 0.03))
         if killed_in is None:  # it had ended: the next kills are another run's
             is_what_it_would_have_been(runs[-1], whole)
             runs.append(Trained(shared, shared / f"killed-often-{len(runs)}"))

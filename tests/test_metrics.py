@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from jaxdt import JaxdtError
-from jaxdt.metrics import NoTensorBoard, TensorBoard, append_line, cut_lines, read_lines
+from jaxdt.metrics import NoTensorBoard, TensorBoard, append_line, cut_lines, read_evaluations, read_lines
 
 
 @pytest.fixture
@@ -55,6 +55,16 @@ def test_cutting_drops_later_lines_and_the_unfinished_one(path):
     append_line(path, {"step": 21})
     assert [record["step"] for record in read_lines(path)] == [10, 20, 21]
     assert [child.name for child in path.parent.iterdir()] == ["metrics.jsonl"]
+
+
+def test_failed_evaluations_are_read_apart_and_cut_with_the_rest(tmp_path):
+    path = tmp_path / "evaluations.jsonl"
+    records = [{"step": 1, "target": 5.0}, {"step": 2, "failed": "no motor"}, {"step": 3, "failed": "no motor"}]
+    for record in records:
+        append_line(path, record)
+    assert read_evaluations(path) == (records[:1], records[1:])
+    cut_lines(path, 2)
+    assert read_evaluations(path) == (records[:1], records[1:2])
 
 
 @pytest.mark.parametrize("damage", [b"{\n", b'{"step": 1} {"step": 2}\n', b"\n", b"\xff\xfe\n", bytes(9) + b"\n"])

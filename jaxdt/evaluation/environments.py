@@ -1,7 +1,7 @@
 """Environments as the rollout sees them: pure functions over a batch of episodes."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import io_callback
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from jaxdt.errors import SimulationError
+from jaxdt.errors import SimulationError, one_line
 from jaxdt.simulator import episode_limit, make_simulator
 
 
@@ -49,9 +49,13 @@ class JaxEnvironment(Protocol):
 
 
 class VectorizedEnvironment:
-    """A JaxEnvironment over a batch; seed `i` becomes `jax.random.key(i)`."""
+    """A JaxEnvironment over a batch; seed `i` becomes `jax.random.key(i)`.
+
+    What the environment raises while it is traced leaves as SimulationError.
+    """
 
     def __init__(self, environment: JaxEnvironment):
+        self._name = type(environment).__name__
         self.max_episode_steps = environment.max_episode_steps
         self.state_dim = environment.state_dim
         self.action_dim = environment.action_dim
@@ -59,12 +63,21 @@ class VectorizedEnvironment:
         self._step = jax.vmap(environment.step)
 
     def reset(self, seeds: Int[Array, " b"]) -> tuple[PyTree, Float[Array, "b s"]]:
-        return self._reset(seeds)
+        with self._named():
+            return self._reset(seeds)
 
     def step(
         self, state: PyTree, action: Float[Array, "b a"]
     ) -> tuple[PyTree, Float[Array, "b s"], Float[Array, " b"], Bool[Array, " b"]]:
-        return self._step(state, action)
+        with self._named():
+            return self._step(state, action)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a user's code raises what it likes
+            raise SimulationError(f"{self._name} raised {type(error).__name__}: {one_line(error, 300)}") from error
 
 
 class GymnasiumEnvironment:
@@ -123,6 +136,8 @@ class GymnasiumEnvironment:
                 if i == len(self._simulators):
                     self._simulators.append(make_simulator(self._env_id))
                 observations[i] = self._simulators[i].reset(seed=int(seed))[0]
+                if not np.isfinite(observations[i]).all():
+                    self._fail(i, "the environment's first observation is not finite")
             except Exception as error:  # anything a simulator does must stay out of JAX
                 self._fail(i, f"the environment raised {type(error).__name__}: {error}")
         return observations

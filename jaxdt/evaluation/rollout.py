@@ -28,11 +28,22 @@ class Trajectory(NamedTuple):
     rewards: Float[Array, "T b"]
 
 
+TROUBLES = (
+    "",
+    "the environment's first observation is not finite",
+    "the policy's action is not finite",
+    "the environment's observation or reward is not finite",
+    "the sum of the environment's rewards is not finite",
+)
+
+
 class Played(NamedTuple):
     """Outcome of one rollout."""
 
     returns: Float[Array, " b"]
     lengths: Int[Array, " b"]
+    troubles: Int[Array, " b"]
+    """Why an episode could not go on, an index of TROUBLES; its last step is the one that failed."""
     trajectory: Trajectory | None
     """None unless recording was asked for."""
 
@@ -49,6 +60,7 @@ class _Carry(NamedTuple):
     score: Float[Array, " b"]
     length: Int[Array, " b"]
     alive: Bool[Array, " b"]
+    trouble: Int[Array, " b"]  # ends an episode too
 
 
 def make_rollout(
@@ -62,7 +74,8 @@ def make_rollout(
 ) -> Rollout:
     """A jitted rollout (the original's `evaluate_episode_rtg`, over a batch).
 
-    The target is lowered by each reward; an episode counts until it is first done. Later timesteps than
+    The target is lowered by each reward; an episode counts until it is first done, or until something in it is no
+    longer a number. Later timesteps than
     `max_episode_length - 1` share the last timestep embedding. Call it again with other params, seeds or
     targets of the same number and nothing is compiled anew.
     """
@@ -74,13 +87,17 @@ def make_rollout(
         context = push_observation(empty, observation, targets, jnp.zeros((), jnp.int32), interface)
         zeros = jnp.zeros((b,), jnp.float32)
         lengths = jnp.zeros((b,), jnp.int32)
-        return _Carry(env_state, observation, context, targets, zeros, lengths, jnp.ones((b,), bool))
+        usable = _finite(observation)
+        return _Carry(env_state, observation, context, targets, zeros, lengths, usable, jnp.where(usable, 0, 1))
 
     def act(carry: _Carry, t: Int[Array, ""], params: PyTree) -> tuple[_Carry, Trajectory]:
         action = policy(params, carry.context)
         executed = to_action_space(action, interface)
         env_state, observation, reward, done = environment.step(carry.env_state, executed)
         reward = jnp.where(carry.alive, reward, 0)
+        score = carry.score + reward
+        troubles = [~_finite(executed), ~(_finite(observation) & jnp.isfinite(reward)), ~jnp.isfinite(score)]
+        trouble = jnp.where(carry.alive, jnp.select(troubles, [2, 3, 4], 0), carry.trouble)
         returns_to_go = lower_return_to_go(carry.returns_to_go, reward, interface)
         timestep = jnp.minimum(t + 1, max_episode_length - 1)
         context = set_newest_action(carry.context, action)
@@ -94,9 +111,10 @@ def make_rollout(
             observation=observation,
             context=push_observation(context, observation, returns_to_go, timestep, interface),
             returns_to_go=returns_to_go,
-            score=carry.score + reward,
+            score=score,
             length=carry.length + carry.alive,
-            alive=carry.alive & ~done,
+            alive=carry.alive & ~done & (trouble == 0),
+            trouble=trouble,
         )
         return new, happened
 
@@ -113,6 +131,10 @@ def make_rollout(
 
         times = jnp.arange(environment.max_episode_steps, dtype=jnp.int32)
         last, trajectory = jax.lax.scan(step, start(seeds, targets), times)
-        return Played(last.score, last.length, trajectory)
+        return Played(last.score, last.length, last.trouble, trajectory)
 
     return rollout
+
+
+def _finite(rows: Float[Array, "b *n"]) -> Bool[Array, " b"]:
+    return jnp.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))

@@ -12,9 +12,9 @@ import numpy as np
 from jaxdt.checkpoint import Which
 from jaxdt.config import ModelConfig
 from jaxdt.data.scores import normalized_score, reference_name
-from jaxdt.errors import JaxdtError
+from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.evaluation.environments import GymnasiumEnvironment, JaxEnvironment, VectorizedEnvironment
-from jaxdt.evaluation.rollout import Played, make_rollout
+from jaxdt.evaluation.rollout import TROUBLES, Played, make_rollout
 from jaxdt.evaluation.video import render_episode
 from jaxdt.models import Apply, Params
 from jaxdt.progress import Progress
@@ -36,6 +36,7 @@ class Player:
         progress: Progress | None = None,
     ):
         self._env_id = environment if isinstance(environment, str) else None
+        self._name = environment if isinstance(environment, str) else type(environment).__name__
         self._progress = progress or Progress()
         if isinstance(environment, str):
             self._environment = GymnasiumEnvironment(environment, on_step=self._progress.advance)
@@ -52,7 +53,10 @@ class Player:
         )
 
     def play(self, params: Params, targets: Sequence[float], episodes: int, seed: int) -> Played:
-        """Every target's `episodes` in one batch, target by target; episode `j` starts from `seed + j`."""
+        """Every target's `episodes` in one batch, target by target; episode `j` starts from `seed + j`.
+
+        Raises SimulationError naming the first step at which an episode could not go on.
+        """
         seeds = np.tile(np.arange(seed, seed + episodes, dtype=np.int32), len(targets))
         asked = np.repeat(np.asarray(targets, np.float32), episodes)
         self._progress.start(
@@ -60,10 +64,21 @@ class Player:
         )
         try:
             played = jax.block_until_ready(self._rollout(params, jnp.asarray(seeds), jnp.asarray(asked)))
+        except jax.errors.JaxRuntimeError as error:  # a callback in the environment raised, or memory ran out
+            lines = str(error).splitlines() or [""]
+            reason = lines[-1] if "Traceback" in str(error) else lines[0]
+            raise SimulationError(f"{self._name} could not be played: {reason}") from error
         finally:
             self._progress.stop()
         if isinstance(self._environment, GymnasiumEnvironment):
             self._environment.raise_failure(lambda i: f"target {asked[i]:g}, episode {i % episodes}")
+        failed = np.flatnonzero(played.troubles)
+        if len(failed):
+            last = np.maximum(np.asarray(played.lengths)[failed] - 1, 0)
+            i, step = failed[np.argmin(last)], last.min()
+            raise SimulationError(
+                f"{self._name}, target {asked[i]:g}, episode {i % episodes}, step {step}: {TROUBLES[played.troubles[i]]}."
+            )
         return played
 
     def evaluate(self, params: Params, targets: Sequence[float], episodes: int, seed: int) -> list[Evaluation]:

@@ -17,7 +17,7 @@ from jaxdt.interop.card import model_card
 from jaxdt.interop.huggingface import config_to_huggingface, num_positions
 from jaxdt.interop.names import tensors_from_params
 from jaxdt.interop.source import NORMALIZATION
-from jaxdt.metrics import read_lines
+from jaxdt.metrics import read_evaluations
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
 
@@ -45,7 +45,7 @@ def to_huggingface(
     tensors, untrained = tensors_from_params(agent.params, agent.config, num_positions(agent.config))
     directory = None if isinstance(run, Agent) else RunDirectory(run)
     step = None if directory is None else find_checkpoint(directory.checkpoints, checkpoint)
-    evaluations = [] if directory is None else [e for e in read_lines(directory.evaluations) if e["step"] == step]
+    evaluations = [] if directory is None else read_evaluations(directory.evaluations)[0]
     training = ["Made outside a run directory."] if directory is None else _training(read_record(directory), step)
     with directory_atomically(out) as temporary:
         (temporary / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
@@ -57,7 +57,7 @@ def to_huggingface(
             env_id=agent.env_id,
             context_length=agent.config.context_length,
             targets=agent.targets,
-            evaluations=evaluations,
+            evaluations=[evaluation for evaluation in evaluations if evaluation["step"] == step],
             training=training,
             untrained=untrained,
         )

@@ -15,7 +15,7 @@ from jaxdt.checkpoint import CheckpointWriter, checkpoint_steps, load_checkpoint
 from jaxdt.config import TrainConfig
 from jaxdt.data.windows import WindowSampler
 from jaxdt.errors import NonFiniteError, RunError, SimulationError, StoppedError
-from jaxdt.metrics import NoTensorBoard, TensorBoard, append_line, cut_lines, read_lines
+from jaxdt.metrics import NoTensorBoard, TensorBoard, append_line, cut_lines, read_evaluations, read_lines
 from jaxdt.models import build_model
 from jaxdt.plots import plot_loss, plot_returns
 from jaxdt.progress import Progress
@@ -165,12 +165,13 @@ def _check_finite(run: RunDirectory, step: int, state: TrainState, books: _Books
     if bool(state.finite):
         return
     failed, losses = int(state.step) + 1, _losses(books)
-    until_then = losses[: len(losses) - (step - failed)]  # those after it are of the state that was kept
-    finite = until_then[np.isfinite(until_then)].tolist()
+    # Updates after the failed one changed nothing, and the losses of other batches may well be finite.
+    until_then = losses[: len(losses) - (step - failed)]
+    finite = [line["loss"] for line in read_lines(run.metrics)] + until_then[np.isfinite(until_then)].tolist()
     steps = checkpoint_steps(run.checkpoints)
     raise NonFiniteError(
         f"the loss or gradient of update {failed}, or a weight after it, is not finite; the last finite loss was "
-        f"{finite[-1] if finite else 'before the last line of metrics.jsonl'} and the last good checkpoint is "
+        f"{finite[-1] if finite else 'none'} and the last good checkpoint is "
         f"{steps[-1] if steps else 'none'}; lower --learning-rate or look at the data."
     )
 
@@ -201,6 +202,7 @@ def _evaluate(
     try:
         evaluations = player.evaluate(state.params, config.targets, config.eval_episodes, config.eval_seed)
     except SimulationError as error:
+        append_line(run.evaluations, {"step": step, "failed": str(error)})
         warnings.warn(f"the evaluation after update {step} failed and training goes on: {error}", stacklevel=2)
         return None
     for evaluation in evaluations:
@@ -217,7 +219,7 @@ def _summary(step: int, evaluations: list[Evaluation]) -> str:
 
 
 def draw_plots(run: RunDirectory, config: TrainConfig, data_returns: np.ndarray) -> None:
-    evaluations = read_lines(run.evaluations)
+    evaluations, _ = read_evaluations(run.evaluations)
     plot_loss(run.loss_plot, read_lines(run.metrics), evaluations)
     newest = [record for record in evaluations if record["step"] == evaluations[-1]["step"]]
     if newest:
