@@ -13,6 +13,10 @@ from tyro.conf import OmitArgPrefixes, Suppress
 from jaxdt.errors import JaxdtError
 
 
+Context = Literal["exact", "cached"]
+"""How acting reads its context: every window anew, or from the keys and values of tokens as they were when new."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Shape of the transformer (paper section 3)."""
@@ -153,6 +157,8 @@ class TrainConfig:
     """Episodes a target in each evaluation."""
     eval_seed: int = 1000
     """Environment seed of the first episode of each target; the next ones count up."""
+    eval_context: Context = "exact"
+    """How evaluation reads its context; cached: each token is computed once, much faster, slightly another policy."""
     save_every: int = 10_000
     """Updates between checkpoints; one always follows the last update."""
     save_every_minutes: float = 10.0
@@ -181,6 +187,7 @@ class TrainConfig:
                 )
         if self.steps is None and self.passes is None:
             raise JaxdtError("steps or passes must be given; both are None.")
+        _one_of(self, "eval_context", typing.get_args(Context))
         for name in ("seed", "eval_seed"):
             _within(self, name, 0.0, 2.0**30)
         if not 0 < self.save_every_minutes < math.inf:
@@ -294,6 +301,7 @@ CHANGEABLE = (
     "targets",
     "eval_every",
     "eval_episodes",
+    "eval_context",
     "save_every",
     "save_every_minutes",
     "log_every",

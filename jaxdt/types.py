@@ -26,8 +26,24 @@ class Window(NamedTuple):
     """True at real steps, False at padding."""
 
 
-Policy = Callable[[Any, Window], Any]
-"""`(params, window) -> actions (b, a)` in [-1, 1]: the action at each window's newest step."""
+class Turn(NamedTuple):
+    """What a policy is shown at one step of `b` episodes that run side by side."""
+
+    states: Float[Any, "b *s"]
+    """Normalised observations."""
+    returns_to_go: Float[Any, " b"]
+    """What is still to be reached, divided by the return scale."""
+    timestep: Int[Any, ""]
+    """Steps since the episodes began, below the model's `max_episode_length`."""
+
+
+class Policy(NamedTuple):
+    """Acts in `b` episodes side by side; both functions are pure."""
+
+    start: Callable[[int], Any]
+    """`start(b) -> memory` before the first step."""
+    act: Callable[[Any, Any, Turn], tuple[Any, Any]]
+    """`act(params, memory, turn) -> (memory, actions (b, a) in [-1, 1])`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

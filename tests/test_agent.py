@@ -102,3 +102,22 @@ def test_a_damaged_config_is_one_clear_error(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(JaxdtError, match=r"config\.json is damaged"):
         jaxdt.Agent.load(tmp_path)
+
+
+def test_a_cached_agent_does_as_the_cached_rollout_and_nearly_as_the_exact_one():
+    params, interface = make_agent().params, DRIFT_INTERFACE
+    agent = jaxdt.Agent(CONFIG, params, interface, context="cached")
+    played = [
+        Player(CONFIG, agent.apply, interface, Drift(), context=context, record=True).play(params, [5.0], 2, seed=4)
+        for context in ("cached", "exact")
+    ]
+    for i in range(2):
+        agent.reset(target_return=5.0)
+        for t in range(int(played[0].lengths[i])):
+            reward = float(played[0].trajectory.rewards[t - 1, i]) if t else 0.0
+            action = agent.act(np.asarray(played[0].trajectory.observations[t, i]), reward)
+            np.testing.assert_allclose(action, played[0].trajectory.actions[t, i], atol=1e-5)
+    cached, exact = (np.asarray(one.trajectory.actions) for one in played)
+    np.testing.assert_allclose(cached[: CONFIG.context_length], exact[: CONFIG.context_length], atol=1e-5)
+    assert not np.allclose(cached, exact, atol=1e-5)
+    assert jaxdt.evaluate(agent, Drift(), [5.0], 2, seed=4)[0].returns == pytest.approx(np.asarray(played[0].returns))

@@ -7,6 +7,7 @@ from gymnasium import spaces
 
 import jaxdt
 from jaxdt.errors import JaxdtError, SimulationError
+from jaxdt.evaluation.context import window_policy
 from jaxdt.evaluation.environments import GymnasiumEnvironment
 from jaxdt.evaluation.rollout import make_rollout
 from jaxdt.run.evaluate import Player
@@ -57,7 +58,8 @@ def play(name, policy=lambda params, window: jnp.full((window.mask.shape[0], 1),
         action_low=np.array([-2.0], np.float32),
         action_high=np.array([4.0], np.float32),
     )
-    rollout = make_rollout(policy, environment, interface, context_length=3, max_episode_length=6, record=True)
+    acting = window_policy(policy, 3, (2,), 1)
+    rollout = make_rollout(acting, environment, interface, max_episode_length=6, record=True)
     targets = np.zeros(len(seeds), np.float32)
     return environment, rollout(jnp.float32(0.5), np.array(seeds, np.int32), targets)
 
@@ -109,10 +111,9 @@ def test_an_environment_is_as_good_as_new_after_a_failure():
         action_high=np.ones(1, np.float32),
     )
     rollout = make_rollout(
-        lambda params, window: jnp.zeros((window.mask.shape[0], 1)),
+        window_policy(lambda params, window: jnp.zeros((window.mask.shape[0], 1)), 3, (2,), 1),
         environment,
         interface,
-        context_length=3,
         max_episode_length=6,
     )
     played = rollout(jnp.float32(0), np.array([5, 6], np.int32), np.zeros(2, np.float32))

@@ -13,6 +13,7 @@ from jaxdt.checkpoint import checkpoint_steps, find_checkpoint
 from jaxdt.cli import run as command
 from jaxdt.errors import RunError, SimulationError
 from jaxdt.metrics import read_lines
+from jaxdt.types import Policy
 from tests.conftest import make_store, tiny_model
 from tests.test_environments import Fragile
 from tests.test_run import CONFIG as OF_DRIFT
@@ -108,12 +109,12 @@ def test_a_jax_environment_that_raises_is_named(agent, trouble, says):
         jaxdt.evaluate(agent, BadDrift(trouble), episodes=8)
 
 
-def nan_at_step_2(apply):
-    def policy(params, window):
-        action = jnp.where(window.timesteps[:, -1:] == 2, jnp.nan, 0.0)
-        return jnp.repeat(action, window.actions.shape[-1], axis=1)
+def nan_at_step_2(config, *_):
+    def act(params, memory, turn):
+        action = jnp.where(turn.timestep == 2, jnp.nan, 0.0)
+        return memory, jnp.full((turn.states.shape[0], config.action_dim), action)
 
-    return policy
+    return Policy(start=lambda batch: (), act=act)
 
 
 def test_an_action_that_is_not_finite_is_named_in_jax_environments_too(agent):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import jaxdt
-from jaxdt.models import build_model
-from jaxdt.types import Window
+from jaxdt.evaluation.context import window_policy
+from jaxdt.models import build_model, cached_policy
+from jaxdt.types import Turn, Window
 from tests.conftest import tiny_model
 
 
@@ -280,3 +281,24 @@ def test_the_epsilon_is_of_every_norm_but_the_embeddings():
     params["blocks"] = jax.tree.map(jnp.zeros_like, params["blocks"])
     params["embed_norm"]["scale"] *= 1e3  # far above the final norm's epsilon, whatever that is
     np.testing.assert_allclose(apply(params, window), with_large_epsilon(params, window), atol=1e-5)
+
+
+@pytest.mark.parametrize(("num_layers", "num_heads", "length"), [(1, 1, 4), (1, 2, 3), (1, 1, 1), (2, 1, 4)])
+def test_a_cached_policy_acts_as_the_window_does(num_layers, num_heads, length):
+    """With one block, whose keys and values see no other token, at every step; else until the window slides."""
+    config = tiny_model(num_layers=num_layers, num_heads=num_heads, context_length=length, max_episode_length=8)
+    init, apply = build_model(config)
+    params = jax.tree.map(lambda leaf: leaf * 3, jax.jit(init)(jax.random.key(0)))
+    exact = window_policy(lambda params, window: apply(params, window, newest_only=True)[:, 0], length, (3,), 2)
+    memories, rng, distance = [exact.start(5), cached_policy(config).start(5)], np.random.default_rng(0), []
+    acts = jax.jit(exact.act), jax.jit(cached_policy(config).act)
+    for t in range(3 * length):
+        states, returns = rng.normal(size=(5, 3)), rng.normal(size=5)
+        turn = Turn(jnp.asarray(states, jnp.float32), jnp.asarray(returns, jnp.float32), jnp.int32(min(t, 7)))
+        answers = []
+        for i, act in enumerate(acts):
+            memories[i], action = act(params, memories[i], turn)
+            answers.append(action)
+        distance.append(float(jnp.abs(answers[0] - answers[1]).max()))
+    assert max(distance[:length]) < 1e-5
+    assert (max(distance) < 1e-5) == (num_layers == 1)

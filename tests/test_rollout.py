@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdt.evaluation.context import window_policy
 from jaxdt.evaluation.environments import VectorizedEnvironment
 from jaxdt.evaluation.rollout import make_rollout
 from jaxdt.models import build_model
@@ -25,10 +26,9 @@ def policy_and_params():
 
 def rollout_of(policy, interface=DRIFT_INTERFACE, environment=None, **options):
     return make_rollout(
-        policy,
+        window_policy(policy, CONFIG.context_length, (3,), 2),
         VectorizedEnvironment(environment or Drift()),
         interface,
-        context_length=CONFIG.context_length,
         max_episode_length=CONFIG.max_episode_length,
         **options,
     )

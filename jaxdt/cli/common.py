@@ -23,7 +23,7 @@ def keep_compiled_programs() -> None:
     import jax
 
     directory = private_cache("compiled")
-    if jax.config.jax_compilation_cache_dir is None and directory is not None:
+    if jax.config.jax_compilation_cache_dir is None and directory is not None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(directory))
 
 

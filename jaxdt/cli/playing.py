@@ -8,6 +8,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from jaxdt.cli.common import device_line, keep_compiled_programs, parse
+from jaxdt.config import Context
 from jaxdt.errors import JaxdtError
 from jaxdt.files import open_atomically
 from jaxdt.report import evaluation_table, evaluations_document, runs_table
@@ -29,6 +30,8 @@ class EvaluateArguments:
     """Environment seed of each target's first episode; the next ones count up."""
     checkpoint: Literal["latest", "best"] = "latest"
     """Which weights; best: of the highest mean return at the run's highest target."""
+    context: Context = "exact"
+    """exact: every window read anew; cached: each token computed once, much faster, slightly another policy."""
     json: Path | None = None
     """Also write every episode's return and length to this file."""
     video: bool = False
@@ -44,7 +47,7 @@ def evaluate_command(arguments: list[str]) -> None:
     from jaxdt.run.evaluate import evaluate, render_videos
 
     progress = console_progress()
-    agents = [Agent.load(path, parsed.checkpoint) for path in parsed.runs]
+    agents = [Agent.load(path, parsed.checkpoint, context=parsed.context) for path in parsed.runs]
     if len({(parsed.env or agent.env_id, parsed.targets or agent.targets) for agent in agents}) > 1:
         raise JaxdtError("the runs have different environments or targets; give --env and --targets to compare them.")
     keep_compiled_programs()

@@ -1,12 +1,44 @@
-"""The rolling context a policy acts from; shared by the compiled rollout and by `Agent`."""
+"""What stands between episodes and a policy; shared by the compiled rollout and by `Agent`."""
+
+from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
-from jaxdt.types import Interface, Window
+from jaxdt.types import Interface, Policy, Turn, Window
 
 
-def empty_context(batch: int, context_length: int, state_shape: tuple[int, ...], action_dim: int) -> Window:
+def window_policy(
+    answer: Callable[[PyTree, Window], Float[Array, "b a"]],
+    context_length: int,
+    state_shape: tuple[int, ...],
+    action_dim: int,
+) -> Policy:
+    """A policy that remembers the last `context_length` steps and reads all of them anew at each.
+
+    `answer(params, window)`: the action at each window's newest step.
+    """
+
+    def start(batch: int) -> Window:
+        return _empty_context(batch, context_length, state_shape, action_dim)
+
+    def act(params: PyTree, context: Window, turn: Turn) -> tuple[Window, Float[Array, "b a"]]:
+        context = _push_turn(context, turn)
+        action = answer(params, context)
+        return context._replace(actions=context.actions.at[:, -1].set(action)), action
+
+    return Policy(start, act)
+
+
+def make_turn(
+    observation: Float[Array, "b *s"], return_to_go: Float[Array, " b"], timestep: Int[Array, ""], interface: Interface
+) -> Turn:
+    """`observation` and `return_to_go` are the environment's own; they are normalised and scaled here."""
+    states = (observation - interface.state_mean[None]) / interface.state_std[None]
+    return Turn(states, return_to_go / interface.return_scale, timestep)
+
+
+def _empty_context(batch: int, context_length: int, state_shape: tuple[int, ...], action_dim: int) -> Window:
     """Nothing but padding, (b, t, ...)."""
     return Window(
         states=jnp.zeros((batch, context_length, *state_shape), jnp.float32),
@@ -17,33 +49,19 @@ def empty_context(batch: int, context_length: int, state_shape: tuple[int, ...],
     )
 
 
-def push_observation(
-    context: Window,
-    observation: Float[Array, "b *s"],
-    return_to_go: Float[Array, " b"],
-    timestep: Int[Array, ""],
-    interface: Interface,
-) -> Window:
-    """The context one step later: everything moves left, the new step stands at the right, its action still 0.
-
-    `observation` and `return_to_go` are the environment's own; they are normalised and scaled here.
-    """
-    batch = observation.shape[0]
+def _push_turn(context: Window, turn: Turn) -> Window:
+    """The context one step later: everything moves left, the new step stands at the right, its action still 0."""
+    batch = turn.states.shape[0]
     newest = Window(
-        states=(observation - interface.state_mean[None]) / interface.state_std[None],
+        states=turn.states,
         actions=jnp.zeros_like(context.actions[:, 0]),
-        returns_to_go=return_to_go / interface.return_scale,
-        timesteps=jnp.full((batch,), timestep, jnp.int32),
+        returns_to_go=turn.returns_to_go,
+        timesteps=jnp.full((batch,), turn.timestep, jnp.int32),
         mask=jnp.ones((batch,), bool),
     )
     return Window(
         *(jnp.concatenate([old[:, 1:], new[:, None]], axis=1) for old, new in zip(context, newest, strict=True))
     )
-
-
-def set_newest_action(context: Window, action: Float[Array, "b a"]) -> Window:
-    """The context with the action taken at its newest step, in [-1, 1]."""
-    return context._replace(actions=context.actions.at[:, -1].set(action))
 
 
 def lower_return_to_go(

@@ -7,15 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxdt.evaluation.context import (
-    empty_context,
-    lower_return_to_go,
-    push_observation,
-    set_newest_action,
-    to_action_space,
-)
+from jaxdt.evaluation.context import lower_return_to_go, make_turn, to_action_space
 from jaxdt.evaluation.environments import Environment
-from jaxdt.types import Interface, Policy, Window
+from jaxdt.types import Interface, Policy
 
 
 class Trajectory(NamedTuple):
@@ -55,7 +49,7 @@ Rollout = Callable[[PyTree, Int[Array, " b"], Float[Array, " b"]], Played]
 class _Carry(NamedTuple):
     env_state: PyTree
     observation: Float[Array, "b s"]
-    context: Window  # newest step at the right
+    memory: PyTree  # the policy's
     returns_to_go: Float[Array, " b"]  # in the environment's units
     score: Float[Array, " b"]
     length: Int[Array, " b"]
@@ -68,39 +62,35 @@ def make_rollout(
     environment: Environment,
     interface: Interface,
     *,
-    context_length: int,
     max_episode_length: int,
     record: bool = False,
 ) -> Rollout:
     """A jitted rollout (the original's `evaluate_episode_rtg`, over a batch).
 
     The target is lowered by each reward; an episode counts until it is first done, or until something in it is no
-    longer a number. Later timesteps than
-    `max_episode_length - 1` share the last timestep embedding. Call it again with other params, seeds or
-    targets of the same number and nothing is compiled anew.
+    longer a number. Later timesteps than `max_episode_length - 1` share the last timestep embedding. Call it again
+    with other params, seeds or targets of the same number and nothing is compiled anew.
     """
 
     def start(seeds: Int[Array, " b"], targets: Float[Array, " b"]) -> _Carry:
         env_state, observation = environment.reset(seeds)
         b = seeds.shape[0]
-        empty = empty_context(b, context_length, observation.shape[1:], environment.action_dim)
-        context = push_observation(empty, observation, targets, jnp.zeros((), jnp.int32), interface)
         zeros = jnp.zeros((b,), jnp.float32)
         lengths = jnp.zeros((b,), jnp.int32)
         usable = _finite(observation)
-        return _Carry(env_state, observation, context, targets, zeros, lengths, usable, jnp.where(usable, 0, 1))
+        trouble = jnp.where(usable, 0, 1)
+        return _Carry(env_state, observation, policy.start(b), targets, zeros, lengths, usable, trouble)
 
     def act(carry: _Carry, t: Int[Array, ""], params: PyTree) -> tuple[_Carry, Trajectory]:
-        action = policy(params, carry.context)
+        timestep = jnp.minimum(t, max_episode_length - 1)
+        turn = make_turn(carry.observation, carry.returns_to_go, timestep, interface)
+        memory, action = policy.act(params, carry.memory, turn)
         executed = to_action_space(action, interface)
         env_state, observation, reward, done = environment.step(carry.env_state, executed)
         reward = jnp.where(carry.alive, reward, 0)
         score = carry.score + reward
         troubles = [~_finite(executed), ~(_finite(observation) & jnp.isfinite(reward)), ~jnp.isfinite(score)]
         trouble = jnp.where(carry.alive, jnp.select(troubles, [2, 3, 4], 0), carry.trouble)
-        returns_to_go = lower_return_to_go(carry.returns_to_go, reward, interface)
-        timestep = jnp.minimum(t + 1, max_episode_length - 1)
-        context = set_newest_action(carry.context, action)
         happened = Trajectory(
             jnp.where(carry.alive[:, None], carry.observation, 0),
             jnp.where(carry.alive[:, None], executed, 0),
@@ -109,8 +99,8 @@ def make_rollout(
         new = _Carry(
             env_state=env_state,
             observation=observation,
-            context=push_observation(context, observation, returns_to_go, timestep, interface),
-            returns_to_go=returns_to_go,
+            memory=memory,
+            returns_to_go=lower_return_to_go(carry.returns_to_go, reward, interface),
             score=score,
             length=carry.length + carry.alive,
             alive=carry.alive & ~done & (trouble == 0),
@@ -120,7 +110,7 @@ def make_rollout(
 
     def skip(carry: _Carry, t: Int[Array, ""], params: PyTree) -> tuple[_Carry, Trajectory]:
         nothing = jnp.zeros_like(carry.score)
-        action = jnp.zeros_like(carry.context.actions[:, -1])
+        action = jnp.zeros((*carry.score.shape, environment.action_dim))
         return carry, Trajectory(jnp.zeros_like(carry.observation), action, nothing)
 
     @jax.jit

@@ -16,16 +16,10 @@ from jaxdt.checkpoint import (
     load_checkpoint,
     set_damaged_aside,
 )
-from jaxdt.config import ModelConfig
+from jaxdt.config import Context, ModelConfig
 from jaxdt.errors import JaxdtError
-from jaxdt.evaluation.context import (
-    empty_context,
-    lower_return_to_go,
-    push_observation,
-    set_newest_action,
-    to_action_space,
-)
-from jaxdt.models import Apply, Params, build_model
+from jaxdt.evaluation.context import lower_return_to_go, make_turn, to_action_space, window_policy
+from jaxdt.models import Apply, Params, build_model, cached_policy
 from jaxdt.run.directory import RunDirectory, environment_of_record, read_record
 from jaxdt.run.lock import sole_process
 from jaxdt.types import Interface, Policy, Window
@@ -50,6 +44,7 @@ class Agent:
         *,
         env_id: str | None = None,
         targets: tuple[float, ...] = (),
+        context: Context = "exact",
     ):
         self.config = config
         """The model's shape."""
@@ -62,13 +57,22 @@ class Agent:
         self.apply: Apply
         _, self.apply = build_model(config)
         self._advance = jax.jit(self._advance_one_step)
-        self._context: Window | None = None
+        self.context: Context = context
+        """How it reads its context: every window anew, or from keys and values it keeps."""
+        self._policy = make_policy(config, self.apply, interface, context)
+        self._memory: Any = None
         self._return_to_go: Any = None
         self._timestep = -1
 
     @classmethod
-    def load(cls, run_dir: str | os.PathLike[str], checkpoint: Which = "latest") -> "Agent":
-        """The agent of a run directory; raises JaxdtError when it holds no run or no such checkpoint."""
+    def load(
+        cls, run_dir: str | os.PathLike[str], checkpoint: Which = "latest", *, context: Context = "exact"
+    ) -> "Agent":
+        """The agent of a run directory; raises JaxdtError when it holds no run or no such checkpoint.
+
+        `context`: `cached` computes three tokens an action instead of three for every step of the context, and is
+        slightly another policy once an episode is longer than the context.
+        """
         run = RunDirectory(run_dir)
         record = read_record(run)
         damaged = damaged_checkpoints(run.checkpoints)
@@ -85,6 +89,7 @@ class Agent:
             record.interface,
             env_id=environment_of_record(record),
             targets=record.config.targets or (),
+            context=context,
         )
 
     @property
@@ -104,9 +109,7 @@ class Agent:
         """Begins an episode that should reach `target_return`, in the environment's reward units."""
         if not np.isfinite(target_return):
             raise JaxdtError(f"target_return must be finite; got {target_return}.")
-        assert self.config.action_dim is not None
-        shape = self.interface.state_mean.shape
-        self._context = empty_context(1, self.config.context_length, shape, self.config.action_dim)
+        self._memory = self._policy.start(1)
         self._return_to_go = jnp.full((1,), target_return, jnp.float32)
         self._timestep = -1
 
@@ -117,7 +120,7 @@ class Agent:
         of an episode the reward is not used. Raises JaxdtError before `reset`, for an observation of another
         shape, and for numbers that are not finite.
         """
-        if self._context is None:
+        if self._memory is None:
             raise JaxdtError("the agent has no target yet; call agent.reset(target_return=...) first.")
         observation = np.asarray(observation, np.float32)
         if observation.shape != self.interface.state_mean.shape:
@@ -129,30 +132,33 @@ class Agent:
         self._timestep += 1
         earned = np.array([reward if self._timestep else 0.0], np.float32)
         timestep = np.int32(min(self._timestep, self.config.max_episode_length - 1))
-        self._context, self._return_to_go, action = self._advance(
-            self.params, self._context, self._return_to_go, observation[None], earned, timestep
+        self._memory, self._return_to_go, action = self._advance(
+            self.params, self._memory, self._return_to_go, observation[None], earned, timestep
         )
         return np.asarray(action)[0]
 
     def _advance_one_step(
         self,
         params: PyTree,
-        context: Window,
+        memory: PyTree,
         return_to_go: Float[Array, " b"],
         observation: Float[Array, "b *s"],
         reward: Float[Array, " b"],
         timestep: Int[Array, ""],
-    ) -> tuple[Window, Float[Array, " b"], Float[Array, "b a"]]:
+    ) -> tuple[PyTree, Float[Array, " b"], Float[Array, "b a"]]:
         return_to_go = lower_return_to_go(return_to_go, reward, self.interface)
-        context = push_observation(context, observation, return_to_go, timestep, self.interface)
-        action = make_policy(self.apply)(params, context)
-        return set_newest_action(context, action), return_to_go, to_action_space(action, self.interface)
+        turn = make_turn(observation, return_to_go, timestep, self.interface)
+        memory, action = self._policy.act(params, memory, turn)
+        return memory, return_to_go, to_action_space(action, self.interface)
 
 
-def make_policy(apply: Apply) -> Policy:
-    """The model's action at each window's newest step."""
+def make_policy(config: ModelConfig, apply: Apply, interface: Interface, context: Context = "exact") -> Policy:
+    """How the model acts: from its whole window at each step, or from keys and values it keeps."""
+    if context == "cached":
+        return cached_policy(config)
+    assert config.action_dim is not None
 
-    def policy(params: Params, window: Window) -> Float[Array, "b a"]:
+    def answer(params: Params, window: Window) -> Float[Array, "b a"]:
         return apply(params, window, newest_only=True)[:, 0]
 
-    return policy
+    return window_policy(answer, config.context_length, interface.state_mean.shape, config.action_dim)

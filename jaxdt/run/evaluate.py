@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdt.checkpoint import Which
-from jaxdt.config import ModelConfig
+from jaxdt.config import Context, ModelConfig
 from jaxdt.data.scores import normalized_score, reference_name
 from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.evaluation.environments import GymnasiumEnvironment, JaxEnvironment, VectorizedEnvironment
@@ -32,6 +32,7 @@ class Player:
         interface: Interface,
         environment: str | JaxEnvironment,
         *,
+        context: Context = "exact",
         record: bool = False,
         progress: Progress | None = None,
     ):
@@ -44,10 +45,9 @@ class Player:
             self._environment = VectorizedEnvironment(environment)
         _check_sizes(self._environment, config, environment)
         self._rollout = make_rollout(
-            make_policy(apply),
+            make_policy(config, apply, interface, context),
             self._environment,
             interface,
-            context_length=config.context_length,
             max_episode_length=config.max_episode_length,
             record=record,
         )
@@ -109,19 +109,23 @@ def evaluate(
     seed: int = 0,
     *,
     checkpoint: Which = "latest",
+    context: Context | None = None,
     progress: Progress | None = None,
 ) -> list[Evaluation]:
     """Plays `episodes` episodes at each target return, all side by side, and reports every target.
 
     - `run`: a run directory or an Agent. `env`: a Gymnasium id or a JaxEnvironment; default: the run's.
     - `targets`: in the environment's reward units; default: the run's.
+    - `context`: `exact` reads every window anew; `cached` computes each token once, many times faster, and is slightly
+      another policy once an episode is longer than the context; default: the Agent's, `exact` for a run directory.
     - Episode `j` of every target starts from environment seed `seed + j`, so the same call gives the same result.
 
     Raises JaxdtError for input that does not fit, SimulationError when an episode cannot go on.
     """
     agent = run if isinstance(run, Agent) else Agent.load(run, checkpoint)
     environment, targets = _choose(agent, env, targets, episodes, seed)
-    player = Player(agent.config, agent.apply, agent.interface, environment, progress=progress)
+    context = context or agent.context
+    player = Player(agent.config, agent.apply, agent.interface, environment, context=context, progress=progress)
     try:
         return player.evaluate(agent.params, targets, episodes, seed)
     finally:
@@ -144,7 +148,15 @@ def render_videos(
     environment, targets = _choose(agent, env, targets, 1, seed)
     if not isinstance(environment, str):
         raise JaxdtError("videos are rendered by Gymnasium; give its environment id.")
-    player = Player(agent.config, agent.apply, agent.interface, environment, record=True, progress=progress)
+    player = Player(
+        agent.config,
+        agent.apply,
+        agent.interface,
+        environment,
+        context=agent.context,
+        record=True,
+        progress=progress,
+    )
     try:
         played = player.play(agent.params, targets, 1, seed)
     finally:

@@ -73,7 +73,8 @@ def train_and_evaluate(
         write_record(run, prepared.record)
         player = None
         if prepared.environment is not None:
-            player = Player(config.model, apply, interface, prepared.environment, progress=progress)
+            context = config.eval_context
+            player = Player(config.model, apply, interface, prepared.environment, context=context, progress=progress)
             stack.enter_context(contextlib.closing(player))
         first = int(state.step)
         progress.start("train", config.steps, "update", first)

@@ -1,0 +1,91 @@
+"""The model as plain functions on plain nested dicts, which is all that the other rooms see of it."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jaxdt.config import ModelConfig
+from jaxdt.errors import JaxdtError
+from jaxdt.models.transformer import DecisionTransformer, Memory
+from jaxdt.types import Policy, Turn, Window
+
+
+Params = dict[str, Any]
+
+
+@runtime_checkable
+class Apply(Protocol):
+    """What `build_model` returns second."""
+
+    def __call__(
+        self, params: Params, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "b answers a"]: ...
+
+
+def build_model(config: ModelConfig) -> tuple[Callable[[PRNGKeyArray], Params], Apply]:
+    """The model as two pure functions.
+
+    - `init(key) -> params`: a nested dict of float32 arrays, initialised as `config.initialization` says.
+    - `apply(params, window, *, newest_only=False, key=None) -> actions`: (b, t, a), in [-1, 1] unless
+      `action_tanh` is off, the action predicted at each step from what came before it; (b, 1, a) for the
+      newest step alone. Dropout is on exactly when `key` is given.
+
+    Raises JaxdtError when `state_dim` or `action_dim` is not set.
+    """
+    make, with_params = _module(config)
+
+    def init(key: PRNGKeyArray) -> Params:
+        return nnx.to_pure_dict(nnx.state(make(key), nnx.Param))
+
+    def apply(
+        params: Params, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "b answers a"]:
+        window = Window(*map(jnp.asarray, window))
+        return with_params(params)(window, newest_only=newest_only, key=key)
+
+    return init, apply
+
+
+def cached_policy(config: ModelConfig) -> Policy:
+    """Acts from the keys and values of tokens as they were computed when new: three tokens a step instead of 3K.
+
+    The first `context_length` steps are those of `apply`. Later ones are not: there `apply` computes every token
+    from the window alone, while these have seen what has left the window since.
+    """
+    _, with_params = _module(config)
+    assert config.action_dim is not None
+    action_dim, length = config.action_dim, 3 * config.context_length
+
+    def start(batch: int) -> Memory:
+        empty = jnp.zeros((batch, length, 2 * config.width))
+        zero = jnp.zeros((), jnp.int32)
+        return Memory((empty,) * config.num_layers, jnp.zeros((batch, action_dim)), zero, zero)
+
+    def act(params: Params, memory: Memory, turn: Turn) -> tuple[Memory, Float[Array, "b a"]]:
+        return with_params(params).advance(memory, turn)
+
+    return Policy(start, act)
+
+
+def _module(
+    config: ModelConfig,
+) -> tuple[Callable[[PRNGKeyArray], DecisionTransformer], Callable[[Params], DecisionTransformer]]:
+    """Makes the module from a key, and from parameters."""
+    if config.state_dim is None or config.action_dim is None:
+        raise JaxdtError(f"build_model needs state_dim and action_dim; got {config.state_dim} and {config.action_dim}.")
+
+    def make(key: PRNGKeyArray) -> DecisionTransformer:
+        return DecisionTransformer(config, rngs=nnx.Rngs(key))
+
+    graph, shapes = nnx.split(nnx.eval_shape(lambda: make(jax.random.key(0))))
+
+    def with_params(params: Params) -> DecisionTransformer:
+        state = jax.tree.map(lambda leaf: leaf, shapes)  # a copy: the next line writes into it
+        nnx.replace_by_pure_dict(state, params)
+        return nnx.merge(graph, state)
+
+    return make, with_params

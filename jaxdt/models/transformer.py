@@ -1,0 +1,203 @@
+"""The Decision Transformer: block, then model (paper section 3; the original's `decision_transformer.py`)."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from jaxdt.config import ModelConfig
+from jaxdt.models.layers import STD, dense, drop, gpt2_linear, layer_norm, split, torch_linear
+from jaxdt.types import Turn, Window
+
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+}
+_TORCH_EPSILON = 1e-5  # the embedding's LayerNorm keeps PyTorch's default, whatever the config says of the others
+
+
+class Block(nnx.Module):
+    """Pre-LN transformer block: attention, then an MLP, each added to its input."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        width, hidden = config.width, config.mlp_width or 4 * config.width
+        self.num_heads = config.num_heads
+        self.activation = _ACTIVATIONS[config.activation]
+        by_depth = STD / math.sqrt(2 * config.num_layers) if config.initialization == "huggingface" else STD
+        self.attention_norm = layer_norm(width, config.layer_norm_epsilon, rngs)
+        self.query = gpt2_linear(width, width, rngs)
+        self.key_value = gpt2_linear(width, 2 * width, rngs)
+        self.attention_out = gpt2_linear(width, width, rngs, std=by_depth)
+        self.mlp_norm = layer_norm(width, config.layer_norm_epsilon, rngs)
+        self.mlp_in = gpt2_linear(width, hidden, rngs)
+        self.mlp_out = gpt2_linear(hidden, width, rngs, std=by_depth)
+        self.attention_dropout, self.residual_dropout = config.attention_dropout, config.residual_dropout
+
+    def __call__(
+        self,
+        x: Float[Array, "b l d"],
+        may_attend: Bool[Array, "b l l"],
+        *,
+        answers: slice = slice(None),
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "b q d"]:
+        """The tokens in the slice `answers`; keys and values always come from all tokens."""
+        normed = self.attention_norm(x)
+        keys_values = dense(self.key_value, normed)
+        return self._answer(x[:, answers], normed[:, answers], keys_values, may_attend[:, answers], key)
+
+    def remember(
+        self,
+        x: Float[Array, "b new d"],
+        memory: Float[Array, "b l 2*d"],
+        at: Int[Array, ""],
+        may_attend: Bool[Array, "1 new l"],
+        *,
+        answers: slice = slice(None),
+    ) -> tuple[Float[Array, "b q d"], Float[Array, "b l 2*d"]]:
+        """As a call, with the keys and values of the new tokens put into those of older ones at `at`."""
+        normed = self.attention_norm(x)
+        memory = jax.lax.dynamic_update_slice_in_dim(memory, dense(self.key_value, normed), at, axis=1)
+        return self._answer(x[:, answers], normed[:, answers], memory, may_attend[:, answers], None), memory
+
+    def _answer(
+        self,
+        x: Float[Array, "b q d"],
+        normed: Float[Array, "b q d"],
+        keys_values: Float[Array, "b l 2*d"],
+        may_attend: Bool[Array, "#b q l"],
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "b q d"]:
+        attention_key, out_key, mlp_key = split(key, 3)
+        attended = self._attend(dense(self.query, normed), keys_values, may_attend, attention_key)
+        x = x + drop(dense(self.attention_out, attended), self.residual_dropout, out_key)
+        hidden = self.activation(dense(self.mlp_in, self.mlp_norm(x)))
+        return x + drop(dense(self.mlp_out, hidden), self.residual_dropout, mlp_key)
+
+    def _attend(
+        self,
+        asking: Float[Array, "b q d"],
+        keys_values: Float[Array, "b l 2*d"],
+        may_attend: Bool[Array, "#b q l"],
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "b q d"]:
+        b, _, width = asking.shape
+        heads = partial(jnp.reshape, shape=(b, -1, self.num_heads, width // self.num_heads))
+        query = heads(asking)
+        keys, values = map(heads, jnp.split(keys_values, 2, axis=-1))
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, keys) / math.sqrt(query.shape[-1])
+        # The finite minimum, not -inf: the row of a padded token has nothing to attend to and must not become NaN.
+        scores = jnp.where(may_attend[:, None], scores, jnp.finfo(scores.dtype).min)
+        weights = drop(jax.nn.softmax(scores, axis=-1), self.attention_dropout, key)
+        return jnp.einsum("bhqk,bkhd->bqhd", weights, values).reshape(asking.shape)
+
+
+class Memory(NamedTuple):
+    """What a cached policy remembers of `b` episodes, each step of which was computed once, when it was new."""
+
+    keys_values: tuple[Float[Array, "b l 2*d"], ...]
+    """Of each block; a ring of `context_length` steps of three tokens, the action before a step first."""
+    action: Float[Array, "b a"]
+    """Of the newest step."""
+    timestep: Int[Array, ""]
+    """Of the newest step."""
+    turns: Int[Array, ""]
+    """Steps so far."""
+
+
+class DecisionTransformer(nnx.Module):
+    """Causal transformer over the tokens (return-to-go, state, action) of each step."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        assert config.state_dim is not None
+        assert config.action_dim is not None
+        width, as_huggingface = config.width, config.initialization == "huggingface"
+        linear = gpt2_linear if as_huggingface else torch_linear
+        self.last_timestep = config.max_episode_length - 1
+        self.action_tanh = config.action_tanh
+        self.embed_timestep = nnx.Embed(
+            config.max_episode_length,
+            width,
+            embedding_init=nnx.initializers.normal(STD if as_huggingface else 1.0),
+            rngs=rngs,
+        )
+        self.embed_return = linear(1, width, rngs)
+        self.embed_state = linear(config.state_dim, width, rngs)
+        self.embed_action = linear(config.action_dim, width, rngs)
+        # Hugging Face adds the one row wpe[0] of a position table to every token: here it is part of this bias.
+        self.embed_norm = layer_norm(width, _TORCH_EPSILON, rngs, bias_std=STD if as_huggingface else 0.0)
+        self.embedding_dropout = config.embedding_dropout
+        self.blocks = nnx.Dict({f"block_{i}": Block(config, rngs=rngs) for i in range(config.num_layers)})
+        self.final_norm = layer_norm(width, config.layer_norm_epsilon, rngs)
+        self.predict_action = linear(width, config.action_dim, rngs)
+
+    def __call__(
+        self, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "b answers a"]:
+        t = window.mask.shape[1]
+        embed_key, *block_keys = split(key, 1 + len(self.blocks))
+        x = drop(self.embed_norm(self._embed(window)), self.embedding_dropout, embed_key)
+        is_real = jnp.repeat(window.mask, 3, axis=1)
+        may_attend = jnp.tril(jnp.ones((3 * t, 3 * t), bool))[None] & is_real[:, None, :]
+        # Only state tokens predict, so the last block computes nothing else.
+        states = slice(3 * t - 2, 3 * t - 1) if newest_only else slice(1, None, 3)
+        last = len(self.blocks) - 1
+        for i, block_key in enumerate(block_keys):
+            block = self.blocks[f"block_{i}"]
+            x = block(x, may_attend, answers=states if i == last else slice(None), key=block_key)
+        return self._predict(x)
+
+    def advance(self, memory: Memory, turn: Turn) -> tuple[Memory, Float[Array, "b a"]]:
+        """The action at a new step, from three new tokens: the action before it, its return-to-go and its state."""
+        b, length = turn.states.shape[0], memory.keys_values[0].shape[1] // 3
+        time = self._embed_time(turn.timestep)
+        tokens = (
+            dense(self.embed_action, memory.action) + self._embed_time(memory.timestep)[None],
+            dense(self.embed_return, turn.returns_to_go[:, None]) + time[None],
+            dense(self.embed_state, turn.states.reshape(b, -1)) + time[None],
+        )
+        x = self.embed_norm(jnp.stack(tokens, axis=1))
+        slot, may_attend = memory.turns % length, _newest_may_attend(memory.turns, length)
+        keys_values = []
+        for i, old in enumerate(memory.keys_values):
+            answers = slice(2, 3) if i == len(memory.keys_values) - 1 else slice(None)
+            x, new = self.blocks[f"block_{i}"].remember(x, old, 3 * slot, may_attend, answers=answers)
+            keys_values.append(new)
+        action = self._predict(x)[:, 0]
+        return Memory(tuple(keys_values), action, turn.timestep, memory.turns + 1), action
+
+    def _predict(self, x: Float[Array, "b q d"]) -> Float[Array, "b q a"]:
+        actions = dense(self.predict_action, self.final_norm(x))
+        return jnp.tanh(actions) if self.action_tanh else actions
+
+    def _embed_time(self, timesteps: Int[Array, "*b"]) -> Float[Array, "*b d"]:
+        # nnx.Embed gives NaN for an index out of range; steps past the table share its last row.
+        return self.embed_timestep(jnp.clip(timesteps, 0, self.last_timestep))
+
+    def _embed(self, window: Window) -> Float[Array, "b l d"]:
+        b, t = window.mask.shape
+        time = self._embed_time(window.timesteps)
+        states = window.states.reshape(b, t, -1)
+        tokens = (
+            dense(self.embed_return, window.returns_to_go[..., None]),
+            dense(self.embed_state, states),
+            dense(self.embed_action, window.actions),
+        )
+        return jnp.stack([token + time for token in tokens], axis=2).reshape(b, 3 * t, -1)
+
+
+def _newest_may_attend(turns: Int[Array, ""], length: int) -> Bool[Array, "1 3 l"]:
+    """Which of the ring's tokens the three new ones see: those of the last `length` steps, themselves causally."""
+    age = jnp.mod(turns - jnp.arange(length), length)  # in steps, of each place in the ring
+    is_step = age <= turns
+    has_action = (age < turns) & (age < length - 1)  # the oldest step's is of one that is out of sight
+    is_real = jnp.stack([has_action, is_step, is_step], axis=1)
+    causal = jnp.tril(jnp.ones((3, 3), bool))[:, None] | (age > 0)[None, :, None]
+    return (is_real[None] & causal).reshape(1, 3, 3 * length)
