@@ -3,11 +3,16 @@
 Parameters are stored apart from the optimiser's state, so that acting reads the parameters alone.
 """
 
+import contextlib
+import gc
 import hashlib
 import json
 import logging
+import os
 import shutil
+import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +20,8 @@ import jax
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from jaxdt.errors import JaxdtError
-from jaxdt.files import open_atomically
+from jaxdt.errors import JaxdtError, WriteError
+from jaxdt.files import open_atomically, writing
 
 
 SUMS = "sha256.json"
@@ -32,6 +37,15 @@ class CheckpointWriter:
     """Saves the checkpoints of one run and drops those that are neither among the latest nor the best."""
 
     def __init__(self, directory: Path):
+        self._directory = directory
+        with writing(directory):
+            self._clean()
+            directory.mkdir(parents=True, exist_ok=True)
+        self._notes = {step: read_metadata(directory, step) for step in checkpoint_steps(directory)}
+
+    def _clean(self) -> None:
+        """Removes what torn saves have left."""
+        directory = self._directory
         for torn in directory.glob("*.orbax-checkpoint-tmp*"):  # Orbax leaves some of its own behind
             shutil.rmtree(torn)
         finished = checkpoint_steps(directory)
@@ -40,9 +54,6 @@ class CheckpointWriter:
                 shutil.rmtree(directory / str(torn))
             else:  # perhaps all there is: of a version that wrote no sums
                 (directory / str(torn)).rename(_free_name(directory, f"{torn}.unfinished"))
-        directory.mkdir(parents=True, exist_ok=True)
-        self._directory = directory
-        self._notes = {step: read_metadata(directory, step) for step in finished}
 
     def save(
         self,
@@ -60,15 +71,28 @@ class CheckpointWriter:
         """
         checkpoint = self._directory / str(step)
         note = {**metadata, "score": score, "target": target}
-        ocp.save_checkpointables(
-            str(checkpoint.absolute()),
-            {"params": params} if training is None else {"params": params, "training": training},
-            custom_metadata=note,
-        )
-        with open_atomically(checkpoint / SUMS) as file:
-            json.dump(_sums(checkpoint), file, indent=1)
+        try:
+            with writing(checkpoint), _quiet_orbax():
+                _ask_for_room(self._directory, 2**20 + sum(leaf.nbytes for leaf in jax.tree.leaves((params, training))))
+                ocp.save_checkpointables(
+                    str(checkpoint.absolute()),
+                    {"params": params} if training is None else {"params": params, "training": training},
+                    custom_metadata=note,
+                )
+            with open_atomically(checkpoint / SUMS) as file:
+                json.dump(_sums(checkpoint), file, indent=1)
+        except WriteError:
+            with _quiet_orbax():
+                gc.collect()  # Orbax's unfinished tasks complain as they go
+                self._remove_torn(step)
+            raise
         self._notes[step] = note
         self._drop_old()
+
+    def _remove_torn(self, step: int) -> None:
+        """Gives back the room that a save took which failed; what cannot be removed now is, when the run resumes."""
+        for torn in (*self._directory.glob(f"{step}.orbax-checkpoint-tmp*"), self._directory / str(step)):
+            shutil.rmtree(torn, ignore_errors=True)
 
     def _drop_old(self) -> None:
         kept = {*sorted(self._notes)[-KEEP_LATEST:], _best(self._notes)}
@@ -88,9 +112,8 @@ def damaged_checkpoints(directory: Path) -> dict[int, str]:
     """The finished checkpoints whose files are not what was saved, and what is wrong with each."""
     damage = {step: _damage(directory / str(step)) for step in checkpoint_steps(directory)}
     # What has no sums by now was not damaged: a live run deletes its old checkpoints.
-    return {
-        step: what for step, what in damage.items() if what is not None and (directory / str(step) / SUMS).is_file()
-    }
+    summed = set(checkpoint_steps(directory))
+    return {step: what for step, what in damage.items() if what is not None and step in summed}
 
 
 def set_damaged_aside(directory: Path) -> None:
@@ -208,17 +231,38 @@ def load_checkpoint(directory: Path, step: int, **expected: PyTree) -> dict[str,
         raise JaxdtError(f"checkpoint {directory / str(step)} cannot be read: {_first_line(error)}") from error
 
 
+def _ask_for_room(directory: Path, size: int) -> None:
+    """Raises OSError where the disk would refuse a file of `size` bytes.
+
+    Orbax waits for minutes on a disk that is read-only, and its threads print tracebacks of a full one.
+    """
+    with tempfile.TemporaryFile(dir=directory) as file:
+        file.write(bytes(1))
+        file.flush()
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
 def _described(directory: Path, step: int) -> Any:
-    # Orbax logs what it cannot read at length and then answers None; the caller says it in one sentence.
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
     try:
-        return ocp.checkpointables_metadata(str((directory / str(step)).absolute()))
+        with _quiet_orbax():
+            return ocp.checkpointables_metadata(str((directory / str(step)).absolute()))
     except (ValueError, OSError, KeyError) as error:
         raise JaxdtError(f"checkpoint {directory / str(step)} cannot be read: {_first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    """Orbax logs what it cannot read or write at length; the caller says it in one sentence."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

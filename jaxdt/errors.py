@@ -25,6 +25,10 @@ class SimulationError(RunError):
     """An episode that could not be continued; names the episode and the environment step."""
 
 
+class WriteError(RunError):
+    """What the system would not write: a full disk, a read-only one, no permission; names the file and the reason."""
+
+
 def one_line(error: BaseException, longest: int | None = None) -> str:
     """What an error of another library says, on one line of at most `longest` characters; its type if nothing."""
     return " ".join(str(error).split())[:longest] or type(error).__name__

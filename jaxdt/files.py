@@ -1,6 +1,7 @@
 """Files and directories that appear whole or not at all, and where what can be made again is kept."""
 
 import contextlib
+import errno
 import fnmatch
 import os
 import shutil
@@ -9,11 +10,56 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from jaxdt.errors import JaxdtError, WriteError
+
+
+REFUSALS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EFBIG: "the file would be larger than this process may write",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "permission is denied",
+    errno.EIO: "the disk does not answer (input/output error)",
+}
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What the system refuses to write in the block becomes a WriteError that names `path`, a file or directory."""
+    try:
+        yield
+    except JaxdtError:
+        raise
+    except Exception as error:  # libraries wrap it in kinds of their own
+        reason = _refusal(error)
+        if reason is None:
+            raise
+        raise WriteError(f"{path} cannot be written: {reason}") from error
+
+
+def _refusal(error: BaseException | None) -> str | None:
+    """Why the system refused, also where a library quotes its error; None: it did not."""
+    while error is not None:
+        for number, reason in REFUSALS.items():
+            if (isinstance(error, OSError) and error.errno == number) or os.strerror(number) in str(error):
+                return reason
+        error = error.__cause__ or error.__context__
+    return None
+
 
 @contextlib.contextmanager
 def open_atomically(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO]:
-    """Opens a temporary file beside `path` that takes its place when the block ends without an error."""
-    path = Path(path)
+    """Opens a temporary file beside `path` that takes its place when the block ends without an error.
+
+    Raises WriteError naming `path` where the system refuses.
+    """
+    with writing(path), _temporary_beside(Path(path), mode) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _temporary_beside(path: Path, mode: str) -> Iterator[IO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
@@ -24,15 +70,23 @@ def open_atomically(path: str | os.PathLike[str], mode: str = "w") -> Iterator[I
             os.fsync(file.fileno())
         os.replace(name, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(name)
         raise
 
 
 @contextlib.contextmanager
 def directory_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Makes a temporary directory beside `path`, absent or empty, that takes its place when the block ends well."""
-    path = Path(path).resolve()
+    """Makes a temporary directory beside `path`, absent or empty, that takes its place when the block ends well.
+
+    Raises WriteError naming `path` where the system refuses.
+    """
+    with writing(path), _temporary_directory_beside(Path(path).resolve()) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def _temporary_directory_beside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:

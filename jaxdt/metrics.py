@@ -1,16 +1,19 @@
 """Where a run's numbers go: JSON lines, and TensorBoard if asked for."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 from jaxdt.errors import JaxdtError
-from jaxdt.files import open_atomically
+from jaxdt.files import open_atomically, writing
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record, allow_nan=False) + "\n")
+    """Raises WriteError where the disk refuses; the half line that it then may hold is none to `read_lines`."""
+    line = json.dumps(record, allow_nan=False) + "\n"
+    with writing(path), open(path, "a", encoding="utf-8") as file:
+        file.write(line)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -56,15 +59,24 @@ class TensorBoard(NoTensorBoard):
 
     def __init__(self, directory: Path):
         try:
-            from tensorboardX import SummaryWriter
+            from tensorboardX.event_file_writer import EventsWriter
         except ImportError as error:
             raise JaxdtError("--tensorboard needs tensorboardX; pip install 'jaxdt[tensorboard]'.") from error
-        self._writer = SummaryWriter(str(directory))
+        self._directory = directory
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            # SummaryWriter's thread dies of a full disk without a word, and the next number waits for it forever.
+            self._writer = EventsWriter(str(directory / "events"))
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
-        for name, value in numbers.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+        from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]
+        from tensorboardX.summary import scalar
+
+        with writing(self._directory):
+            for name, value in numbers.items():
+                self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+            self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        with writing(self._directory):
+            self._writer.close()

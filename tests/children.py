@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -14,10 +15,11 @@ from jaxdt.checkpoint import checkpoint_steps
 from jaxdt.metrics import read_lines
 
 
-def start(arguments: list[str], cache: Path | None = None, **options) -> subprocess.Popen:
+def start(arguments: list[str], cache: Path | None = None, through: Sequence[str] = (), **options) -> subprocess.Popen:
     """`python arguments`, with this jaxdt whatever else is installed.
 
-    `cache`: where compiled programs are kept and looked up; None: everything is compiled anew.
+    `cache`: where compiled programs are kept and looked up; None: everything is compiled anew. `through`: a command
+    that runs it.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION_CACHE")}
     root = str(Path(jaxdt.__file__).parents[1])
@@ -30,7 +32,7 @@ def start(arguments: list[str], cache: Path | None = None, **options) -> subproc
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
-    return subprocess.Popen([sys.executable, *arguments], env=environment, text=True, **options)
+    return subprocess.Popen([*through, sys.executable, *arguments], env=environment, text=True, **options)
 
 
 def pendulum_episodes(path: Path) -> None:

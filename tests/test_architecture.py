@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "config": {"errors"},
     "types": set(),
     "errors": set(),
-    "files": set(),
+    "files": {"errors"},
     "pickles": {"errors"},
     "progress": set(),
     "simulator": {"errors"},

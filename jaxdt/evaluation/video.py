@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdt.errors import JaxdtError
+from jaxdt.files import writing
 from jaxdt.progress import Progress
 from jaxdt.simulator import make_simulator
 
@@ -25,7 +26,8 @@ def render_episode(
     progress = progress or Progress()
     writer_of = _load_writer()
     simulator = make_simulator(env_id, render=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.stem}.tmp.mp4")
     progress.start(f"render {path.name}", len(actions), "frame")
     try:

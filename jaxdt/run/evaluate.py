@@ -76,8 +76,8 @@ class Player:
         if len(failed):
             last = np.maximum(np.asarray(played.lengths)[failed] - 1, 0)
             i, step = failed[np.argmin(last)], last.min()
-            where = f"target {asked[i]:g}, episode {i % episodes}, step {step}"
-            raise SimulationError(f"{self._name}, {where}: {TROUBLES[played.troubles[i]]}.")
+            trouble = TROUBLES[played.troubles[i]]
+            raise SimulationError(f"{self._name}, target {asked[i]:g}, episode {i % episodes}, step {step}: {trouble}.")
         return played
 
     def evaluate(self, params: Params, targets: Sequence[float], episodes: int, seed: int) -> list[Evaluation]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from jaxdt.errors import JaxdtError
-from jaxdt.files import open_atomically
+from jaxdt.files import open_atomically, writing
 
 
 @contextlib.contextmanager
@@ -20,7 +20,8 @@ def sole_process(directory: Path) -> Iterator[None]:
     """
     lock, holder = FileLock(directory / ".lock"), directory / ".holder"
     try:
-        lock.acquire(timeout=0)
+        with writing(directory):
+            lock.acquire(timeout=0)
     except Timeout as error:
         who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
         raise JaxdtError(
@@ -31,5 +32,6 @@ def sole_process(directory: Path) -> Iterator[None]:
             file.write(f"process {os.getpid()} on {platform.node() or 'this machine'}")
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a disk that has become read-only
+            holder.unlink(missing_ok=True)
         lock.release()

@@ -7,14 +7,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxdt.checkpoint import set_damaged_aside
+from jaxdt.checkpoint import checkpoint_steps, set_damaged_aside
 from jaxdt.config import TrainConfig
 from jaxdt.data.demo import collect_demo_episodes, num_demo_episodes
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.loading import load_episodes
-from jaxdt.errors import JaxdtError
+from jaxdt.errors import JaxdtError, WriteError
 from jaxdt.evaluation.environments import JaxEnvironment
-from jaxdt.files import remove_unfinished
+from jaxdt.files import remove_unfinished, writing
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record, write_record
@@ -64,6 +64,7 @@ def train(
             else f"{run.path} is not empty and holds no run; choose another --out."
         )
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_saying_what_is_safe(run))
         previous = None
         if run.holds_run:
             previous = read_record(run)
@@ -82,8 +83,9 @@ def train(
         if previous is None:
             stack.enter_context(_claimed(run))
             write_record(run, prepared.record)
-        for directory in (run.path, run.loss_plot.parent):
-            remove_unfinished(directory)
+        with writing(run.path):
+            for directory in (run.path, run.loss_plot.parent):
+                remove_unfinished(directory)
         if config.dataset == "demo" and not run.episodes.exists():
             store.save(run.episodes)
         train_and_evaluate(run, prepared, store.returns, progress, stop)
@@ -91,6 +93,20 @@ def train(
             env_id = prepared.environment if isinstance(prepared.environment, str) else None
             render_videos(Agent.load(run.path), run.videos, env_id, seed=config.eval_seed, progress=progress)
     return run.path
+
+
+@contextlib.contextmanager
+def _saying_what_is_safe(run: RunDirectory) -> Iterator[None]:
+    try:
+        yield
+    except WriteError as error:
+        steps = checkpoint_steps(run.checkpoints)
+        if not run.holds_run:
+            raise
+        safe = f"the run is safe up to checkpoint {steps[-1]}" if steps else "no checkpoint was saved yet"
+        raise WriteError(
+            f"{error}; {safe}, and goes on with jaxdt train --resume --out {run.path} when that is put right"
+        ) from error
 
 
 def _continued(config: TrainConfig, previous: RunRecord, run: RunDirectory) -> TrainConfig:
@@ -104,7 +120,8 @@ def _continued(config: TrainConfig, previous: RunRecord, run: RunDirectory) -> T
 @contextlib.contextmanager
 def _claimed(run: RunDirectory) -> Iterator[None]:
     """Makes the directory, or takes a free one, and holds it; another process may have been quicker."""
-    run.path.mkdir(parents=True, exist_ok=True)
+    with writing(run.path):
+        run.path.mkdir(parents=True, exist_ok=True)
     with sole_process(run.path):
         if not run.is_free:
             raise JaxdtError(f"another process has begun a run in {run.path}; choose another --out.")
