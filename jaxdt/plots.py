@@ -12,19 +12,19 @@ from jaxdt.files import open_atomically
 
 def plot_loss(path: Path, metrics: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> None:
     """Training loss over updates, with marks where the run was evaluated."""
-    figure, axes = _new_figure()
+    figure, axes = new_figure()
     axes.plot([m["step"] for m in metrics], [m["loss"] for m in metrics], color="C0", linewidth=1.2)
     for step in sorted({e["step"] for e in evaluations}):
         axes.axvline(step, color="0.85", linewidth=0.8, zorder=0)
     axes.set(xlabel="updates", ylabel="action MSE (training, mean between marks)", yscale="log", title="Training loss")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_returns(
     path: Path, evaluations: Sequence[dict[str, Any]], data_returns: Float[np.ndarray, " e"], title: str
 ) -> None:
     """Achieved against target return with one standard deviation, the diagonal, and the data's own returns."""
-    figure, axes = _new_figure()
+    figure, axes = new_figure()
     targets = np.array([e["target"] for e in evaluations])
     means = np.array([e["return_mean"] for e in evaluations])
     stds = np.array([e["return_std"] for e in evaluations])
@@ -49,10 +49,10 @@ def plot_returns(
     )
     axes.set(xlabel="target return", ylabel="achieved return", title=title, xlim=ends, ylim=ends)
     axes.legend(loc="upper left", frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _new_figure() -> tuple[Any, Any]:
+def new_figure() -> tuple[Any, Any]:
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
@@ -61,6 +61,6 @@ def _new_figure() -> tuple[Any, Any]:
     return figure, axes
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
     with open_atomically(path, "wb") as file:
         figure.savefig(file, format="png", dpi=120)

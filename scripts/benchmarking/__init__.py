@@ -1,0 +1,1 @@
+"""What scripts/benchmark.py measures and how: ours and the peer's in processes of their own, taking turns."""

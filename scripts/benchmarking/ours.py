@@ -1,0 +1,209 @@
+"""What jaxdt takes. Never loads torch."""
+
+import dataclasses
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxdt
+from benchmarking import floors
+from benchmarking.shapes import ENV_ID, RETURN_SCALE, TARGET, Shapes, make_store, num_cores, store_of
+from benchmarking.timing import one_by_one, repeatedly
+from jaxdt.config import PAPER
+from jaxdt.data.writing import write_episodes
+from jaxdt.metrics import read_lines
+from jaxdt.run.evaluate import Player
+from jaxdt.types import Interface, Window
+
+
+def describe(shapes: Shapes) -> Iterator[dict[str, Any]]:
+    del shapes
+    yield {
+        "jaxdt": jaxdt.__version__,
+        "jax": jax.__version__,
+        "backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "num_devices": jax.device_count(),
+        "cores": num_cores(),
+    }
+
+
+def write_store(shapes: Shapes, path: str) -> Iterator[int]:
+    """Writes the episodes as parquet, an episode a row; the size in bytes."""
+    write_episodes(store_of(shapes), Path(path))
+    yield Path(path).stat().st_size
+
+
+def train(shapes: Shapes) -> Iterator[float]:
+    """Seconds an update on one batch that is on the device."""
+    init, apply = jaxdt.build_model(_model_config(shapes))
+    step, state = jaxdt.make_train_step(apply, init(jax.random.key(0)), PAPER.optimizer)
+    state, window = jax.device_put((state, next(_sampler(shapes))), jax.devices()[0])
+    key = jax.random.key(1)
+
+    def update() -> Any:
+        nonlocal state
+        state, _ = step(state, window, key)
+        return state
+
+    return repeatedly(update, jax.block_until_ready)
+
+
+def sample(shapes: Shapes) -> Iterator[float]:
+    """Seconds a batch, in NumPy."""
+    sampler = _sampler(shapes)
+    return repeatedly(lambda: next(sampler))
+
+
+def pipeline(shapes: Shapes, directory: str, updates: int = 30) -> Iterator[float]:
+    """Seconds an update of a whole run, as its own metrics say; each time a run of one more than `updates`."""
+    config = dataclasses.replace(
+        PAPER, env="none", steps=updates + 1, log_every=updates + 1, batch_size=shapes.batch_size
+    )
+    config = dataclasses.replace(config, model=_model_config(shapes))
+    while True:
+        run = jaxdt.train(config, store_of(shapes), out=Path(tempfile.mkdtemp(dir=directory)))
+        yield 1 / read_lines(run / "metrics.jsonl")[-1]["updates_per_second"]
+
+
+def act(shapes: Shapes, environments: int) -> Iterator[float]:
+    """Seconds from windows on the device to the newest action of each."""
+    init, apply = jaxdt.build_model(_model_config(shapes))
+    params = init(jax.random.key(0))
+    windows = jax.device_put(_full_windows(shapes, environments))
+    policy = jax.jit(lambda params, window: apply(params, window, newest_only=True)[:, 0])
+    return repeatedly(lambda: jax.block_until_ready(policy(params, windows)))
+
+
+def evaluate(shapes: Shapes, episodes: int, **options: Any) -> Iterator[float]:
+    """Seconds an environment step of the whole call `evaluate`, whose `options` are passed on."""
+    agent = _agent(shapes)
+
+    def play() -> int:
+        [result] = jaxdt.evaluate(agent, ENV_ID, [TARGET], episodes, **options)
+        return int(result.lengths.sum())
+
+    return one_by_one(play)
+
+
+def rollout(shapes: Shapes, environments: int, steps: int = 100) -> Iterator[float]:
+    """Seconds an environment step of a compiled rollout; episodes are cut off after `steps`."""
+    import gymnasium
+
+    env_id = "BenchmarkedHalfCheetah-v0"
+    if env_id not in gymnasium.registry:
+        gymnasium.register(env_id, gymnasium.spec(ENV_ID).entry_point, max_episode_steps=steps)
+    agent = _agent(shapes)
+    player = Player(agent.config, agent.apply, agent.interface, env_id)
+
+    def play() -> int:
+        return int(np.sum(player.play(agent.params, [TARGET], environments, 0).lengths))
+
+    play()  # compiles
+    return one_by_one(play)
+
+
+def load(shapes: Shapes, path: str) -> Iterator[float]:
+    """Seconds to load a parquet file's episodes."""
+    del shapes
+    import pyarrow.parquet  # noqa: F401  not part of what loading takes
+
+    return one_by_one(lambda: bool(jaxdt.load_episodes(path)))
+
+
+def start(shapes: Shapes, directory: str) -> Iterator[float]:
+    """Seconds from the start of `jaxdt train paper` on 20 episodes to its first update.
+
+    The first has an empty compilation cache, the later ones what the first left in it.
+    """
+    here = Path(tempfile.mkdtemp(dir=directory))
+    make_store(20, shapes.episode_length, shapes.state_dim, shapes.action_dim).save(here / "episodes.npz")
+    command = [sys.executable, "-m", "jaxdt", "train", "paper", "--dataset", str(here / "episodes.npz")]
+    command += ["--env", "none", "--steps", "1", "--out"]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(here / "cache")}
+    for number in itertools.count():
+        yield _seconds_to_first_update(command, here / f"run-{number}", environment)
+
+
+def _seconds_to_first_update(command: list[str], out: Path, environment: dict[str, str]) -> float:
+    metrics = out / "metrics.jsonl"
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [*command, str(out)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not metrics.exists():
+        time.sleep(0.005)
+    seconds = time.perf_counter() - began
+    _, said = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"jaxdt train ended with exit code {process.returncode}: {said[-500:]}")
+    return seconds
+
+
+def _model_config(shapes: Shapes) -> jaxdt.ModelConfig:
+    return jaxdt.ModelConfig(
+        state_dim=shapes.state_dim,
+        action_dim=shapes.action_dim,
+        context_length=shapes.context_length,
+        max_episode_length=shapes.max_episode_length,
+        width=shapes.width,
+        num_layers=shapes.num_layers,
+    )
+
+
+def _sampler(shapes: Shapes) -> jaxdt.WindowSampler:
+    return jaxdt.WindowSampler(
+        store_of(shapes),
+        shapes.context_length,
+        shapes.batch_size,
+        return_scale=RETURN_SCALE,
+        max_episode_length=shapes.max_episode_length,
+    )
+
+
+def _full_windows(shapes: Shapes, count: int) -> Window:
+    rng = np.random.default_rng(0)
+    steps = (count, shapes.context_length)
+    return Window(
+        states=rng.standard_normal((*steps, shapes.state_dim), np.float32),
+        actions=rng.uniform(-1, 1, (*steps, shapes.action_dim)).astype(np.float32),
+        returns_to_go=rng.standard_normal(steps, np.float32),
+        timesteps=np.tile(np.arange(shapes.context_length, dtype=np.int32), (count, 1)),
+        mask=np.ones(steps, bool),
+    )
+
+
+def _agent(shapes: Shapes) -> jaxdt.Agent:
+    config = _model_config(shapes)
+    init, _ = jaxdt.build_model(config)
+    interface = Interface(
+        state_mean=np.zeros(shapes.state_dim, np.float32),
+        state_std=np.ones(shapes.state_dim, np.float32),
+        action_low=-np.ones(shapes.action_dim, np.float32),
+        action_high=np.ones(shapes.action_dim, np.float32),
+        return_scale=RETURN_SCALE,
+    )
+    return jaxdt.Agent(config, init(jax.random.key(0)), interface)
+
+
+TASKS = floors.TASKS | {
+    "describe": describe,
+    "write_store": write_store,
+    "train": train,
+    "sample": sample,
+    "pipeline": pipeline,
+    "act": act,
+    "evaluate": evaluate,
+    "rollout": rollout,
+    "load": load,
+    "start": start,
+}

@@ -1,0 +1,147 @@
+"""The benchmark's rows: what is measured of ours, of the peer, and as the floor."""
+
+import dataclasses
+from pathlib import Path
+
+from benchmarking.measure import Call, Worker, alternate
+from benchmarking.products import forward_operations, update_operations
+from benchmarking.shapes import Shapes
+
+
+LONG = 3
+"""Repeats that a row of many seconds takes at most."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One comparison. All that is measured is seconds: a call, an update, a batch or an environment step."""
+
+    name: str
+    ours: Call
+    peer: Call | None = None
+    floor: Call | None = None
+    floor_is: str = ""
+    first: str | None = None
+    """Every repeat is a process of its own; its first value is reported under this name, its second under `name`."""
+    is_rate: bool = False
+    """Shown as environment steps a second."""
+    repeats: int | None = None
+    """At most so many."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Line:
+    """What the table shows in a line: seconds of each repeat, or the reason why there are none."""
+
+    name: str
+    ours: list[float] | str
+    peer: list[float] | str | None
+    floor: list[float] | str | None
+    floor_is: str
+    is_rate: bool
+
+
+def make_rows(shapes: Shapes, directory: Path, device: str) -> dict[str, list[Row]]:
+    """All rows by the name that `--only` takes; `device`: cpu or gpu, of the peer; `directory`: for large files."""
+    episodes = {"path": str(directory / "episodes.parquet")}
+    place = {"directory": str(directory)}
+    update = update_operations(shapes)
+    return {
+        "train": [
+            Row(
+                name="train",
+                ours=Call("train"),
+                peer=Call("train", {"device": device}),
+                floor=Call("products", {"operations": update}),
+                floor_is="the matrix products that our update needs, at the product rate measured beside it",
+            )
+        ],
+        "sample": [
+            Row(
+                name="sample",
+                ours=Call("sample"),
+                peer=Call("sample", episodes | place),
+                floor=Call("copy"),
+                floor_is="copying the batch's bytes",
+            )
+        ],
+        "pipeline": [
+            Row(
+                name="pipeline",
+                ours=Call("pipeline", place),
+                peer=Call("pipeline", episodes | place | {"device": device}),
+                floor=Call("products_or_copy", {"operations": update}),
+                floor_is="the longer of both above",
+                repeats=LONG,
+            )
+        ],
+        "act": [_act(shapes, environments, device) for environments in (1, 16, 64, 256)],
+        "evaluate": [_evaluate(episodes, device) for episodes in (1, 64)],
+        "load": [
+            Row(
+                name="load",
+                ours=Call("load", episodes),
+                peer=Call("load", episodes | place),
+                floor=Call("read", episodes),
+                floor_is="reading the file's bytes from the operating system's memory",
+                repeats=LONG,
+            )
+        ],
+        "compile": [
+            Row(name="compile, cached", first="compile, cold", ours=Call("start", place), repeats=LONG),
+        ],
+    }
+
+
+def _act(shapes: Shapes, environments: int, device: str) -> Row:
+    operations = forward_operations(shapes, environments, newest_only=True)
+    return Row(
+        name=f"act, {environments} environment{'s' * (environments > 1)}",
+        ours=Call("act", {"environments": environments}),
+        peer=Call("act", {"environments": environments, "device": device}),
+        floor=Call("products", {"operations": operations}),
+        floor_is="the products that the newest action needs",
+    )
+
+
+def _evaluate(episodes: int, device: str) -> Row:
+    name = f"evaluate, {episodes} episode{'s' * (episodes > 1)}"
+    return Row(
+        name=name,
+        first=f"{name}, first call",
+        ours=Call("evaluate", {"episodes": episodes}),
+        peer=Call("evaluate", {"device": device}),
+        floor=Call("physics", {"episodes": episodes}),
+        floor_is="Gymnasium's steps alone, in one thread as ours",
+        is_rate=True,
+        repeats=LONG,
+    )
+
+
+def measure_row(row: Row, ours: Worker, peers: Worker | str, shapes: Shapes, repeats: int) -> list[Line]:
+    """Ours, the peer and the floor in turns; `peers`: the worker, or the reason why there is none."""
+
+    def fresh() -> float:
+        ours.close()
+        return ours.ask(row.ours, shapes)
+
+    turns = {"first": fresh} if row.first else {}
+    turns["ours"] = lambda: ours.ask(row.ours, shapes)
+    if row.peer is not None and isinstance(peers, Worker):
+        turns["peer"] = lambda: peers.ask(row.peer, shapes)
+    if row.floor is not None:
+        turns["floor"] = lambda: ours.ask(row.floor, shapes)
+    measured = alternate(turns, min(repeats, row.repeats or repeats))
+    beside = {
+        "peer": None if row.peer is None else measured.get("peer", peers),
+        "floor": measured.get("floor"),
+        "floor_is": row.floor_is,
+        "is_rate": row.is_rate,
+    }
+    names = {"first": row.first, "ours": row.name}
+    return [Line(name=names[turn], ours=measured[turn], **beside) for turn in names if turn in measured]
+
+
+def needs_episodes(name: str) -> bool:
+    """Whether the rows of that name read the file of episodes."""
+    return name in ("sample", "pipeline", "load")

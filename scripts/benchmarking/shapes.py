@@ -1,0 +1,57 @@
+"""What is measured on: the sizes, and episodes of these sizes. Loads neither jax nor torch."""
+
+import dataclasses
+import functools
+import os
+
+import numpy as np
+
+import jaxdt
+
+
+ENV_ID = "HalfCheetah-v5"
+TARGET = 6000.0
+RETURN_SCALE = 1000.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """The paper's recipe on HalfCheetah."""
+
+    batch_size: int = 64
+    context_length: int = 20
+    width: int = 128
+    num_layers: int = 3
+    state_dim: int = 17
+    action_dim: int = 6
+    max_episode_length: int = 1000
+    num_episodes: int = 1000
+    episode_length: int = 1000
+
+    @property
+    def batch_bytes(self) -> int:
+        """Of one batch of windows: float32 states, actions and returns-to-go, int32 timesteps, a byte of mask."""
+        return self.batch_size * self.context_length * (4 * (self.state_dim + self.action_dim + 2) + 1)
+
+
+@functools.lru_cache(maxsize=2)
+def make_store(num_episodes: int, episode_length: int, state_dim: int, action_dim: int) -> jaxdt.EpisodeStore:
+    """Random episodes of equal length; the same in every process."""
+    rng = np.random.default_rng(0)
+    steps = num_episodes * episode_length
+    return jaxdt.EpisodeStore.from_arrays(
+        rng.standard_normal((steps, state_dim), np.float32),
+        rng.uniform(-0.99, 0.99, (steps, action_dim)).astype(np.float32),
+        rng.standard_normal(steps, np.float32),
+        episode_ends=np.arange(1, num_episodes + 1) * episode_length,
+        env_id=ENV_ID,
+    )
+
+
+def store_of(shapes: Shapes) -> jaxdt.EpisodeStore:
+    return make_store(shapes.num_episodes, shapes.episode_length, shapes.state_dim, shapes.action_dim)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
