@@ -45,8 +45,8 @@ def write_store(shapes: Shapes, path: str) -> Iterator[int]:
 
 def train(shapes: Shapes) -> Iterator[float]:
     """Seconds an update on one batch that is on the device."""
-    init, apply = jaxdt.build_model(_model_config(shapes))
-    step, state = jaxdt.make_train_step(apply, init(jax.random.key(0)), PAPER.optimizer)
+    params, apply = _model(shapes)
+    step, state = jaxdt.make_train_step(apply, params, PAPER.optimizer)
     state, window = jax.device_put((state, next(_sampler(shapes))), jax.devices()[0])
     key = jax.random.key(1)
 
@@ -77,8 +77,7 @@ def pipeline(shapes: Shapes, directory: str, updates: int = 30) -> Iterator[floa
 
 def act(shapes: Shapes, environments: int) -> Iterator[float]:
     """Seconds from windows on the device to the newest action of each."""
-    init, apply = jaxdt.build_model(_model_config(shapes))
-    params = init(jax.random.key(0))
+    params, apply = _model(shapes)
     windows = jax.device_put(_full_windows(shapes, environments))
     policy = jax.jit(lambda params, window: apply(params, window, newest_only=True)[:, 0])
     return repeatedly(lambda: jax.block_until_ready(policy(params, windows)))
@@ -99,7 +98,7 @@ def rollout(shapes: Shapes, environments: int, steps: int = 100) -> Iterator[flo
     """Seconds an environment step of a compiled rollout; episodes are cut off after `steps`."""
     import gymnasium
 
-    env_id = "BenchmarkedHalfCheetah-v0"
+    env_id = f"HalfCheetahOf{steps}Steps-v0"
     if env_id not in gymnasium.registry:
         gymnasium.register(env_id, gymnasium.spec(ENV_ID).entry_point, max_episode_steps=steps)
     agent = _agent(shapes)
@@ -160,6 +159,11 @@ def _model_config(shapes: Shapes) -> jaxdt.ModelConfig:
     )
 
 
+def _model(shapes: Shapes) -> tuple[Any, Any]:
+    init, apply = jaxdt.build_model(_model_config(shapes))
+    return jax.jit(init)(jax.random.key(0)), apply
+
+
 def _sampler(shapes: Shapes) -> jaxdt.WindowSampler:
     return jaxdt.WindowSampler(
         store_of(shapes),
@@ -183,8 +187,6 @@ def _full_windows(shapes: Shapes, count: int) -> Window:
 
 
 def _agent(shapes: Shapes) -> jaxdt.Agent:
-    config = _model_config(shapes)
-    init, _ = jaxdt.build_model(config)
     interface = Interface(
         state_mean=np.zeros(shapes.state_dim, np.float32),
         state_std=np.ones(shapes.state_dim, np.float32),
@@ -192,7 +194,7 @@ def _agent(shapes: Shapes) -> jaxdt.Agent:
         action_high=np.ones(shapes.action_dim, np.float32),
         return_scale=RETURN_SCALE,
     )
-    return jaxdt.Agent(config, init(jax.random.key(0)), interface)
+    return jaxdt.Agent(_model_config(shapes), _model(shapes)[0], interface)
 
 
 TASKS = floors.TASKS | {

@@ -1,0 +1,341 @@
+"""The benchmark measures what it says, on shapes that cost nothing."""
+
+import dataclasses
+import functools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarking import floors, ours
+from benchmarking.curves import CURVES, draw_curve, measure_curve
+from benchmarking.measure import Call, Worker, WorkerError, alternate, worker_environment
+from benchmarking.products import forward_operations, update_operations
+from benchmarking.report import document, quantity, remarks, table
+from benchmarking.rows import Line, Row, make_rows, measure_row
+from benchmarking.shapes import Shapes, store_of
+from benchmarking.timing import one_by_one, repeatedly
+from jaxdt.config import PAPER
+from jaxdt.models import build_model
+from jaxdt.training import make_train_step
+
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+TINY = Shapes(
+    batch_size=3, context_length=2, width=4, num_layers=2, max_episode_length=9, num_episodes=3, episode_length=9
+)
+TOY_TASKS = """
+import itertools, os, signal
+
+def count(shapes, step):
+    print("a library talks")
+    return itertools.count(shapes.batch_size, step)
+
+def fail(shapes):
+    raise ValueError("no such thing")
+    yield
+
+def die(shapes, how):
+    yield 1.0
+    os.write(2, b"out of luck\\n")
+    os.kill(os.getpid(), signal.SIGKILL) if how == "signal" else os._exit(3)
+
+TASKS = {"count": count, "fail": fail, "die": die}
+"""
+
+
+@pytest.fixture
+def worker(tmp_path):
+    (tmp_path / "toy_tasks.py").write_text(TOY_TASKS)
+    environment = worker_environment("cpu")
+    environment["PYTHONPATH"] += os.pathsep + str(tmp_path)
+    worker = Worker("toy_tasks", environment, tmp_path / "log")
+    yield worker
+    worker.close()
+
+
+def test_operations_of_a_small_model_are_those_counted_by_hand():
+    # A window: 6 tokens of width 4. Embeddings: 2 * 2 * (1 + 17 + 6) * 4 = 384.
+    # First block: keys and values 384, query and projection 384, attention 576, MLP 1536: 2880.
+    # Last block, 2 answers: 384, 128, 192, 512: 1216. Head: 2 * 2 * 4 * 6 = 96.
+    assert forward_operations(TINY, 5) == 5 * (384 + 2880 + 1216 + 96)
+    assert update_operations(TINY) == 3 * (2 * 384 + 3 * (2880 + 1216 + 96))
+    # One answer: 384, 64, 96, 256 and a head of 48.
+    assert forward_operations(TINY, 5, newest_only=True) == 5 * (384 + 2880 + 800 + 48)
+
+
+@pytest.mark.parametrize("newest_only", [False, True])
+def test_operations_of_the_papers_forward_pass_are_about_xlas(newest_only):
+    shapes = Shapes(num_episodes=2, batch_size=4)
+    init, apply = build_model(ours._model_config(shapes))
+    params = jax.eval_shape(init, jax.random.key(0))
+    lowered = jax.jit(apply, static_argnames="newest_only").lower(
+        params, ours._full_windows(shapes, 4), newest_only=newest_only
+    )
+    expected = forward_operations(shapes, 4, newest_only=newest_only)
+    assert expected <= lowered.cost_analysis()["flops"] < 1.1 * expected
+
+
+def test_operations_of_the_papers_update_are_about_xlas():
+    shapes = Shapes(num_episodes=2, batch_size=8)
+    init, apply = build_model(ours._model_config(shapes))
+    params = jax.eval_shape(init, jax.random.key(0))
+
+    def update(params, window, key):
+        step, state = make_train_step(apply, params, PAPER.optimizer)
+        return step(state, window, key)
+
+    lowered = jax.jit(update).lower(params, ours._full_windows(shapes, 8), jax.random.key(1))
+    expected = update_operations(shapes)
+    assert expected <= lowered.cost_analysis()["flops"] < 1.15 * expected
+
+
+def test_a_batchs_bytes_are_those_of_its_arrays():
+    assert TINY.batch_bytes == sum(values.nbytes for values in next(ours._sampler(TINY)))
+
+
+def test_a_worker_goes_on_with_equal_requests_whatever_libraries_print(worker):
+    assert [worker.ask(Call("count", {"step": 2}), TINY) for _ in range(3)] == [3, 5, 7]
+    assert worker.ask(Call("count", {"step": 1}), TINY) == 3
+    worker.close()
+    assert worker.ask(Call("count", {"step": 2}), TINY) == 3  # a new process
+
+
+def test_a_task_that_fails_leaves_its_worker_alive(worker):
+    worker.ask(Call("count", {"step": 2}), TINY)
+    with pytest.raises(WorkerError, match="fail: ValueError: no such thing"):
+        worker.ask(Call("fail"), TINY)
+    assert worker.ask(Call("count", {"step": 2}), TINY) == 5
+
+
+@pytest.mark.parametrize(("how", "said"), [("signal", "was ended by signal 9"), ("exit", "ended with exit code 3")])
+def test_a_worker_that_dies_is_reported_with_its_last_words_and_replaced(worker, how, said):
+    assert worker.ask(Call("die", {"how": how}), TINY) == 1.0
+    with pytest.raises(WorkerError, match=rf"(?s)die: the process of toy_tasks {said}.*out of luck"):
+        worker.ask(Call("die", {"how": how}), TINY)
+    assert worker.ask(Call("die", {"how": how}), TINY) == 1.0
+
+
+def test_turns_alternate_and_one_that_fails_does_not_stop_the_others():
+    said = []
+
+    def turn(name, fails_at=None):
+        def take():
+            if len(said) == fails_at:
+                raise WorkerError("broken")
+            said.append(name)
+            return float(len(said))
+
+        return take
+
+    measured = alternate({"ours": turn("ours"), "peer": turn("peer", fails_at=4), "floor": turn("floor")}, 3)
+    assert said == ["ours", "peer", "floor", "ours", "floor", "ours", "floor"]
+    assert measured == {"ours": [1, 4, 6], "peer": "broken", "floor": [3, 5, 7]}
+
+
+def test_every_repeat_of_a_row_with_a_first_value_is_a_new_process(worker):
+    row = Row(name="second", first="first", ours=Call("count", {"step": 2}), floor=Call("count", {"step": 1}))
+    first, second = measure_row(row, worker, "no peer", TINY, 2)
+    assert (first.name, first.ours) == ("first", [3, 3])
+    assert (second.name, second.ours, second.peer, second.floor) == ("second", [5, 5], None, [3, 3])
+
+
+def test_workers_inherit_no_settings(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_something=1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    assert not {"XLA_FLAGS", "OMP_NUM_THREADS"} & worker_environment(None).keys()
+    assert worker_environment(None)["JAX_PLATFORMS"] == "tpu"
+    assert worker_environment("cpu")["JAX_PLATFORMS"] == "cpu"
+
+
+def make_line(**changes) -> Line:
+    values = {"name": "train", "ours": [0.2, 0.1, 0.4], "peer": [0.3, 0.1, 0.4], "floor": [0.05, 0.05, 0.05]}
+    return Line(**{**values, "floor_is": "products", "is_rate": False, **changes})
+
+
+def test_the_table_shows_medians_spread_ratio_and_share():
+    head, row, _, floor = table([make_line()]).splitlines()
+    assert head.split() == "ours peer times as fast floor our share of it".split()
+    assert re.split("  +", row) == [
+        "train",
+        "200 ms (100 to 400)",
+        "300 ms (100 to 400)",
+        "1.50 x",
+        "50.0 ms (50.0 to 50.0)",
+        "25.0 %",
+    ]
+    assert floor == "floor of train: products"
+
+
+def test_the_table_says_what_a_missing_peer_needs_and_why_one_failed():
+    text = table([make_line(peer="needs pip install -e '.[parity]'"), make_line(name="act", peer="killed by 9")])
+    assert "needs pip install -e '.[parity]'" in text.splitlines()[1]
+    assert "failed, see below" in text.splitlines()[2]
+    assert "failed: act: killed by 9" in text
+    assert " x" not in text
+
+
+def test_quantities_are_readable():
+    assert quantity([1.6e-5], False) == "16.0 µs (16.0 to 16.0)"
+    assert quantity([2e-9], False) == "0.002 µs (0.002 to 0.002)"
+    assert quantity([1234.5], False) == "1,234 s (1,234 to 1,234)"
+    assert quantity([0.0005, 0.00025], True) == "3,000 steps/s (2,000 to 4,000)"
+    assert quantity(None, True) == ""
+
+
+def test_the_document_has_every_repeat_and_both_ratios():
+    [rate] = document([make_line(is_rate=True)])
+    assert rate["ours"] == {"median": 0.2, "min": 0.1, "max": 0.4, "repeats": [0.2, 0.1, 0.4]}
+    assert rate["times_as_fast"] == pytest.approx(1.5)
+    assert rate["share_of_floor"] == pytest.approx(0.25)
+    [missing] = document([make_line(peer="needs more")])
+    assert missing["peer"] == {"missing": "needs more"}
+    assert missing["times_as_fast"] is None
+
+
+def test_an_accelerator_adds_its_use_and_the_papers_training():
+    lines = [make_line(ours=[0.001]), make_line(name="pipeline", ours=[0.0011])]
+    machine = {"backend": "gpu", "device": "NVIDIA H200", "load": 0.0}
+    added, use, projected = remarks(lines, Shapes(), machine)
+    assert added == "pipeline - train: +10.0 % of train"
+    assert use == "train: 11.9 TFLOP/s of matrix products, 2.41 % of its peak of 494.5 TFLOP/s (TF32, dense)"
+    assert projected == "100,000 paper updates at pipeline's pace: 110 s"
+    _, use, _ = remarks(lines, Shapes(), machine | {"device": "Abacus 3"})
+    assert use.endswith("share of peak unknown: we know no peak of Abacus 3")
+    assert remarks(lines, Shapes(), machine | {"backend": "cpu"}) == [added]
+
+
+def test_repeatedly_times_calls_after_one_that_is_not_timed():
+    calls, waits = [], []
+    seconds = repeatedly(lambda: calls.append(1), waits.append, seconds=0.0)
+    assert [next(seconds) >= 0 for _ in range(2)] == [True, True]
+    assert (len(calls), len(waits)) == (2 + 2 * (1 + 3), 2 + 2 * 2)
+    assert 0.001 < next(one_by_one(lambda: sum(range(10**6)) and 2)) < 1
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "episodes.parquet"
+    assert next(ours.write_store(TINY, str(path))) == path.stat().st_size
+    return path
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    for module in (ours, floors):
+        monkeypatch.setattr(module, "repeatedly", functools.partial(repeatedly, seconds=0.0))
+
+
+def test_our_tasks_and_floors_measure_small_shapes(hasty, episodes):
+    path, shallow = str(episodes), dataclasses.replace(TINY, num_layers=1)
+    measured = [ours.train(shallow), ours.sample(TINY), ours.act(shallow, 2), ours.load(TINY, path)]
+    for seconds in map(next, [*measured, floors.copy(TINY), floors.read(TINY, path), floors.physics(TINY, 2)]):
+        assert 0 < seconds < 10
+
+
+@pytest.mark.slow
+def test_our_longer_tasks_measure_small_shapes(tmp_path):
+    measured = [
+        ours.pipeline(TINY, str(tmp_path), updates=2),
+        ours.rollout(TINY, 2, steps=3),
+        ours.evaluate(TINY, 1),
+        ours.start(TINY, str(tmp_path)),
+        floors.products_or_copy(TINY, 10**6),
+    ]
+    for seconds in map(next, measured):
+        assert 0 < seconds < 100
+
+
+def test_rows_name_tasks_that_are_there(tmp_path):
+    rows = [row for rows in make_rows(Shapes(), tmp_path, "cpu").values() for row in rows]
+    called = {call.task for row in rows for call in (row.ours, row.floor) if call}
+    called |= {call.task for curve in CURVES for call in curve.points.values()}
+    assert called <= ours.TASKS.keys()
+    assert called | {"describe", "write_store", "product_rate"} == ours.TASKS.keys()
+
+
+def test_curves_are_drawn(tmp_path):
+    class Pretended:
+        def close(self):
+            pass
+
+        def ask(self, call, shapes):
+            return 0.001 * shapes.batch_size * shapes.context_length
+
+    for curve in CURVES:
+        measured = measure_curve(curve, Pretended(), Shapes(), 2)
+        assert list(measured) == list(curve.points)
+        draw_curve(curve, measured, tmp_path / f"{curve.name}.png", "a machine")
+    assert len(list(tmp_path.glob("*.png"))) == len(CURVES)
+
+
+def test_help_answers_and_a_wrong_number_of_repeats_is_refused():
+    command = [sys.executable, str(SCRIPTS / "benchmark.py")]
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS.parent)}
+    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, env=environment, check=True)
+    assert "--only" in shown.stdout
+    refused = subprocess.run([*command, "--repeats", "0"], capture_output=True, text=True, env=environment)
+    assert refused.returncode == 1
+    assert refused.stderr == "benchmark: error: --repeats must be at least 1; got 0.\n"
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("default")
+def test_the_collators_windows_are_our_samplers(episodes, tmp_path):
+    from benchmarking import peers
+
+    batch = peers._collator(TINY, str(episodes), str(tmp_path)).batch(200)
+    theirs = _by_window(batch["states"].numpy(), batch["attention_mask"].numpy() > 0, batch)
+    window = ours._sampler(dataclasses.replace(TINY, batch_size=200)).batch(0)
+    mine = _by_window(window.states, window.mask, window._asdict())
+    steps = store_of(TINY).num_steps
+    assert theirs.keys() == mine.keys()
+    assert len(mine) == steps  # every first step there is
+    for first, expected in mine.items():
+        for name, values in expected.items():
+            np.testing.assert_allclose(theirs[first][name], values, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def _by_window(states: np.ndarray, mask: np.ndarray, arrays: dict) -> dict:
+    """Real positions of each array, by the first real state, which no two windows share."""
+    found = {}
+    for i in range(len(mask)):
+        real = {
+            name: np.asarray(arrays[name])[i][mask[i]].squeeze()
+            for name in ("states", "actions", "returns_to_go", "timesteps")
+        }
+        found[round(float(states[i][mask[i]][0, 0]), 4)] = real
+    return found
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("default")
+def test_peers_tasks_measure_small_shapes(episodes, tmp_path):
+    from benchmarking import peers
+
+    given = {"path": str(episodes), "directory": str(tmp_path)}
+    measured = [
+        peers.train(TINY, device="cpu"),
+        peers.sample(TINY, **given),
+        peers.pipeline(TINY, **given, device="cpu"),
+        peers.act(TINY, 2, device="cpu"),
+        peers.evaluate(TINY, device="cpu"),
+        peers.load(TINY, **given),
+    ]
+    for seconds in map(next, measured):
+        assert 0 < seconds < 10
+    tasks = {row.peer.task for rows in make_rows(Shapes(), tmp_path, "cpu").values() for row in rows if row.peer}
+    assert tasks | {"describe"} == peers.TASKS.keys()
+
+
+@pytest.mark.parity
+def test_neither_worker_loads_the_others_library():
+    for module, other in (("ours", "torch"), ("peers", "jax")):
+        code = f"import sys, benchmarking.{module}; sys.exit({other!r} in sys.modules)"
+        subprocess.run([sys.executable, "-c", code], env=worker_environment("cpu"), check=True)
