@@ -56,7 +56,8 @@ def quantity(seconds: list[float] | str | None, is_rate: bool) -> str:
             if _median(seconds) * factor >= 1 or unit == "µs"
         )
         values = [value * factor for value in seconds]
-    return f"{_number(_median(values))} {unit} ({_number(min(values))} to {_number(max(values))})"
+    spread = f" ({_number(min(values))} to {_number(max(values))})" if len(values) > 1 else ""
+    return f"{_number(_median(values))} {unit}{spread}"
 
 
 def times_as_fast(line: Line) -> float | None:

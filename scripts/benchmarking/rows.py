@@ -71,7 +71,7 @@ def make_rows(shapes: Shapes, directory: Path, device: str) -> dict[str, list[Ro
                 ours=Call("pipeline", place),
                 peer=Call("pipeline", episodes | place | {"device": device}),
                 floor=Call("products_or_copy", {"operations": update}),
-                floor_is="the longer of both above",
+                floor_is="the longer of those products and that copying",
                 repeats=LONG,
             )
         ],
