@@ -68,6 +68,8 @@ def main() -> int:
 def _run(arguments: Arguments, ours: Worker, peers: Worker, directory: Path) -> int:
     shapes, names = Shapes(), arguments.only or typing.get_args(Name)
     machine = describe(ours, peers, shapes)
+    if arguments.device not in (None, machine["backend"]):
+        raise WorkerError(f"jax finds no {arguments.device} here, only {machine['device']}.")
     lines = _measure_rows(names, arguments.repeats, machine, ours, peers, shapes, directory)
     curves = _measure_curves(arguments, machine, ours, shapes) if "curves" in names else {}
     says = remarks(lines, shapes, machine)
