@@ -211,6 +211,11 @@ def test_an_accelerator_adds_its_use_and_the_papers_training():
     assert remarks(lines, Shapes(), machine | {"backend": "cpu"}) == [added]
 
 
+def test_a_busy_machine_is_remarked():
+    [busy] = remarks([], Shapes(), {"backend": "cpu", "load": 1.7})
+    assert busy.startswith("before the start 1.7 cores were busy")
+
+
 def test_repeatedly_times_calls_after_one_that_is_not_timed():
     calls, waits = [], []
     seconds = repeatedly(lambda: calls.append(1), waits.append, seconds=0.0)

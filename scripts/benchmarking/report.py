@@ -75,7 +75,10 @@ def remarks(lines: Sequence[Line], shapes: Shapes, machine: dict[str, Any]) -> l
     seconds = {line.name: _median(line.ours) for line in lines if not isinstance(line.ours, str)}
     found = []
     if machine["load"] > 0.5:
-        found.append(f"before the start {machine['load']:.1f} cores were busy with something else: expect noise")
+        found.append(
+            f"before the start {machine['load']:.1f} cores were busy with something else: these ratios mean nothing, "
+            "for threads of PyTorch that wait for each other lose far more than ours"
+        )
     if {"train", "pipeline"} <= seconds.keys():
         added = seconds["pipeline"] / seconds["train"] - 1
         found.append(f"pipeline - train: {100 * added:+.1f} % of train")
