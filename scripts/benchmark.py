@@ -12,7 +12,7 @@ from typing import Any, Literal
 import tyro
 
 from benchmarking.curves import CURVES, draw_curve, measure_curve
-from benchmarking.machine import describe, machine_lines, peer_device
+from benchmarking.machine import Others, describe, machine_lines, peer_device
 from benchmarking.measure import Call, Worker, WorkerError, worker_environment
 from benchmarking.report import document, quantity, remarks, table
 from benchmarking.rows import Line, make_rows, measure_row, needs_episodes
@@ -67,11 +67,14 @@ def main() -> int:
 
 def _run(arguments: Arguments, ours: Worker, peers: Worker, directory: Path) -> int:
     shapes, names = Shapes(), arguments.only or typing.get_args(Name)
-    machine = describe(ours, peers, shapes)
+    others, machine = Others(), describe(ours, peers, shapes)
     if arguments.device not in (None, machine["backend"]):
         raise WorkerError(f"jax finds no {arguments.device} here, only {machine['device']}.")
     lines = _measure_rows(names, arguments.repeats, machine, ours, peers, shapes, directory)
     curves = _measure_curves(arguments, machine, ours, shapes) if "curves" in names else {}
+    ours.close()
+    peers.close()
+    machine["busy_elsewhere"] = others.cores()
     says = remarks(lines, shapes, machine)
     if lines:
         print("\n".join([machine_lines(machine), TITLE.format(shapes), "", table(lines), *says]))

@@ -4,7 +4,9 @@ import importlib.util
 import os
 import platform
 import re
+import resource
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ PEER_MISSING = "needs pip install -e '.[parity]'"
 
 def describe(ours: Worker, peers: Worker, shapes: Shapes) -> dict[str, Any]:
     """Of both processes and this checkout; `peer` is the reason where there is none."""
-    load = os.getloadavg()[0]
     machine = ours.ask(Call("describe"), shapes)
     peer: Any = PEER_MISSING
     if all(importlib.util.find_spec(name) for name in ("torch", "transformers", "datasets")):
@@ -25,8 +26,7 @@ def describe(ours: Worker, peers: Worker, shapes: Shapes) -> dict[str, Any]:
             peer = peers.ask(Call("describe", {"device": peer_device(machine)}), shapes)
         except WorkerError as error:
             peer = str(error)
-    here = {"processor": _processor(), "python": platform.python_version(), "commit": _commit(), "load": load}
-    return machine | here | {"peer": peer}
+    return machine | {"processor": _processor(), "python": platform.python_version(), "commit": _commit(), "peer": peer}
 
 
 def peer_device(machine: dict[str, Any]) -> str:
@@ -48,6 +48,27 @@ def machine_lines(machine: dict[str, Any]) -> str:
         f"{ours}\npeer: transformers {peer['transformers']}, torch {peer['torch']} on {peer['device']}, "
         f"{peer['threads']} threads, {peer['attention']} attention, fused AdamW; datasets {peer['datasets']}"
     )
+
+
+class Others:
+    """How busy other programs keep this machine, from when it is made."""
+
+    def __init__(self) -> None:
+        self._began, self._seconds = time.monotonic(), _processor_seconds_of_others()
+
+    def cores(self) -> float:
+        """Cores on average, once our processes have ended; 0 where the system does not tell."""
+        return max(_processor_seconds_of_others() - self._seconds, 0.0) / (time.monotonic() - self._began)
+
+
+def _processor_seconds_of_others() -> float:
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    user, nice, system, _, _, interrupts, soft, steal = map(int, stat.read_text().split()[1:9])  # without idle, waiting
+    own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    all_busy = (user + nice + system + interrupts + soft + steal) / os.sysconf("SC_CLK_TCK")
+    return all_busy - sum(usage.ru_utime + usage.ru_stime for usage in own)
 
 
 def _processor() -> str:

@@ -74,10 +74,10 @@ def remarks(lines: Sequence[Line], shapes: Shapes, machine: dict[str, Any]) -> l
     """Whether the machine was idle, what sampling adds to an update, and on an accelerator its use."""
     seconds = {line.name: _median(line.ours) for line in lines if not isinstance(line.ours, str)}
     found = []
-    if machine["load"] > 0.5:
+    if machine["busy_elsewhere"] > 0.1:
         found.append(
-            f"before the start {machine['load']:.1f} cores were busy with something else: these ratios mean nothing, "
-            "for threads of PyTorch that wait for each other lose far more than ours"
+            f"other programs kept {machine['busy_elsewhere']:.1f} cores busy: these ratios mean nothing, for threads "
+            "of PyTorch that wait for each other lose far more than ours"
         )
     if {"train", "pipeline"} <= seconds.keys():
         added = seconds["pipeline"] / seconds["train"] - 1
