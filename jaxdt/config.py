@@ -45,6 +45,8 @@ class ModelConfig:
     """Added to the variance in every LayerNorm but the embedding's, which keeps 1e-5 (Hugging Face's rule)."""
     initialization: Literal["original", "huggingface"] = "original"
     """Of the weights; original: PyTorch's defaults around a GPT-2; huggingface: N(0, 0.02), less by depth."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the computations; the weights, the optimiser and the loss are float32 in either case."""
     embedding_dropout: float = 0.1
     """Probability of dropping an element after the embedding LayerNorm."""
     attention_dropout: float = 0.1
@@ -68,6 +70,7 @@ class ModelConfig:
             raise JaxdtError(f"layer_norm_epsilon must be above 0 and below 1; got {self.layer_norm_epsilon}.")
         _one_of(self, "activation", ("relu", "gelu", "gelu_new"))
         _one_of(self, "initialization", ("original", "huggingface"))
+        _one_of(self, "dtype", ("float32", "bfloat16"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

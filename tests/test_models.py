@@ -283,6 +283,16 @@ def test_the_epsilon_is_of_every_norm_but_the_embeddings():
     np.testing.assert_allclose(apply(params, window), with_large_epsilon(params, window), atol=1e-5)
 
 
+def test_bfloat16_answers_nearly_as_float32_does():
+    window, answers = random_window(tiny_model(), real=[1, 3, 4]), {}
+    for dtype in ("float32", "bfloat16"):
+        init, apply = build_model(tiny_model(dtype=dtype))
+        answers[dtype] = apply(jax.tree.map(lambda leaf: leaf * 3, init(jax.random.key(0))), window)
+        assert answers[dtype].dtype == jnp.float32
+    difference = float(jnp.abs(answers["float32"] - answers["bfloat16"]).max())
+    assert 1e-6 < difference < 0.02
+
+
 @pytest.mark.parametrize(("num_layers", "num_heads", "length"), [(1, 1, 4), (1, 2, 3), (1, 1, 1), (2, 1, 4)])
 def test_a_cached_policy_acts_as_the_window_does(num_layers, num_heads, length):
     """With one block, whose keys and values see no other token, at every step; else until the window slides."""

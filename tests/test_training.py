@@ -63,10 +63,12 @@ def test_two_updates_equal_pytorchs_adamw_by_hand():
         np.testing.assert_allclose(params["bias"], weight, rtol=1e-5)
 
 
-def test_one_batch_is_overfitted():
-    config = tiny_model(embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_one_batch_is_overfitted(dtype):
+    config = tiny_model(dtype=dtype, embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0)
     init, apply = build_model(config)
     update, state = make_train_step(apply, jax.jit(init)(jax.random.key(0)), FAST)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
     window = jaxdt.WindowSampler(make_store(), context_length=4, batch_size=8, return_scale=1.0).batch(0)
     losses = []
     for _ in range(300):

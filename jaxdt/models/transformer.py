@@ -92,10 +92,11 @@ class Block(nnx.Module):
         heads = partial(jnp.reshape, shape=(b, -1, self.num_heads, width // self.num_heads))
         query = heads(asking)
         keys, values = map(heads, jnp.split(keys_values, 2, axis=-1))
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, keys) / math.sqrt(query.shape[-1])
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, keys, preferred_element_type=jnp.float32)
+        scores = scores / math.sqrt(query.shape[-1])
         # The finite minimum, not -inf: the row of a padded token has nothing to attend to and must not become NaN.
         scores = jnp.where(may_attend[:, None], scores, jnp.finfo(scores.dtype).min)
-        weights = drop(jax.nn.softmax(scores, axis=-1), self.attention_dropout, key)
+        weights = drop(jax.nn.softmax(scores, axis=-1).astype(values.dtype), self.attention_dropout, key)
         return jnp.einsum("bhqk,bkhd->bqhd", weights, values).reshape(asking.shape)
 
 
@@ -121,7 +122,7 @@ class DecisionTransformer(nnx.Module):
         width, as_huggingface = config.width, config.initialization == "huggingface"
         linear = gpt2_linear if as_huggingface else torch_linear
         self.last_timestep = config.max_episode_length - 1
-        self.action_tanh = config.action_tanh
+        self.action_tanh, self.dtype = config.action_tanh, config.dtype
         self.embed_timestep = nnx.Embed(
             config.max_episode_length,
             width,
@@ -143,7 +144,7 @@ class DecisionTransformer(nnx.Module):
     ) -> Float[Array, "b answers a"]:
         t = window.mask.shape[1]
         embed_key, *block_keys = split(key, 1 + len(self.blocks))
-        x = drop(self.embed_norm(self._embed(window)), self.embedding_dropout, embed_key)
+        x = drop(self.embed_norm(self._embed(window)).astype(self.dtype), self.embedding_dropout, embed_key)
         is_real = jnp.repeat(window.mask, 3, axis=1)
         may_attend = jnp.tril(jnp.ones((3 * t, 3 * t), bool))[None] & is_real[:, None, :]
         # Only state tokens predict, so the last block computes nothing else.
@@ -163,7 +164,7 @@ class DecisionTransformer(nnx.Module):
             dense(self.embed_return, turn.returns_to_go[:, None]) + time[None],
             dense(self.embed_state, turn.states.reshape(b, -1)) + time[None],
         )
-        x = self.embed_norm(jnp.stack(tokens, axis=1))
+        x = self.embed_norm(jnp.stack(tokens, axis=1)).astype(self.dtype)
         slot, may_attend = memory.turns % length, _newest_may_attend(memory.turns, length)
         keys_values = []
         for i, old in enumerate(memory.keys_values):
@@ -174,7 +175,7 @@ class DecisionTransformer(nnx.Module):
         return Memory(tuple(keys_values), action, turn.timestep, memory.turns + 1), action
 
     def _predict(self, x: Float[Array, "b q d"]) -> Float[Array, "b q a"]:
-        actions = dense(self.predict_action, self.final_norm(x))
+        actions = dense(self.predict_action, self.final_norm(x.astype(jnp.float32)))
         return jnp.tanh(actions) if self.action_tanh else actions
 
     def _embed_time(self, timesteps: Int[Array, "*b"]) -> Float[Array, "*b d"]:

@@ -139,10 +139,10 @@ def _starting_point(
 
 
 def inherit_model(given: ModelConfig, own: ModelConfig, init: str) -> ModelConfig:
-    """The model of the run `init`; only context length and dropouts may differ. Raises JaxdtError where more does."""
+    """The model of the run `init`; only context length, dtype and dropouts may differ, else JaxdtError is raised."""
     if given == ModelConfig():
         return own
-    free = ("context_length", "embedding_dropout", "attention_dropout", "residual_dropout")
+    free = ("context_length", "dtype", "embedding_dropout", "attention_dropout", "residual_dropout")
     for field in dataclasses.fields(ModelConfig):
         mine, theirs = getattr(given, field.name), getattr(own, field.name)
         if field.name not in (*free, "initialization") and mine not in (None, theirs):
