@@ -8,6 +8,7 @@ import gc
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -20,8 +21,8 @@ import jax
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from jaxdt.errors import JaxdtError, WriteError
-from jaxdt.files import open_atomically, writing
+from jaxdt.errors import JaxdtError, WriteError, one_line
+from jaxdt.files import open_atomically, read_json, writing
 
 
 SUMS = "sha256.json"
@@ -191,10 +192,10 @@ def _sums(checkpoint: Path) -> dict[str, str]:
 def _damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint's files, in a few words; None where they are what was saved."""
     try:
-        saved = json.loads((checkpoint / SUMS).read_text(encoding="utf-8"))
+        saved = read_json(checkpoint / SUMS)
         found = _sums(checkpoint)
     except (OSError, ValueError) as error:
-        return f"its sums cannot be read: {_first_line(error)}"
+        return f"its sums cannot be read: {one_line(error, 200)}"
     if not isinstance(saved, dict):
         return "its sums are no JSON object"
     for name in sorted(set(saved) | set(found)):
@@ -213,22 +214,27 @@ def read_metadata(directory: Path, step: int) -> dict[str, Any]:
     return metadata if isinstance(metadata, dict) else {}
 
 
+def stored_shapes(directory: Path, step: int, part: str) -> dict[str, tuple]:
+    """Shape and dtype of each array of a part of a checkpoint, by its path; raises JaxdtError when unreadable."""
+    stored = _described(directory, step).metadata
+    if not isinstance(stored, dict) or stored.get(part) is None:
+        where = f"{directory / str(step)} ({part})"
+        raise JaxdtError(f"checkpoint {where} cannot be read: files are missing or damaged.")
+    return _shapes(stored[part])
+
+
 def load_checkpoint(directory: Path, step: int, **expected: PyTree) -> dict[str, PyTree]:
     """The named parts of a checkpoint (`params=`, `training=`), each as its `expected` tree of arrays.
 
     Raises JaxdtError when what is stored does not fit.
     """
-    stored = _described(directory, step).metadata
     for part, tree in expected.items():
-        where = f"{directory / str(step)} ({part})"
-        if stored.get(part) is None:
-            raise JaxdtError(f"checkpoint {where} cannot be read: files are missing or damaged.")
-        _check_fit(_shapes(stored[part]), _shapes(tree), where)
+        stored, where = stored_shapes(directory, step, part), f"{directory / str(step)} ({part})"
+        _check_fit(stored, _shapes(tree), where)
+        _check_size(tree, directory / str(step))
     abstract = {part: jax.tree.map(_abstract, tree) for part, tree in expected.items()}
-    try:
+    with _reading(directory / str(step)):
         return ocp.load_checkpointables(str((directory / str(step)).absolute()), abstract)
-    except (ValueError, OSError, KeyError) as error:
-        raise JaxdtError(f"checkpoint {directory / str(step)} cannot be read: {_first_line(error)}") from error
 
 
 def _ask_for_room(directory: Path, size: int) -> None:
@@ -244,11 +250,19 @@ def _ask_for_room(directory: Path, size: int) -> None:
 
 
 def _described(directory: Path, step: int) -> Any:
+    with _reading(directory / str(step)):
+        return ocp.checkpointables_metadata(str((directory / str(step)).absolute()))
+
+
+@contextlib.contextmanager
+def _reading(checkpoint: Path) -> Iterator[None]:
+    """Orbax raises nearly anything at what it cannot read, or answers None: it is one sentence."""
     try:
         with _quiet_orbax():
-            return ocp.checkpointables_metadata(str((directory / str(step)).absolute()))
-    except (ValueError, OSError, KeyError) as error:
-        raise JaxdtError(f"checkpoint {directory / str(step)} cannot be read: {_first_line(error)}") from error
+            yield
+    except Exception as error:
+        reason = one_line(error, 200)
+        raise JaxdtError(f"checkpoint {checkpoint} cannot be read: {reason}; restore it from a copy.") from error
 
 
 @contextlib.contextmanager
@@ -287,9 +301,16 @@ def _check_fit(stored: dict[str, tuple], expected: dict[str, tuple], where: str)
             )
 
 
+def _check_size(tree: PyTree, checkpoint: Path) -> None:
+    """An array of which nothing is stored reads as zeros, however large it says to be."""
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    stored = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+    if size > max(2**29, 4 * stored):
+        raise JaxdtError(
+            f"checkpoint {checkpoint} would take {size / 2**20:.0f} MiB, far more than its {stored / 2**20:.1f} MiB "
+            "hold; restore it from a copy."
+        )
+
+
 def _show(leaf: tuple | None) -> str:
     return "absent" if leaf is None else f"{leaf[1]}{list(leaf[0])}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

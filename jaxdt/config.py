@@ -60,6 +60,9 @@ class ModelConfig:
         for name in ("state_dim", "action_dim", "mlp_width"):
             if getattr(self, name) is not None:
                 _at_least(self, name, 1)
+        for name in ("state_dim", "action_dim", "max_episode_length", "width", "num_layers", "mlp_width"):
+            _at_most(self, name, 2**24)
+        _at_most(self, "context_length", 4096)
         if self.width % self.num_heads:
             raise JaxdtError(
                 f"width must be divisible by num_heads; got width={self.width}, num_heads={self.num_heads}."
@@ -205,48 +208,16 @@ class TrainConfig:
             raise JaxdtError(f"target_quantiles must lie between 0 and 1; got {list(self.target_quantiles)}.")
 
 
-def config_to_json(config: TrainConfig) -> dict[str, Any]:
-    return dataclasses.asdict(config)
-
-
-def config_from_json(values: Any) -> TrainConfig:
-    """The configuration that `config_to_json` wrote; raises JaxdtError on unknown or mistyped fields."""
-    return _from_json(TrainConfig, values, "config")
-
-
-def _from_json(kind: type, values: Any, where: str) -> Any:
-    if not isinstance(values, dict):
-        raise JaxdtError(f"{where} must be a JSON object; got {type(values).__name__}.")
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise JaxdtError(f"{where} has the unknown field {unknown[0]!r}; it was written by another version.")
-    return kind(**{name: _value_from_json(hints[name], value, f"{where}.{name}") for name, value in values.items()})
-
-
-def _value_from_json(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _from_json(typing.cast(type, hint), value, where)
-    allowed = {typing.get_origin(part) or part for part in typing.get_args(hint) or (hint,)}
-    if tuple in allowed or typing.get_origin(hint) is tuple:
-        if value is None and type(None) in allowed:
-            return None
-        if isinstance(value, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
-            return tuple(float(v) for v in value)
-        raise JaxdtError(f"{where} must be a list of numbers; got {value!r}.")
-    if typing.get_origin(hint) is Literal:
-        allowed = {str}
-    if float in allowed and type(value) is int:
-        return float(value)
-    if type(value) in allowed:
-        return value
-    raise JaxdtError(f"{where} has the wrong type; got {value!r}.")
-
-
 def _at_least(config: Any, name: str, least: int) -> None:
     value = getattr(config, name)
     if value < least:
         raise JaxdtError(f"{name} must be at least {least}; got {value}.")
+
+
+def _at_most(config: Any, name: str, most: int) -> None:
+    value = getattr(config, name)
+    if value is not None and value > most:
+        raise JaxdtError(f"{name} must be at most {most}; got {value!s:.20}.")
 
 
 def _within(config: Any, name: str, low: float, high: float) -> None:

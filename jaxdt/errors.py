@@ -1,8 +1,17 @@
 """What can go wrong, in our words."""
 
+_LONGEST = 1000
+
 
 class JaxdtError(ValueError):
-    """Bad input: the message is one sentence with the rule, the value received and the fix."""
+    """Bad input: the message is one sentence with the rule, the value received and the fix.
+
+    Names and values in it may come from a hostile file: what a terminal would obey is escaped, what is endless is cut.
+    """
+
+    def __init__(self, message: str):
+        shown = message if len(message) <= _LONGEST else f"{message[: _LONGEST - 2]} …"
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown))
 
 
 class RunError(RuntimeError):

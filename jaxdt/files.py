@@ -1,14 +1,15 @@
-"""Files and directories that appear whole or not at all, and where what can be made again is kept."""
+"""Files that appear whole or not at all, a cache for what can be made again, and JSON that may come from anywhere."""
 
 import contextlib
 import errno
 import fnmatch
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from jaxdt.errors import JaxdtError, WriteError
 
@@ -22,6 +23,8 @@ REFUSALS = {
     errno.EPERM: "permission is denied",
     errno.EIO: "the disk does not answer (input/output error)",
 }
+_MAX_JSON_BYTES = 2**24
+_MAX_JSON_DEPTH = 100
 
 
 @contextlib.contextmanager
@@ -125,6 +128,27 @@ def remove_unfinished(directory: Path) -> None:
     for path in directory.glob(".*.tmp"):
         if path.is_file():
             path.unlink()
+
+
+def read_json(path: Path) -> Any:
+    """A JSON document; raises ValueError or OSError when it is none, is too large or is nested too deep to be shown."""
+    with open(path, "rb") as file:
+        content = file.read(_MAX_JSON_BYTES + 1)
+    if len(content) > _MAX_JSON_BYTES:
+        raise ValueError(f"it is larger than {_MAX_JSON_BYTES // 2**20} MiB")
+    try:
+        document = json.loads(content.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"it is nested more than {_MAX_JSON_DEPTH} deep") from error
+    level = [document]
+    for _ in range(_MAX_JSON_DEPTH):
+        holders = [
+            value.values() if isinstance(value, dict) else value for value in level if isinstance(value, dict | list)
+        ]
+        level = [value for holder in holders for value in holder]
+    if level:
+        raise ValueError(f"it is nested more than {_MAX_JSON_DEPTH} deep")
+    return document
 
 
 def _umask() -> int:

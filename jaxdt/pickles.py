@@ -101,8 +101,8 @@ def is_shape(value: Any) -> bool:
 
 
 def _scalar(key: Any) -> Any:
-    """A key of a dict or a set: a tuple would be hashed all the way down, which can be endless."""
-    if not isinstance(key, str | bytes | int | float | None):
+    """A key of a dict or a set: a tuple would be hashed all the way down, and many large integers can share a hash."""
+    if not isinstance(key, str | bytes | int | float | None) or (isinstance(key, int) and abs(key) >= 2**60):
         raise pickle.UnpicklingError(f"a {type(key).__name__} as a key")
     return key
 
@@ -135,8 +135,10 @@ def _always(room: int) -> dict[str, Any]:
 
 class _Reader(pickle._Unpickler):  # type: ignore[name-defined] # the Python one: the C one allocates what it is told to
     stack: list[Any]
+    memo: dict[Any, Any]
     append: Any
     read: Any
+    readline: Any
     pop_mark: Any
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
 
@@ -173,6 +175,9 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined] # the Python one
     def load_bytearray8(self) -> None:
         size = int.from_bytes(self.read(8), "little")  # the parent's version allocates before it reads
         self.append(bytearray(self.read(size)))
+
+    def load_put(self) -> None:
+        self.memo[_scalar(int(self.readline()))] = self.stack[-1]
 
     def load_append(self) -> None:
         value = self.stack.pop()
@@ -214,6 +219,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined] # the Python one
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+    dispatch[pickle.PUT[0]] = load_put
     dispatch[pickle.APPEND[0]] = load_append
     dispatch[pickle.APPENDS[0]] = load_appends
     dispatch[pickle.SETITEM[0]] = load_setitem

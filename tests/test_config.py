@@ -4,7 +4,8 @@ import json
 import pytest
 
 from jaxdt import JaxdtError, ModelConfig, OptimizerConfig, TrainConfig
-from jaxdt.config import CHANGEABLE, DEMO, PAPER, PAPER_TARGETS, PRESETS, config_from_json, config_to_json
+from jaxdt.config import CHANGEABLE, DEMO, PAPER, PAPER_TARGETS, PRESETS
+from jaxdt.run.config_json import config_from_json, config_to_json
 
 
 def there_and_back(config: TrainConfig) -> TrainConfig:
@@ -29,6 +30,7 @@ def test_the_model_defaults_to_the_papers():
         "action_tanh": True,
         "layer_norm_epsilon": 1e-5,
         "initialization": "original",
+        "dtype": "float32",
         "embedding_dropout": 0.1,
         "attention_dropout": 0.1,
         "residual_dropout": 0.1,

@@ -240,7 +240,7 @@ def test_a_filter_that_hdf5_does_not_bring_is_refused(tmp_path):
         properties.set_filter(32015, h5py.h5z.FLAG_OPTIONAL)  # zstd, of a library
         space = h5py.h5s.create_simple((5,))
         h5py.h5d.create(file.id, b"rewards", h5py.h5t.IEEE_F32LE, space, properties)
-    assert "rewards is compressed by filter 32015, which HDF5 does not bring; use gzip." in refusal(path)
+    assert "rewards is stored through filter 32015, which is not read; use gzip or lzf." in refusal(path)
 
 
 @pytest.mark.parametrize("options", [{"shape": (10**9,)}, {"shape": (5,), "maxshape": (None,), "chunks": (10**9,)}])

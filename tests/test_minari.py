@@ -173,7 +173,7 @@ def test_an_episode_that_repeats_through_links_fills_no_memory(root, monkeypatch
     with h5py.File(folder / "main_data.hdf5", "a") as file:
         for number in range(1, 40):
             file[f"episode_{number}"] = file["episode_0"]
-    assert "episode_3/rewards would take 0.0 GiB, far more than a file of 0.0 MiB holds" in refusal()
+    assert "episode_3/observations would take 0.0 GiB, far more than a file of 0.0 MiB holds" in refusal()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"a": ', "[" * 100_000, "\udcff"])

@@ -64,6 +64,7 @@ def load_directory(path: Path) -> EpisodeStore:
 
 def _load(files: list[ArrowFile], source: str) -> EpisodeStore:
     names = _columns(files)
+    _check_promise(files, names, source)
     lengths = _episode_lengths(files, source)
     columns = {name: _read_column(files, name, lengths, source) for name in names}
     ends = np.cumsum(lengths)
@@ -89,6 +90,17 @@ def _columns(files: list[ArrowFile]) -> list[str]:
     return present
 
 
+def _check_promise(files: list[ArrowFile], names: list[str], source: str) -> None:
+    most, promised = believable(*(file.path for file in files)), 0
+    for file in files:
+        promised += file.promised(names, most - promised)
+        if promised > most:
+            raise JaxdtError(
+                f"{source} would take {promised / 2**20:.0f} MiB or more, far more than its files hold "
+                f"({sum(file.path.stat().st_size for file in files) / 2**20:.1f} MiB); copy them again."
+            )
+
+
 def _check_type(file: ArrowFile, name: str) -> None:
     from pyarrow import types
 
@@ -112,7 +124,7 @@ def _leaf(kind: "pyarrow.DataType") -> tuple["pyarrow.DataType", int]:
     from pyarrow import types
 
     depth = 0
-    while types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    while types.is_list(kind) or types.is_large_list(kind) or (types.is_fixed_size_list(kind) and kind.list_size > 0):
         kind, depth = kind.value_type, depth + 1
     return kind, depth
 
@@ -158,7 +170,7 @@ def _read_column(files: list[ArrowFile], name: str, lengths: np.ndarray, source:
 def _room(files: list[ArrowFile], name: str, shape: tuple[int, ...], source: str) -> np.ndarray:
     dtype = np.result_type(*(_leaf(file.schema.field(name).type)[0].to_pandas_dtype() for file in files))
     dtype = np.dtype(np.float32) if dtype.kind == "f" else dtype
-    if dtype.itemsize * math.prod(shape) > sum(believable(file.path) for file in files):
+    if dtype.itemsize * math.prod(shape) > believable(*(file.path for file in files)):
         raise JaxdtError(f"{source}: {name} has {shape[-1]} numbers at its first step, far more than the file holds.")
     return np.empty(shape, dtype)
 

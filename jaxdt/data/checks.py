@@ -142,7 +142,7 @@ def _check_finite(fields: dict[str, np.ndarray], offsets: np.ndarray, source: st
 
 
 def _check_returns(rewards: np.ndarray, offsets: np.ndarray, source: str) -> None:
-    largest = np.add.reduceat(np.abs(rewards.astype(np.float64)), offsets[:-1])
+    largest = np.add.reduceat(np.abs(rewards), offsets[:-1], dtype=np.float64)
     if largest.max() > np.finfo(np.float32).max:
         raise JaxdtError(
             f"{source}: rewards of episode {int(largest.argmax())} add up beyond float32; scale the rewards down."

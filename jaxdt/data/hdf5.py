@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import math
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from jaxdt.data.arrow_files import believable
+from jaxdt.data.arrow_files import believable, decoded_bytes
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.simulator import is_plain_env_id
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 TIME_LIMIT = 1000
 """Steps after which an episode ends in files older than `timeouts`, as in the original (`episode_step == 999`)."""
 
-_FILTERS = {1, 2, 3, 4, 5, 6, 32000}  # HDF5's own and h5py's lzf; others load a library from the machine
+_GZIP, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
+_INFLATION = {_GZIP: 1032, _LZF: 88}
+"""Bytes that one byte of a compressed chunk can become, at most."""
 
 
 def load_hdf5(path: Path) -> EpisodeStore:
@@ -37,11 +40,11 @@ def load_hdf5(path: Path) -> EpisodeStore:
     Steps after the last end are dropped with a warning. Raises JaxdtError naming the file, the dataset and the fix.
     """
     with reading_hdf5(path) as file:
-        names = ["observations", "actions", "rewards", "terminals", *(["timeouts"] if "timeouts" in file else [])]
+        names = ["observations", "actions", "rewards", "terminals", *(["timeouts"] if _has(file, "timeouts") else [])]
         arrays, room = {}, believable(path)
         for name in names:
             arrays[name] = read_dataset(file, name, path, room)
-            room -= arrays[name].nbytes
+            room -= decoded_bytes(name, arrays[name].shape, arrays[name].dtype)
         env_id = _env_id(file, path)
     flags = {name: _flags(arrays.pop(name), name, path) for name in names[3:]}
     for name in (*arrays, *flags):
@@ -91,15 +94,32 @@ def read_dataset(group: Any, name: str, path: Path, room: int) -> np.ndarray:
         raise JaxdtError(f"{place} must be an array of a row a step; got a single value or nothing.")
     properties = dataset.id.get_create_plist()
     filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
-    if foreign := set(filters) - _FILTERS:
-        raise JaxdtError(f"{place} is compressed by filter {min(foreign)}, which HDF5 does not bring; use gzip.")
-    size = max(math.prod(dataset.shape), math.prod(dataset.chunks or ())) * dataset.dtype.itemsize
+    if foreign := set(filters) - {_GZIP, _SHUFFLE, _FLETCHER32, _LZF}:  # some load a library from the machine
+        raise JaxdtError(f"{place} is stored through filter {min(foreign)}, which is not read; use gzip or lzf.")
+    size = max(decoded_bytes(name, shape, dataset.dtype) for shape in (dataset.shape, dataset.chunks or ()))
     if size > room:
         raise JaxdtError(
             f"{place} would take {size / 2**30:.1f} GiB, far more than a file of "
             f"{path.stat().st_size / 2**20:.1f} MiB holds; copy it again, or write it in smaller files."
         )
+    _check_chunks(dataset, [number for number in filters if number in _INFLATION], place, room)
     return dataset[()]
+
+
+def _check_chunks(dataset: "h5py.Dataset", compressions: list[int], place: str, room: int) -> None:
+    """HDF5 inflates a chunk to its end, however long that is: refuses those that go beyond what they promise."""
+    if not compressions:
+        return
+    if len(compressions) > 1:
+        raise JaxdtError(f"{place} is compressed {len(compressions)} times; compress it once.")
+    large: list[tuple[int, ...]] = []
+    most = room // _INFLATION[compressions[0]]
+    dataset.id.chunk_iter(lambda chunk: large.append(chunk.chunk_offset) if chunk.size > most else None)
+    promised = math.prod(dataset.chunks) * dataset.dtype.itemsize + 4  # a checksum
+    for offset in large:
+        _, stored = dataset.id.read_direct_chunk(offset)
+        if compressions == [_LZF] or len(zlib.decompressobj().decompress(stored, promised + 1)) > promised:
+            raise JaxdtError(f"{place} may hold far more than it promises at {offset}; write it in smaller chunks.")
 
 
 def member(group: Any, name: str, path: Path) -> Any:
@@ -107,14 +127,18 @@ def member(group: Any, name: str, path: Path) -> Any:
     import h5py
 
     place = _place(group, name, path)
-    link = group.get(name, getlink=True) if isinstance(group, h5py.Group) else None
-    if link is None:
+    if not isinstance(group, h5py.Group) or not _has(group, name):
         names = itertools.islice(group, 12) if isinstance(group, h5py.Group) else ()
         found = ", ".join(f"{other:.40}" for other in names) or "nothing"
         raise JaxdtError(f"{place} is missing; there is {found} (add the dataset).")
-    if not isinstance(link, h5py.HardLink):
+    if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
         raise JaxdtError(f"{place} is a link to another place, which is not followed; store the numbers themselves.")
     return group[name]
+
+
+def _has(group: "h5py.Group", name: str) -> bool:
+    """Unlike `name in group`, opens no file that a link names."""
+    return group.id.links.exists(name.encode())
 
 
 def _place(group: Any, name: str, path: Path) -> str:
@@ -152,8 +176,11 @@ def _ends_by_time_limit(terminals: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " 
     ends = np.flatnonzero(terminals) + 1
     starts, stops = np.append(0, ends), np.append(ends, len(terminals))
     long = np.flatnonzero(stops - starts >= TIME_LIMIT)
-    cuts = [np.arange(starts[i] + TIME_LIMIT, stops[i] + 1, TIME_LIMIT) for i in long]
-    return np.unique(np.concatenate([ends, *cuts]))
+    is_end = np.zeros(len(terminals) + 1, bool)
+    is_end[ends] = True
+    for i in long:
+        is_end[starts[i] + TIME_LIMIT : stops[i] + 1 : TIME_LIMIT] = True
+    return np.flatnonzero(is_end)
 
 
 def _env_id(file: "h5py.File", path: Path) -> str | None:
@@ -161,7 +188,9 @@ def _env_id(file: "h5py.File", path: Path) -> str | None:
     if "env_id" not in file.attrs:
         return None
     kind = file.attrs.get_id("env_id")
-    if kind.shape != () or kind.dtype.kind != "S":  # HDF5 may never come back from a damaged string of any length
+    if (
+        kind.shape != () or kind.dtype.kind != "S" or kind.dtype.itemsize > 1000
+    ):  # HDF5 may never come back from a damaged string of any length
         raise JaxdtError(
             f"{path}: env_id must be one string of fixed length; got shape {kind.shape}, dtype {kind.dtype} "
             "(write it as numpy.bytes_)."

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxdt.data.arrow_files import believable
+from jaxdt.data.arrow_files import believable, decoded_bytes
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.hdf5 import member, read_dataset, reading_hdf5
 from jaxdt.data.joining import join_episodes
 from jaxdt.errors import JaxdtError, one_line
+from jaxdt.files import read_json
 from jaxdt.simulator import is_plain_env_id
 
 
@@ -62,7 +63,7 @@ def _episodes(file: "h5py.File", metadata: dict[str, Any], path: Path) -> list[d
         group, arrays = member(file, f"episode_{number}", path), {}
         for name in ("observations", "actions", "rewards", "terminations", "truncations"):
             arrays[name] = read_dataset(group, name, path, room)
-            room -= arrays[name].nbytes
+            room -= decoded_bytes(name, arrays[name].shape, arrays[name].dtype)
         if len(arrays["observations"]) != len(arrays["rewards"]) + 1:
             raise JaxdtError(
                 f"{path}: observations of episode {number} has {len(arrays['observations'])} rows for "
@@ -75,8 +76,8 @@ def _episodes(file: "h5py.File", metadata: dict[str, Any], path: Path) -> list[d
 
 def _metadata(path: Path) -> dict[str, Any]:
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        metadata = read_json(path)
+    except (OSError, ValueError) as error:
         reason = one_line(error)
         raise JaxdtError(
             f"{path} cannot be read: {reason:.200}; delete the dataset's directory and load it again."

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxdt.data.arrow_files import believable, decoded_bytes
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.simulator import is_plain_env_id
@@ -15,10 +16,13 @@ def load_npz(path: Path) -> EpisodeStore:
     wanted = ("observations", "actions", "rewards", "terminations", "truncations", "episode_ends", "env_id")
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            _check_members(archive.zip, wanted, path)
             arrays = {name: np.asarray(archive[name]) for name in wanted if name in archive.files}
+    except JaxdtError:
+        raise
     except Exception as error:  # damaged bytes make NumPy and zipfile raise a dozen kinds
         known = isinstance(error, OSError) or zipfile.is_zipfile(path)
-        reason = one_line(error) if known else "it is not a zip archive, or only part of one"
+        reason = one_line(error, 200) if known else "it is not a zip archive, or only part of one"
         raise JaxdtError(f"{path} cannot be read as an .npz file: {reason}; copy or make it again.") from error
     for name in ("observations", "actions", "rewards"):
         if name not in arrays:
@@ -27,6 +31,28 @@ def load_npz(path: Path) -> EpisodeStore:
         raise JaxdtError(f"{path}: nothing says where episodes end; add the array 'episode_ends'.")
     env_id = _env_id(arrays.pop("env_id", None), path)
     return EpisodeStore.from_arrays(**arrays, env_id=env_id, source=str(path))
+
+
+def _check_members(archive: zipfile.ZipFile, wanted: tuple[str, ...], path: Path) -> None:
+    """Refuses what could take far more memory than the file: bzip2 and lzma inflate without a bound."""
+    members = [info for info in archive.infolist() if info.filename.removesuffix(".npy") in wanted]
+    if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in members):
+        raise JaxdtError(f"{path} is compressed as NumPy never does; write it with numpy.savez_compressed.")
+    size = sum(_promised_bytes(archive, info) for info in members)
+    if size > believable(path):
+        raise JaxdtError(
+            f"{path} would take {size / 2**20:.0f} MiB, far more than a file of {path.stat().st_size / 2**20:.1f} MiB "
+            "holds; copy it again, or write it with numpy.savez."
+        )
+
+
+def _promised_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
+    """The larger of what the archive and the array's own head say."""
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(member)
+    return max(info.file_size, decoded_bytes(info.filename.removesuffix(".npy"), shape, dtype))
 
 
 def _env_id(value: np.ndarray | None, path: Path) -> str | None:

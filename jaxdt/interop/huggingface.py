@@ -44,17 +44,17 @@ def config_from_huggingface(values: Any, context_length: int, source: str) -> Mo
         raise JaxdtError(f"{source} must be a JSON object; got {type(values).__name__}.")
     kind = values.get("model_type", "decision_transformer")
     if kind != "decision_transformer":
-        raise JaxdtError(f"{source} describes a model of type {kind!r}; only decision_transformer can be imported.")
+        raise JaxdtError(f"{source} describes a model of type {kind!r:.80}; only decision_transformer can be imported.")
     for name, supported in UNSUPPORTED.items():
         if values.get(name, supported) != supported:
-            raise JaxdtError(f"{source} has {name}={values[name]!r}, which is not supported; only {supported} is.")
+            raise JaxdtError(f"{source} has {name}={values[name]!r:.80}, which is not supported; only {supported} is.")
     ours: dict[str, Any] = {"context_length": context_length}
     for theirs, (name, default) in FIELDS.items():
         value = values.get(theirs, values.get(_ALIASES.get(theirs, theirs), default))
         ours[name] = _checked(value, default, f"{source}: {theirs}")
     if ours["activation"] not in ("relu", "gelu", "gelu_new"):
         raise JaxdtError(
-            f"{source} has activation_function={ours['activation']!r}, which is not supported; only relu, gelu and "
+            f"{source} has activation_function={ours['activation']!r:.80}, which is not supported; only relu, gelu and "
             "gelu_new are."
         )
     try:
@@ -88,4 +88,7 @@ def _checked(value: Any, default: Any, where: str) -> Any:
     kinds = {bool: (bool,), int: (int,), float: (int, float), str: (str,), type(None): (int, type(None))}[type(default)]
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise JaxdtError(f"{where} has the wrong type; got {value!r:.80}.")
-    return float(value) if isinstance(default, float) else value
+    try:
+        return float(value) if isinstance(default, float) else value
+    except OverflowError as error:
+        raise JaxdtError(f"{where} must be a number within float64's range; got {value!r:.80}.") from error

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from jaxdt import files
 from jaxdt.config import PAPER_TARGETS, ModelConfig
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.interop.huggingface import config_from_huggingface
@@ -78,9 +79,9 @@ def read_json(path: Path) -> Any:
     if not path.is_file():
         raise JaxdtError(f"{path} does not exist; give the path of a JSON file.")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise JaxdtError(f"{path} is not a readable JSON file: {one_line(error)}; copy it again.") from error
+        return files.read_json(path)
+    except (OSError, ValueError) as error:
+        raise JaxdtError(f"{path} is not a readable JSON file: {one_line(error, 200)}; copy it again.") from error
 
 
 def read_surroundings(values: Any, source: str) -> Surroundings:

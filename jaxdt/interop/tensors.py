@@ -40,7 +40,10 @@ def read_tensors(path: Path) -> Tensors:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix in (".bin", ".pt", ".pth"):
-        return _named_tensors(_read_torch(path), path)
+        tensors = _named_tensors(_read_torch(path), path)
+        if sum(tensor.size for tensor in tensors.values()) > path.stat().st_size:
+            raise JaxdtError(f"{path}: its tensors share their numbers; save each with numbers of its own (clone it).")
+        return tensors
     raise JaxdtError(f"{path} is of an unknown kind {path.suffix!r}; give a .safetensors, .bin or .pt file of weights.")
 
 

@@ -15,6 +15,7 @@ from jaxdt.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     set_damaged_aside,
+    stored_shapes,
 )
 from jaxdt.config import Context, ModelConfig
 from jaxdt.errors import JaxdtError
@@ -79,10 +80,13 @@ class Agent:
         if damaged:
             with contextlib.suppress(JaxdtError, OSError), sole_process(run.path):  # not of a live or read-only run
                 set_damaged_aside(run.checkpoints)
+        step = find_checkpoint(run.checkpoints, checkpoint, damaged=damaged)
+        _check_depth(record.model, stored_shapes(run.checkpoints, step, "params"), run)
         init, _ = build_model(record.model)
         shapes = jax.eval_shape(init, jax.random.key(0))
-        step = find_checkpoint(run.checkpoints, checkpoint, damaged=damaged)
         params = load_checkpoint(run.checkpoints, step, params=shapes)["params"]
+        if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(params)):
+            raise JaxdtError(f"checkpoint {run.checkpoints / str(step)} has weights that are not finite; use another.")
         return cls(
             record.model,
             params,
@@ -135,7 +139,9 @@ class Agent:
         self._memory, self._return_to_go, action = self._advance(
             self.params, self._memory, self._return_to_go, observation[None], earned, timestep
         )
-        return np.asarray(action)[0]
+        if not np.isfinite(action := np.asarray(action)[0]).all():
+            raise JaxdtError("the action is not finite: the weights overflow at this observation; train them again.")
+        return action
 
     def _advance_one_step(
         self,
@@ -150,6 +156,13 @@ class Agent:
         turn = make_turn(observation, return_to_go, timestep, self.interface)
         memory, action = self._policy.act(params, memory, turn)
         return memory, return_to_go, to_action_space(action, self.interface)
+
+
+def _check_depth(config: ModelConfig, stored: dict[str, tuple], run: RunDirectory) -> None:
+    """Before the model is built, which takes minutes if a damaged config asks for many layers."""
+    layers = len({name.split("/")[1] for name in stored if name.startswith("blocks/")})
+    if layers != config.num_layers:
+        raise JaxdtError(f"{run.config} is damaged: num_layers is {config.num_layers}; the checkpoint has {layers}.")
 
 
 def make_policy(config: ModelConfig, apply: Apply, interface: Interface, context: Context = "exact") -> Policy:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxdt.config import ModelConfig, TrainConfig, config_from_json, config_to_json
-from jaxdt.errors import JaxdtError
-from jaxdt.files import is_free, open_atomically
+from jaxdt.config import ModelConfig, TrainConfig
+from jaxdt.errors import JaxdtError, one_line
+from jaxdt.files import is_free, open_atomically, read_json
+from jaxdt.run.config_json import config_from_json, config_to_json
 from jaxdt.simulator import is_plain_env_id
 from jaxdt.types import Interface
 
@@ -81,21 +82,20 @@ def read_record(run: RunDirectory) -> RunRecord:
     """Raises JaxdtError when the directory holds no run or its config.json is damaged."""
     if not run.holds_run:
         raise JaxdtError(f"{run.path} holds no run: config.json is missing; give a directory that jaxdt train wrote.")
-    text = ""
+    document = None
     try:
-        text = run.config.read_text(encoding="utf-8")
-        document = json.loads(text)
+        document = read_json(run.config)
         record = RunRecord(
             config=config_from_json(document["config"]),
             interface=_read_interface(document["interface"]),
             data=document["data"],
             made_with=document["made_with"],
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if '"model_type"' in text:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        if isinstance(document, dict) and "model_type" in document:
             message = f"{run.path} is a Hugging Face model and no run; make it one with jaxdt import {run.path} RUN."
             raise JaxdtError(message) from error
-        raise JaxdtError(f"{run.config} is damaged: {error}") from error
+        raise JaxdtError(f"{run.config} is damaged: {one_line(error, 300)}; restore it from a copy.") from error
     _check_record(run, record)
     return record
 
@@ -139,8 +139,21 @@ def _check_record(run: RunDirectory, record: RunRecord) -> None:
     for name, (size, expected) in sizes.items():
         if size != expected:
             raise JaxdtError(f"{run.config} is damaged: {name} has {size} numbers and should have {expected}.")
-    if not (np.isfinite(interface.state_mean).all() and (interface.state_std > 0).all() and interface.return_scale > 0):
-        raise JaxdtError(f"{run.config} is damaged: state_mean, state_std or return_scale is not usable.")
+        if not np.isfinite(getattr(interface, name)).all():
+            raise JaxdtError(f"{run.config} is damaged: {name} has numbers that are not finite float32.")
+    rules = {
+        "state_std must be above 0": (interface.state_std > 0).all(),
+        "state_std must have the shape of state_mean": interface.state_std.shape == interface.state_mean.shape,
+        "action_low must be a list of numbers": interface.action_low.ndim == 1,
+        "action_high must be a list of numbers": interface.action_high.ndim == 1,
+        "action_high must not be below action_low": (interface.action_high >= interface.action_low).all(),
+        "return_scale must be above 0 and finite": 0 < interface.return_scale < np.inf,
+        "data must be a JSON object": isinstance(record.data, dict),
+        "made_with must be a JSON object": isinstance(record.made_with, dict),
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            raise JaxdtError(f"{run.config} is damaged: {rule}; restore it from a copy.")
 
 
 def _version(package: str) -> str | None:
