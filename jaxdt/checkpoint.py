@@ -198,6 +198,8 @@ def _damage(checkpoint: Path) -> str | None:
         return f"its sums cannot be read: {one_line(error, 200)}"
     if not isinstance(saved, dict):
         return "its sums are no JSON object"
+    if links := [path.name for path in checkpoint.rglob("*") if path.is_symlink()]:
+        return f"{links[0]} is a link"
     for name in sorted(set(saved) | set(found)):
         if name not in found:
             return f"{name} is missing"

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import shutil
 
 import jax
@@ -5,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdt import checkpoint
 from jaxdt.checkpoint import (
     SUMS,
     CheckpointWriter,
@@ -120,6 +123,31 @@ def test_any_file_of_a_checkpoint_that_is_not_as_saved_is_noticed(tmp_path, harm
             assert checkpoint_steps(copy) == [] if gone else list(damaged_checkpoints(copy)) == [1], name
     (tmp_path / "whole" / "1" / "more").write_text("x")
     assert damaged_checkpoints(tmp_path / "whole") == {1: "more was not saved with it"}
+
+
+@pytest.mark.parametrize("name", ["params/_METADATA", "params/d"])
+def test_a_link_out_of_a_checkpoint_is_damage(tmp_path, name):
+    save_all(tmp_path / "run", {1: None})
+    (tmp_path / "run" / "1" / name).rename(tmp_path / "elsewhere")
+    (tmp_path / "run" / "1" / name).symlink_to(tmp_path / "elsewhere")
+    assert damaged_checkpoints(tmp_path / "run") == {1: f"{name.split('/')[1]} is a link"}
+
+
+def test_sums_name_files_and_never_places_outside(tmp_path):
+    save_all(tmp_path, {1: None})
+    (tmp_path / "outside").write_text("x")
+    sums = json.loads((tmp_path / "1" / SUMS).read_text())
+    for name in ("../outside", str(tmp_path / "outside")):
+        (tmp_path / "1" / SUMS).write_text(json.dumps({**sums, name: hashlib.sha256(b"x").hexdigest()}))
+        assert damaged_checkpoints(tmp_path) == {1: f"{name} is missing"}
+    (tmp_path / "1" / SUMS).write_text("[" * 100_000)
+    assert "nested more than 100 deep" in damaged_checkpoints(tmp_path)[1]
+
+
+def test_an_array_that_promises_far_more_than_is_stored_is_refused(tmp_path):
+    save_all(tmp_path, {1: None})
+    with pytest.raises(JaxdtError, match="would take 1024 MiB, far more than its 0.0 MiB hold"):
+        checkpoint._check_size({"a": jax.ShapeDtypeStruct((2**28,), jnp.float32)}, tmp_path / "1")
 
 
 def test_damaged_checkpoints_are_set_aside_and_the_one_before_is_found(tmp_path):

@@ -366,6 +366,20 @@ def test_the_hand_written_pickle_above_is_otherwise_good(tmp_path):
     assert tensors["a"].shape == (4,)
 
 
+def test_tensors_that_share_their_numbers_are_refused_before_they_are_copied(tmp_path):
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n" + STORAGE + b"I0\n(I16\nt(I1\ntI00\nNtR"
+    path = tmp_path / "a.bin"
+    for count, fits in ((1, True), (20_000, False)):
+        content = (
+            b"}(" + b"".join(b"S'%d'\n" % i + (tensor + b"p1\n" if i == 0 else b"g1\n") for i in range(count)) + b"u."
+        )
+        rewrite(path, {"data.pkl": content})
+        if fits:
+            assert read_tensors(path)["0"].shape == (16,)
+        else:
+            assert "its tensors share their numbers" in reading(path)
+
+
 def test_storages_that_are_missing_or_outside_the_archive_are_refused(tmp_path):
     assert "is damaged at 'pytorch_model/data/0'" in reading(rewrite(tmp_path / "a.bin", {"data/0": None}))
     content = b"}S'a'\nctorch._utils\n_rebuild_tensor_v2\n" + STORAGE.replace(b"S'0'", b"S'../../x'")

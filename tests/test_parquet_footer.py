@@ -3,7 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxdt.data.parquet_footer import promised_bytes
-from tests.test_arrow import many_episodes
+from tests.test_arrow import many_episodes, write_parquet
 
 
 def write_footer(path, footer: bytes):
@@ -26,6 +26,17 @@ def test_the_promise_is_what_the_pages_decode_to(tmp_path):
     assert promise(path, "rewards", "actions") == promise(path, "rewards") + promise(path, "actions")
     assert promise(path, "nothing") == 0
     assert 100 < promise(path, "observations", most=100) < promise(path, "observations")
+
+
+def test_the_pages_are_believed_rather_than_a_footer_that_says_less(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", **many_episodes([100_000, 1]))
+    content = path.read_bytes()
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    said, less = b"\xc2\x9a\x0c", b"\x86\x80\x00"  # varints of 100,001 and of 3
+    assert said in content[start:]
+    path.write_bytes(content[:start] + content[start:].replace(said, less))
+    assert pq.read_metadata(path).row_group(0).column(2).num_values == 3
+    assert promise(path, "rewards") > 400_000
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,147 @@
+"""Valid files of every format that is read, and how each is made into mutants."""
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import pyarrow as pa
+from hypothesis import strategies as st
+
+from jaxdt.checkpoint import SUMS, _sums
+from jaxdt.run.importing import import_run
+from tests import fuzz_odd, test_hdf5, test_minari
+from tests.conftest import make_store
+from tests.fuzzing import EDITS, JSON_EDITS, mutated, mutated_json
+from tests.test_arrow import columns, write_parquet, write_saved
+from tests.test_interop import GOLDEN
+from tests.test_loading import good_arrays, write_npz
+from tests.test_pickled import episodes_of
+
+
+class Target(NamedTuple):
+    count: int
+    """Mutants in the plain suite."""
+    kind: str
+    """What the worker does with them."""
+    mutations: st.SearchStrategy
+    write: Callable[[Path, Path, Any], Path]
+    """From the valid files, into an empty folder, by a mutation: the mutant's path."""
+
+
+def write_samples(folder: Path) -> None:
+    write_npz(folder / "a.npz")
+    np.savez(folder / "b.npz", **good_arrays())
+    write_parquet(folder / "a.parquet", b"Hopper-v5", {"compression": "snappy"})
+    write_parquet(
+        folder / "b.parquet", None, {"use_dictionary": False, "compression": "gzip", "data_page_version": "2.0"}
+    )
+    write_parquet(folder / "c.parquet", None, {"use_dictionary": False, "compression": "none"})
+    write_saved(folder / "saved", pa.table(columns()), config_name="halfcheetah-expert-v2")
+    test_hdf5.write(folder / "a.hdf5", env_id="Hopper-v5")
+    _write_chunked(folder / "b.hdf5", libver="latest", compression="gzip", shuffle=True, fletcher32=True)
+    _write_chunked(folder / "c.hdf5", libver="earliest", compression="lzf")
+    for protocol in (0, 2, 3, 4, 5):
+        (folder / f"{protocol}.pkl").write_bytes(pickle.dumps(episodes_of(make_store((2, 3))), protocol))
+    test_minari.write(folder / "minari" / "fuzz-v0" / "data", make_store((2, 3)))
+    shutil.copytree(GOLDEN / "bin", folder / "bin")
+    shutil.copytree(GOLDEN / "safetensors", folder / "safetensors")
+    shutil.copy(GOLDEN / "original.pt", folder / "original.pt")
+    known = {
+        "state_mean": [0.0] * 5,
+        "state_std": [1.0] * 5,
+        "return_scale": 10.0,
+        "context_length": 4,
+        "targets": [1.0],
+    }
+    bounds = {"action_low": [-1.0] * 3, "action_high": [1.0] * 3, "delayed_reward": False, "env_id": "Hopper-v5"}
+    (folder / "safetensors" / "normalization.json").write_text(json.dumps(known | bounds))
+    shutil.copytree(GOLDEN / "bin", folder / "import" / "model")
+    (folder / "import" / "stats.json").write_text(json.dumps(known))
+    import_run(folder / "safetensors", folder / "run")
+
+
+VALID = [
+    *(("episodes", f"{name}") for name in ("a.npz", "b.npz", "a.parquet", "b.parquet", "c.parquet", "saved")),
+    *(("episodes", f"{name}") for name in ("a.hdf5", "b.hdf5", "c.hdf5", "0.pkl", "2.pkl", "3.pkl", "4.pkl", "5.pkl")),
+    *(("weights", name) for name in ("bin", "safetensors", "original.pt")),
+    *(("minari", "minari"), ("import", "import"), ("agent", "run")),
+]
+"""Every sample, by the kind of loading."""
+
+
+def _write_chunked(path: Path, *, libver: str, **options: Any) -> None:
+    with h5py.File(path, "w", libver=libver) as file:
+        for name, values in test_hdf5.good_arrays().items():
+            chunks = (2, *values.shape[1:])
+            file.create_dataset(name, data=values, chunks=chunks, maxshape=(None, *values.shape[1:]), **options)
+
+
+# ---- bytes and JSON
+
+
+def _files(count: int, *names: str, kind: str = "episodes") -> Target:
+    """One of the files, its bytes changed; splices come from the next one."""
+
+    def write(samples: Path, folder: Path, mutation: tuple) -> Path:
+        which, edits = mutation
+        content, other = ((samples / names[i % len(names)]).read_bytes() for i in (which, which + 1))
+        path = folder / f"mutant{Path(names[which]).suffix}"
+        path.write_bytes(mutated(content, edits, other))
+        return path
+
+    return Target(count, kind, st.tuples(st.integers(0, len(names) - 1), EDITS), write)
+
+
+def _tree(
+    count: int, kind: str, tree: str, *names: str, edits: st.SearchStrategy = EDITS, resum: bool = False
+) -> Target:
+    """A directory, one of its files changed; with `resum` the sums of its checkpoint are those of the change."""
+
+    def write(samples: Path, folder: Path, mutation: tuple) -> Path:
+        name, changes = mutation
+        shutil.copytree(samples / tree, folder, dirs_exist_ok=True)
+        path = next(folder.glob(name))
+        if edits is JSON_EDITS:
+            path.write_text(mutated_json(path.read_text(), changes))
+        else:
+            path.write_bytes(mutated(path.read_bytes(), changes, path.read_bytes()[::-1]))
+        if resum:
+            checkpoint = folder / "checkpoints" / "0"
+            (checkpoint / SUMS).write_text(json.dumps(_sums(checkpoint)))
+        return folder
+
+    return Target(count, kind, st.tuples(st.sampled_from(names), edits), write)
+
+
+_CHECKPOINT = [f"checkpoints/0/{name}" for name in ("_CHECKPOINT_METADATA", "params/_METADATA", "params/_sharding")]
+_CHECKPOINT += [f"checkpoints/0/params/{name}" for name in ("manifest.ocdbt", "d/*", "*/manifest.ocdbt", "*/d/*")]
+
+TARGETS = {
+    "npz": _files(200, "a.npz", "b.npz"),
+    "npz members": Target(150, "episodes", *fuzz_odd.NPZ),
+    "parquet": _files(280, "a.parquet", "b.parquet", "c.parquet"),
+    "arrow": _tree(150, "episodes", "saved", "*.arrow"),
+    "arrow json": _tree(80, "episodes", "saved", "state.json", "dataset_info.json", edits=JSON_EDITS),
+    "tables": Target(150, "episodes", *fuzz_odd.TABLES),
+    "hdf5": _files(350, "a.hdf5", "b.hdf5", "c.hdf5"),
+    "hdf5 members": Target(150, "episodes", *fuzz_odd.HDF5),
+    "minari": _tree(100, "minari", "minari", "fuzz-v0/data/main_data.hdf5"),
+    "minari json": _tree(60, "minari", "minari", "fuzz-v0/data/metadata.json", edits=JSON_EDITS),
+    "pickle": _files(180, "0.pkl", "2.pkl", "3.pkl", "4.pkl", "5.pkl"),
+    "pickle instructions": Target(180, "episodes", *fuzz_odd.PICKLE),
+    "safetensors": _tree(120, "weights", "safetensors", "model.safetensors"),
+    "import json": _tree(150, "weights", "safetensors", "config.json", "normalization.json", edits=JSON_EDITS),
+    "pytorch_model.bin": _tree(80, "weights", "bin", "pytorch_model.bin"),
+    "state dict": _files(80, "original.pt", kind="weights"),
+    "state dict instructions": Target(100, "weights", *fuzz_odd.TORCH),
+    "statistics": _tree(30, "import", "import", "stats.json", edits=JSON_EDITS),
+    "run config": _tree(60, "agent", "run", "config.json", edits=JSON_EDITS),
+    "checkpoint": _tree(20, "agent", "run", f"checkpoints/0/{SUMS}", *_CHECKPOINT),
+    "checkpoint with its sums": _tree(16, "agent", "run", *_CHECKPOINT, resum=True),
+    "checkpoint json with its sums": _tree(12, "agent", "run", *_CHECKPOINT[:2], edits=JSON_EDITS, resum=True),
+}
