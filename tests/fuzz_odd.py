@@ -159,7 +159,7 @@ HDF5 = (
 
 _F4, _LISTS = pa.float32(), (pa.list_, pa.large_list, lambda kind: pa.list_(kind, 1), lambda kind: pa.list_(kind, 0))
 _LEAVES = [_F4, pa.float16(), pa.int8(), pa.uint64(), pa.bool_(), pa.string(), pa.null(), pa.binary(), pa.date32()]
-_LEAVES += [pa.struct([("a", _F4)]), pa.map_(pa.int8(), _F4), pa.dictionary(pa.int8(), pa.string()), pa.decimal128(9)]
+_LEAVES += [pa.struct([("a", _F4)]), pa.dictionary(pa.int8(), pa.string()), pa.decimal128(9)]
 
 
 def _write_table(samples: Path, folder: Path, mutation: tuple) -> Path:

@@ -28,7 +28,7 @@ from tests.fuzzing import TRIPWIRE
 ROOT = Path(__file__).parents[1]
 CPU_SECONDS = 5
 MAX_MEMORY = 2**30
-_VIRTUAL_MEMORY = 16 * 2**30  # so that a bomb ends this process and not the machine
+_VIRTUAL_MEMORY = 32 * 2**30  # so that a bomb ends this process and not the machine; jax alone reserves some
 
 
 def main() -> None:
@@ -36,8 +36,8 @@ def main() -> None:
     os.dup2(2, 1)
     watch = Watch()
     sys.addaudithook(watch)
-    limit = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (_virtual_memory() + _VIRTUAL_MEMORY, limit))
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (_VIRTUAL_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     for line in sys.stdin:
         request = json.loads(line)
         answer = attempt(watch, request["kind"], Path(request["path"]), limited=request["limited"])
@@ -184,46 +184,35 @@ class Watch:
 
 _NEVER = {"os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "subprocess.Popen"}
 _NEVER |= {"socket.connect", "socket.bind", "socket.getaddrinfo", "ctypes.dlopen", "webbrowser.open"}
-_CHANGES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.chmod", "os.link", "os.symlink", "os.truncate"}
-_LOOKS = {"os.listdir", "os.scandir"}
-_READABLE = tuple(
-    {os.path.realpath(place) for place in (sys.prefix, sys.base_prefix, ROOT, "/proc", "/sys", "/dev", "/usr", "/etc")}
-)
+_CHANGES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.chmod", "os.link", "os.symlink"}
+_PYTHONS = (sys.prefix, sys.base_prefix, ROOT, "/proc", "/sys", "/dev", "/usr", "/etc")
+_CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"]
 
 
 def _is_forbidden(event: str, arguments: tuple, folder: Path) -> bool:
-    if event in _NEVER:
-        return True
-    if event in ("exec", "compile", "import"):
-        code = arguments[0]
-        return TRIPWIRE in (f"{code.co_names} {code.co_consts}" if hasattr(code, "co_names") else str(code))
-    if event in _CHANGES:
-        below_another = isinstance(arguments[-1], int) and arguments[-1] != -1  # which was itself looked at
-        names = [name for name in arguments if isinstance(name, str | bytes | os.PathLike)]
-        return not below_another and any(not _within(name, folder) for name in names)
-    if event == "open" or event in _LOOKS:
-        name, writes = (
-            arguments[0],
-            event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"),
-        )
-        if name is None or isinstance(name, int) or _within(name, folder):
-            return False
-        return bool(writes) or (os.path.exists(name) and not _within(name, *_READABLE))
-    return False
+    match event, arguments:
+        case ("exec" | "compile" | "import", (code, *_)):
+            return TRIPWIRE in (f"{code.co_names} {code.co_consts}" if hasattr(code, "co_names") else str(code))
+        case ("open", (str() | bytes() as name, _, flags)) if flags & (os.O_WRONLY | os.O_RDWR):
+            return not _within(name, folder, _CACHE, os.devnull)
+        case ("open" | "os.listdir" | "os.scandir", (str() | bytes() as name, *_)):
+            return os.path.exists(name) and not _within(name, folder, _CACHE, *_PYTHONS)
+        case (_, (*names, int(below))) if (
+            event in _CHANGES and below == -1
+        ):  # else below a directory that was itself seen
+            return any(not _within(name, folder, _CACHE) for name in names if isinstance(name, str | bytes))
+    return event in _NEVER
 
 
-def _within(name, *folders) -> bool:
-    resolved = os.path.realpath(os.fsdecode(name))
-    return any(resolved == os.fspath(place) or resolved.startswith(f"{place}{os.sep}") for place in folders) or (
-        resolved == os.devnull
-    )
+def _within(name: str | bytes, *folders: str | Path) -> bool:
+    place = Path(os.path.realpath(os.fsdecode(name)))
+    return any(place.is_relative_to(os.path.realpath(folder)) for folder in folders)
 
 
 def _begin_peak() -> int:
-    """Bytes in memory now; on Linux the peak is counted from here on."""
-    clear = Path("/proc/self/clear_refs")
-    if clear.exists():
-        clear.write_text("5")
+    """The peak until now; on Linux it is counted from here on, elsewhere only what goes beyond it is seen."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
     return _peak()
 
 
@@ -232,11 +221,6 @@ def _peak() -> int:
     if status.exists():
         return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _virtual_memory() -> int:
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 2**40
 
 
 if __name__ == "__main__":

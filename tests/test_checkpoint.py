@@ -146,7 +146,7 @@ def test_sums_name_files_and_never_places_outside(tmp_path):
 
 def test_an_array_that_promises_far_more_than_is_stored_is_refused(tmp_path):
     save_all(tmp_path, {1: None})
-    with pytest.raises(JaxdtError, match="would take 1024 MiB, far more than its 0.0 MiB hold"):
+    with pytest.raises(JaxdtError, match=r"would take 1024 MiB, far more than its 0\.0 MiB hold"):
         checkpoint._check_size({"a": jax.ShapeDtypeStruct((2**28,), jnp.float32)}, tmp_path / "1")
 
 
