@@ -121,6 +121,7 @@ def _check_chunks(dataset: "h5py.Dataset", place: str) -> None:
         raise JaxdtError(f"{place} is stored through filters in an order that is not read, {numbers}; use gzip alone.")
     if not numbers or dataset.chunks is None:
         return
+    assert dataset.chunks is not None  # only chunks have filters
     promised = math.prod(dataset.chunks) * dataset.id.get_type().get_size()
     chunks: list[h5py.h5d.StoreInfo] = []
     dataset.id.chunk_iter(chunks.append)
