@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 import pickle
 import pickletools
 import zipfile
@@ -45,17 +46,13 @@ _ODD_HEADS = [
 
 def _write_npz(samples: Path, folder: Path, mutation: tuple) -> Path:
     """Arrays of other kinds, heads that promise anything, payloads, and members of odd names."""
-    names, which, how, compression = mutation
+    names, content, how, compression = mutation
     members = {}
     for name, values in good_arrays().items():
         members[f"{name}.npy"] = _npy(values)
     for name in names:
-        content = (_ODD_CONTENTS * 2)[which]
         member = f"{name}.npy"
-        if how in ("named", "twice"):
-            members[("../", "/", "a/", "C:\\")[which % 4] + member] = content
-        if how != "twice":
-            members[member] = content
+        members[member if how == "replaced" else how + member] = content
     with zipfile.ZipFile(folder / "mutant.npz", "w", compression) as archive:
         for member, content in members.items():
             archive.writestr(member, content)
@@ -78,23 +75,23 @@ class _Payload:
         return self._call
 
 
-PAYLOADS = [
+_PAYLOADS = [
     _Payload(function, argument)
-    for function in (eval, exec, __import__, print)
+    for function in (eval, exec, __import__, os.system)
     for argument in (f"{TRIPWIRE}", f"__import__('{TRIPWIRE}')")
 ]
 _ODD_CONTENTS = [
-    *(_npy(values) for values in _ODD_ARRAYS),
-    *(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + bytes(64) for head in _ODD_HEADS),
-    *(pickle.dumps(payload) for payload in PAYLOADS),
-    *(_npy(np.array([payload] * 5, object)) for payload in PAYLOADS),
+    [_npy(values) for values in _ODD_ARRAYS],
+    [b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + bytes(64) for head in _ODD_HEADS],
+    [pickle.dumps(payload) for payload in _PAYLOADS],
+    [_npy(np.array([payload] * 5, object)) for payload in _PAYLOADS],
 ]
 
 NPZ = (
     st.tuples(
         st.sets(st.sampled_from(sorted(good_arrays())), min_size=1, max_size=2).map(sorted),
-        st.integers(0, len(_ODD_CONTENTS) - 1),
-        st.sampled_from(["replaced", "named", "twice"]),
+        st.one_of(map(st.sampled_from, _ODD_CONTENTS)),
+        st.sampled_from(["replaced", "replaced", "replaced", "../", "/", "a/", "C:\\"]),
         st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]),
     ),
     _write_npz,
