@@ -1,5 +1,6 @@
 """Figures of a run."""
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,3 +65,5 @@ def new_figure() -> tuple[Any, Any]:
 def save_figure(figure: Any, path: Path) -> None:
     with open_atomically(path, "wb") as file:
         figure.savefig(file, format="png", dpi=120)
+    # Figures refer to themselves, and Python takes long to notice: in a long run megabytes of them would pile up.
+    gc.collect()

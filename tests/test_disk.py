@@ -94,8 +94,7 @@ def fail_and_go_on(disk, whole, out, sites):
 
 
 def test_a_write_that_fails_ends_the_run_which_then_goes_on(disk, whole, tmp_path):
-    evaluations = ("/evaluations.jsonl", 1, "evaluations.jsonl")
-    sites = [("/metrics.jsonl", 3, "metrics.jsonl"), (f".{SUMS}.", 1, SUMS), evaluations]
+    sites = [("/metrics.jsonl", 3, "metrics.jsonl"), (f".{SUMS}.", 1, SUMS)]
     fail_and_go_on(disk, whole, tmp_path / "run", sites)
 
 

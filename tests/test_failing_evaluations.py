@@ -90,9 +90,9 @@ def test_the_first_step_that_goes_wrong_is_named(agent):
 
     environment = Later("none")
     with pytest.raises(SimulationError) as together:
-        jaxdt.evaluate(agent, environment, targets=[1.0], episodes=6)
+        jaxdt.evaluate(agent, environment, targets=[1.0], episodes=3)
     steps = []
-    for seed in range(6):
+    for seed in range(3):
         with pytest.raises(SimulationError, match=r"episode 0, step \d+") as alone:
             jaxdt.evaluate(agent, environment, targets=[1.0], episodes=1, seed=seed)
         steps.append(int(str(alone.value).split("step ")[1].split(":")[0]))
@@ -173,7 +173,12 @@ def test_training_goes_on_after_a_failed_evaluation_and_records_it(tmp_path, mon
     ("environment", "policy", "says"),
     [
         ("jaxdt-tests/raises-v0", None, "target 5, episode 1, step 2: the environment raised OSError: the motor"),
-        ("jaxdt-tests/none-v0", nan_at_step_2, "target 5, episode 0, step 2: the policy's action is not finite"),
+        pytest.param(
+            "jaxdt-tests/none-v0",
+            nan_at_step_2,
+            "target 5, episode 0, step 2: the policy's action is not finite",
+            marks=pytest.mark.slow,
+        ),
         (BadDrift("reward"), None, "BadDrift, target 5, episode [01], step 3: the environment's observation or reward"),
     ],
 )

@@ -133,6 +133,19 @@ def test_a_finished_run_is_left_alone(copied):
     assert {path: path.read_bytes() for path in sorted(copied.rglob("*")) if path.is_file()} == before
 
 
+def test_videos_that_a_kill_prevented_are_made_up_for(copied, monkeypatch):
+    rendered = []
+    monkeypatch.setattr("jaxdt.run.train.render_videos", lambda agent, directory, *_, **__: rendered.append(directory))
+    config = dataclasses.replace(CONFIG, video=True)
+    jaxdt.train(config, STORE, out=copied, env=Drift(), resume=True)
+    (copied / "videos").mkdir()
+    for target in ("1", "5"):
+        assert rendered == [copied / "videos"]
+        (copied / "videos" / f"target-{target}.mp4").touch()
+    jaxdt.train(config, STORE, out=copied, env=Drift(), resume=True)
+    assert rendered == [copied / "videos"]
+
+
 def test_a_finished_run_trains_longer_with_more_steps(copied):
     jaxdt.train(dataclasses.replace(CONFIG, steps=14, targets=(2.0,)), STORE, out=copied, env=Drift(), resume=True)
     assert checkpoint_steps(copied / "checkpoints")[-1] == 14

@@ -1,9 +1,10 @@
+import errno
 import warnings
 
 import numpy as np
 import pytest
 
-from jaxdt.errors import JaxdtError
+from jaxdt.errors import JaxdtError, WriteError
 from jaxdt.evaluation.video import render_episode
 from jaxdt.simulator import make_simulator
 
@@ -43,3 +44,26 @@ def test_the_camera_follows_the_body():
         return
     assert simulator.unwrapped.mujoco_renderer.camera_id == 0  # the model's `track` camera
     simulator.close()
+
+
+def test_an_encoder_that_stops_is_told_with_the_name_of_the_film(tmp_path, monkeypatch):
+    class Stopped:
+        def __init__(self, path, **options):
+            self.path = path
+
+        def __enter__(self):
+            self.path.write_text("half")
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def append_data(self, frame):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe\n\nFFMPEG COMMAND: ...")
+
+    monkeypatch.setattr("jaxdt.evaluation.video._load_writer", lambda: Stopped)
+    monkeypatch.setattr("jaxdt.evaluation.video._frame", lambda simulator: None)
+    monkeypatch.setattr("jaxdt.evaluation.video.make_simulator", lambda name, render: make_simulator(name))
+    with pytest.raises(WriteError, match=r"film\.mp4 cannot be written: .*Broken pipe"):
+        render_episode(tmp_path / "film.mp4", "HalfCheetah-v5", 0, np.zeros((1, 6), np.float32))
+    assert not list(tmp_path.iterdir())

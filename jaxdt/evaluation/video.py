@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxdt.errors import JaxdtError
+from jaxdt.errors import JaxdtError, WriteError, one_line
 from jaxdt.files import writing
 from jaxdt.progress import Progress
 from jaxdt.simulator import make_simulator
@@ -40,6 +40,8 @@ def render_episode(
                 simulator.step(action)
                 progress.advance(step + 1)
         os.replace(unfinished, path)
+    except OSError as error:  # the encoder is another process, whose pipe breaks where the disk is full
+        raise WriteError(f"{path} cannot be written: {one_line(error, 200)}") from error
     finally:
         progress.stop()
         simulator.close()

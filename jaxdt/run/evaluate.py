@@ -163,12 +163,15 @@ def render_videos(
         player.close()
     assert played.trajectory is not None
     actions, lengths = np.asarray(played.trajectory.actions), np.asarray(played.lengths)
-    paths = []
-    for i, target in enumerate(targets):
-        path = directory / f"target-{target:.12g}.mp4"
+    paths = video_paths(directory, targets)
+    for i, path in enumerate(paths):
         render_episode(path, environment, seed, actions[: lengths[i], i], progress=progress)
-        paths.append(path)
     return paths
+
+
+def video_paths(directory: Path, targets: Sequence[float]) -> list[Path]:
+    """Where the video of each target is."""
+    return [directory / f"target-{target:.12g}.mp4" for target in targets]
 
 
 def _choose(

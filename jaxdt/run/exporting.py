@@ -20,6 +20,7 @@ from jaxdt.interop.source import NORMALIZATION
 from jaxdt.metrics import read_evaluations
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
+from jaxdt.run.evaluate import video_paths
 
 
 def to_huggingface(
@@ -119,7 +120,7 @@ def _file_names(spec: str | None) -> str:
 def _video(run: RunDirectory | None, agent: Agent) -> Path | None:
     if run is None or not agent.targets:
         return None
-    path = run.videos / f"target-{max(agent.targets):.12g}.mp4"
+    (path,) = video_paths(run.videos, [max(agent.targets)])
     return path if path.is_file() else None
 
 

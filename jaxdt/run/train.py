@@ -18,7 +18,7 @@ from jaxdt.files import remove_unfinished, writing
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record, write_record
-from jaxdt.run.evaluate import render_videos
+from jaxdt.run.evaluate import render_videos, video_paths
 from jaxdt.run.lock import sole_process
 from jaxdt.run.loop import train_and_evaluate
 from jaxdt.run.prepare import prepare_run
@@ -72,6 +72,8 @@ def train(
             config = _continued(config, previous, run)
             if is_finished(run, config):
                 progress.say(f"{run.path} is finished: {config.steps} of {config.steps} updates done.")
+                if config.video and not all(path.exists() for path in video_paths(run.videos, config.targets or ())):
+                    _render(run, config, previous.env_id, progress)  # a kill came before the last of them
                 return run.path
         config, store = _with_store(config, store, progress, run.episodes)
         if previous is not None and previous.data["fingerprint"] != store.fingerprint:
@@ -90,9 +92,12 @@ def train(
             store.save(run.episodes)
         train_and_evaluate(run, prepared, store.returns, progress, stop)
         if config.video:
-            env_id = prepared.environment if isinstance(prepared.environment, str) else None
-            render_videos(Agent.load(run.path), run.videos, env_id, seed=config.eval_seed, progress=progress)
+            _render(run, config, prepared.record.env_id, progress)
     return run.path
+
+
+def _render(run: RunDirectory, config: TrainConfig, env_id: str | None, progress: Progress) -> None:
+    render_videos(Agent.load(run.path), run.videos, env_id, seed=config.eval_seed, progress=progress)
 
 
 @contextlib.contextmanager
