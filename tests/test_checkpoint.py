@@ -188,3 +188,21 @@ def test_a_checkpoint_without_its_sums_is_unfinished_and_cleaned(tmp_path):
         (tmp_path / step / SUMS).unlink()
     CheckpointWriter(tmp_path)  # where nothing else is there, nothing is thrown away
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.unfinished", "2.unfinished"]
+
+
+def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_no_damaged_one(tmp_path, monkeypatch):
+    save_all(tmp_path, {1: None, 2: None})
+    writer = CheckpointWriter(tmp_path)
+
+    def killed(path):
+        (path / "_CHECKPOINT_METADATA").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxdt.checkpoint.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        writer.save(3, params=PARAMS, metadata={}, score=None)
+    monkeypatch.undo()
+    assert checkpoint_steps(tmp_path) == [2, 3]
+    assert damaged_checkpoints(tmp_path) == {}
+    CheckpointWriter(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]

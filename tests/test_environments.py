@@ -27,7 +27,7 @@ class Fragile(gymnasium.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.count, self.seed = 0, seed
-        return np.array([seed, 0.0], np.float32), {}
+        return np.array([seed, np.nan if self.trouble == "begins" and seed == 1 else 0.0], np.float32), {}
 
     def step(self, action):
         self.count += 1
@@ -41,7 +41,7 @@ class Fragile(gymnasium.Env):
         return np.array([self.seed, self.count], np.float32), float(action[0]), False, False, {}
 
 
-for _trouble in ("none", "raises", "nan", "ends"):
+for _trouble in ("none", "raises", "nan", "ends", "begins"):
     gymnasium.register(
         f"jaxdt-tests/{_trouble}-v0",
         lambda trouble=_trouble, render_mode=None: Fragile(trouble),
@@ -89,6 +89,12 @@ def test_trouble_in_the_simulator_ends_the_rollout_and_is_named_outside(trouble,
     np.testing.assert_array_equal(played.lengths, [3, 3, 3])
     with pytest.raises(SimulationError, match=f"target 7, episode 1, step 2: .*{says}"):
         environment.raise_failure(lambda i: f"target 7, episode {i}")
+
+
+def test_an_episode_that_begins_with_nan_is_not_blamed_on_the_policy():
+    environment, _ = play("begins", lambda params, window: window.states[:, -1, 1:])
+    with pytest.raises(SimulationError, match="episode 1, step 0: the environment's first observation is not finite"):
+        environment.raise_failure(lambda i: f"episode {i}")
 
 
 def test_an_action_that_is_not_finite_never_reaches_the_simulator():
