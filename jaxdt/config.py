@@ -133,6 +133,8 @@ class TrainConfig:
     """Run directory to start from: its weights, model and normalisation; None: random weights."""
     dataset: str | None = None
     """Episodes: a file, hf:OWNER/NAME/CONFIG, minari:NAME, `demo`, or several joined by `+`; None: `demo`."""
+    map_above: float | None = None
+    """GiB; larger episodes are unpacked once into a cache on disk and mapped from it; None: a quarter of memory."""
     env: str | None = None
     """Environment to evaluate in, a Gymnasium id; `none`: no evaluation; None: the one the data names."""
     steps: int | None = 100_000
@@ -196,6 +198,8 @@ class TrainConfig:
         _one_of(self, "eval_context", typing.get_args(Context))
         for name in ("seed", "eval_seed"):
             _within(self, name, 0.0, 2.0**30)
+        if self.map_above is not None:
+            _within(self, "map_above", 0.0, math.inf)
         if not 0 < self.save_every_minutes < math.inf:
             raise JaxdtError(f"save_every_minutes must be above 0 and finite; got {self.save_every_minutes}.")
         if not 0 < self.return_scale < math.inf:
@@ -271,6 +275,7 @@ PAPER_TARGETS = {
 """Targets of the original's `gym/experiment.py`, by environment name without version."""
 
 CHANGEABLE = (
+    "map_above",
     "steps",
     "targets",
     "eval_every",

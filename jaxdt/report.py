@@ -29,6 +29,8 @@ def dataset_report(name: str, store: EpisodeStore) -> str:
     scores = normalized_score(store.env_id, returns)
     if scores is not None:
         rows.append(("D4RL score", f"{scores.mean():.1f} (reference {reference_name(store.env_id)})"))
+    if store.mapped_in is not None:
+        rows.append(("mapped from", f"{store.mapped_in} (delete it to have that room back)"))
     return _listing(name, rows)
 
 

@@ -131,14 +131,14 @@ def test_a_flag_in_the_middle_of_an_episode_goes_into_parquet_but_not_into_hdf5(
 
 @pytest.mark.parametrize("name", ["a", "a.npy", "a.pkl", "a.npz.bak", ".hdf5"])
 def test_an_unknown_ending_is_refused_before_loading(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(loading, "_load_one", None)
+    monkeypatch.setattr(loading, "_find", None)
     message = refusal("demo", tmp_path / name)
     assert message == f"episodes are written as .npz, .parquet, .hdf5; got {str(tmp_path / name)!r}."
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_that_exists_is_refused_before_loading_and_left(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(loading, "_load_one", None)
+    monkeypatch.setattr(loading, "_find", None)
     path = tmp_path / f"a{kind}"
     path.write_text("mine")
     assert refusal("demo", path) == f"{str(path)!r} exists already; give another path, or delete it first."

@@ -38,6 +38,8 @@ class ConvertArguments:
     """What `--dataset` takes: a file, hf:OWNER/NAME/CONFIG, minari:NAME, `demo`, or several joined by `+`."""
     out: Positional[Path]
     """File to write; its ending chooses the format; it must not exist yet."""
+    map_above: float | None = None
+    """GiB; larger episodes are unpacked once into a cache on disk and mapped from it; None: a quarter of memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,8 @@ class InfoArguments:
 
     path: Positional[str]
     """A run directory, or a dataset: what `jaxdt train --dataset` takes."""
+    map_above: float | None = None
+    """GiB; larger episodes are unpacked once into a cache on disk and mapped from it; None: a quarter of memory."""
 
 
 def collect_command(arguments: list[str]) -> None:
@@ -92,7 +96,8 @@ def convert_command(arguments: list[str]) -> None:
     from jaxdt.data.writing import convert
     from jaxdt.progress import console_progress
 
-    print(dataset_report(str(parsed.out), convert(parsed.spec, parsed.out, progress=console_progress())))
+    store = convert(parsed.spec, parsed.out, map_above=parsed.map_above, progress=console_progress())
+    print(dataset_report(str(parsed.out), store))
 
 
 def info_command(arguments: list[str]) -> None:
@@ -103,4 +108,5 @@ def info_command(arguments: list[str]) -> None:
         from jaxdt.data.loading import load_episodes
         from jaxdt.progress import console_progress
 
-        print(dataset_report(parsed.path, load_episodes(parsed.path, progress=console_progress())))
+        store = load_episodes(parsed.path, map_above=parsed.map_above, progress=console_progress())
+        print(dataset_report(parsed.path, store))

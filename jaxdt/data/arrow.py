@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int, Shaped
 from jaxdt.data.arrow_files import ArrowFile, believable, open_arrow, open_parquet, saved_config, saved_shards
 from jaxdt.data.d4rl import d4rl_env_id
 from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.places import MEMORY, Filling, Place
 from jaxdt.errors import JaxdtError
 from jaxdt.simulator import is_plain_env_id
 
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 FLAGS = ("terminations", "truncations")
 
 
-def load_parquet(path: Path) -> EpisodeStore:
+def load_parquet(path: Path, place: Place = MEMORY) -> EpisodeStore:
     """Episodes of one `.parquet` file; see `load_parquet_files`."""
-    return load_parquet_files([path], source=str(path))
+    return load_parquet_files([path], source=str(path), place=place)
 
 
-def load_parquet_files(paths: Sequence[Path], *, source: str) -> EpisodeStore:
+def load_parquet_files(paths: Sequence[Path], *, source: str, place: Place = MEMORY) -> EpisodeStore:
     """Episodes of the shards of one dataset, an episode a row.
 
     - `observations` (t, s), `actions` (t, a): lists of lists of numbers; `rewards` (t,): lists of numbers.
@@ -37,10 +38,10 @@ def load_parquet_files(paths: Sequence[Path], *, source: str) -> EpisodeStore:
 
     Raises JaxdtError naming the source or the file, the column, the episode and the fix.
     """
-    return _load([open_parquet(path) for path in paths], source)
+    return _load([open_parquet(path) for path in paths], source, place)
 
 
-def load_directory(path: Path) -> EpisodeStore:
+def load_directory(path: Path, place: Place = MEMORY) -> EpisodeStore:
     """Episodes of a directory that `datasets` saved (its split `train`), or of one of parquet files.
 
     The columns are those of `load_parquet_files`; so are the errors.
@@ -50,7 +51,7 @@ def load_directory(path: Path) -> EpisodeStore:
         if not path.is_dir():
             raise JaxdtError(f"{path} does not exist; the saved dataset needs a split named train, or give a split.")
     if (path / "state.json").is_file():
-        store = _load([open_arrow(shard) for shard in saved_shards(path)], str(path))
+        store = _load([open_arrow(shard) for shard in saved_shards(path)], str(path), place)
         return dataclasses.replace(store, env_id=store.env_id or d4rl_env_id(saved_config(path), store.state_dim))
     shards = next(filter(None, (sorted((path / name).glob("*.parquet")) for name in ("", "train", "data"))), [])
     if not shards:
@@ -59,14 +60,14 @@ def load_directory(path: Path) -> EpisodeStore:
             "one of .parquet files, or a file."
         )
     training = [shard for shard in shards if shard.name.startswith("train")]
-    return load_parquet_files(training or shards, source=str(path))
+    return load_parquet_files(training or shards, source=str(path), place=place)
 
 
-def _load(files: list[ArrowFile], source: str) -> EpisodeStore:
+def _load(files: list[ArrowFile], source: str, place: Place) -> EpisodeStore:
     names = _columns(files)
     _check_promise(files, names, source)
     lengths = _episode_lengths(files, source)
-    columns = {name: _read_column(files, name, lengths, source) for name in names}
+    columns = {name: _read_column(files, name, lengths, source, place) for name in names}
     ends = np.cumsum(lengths)
     dones = columns.pop("dones", None)
     if dones is not None:
@@ -143,9 +144,11 @@ def _episode_lengths(files: list[ArrowFile], source: str) -> Int[np.ndarray, " e
     return joined
 
 
-def _read_column(files: list[ArrowFile], name: str, lengths: np.ndarray, source: str) -> Shaped[np.ndarray, "n *_"]:
+def _read_column(
+    files: list[ArrowFile], name: str, lengths: np.ndarray, source: str, place: Place
+) -> Shaped[np.ndarray, "n *_"]:
     """A column's numbers, a step a row, filled in as they are decoded; `lengths`: the steps of each episode."""
-    room, row, step = None, 0, 0
+    room, row = None, 0
     for file in files:
         for array in file.batches(name):
             found, values = _flat(array, name, row, source)
@@ -153,26 +156,25 @@ def _read_column(files: list[ArrowFile], name: str, lengths: np.ndarray, source:
             if name not in ("observations", "actions"):
                 values = _squeezed(values, name, source)
             if room is None:
-                room = _room(files, name, (int(lengths.sum()), *values.shape[1:]), source)
+                room = _room(files, name, (int(lengths.sum()), *values.shape[1:]), source, place)
             if values.shape[1:] != room.shape[1:]:
                 raise JaxdtError(
                     f"{source}: {name} of episode {row} has {values.shape[1]} numbers a step, those before it "
                     f"{room.shape[1]}; make them agree."
                 )
-            with np.errstate(over="ignore"):
-                room[step : step + len(values)] = values
-            row, step = row + len(found), step + len(values)
+            room.append(values)
+            row += len(found)
     if room is None or row != len(lengths):
         raise JaxdtError(f"{source}: {name} has {row} rows but rewards has {len(lengths)}; they must agree.")
-    return room
+    return room.done()
 
 
-def _room(files: list[ArrowFile], name: str, shape: tuple[int, ...], source: str) -> np.ndarray:
+def _room(files: list[ArrowFile], name: str, shape: tuple[int, ...], source: str, place: Place) -> Filling:
     dtype = np.result_type(*(_leaf(file.schema.field(name).type)[0].to_pandas_dtype() for file in files))
     dtype = np.dtype(np.float32) if dtype.kind == "f" else dtype
     if dtype.itemsize * math.prod(shape) > believable(*(file.path for file in files)):
         raise JaxdtError(f"{source}: {name} has {shape[-1]} numbers at its first step, far more than the file holds.")
-    return np.empty(shape, dtype)
+    return place.filling(name, shape, dtype)
 
 
 def _flat(column: "pyarrow.Array", name: str, row: int, source: str) -> tuple[np.ndarray, np.ndarray]:

@@ -3,14 +3,16 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxdt.data.checks import checked_arrays
+from jaxdt.data.places import MEMORY, NamelessFiles, Place, let_go, pieces
 from jaxdt.errors import JaxdtError
 from jaxdt.files import open_atomically
 
@@ -18,7 +20,7 @@ from jaxdt.files import open_atomically
 STD_EPSILON = 1e-6
 """Added to every standard deviation, as the original does."""
 
-_CHUNK = 65_536  # steps converted to float64 at a time
+_STEPS = 65_536
 
 
 class Statistics(NamedTuple):
@@ -46,6 +48,8 @@ class EpisodeStore:
     env_id: str | None = None
     """Gymnasium id that the episodes were recorded in, where known."""
     statistics_before_filters: Statistics | None = None
+    mapped_in: Path | None = None
+    """Directory of the files that the large arrays are mapped from, read-only; None: all lie in memory."""
 
     @classmethod
     def from_arrays(
@@ -109,17 +113,22 @@ class EpisodeStore:
     @cached_property
     def returns_to_go(self) -> Float[np.ndarray, " n"]:
         """Undiscounted sum of rewards from each step to its episode's end, float32, unscaled."""
-        total = np.concatenate([[0.0], np.cumsum(self.rewards, dtype=np.float64)])
-        ends = np.repeat(self.offsets[1:], self.lengths)
-        return (total[ends] - total[:-1]).astype(np.float32)
+        total = np.zeros(self.num_steps + 1)
+        np.cumsum(self.rewards, out=total[1:])
+        remaining = np.empty(self.num_steps, np.float32)
+        for start in range(0, self.num_steps, _STEPS):  # or its intermediate results would outweigh the actions
+            rows = np.arange(start, min(start + _STEPS, self.num_steps))
+            ends = self.offsets[np.searchsorted(self.offsets, rows, side="right")]
+            remaining[rows] = total[ends] - total[rows]
+        return remaining
 
     @cached_property
     def statistics(self) -> Statistics:
         """Mean and standard deviation + 1e-6 of the observations over all steps, before any filter."""
         if self.statistics_before_filters is not None:
             return self.statistics_before_filters
-        mean = _chunked_mean(self.observations, lambda x: x)
-        variance = _chunked_mean(self.observations, lambda x: np.square(x - mean))
+        mean = _mean(self.observations, lambda x: x)
+        variance = _mean(self.observations, lambda x: np.square(x - mean))
         return Statistics(mean.astype(np.float32), (np.sqrt(variance) + STD_EPSILON).astype(np.float32))
 
     @cached_property
@@ -129,7 +138,8 @@ class EpisodeStore:
         for name in ("observations", "actions", "rewards", "terminations", "truncations", "offsets"):
             values = np.ascontiguousarray(getattr(self, name))
             digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
-            digest.update(values.view(np.uint8).reshape(-1).data)
+            for piece in pieces(values):
+                digest.update(piece.view(np.uint8).reshape(-1).data)
         return digest.hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -180,26 +190,31 @@ class EpisodeStore:
         Raises JaxdtError when actions lie outside the space, unless `clip`.
         """
         slack = 1e-5 * (high - low)
-        outside = ((self.actions < low - slack) | (self.actions > high + slack)).any(axis=1)
-        if outside.any() and not clip:
-            row = int(np.argmax(outside))
+        outside = [((a < low - slack) | (a > high + slack)).any(axis=1) for a in pieces(self.actions)]
+        rows = np.flatnonzero(np.concatenate(outside))
+        if len(rows) and not clip:
+            row = int(rows[0])
             raise JaxdtError(
-                f"{int(outside.sum())} of {self.num_steps} actions lie outside the action space "
+                f"{len(rows)} of {self.num_steps} actions lie outside the action space "
                 f"[{_short(low)}, {_short(high)}] (first: {_short(self.actions[row])}, "
                 f"episode {self._episode_of(row)}); rescale them, or clip them with --clip-actions."
             )
         width = np.where(high > low, high - low, 1)  # an action that cannot move stays at -1
-        unit = 2 * (np.clip(self.actions, low, high) - low) / width - 1
-        return dataclasses.replace(self, actions=unit.astype(np.float32))
+        unit = (2 * (np.clip(a, low, high) - low) / width - 1 for a in pieces(self.actions))
+        return dataclasses.replace(self, actions=self._filled("actions", self.num_steps, unit))
 
     def _select(self, episodes: Int[np.ndarray, " k"]) -> "EpisodeStore":
         kept = np.zeros(self.num_episodes, bool)
         kept[episodes] = True
         rows = np.flatnonzero(np.repeat(kept, self.lengths))
+
+        def selected(name: str) -> np.ndarray:
+            return self._filled(name, len(rows), _rows(getattr(self, name), rows))
+
         return dataclasses.replace(
             self,
-            observations=self.observations[rows],
-            actions=self.actions[rows],
+            observations=selected("observations"),
+            actions=selected("actions"),
             rewards=self.rewards[rows],
             terminations=self.terminations[rows],
             truncations=self.truncations[rows],
@@ -207,13 +222,30 @@ class EpisodeStore:
             statistics_before_filters=self.statistics,
         )
 
+    def _filled(self, name: str, steps: int, parts: Iterable[np.ndarray]) -> np.ndarray:
+        """An array like ours of other numbers, in memory or on the disk as ours is."""
+        ours = getattr(self, name)
+        place = MEMORY if self.mapped_in is None else NamelessFiles(self.mapped_in.parent)
+        filling = place.filling(name, (steps, *ours.shape[1:]), ours.dtype)
+        for part in parts:
+            filling.append(part)
+        return filling.done()
+
     def _episode_of(self, row: int) -> int:
         return int(np.searchsorted(self.offsets, row, side="right")) - 1
 
 
-def concatenate(stores: Sequence[EpisodeStore], names: Sequence[str]) -> EpisodeStore:
-    """Several stores as one; `names` are for the error when they do not belong together."""
+def _rows(values: np.ndarray, rows: Int[np.ndarray, " k"]) -> Iterator[np.ndarray]:
+    for some in pieces(rows):
+        yield values[some]
+        let_go(values)
+
+
+def concatenate(stores: Sequence[EpisodeStore], names: Sequence[str], place: Place) -> EpisodeStore:
+    """Several stores as one at a place; `names` are for the error when they do not belong together."""
     first = stores[0]
+    if len(stores) == 1:
+        return first
     for store, name in zip(stores[1:], names[1:], strict=True):
         for field in ("observations", "actions"):
             ours, theirs = getattr(first, field).shape[1:], getattr(store, field).shape[1:]
@@ -234,14 +266,23 @@ def concatenate(stores: Sequence[EpisodeStore], names: Sequence[str]) -> Episode
     return EpisodeStore(
         offsets=np.concatenate([[0], *ends]),
         env_id=next(iter(env_ids), None),
-        **{field: np.concatenate([getattr(store, field) for store in stores]) for field in joined},  # type: ignore[arg-type]
+        **{field: _joined(field, [getattr(store, field) for store in stores], place) for field in joined},  # type: ignore[arg-type]
     )
 
 
-def _chunked_mean(values: np.ndarray, of: Any) -> Float[np.ndarray, "*s"]:
+def _joined(field: str, arrays: Sequence[np.ndarray], place: Place) -> np.ndarray:
+    shape = (sum(map(len, arrays)), *arrays[0].shape[1:])
+    filling = place.filling(field, shape, np.result_type(*arrays))
+    for array in arrays:
+        for piece in pieces(array):
+            filling.append(piece)
+    return filling.done()
+
+
+def _mean(values: np.ndarray, of: Any) -> Float[np.ndarray, "*s"]:
     total = np.zeros(values.shape[1:], np.float64)
-    for start in range(0, len(values), _CHUNK):
-        total += of(values[start : start + _CHUNK].astype(np.float64)).sum(axis=0)
+    for piece in pieces(values):
+        total += of(piece.astype(np.float64)).sum(axis=0)
     return total / len(values)
 
 

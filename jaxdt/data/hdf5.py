@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int
 
 from jaxdt.data.arrow_files import believable, decoded_bytes
 from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.places import LARGE, MEMORY, Place
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.simulator import is_plain_env_id
 
@@ -34,7 +35,7 @@ _PIPELINES = [
 _MOST_OF_LZF = 2**30  # bytes; one of a chunk can become 88
 
 
-def load_hdf5(path: Path) -> EpisodeStore:
+def load_hdf5(path: Path, place: Place = MEMORY) -> EpisodeStore:
     """Episodes of a file of D4RL's layout.
 
     - The datasets `observations` (n, ...), `actions` (n, a), `rewards` (n,) and `terminals` (n,): the environment
@@ -48,7 +49,7 @@ def load_hdf5(path: Path) -> EpisodeStore:
         names = ["observations", "actions", "rewards", "terminals", *(["timeouts"] if "timeouts" in file else [])]
         arrays, room = {}, believable(path)
         for name in names:
-            arrays[name] = read_dataset(file, name, path, room)
+            arrays[name] = read_dataset(file, name, path, room, place)
             room -= decoded_bytes(name, arrays[name].shape, arrays[name].dtype)
         env_id = _env_id(file, path)
     flags = {name: _flags(arrays.pop(name), name, path) for name in names[3:]}
@@ -83,7 +84,7 @@ def reading_hdf5(path: Path) -> Iterator["h5py.File"]:
         raise JaxdtError(f"{path} cannot be read as an HDF5 file: {reason:.200}; copy or make it again.") from error
 
 
-def read_dataset(group: Any, name: str, path: Path, room: int) -> np.ndarray:
+def read_dataset(group: Any, name: str, path: Path, room: int, into: Place = MEMORY) -> np.ndarray:
     """A dataset's numbers, of `room` bytes at most; refuses what points elsewhere or needs a filter of others."""
     import h5py
 
@@ -104,7 +105,16 @@ def read_dataset(group: Any, name: str, path: Path, room: int) -> np.ndarray:
             f"{path.stat().st_size / 2**20:.1f} MiB holds; copy it again, or write it in smaller files."
         )
     _check_chunks(dataset, place)
-    return dataset[()]
+    return _streamed(dataset, name, into) if into.on_disk and name in LARGE else dataset[()]
+
+
+def _streamed(dataset: "h5py.Dataset", name: str, place: Place) -> np.ndarray:
+    filling = place.filling(name, dataset.shape, dataset.dtype)
+    chunk = dataset.chunks[0] if dataset.chunks else 1  # a chunk is decompressed whole
+    steps = chunk * max(1, 2**24 // max(1, chunk * math.prod(dataset.shape[1:]) * dataset.dtype.itemsize))
+    for start in range(0, len(dataset), steps):
+        filling.append(dataset[start : start + steps])
+    return filling.done()
 
 
 def _check_chunks(dataset: "h5py.Dataset", place: str) -> None:

@@ -10,6 +10,7 @@ from jaxdt.data.arrow import load_parquet_files
 from jaxdt.data.d4rl import d4rl_env_id
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.pickled import load_pickle
+from jaxdt.data.places import Place
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.progress import Progress
 
@@ -41,12 +42,11 @@ class _Listing(NamedTuple):
     """Why the hub could not be asked; the sizes are then the cache's."""
 
 
-def load_hub(spec: str, *, progress: Progress | None = None) -> EpisodeStore:
-    """Episodes of a hub dataset's split `train`: its parquet files, or else its pickle, read as data.
+def find_hub(spec: str, progress: Progress) -> tuple[list[Path], tuple[str, ...]]:
+    """Files of a hub dataset's split `train`: parquet, or else a pickle; and the names that may tell its environment.
 
     Files are kept where `huggingface_hub` keeps them, and found there without a network. Without a CONFIG the
-    repository must have one only. D4RL's names, such as `halfcheetah-expert-v2`, say what the environment is.
-    Raises JaxdtError naming the spec, what there is and the fix.
+    repository must have one only. Raises JaxdtError naming the spec, what there is and the fix.
     """
     repo, wanted = _parsed(spec)
     found: dict[str, None] = {}
@@ -61,8 +61,7 @@ def load_hub(spec: str, *, progress: Progress | None = None) -> EpisodeStore:
         config = wanted or (next(iter(configs)) if len(configs) == 1 else None)
         if config in configs:
             assert config is not None
-            paths = _download(spec, repo, revision, configs[config], listing, progress or Progress())
-            return _read(spec, paths, (config, repo.split("/")[1]))
+            return _download(spec, repo, revision, configs[config], listing, progress), (config, repo.split("/")[1])
         if configs and wanted is None:
             break
     if fault is not None:
@@ -172,12 +171,14 @@ def _refusal(spec: str, repo: str, error: Exception) -> JaxdtError | None:
     return None
 
 
-def _read(spec: str, paths: list[Path], names: tuple[str, ...]) -> EpisodeStore:
+def read_hub(spec: str, paths: list[Path], names: tuple[str, ...], place: Place) -> EpisodeStore:
+    """Episodes of what `find_hub` found; D4RL's names, such as `halfcheetah-expert-v2`, say what the environment is."""
     try:
         if paths[0].suffix == ".pkl":
             store = load_pickle(paths[0])
         else:
-            store = load_parquet_files(paths, source=str(paths[0] if len(paths) == 1 else paths[0].parent))
+            source = str(paths[0] if len(paths) == 1 else paths[0].parent)
+            store = load_parquet_files(paths, source=source, place=place)
     except JaxdtError as error:
         raise JaxdtError(f"{spec}: {error} (If the download is damaged, delete that file.)") from error
     known = (d4rl_env_id(name, store.state_dim) for name in names)

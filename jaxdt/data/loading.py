@@ -1,22 +1,28 @@
 """From a spec, what a user writes after `--dataset`, to an EpisodeStore."""
 
+import importlib.util
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from jaxdt.data.arrow import load_directory, load_parquet
 from jaxdt.data.demo import collect_demo_episodes
 from jaxdt.data.episodes import EpisodeStore, concatenate
 from jaxdt.data.hdf5 import load_hdf5
-from jaxdt.data.hub import PREFIX as HUB, load_hub
-from jaxdt.data.minari import PREFIX as MINARI, load_minari
+from jaxdt.data.hub import PREFIX as HUB, find_hub, read_hub
+from jaxdt.data.mapped import load_mapped, most_in_memory
+from jaxdt.data.minari import PREFIX as MINARI, find_minari, load_minari
 from jaxdt.data.npz import load_npz
 from jaxdt.data.pickled import load_pickle
+from jaxdt.data.places import MEMORY, Place
+from jaxdt.data.sizes import size_in_memory
 from jaxdt.errors import JaxdtError
 from jaxdt.progress import Progress
 
 
-FILES: dict[str, Callable[[Path], EpisodeStore]] = {
+FILES: dict[str, Callable[[Path, Place], EpisodeStore]] = {
     ".npz": load_npz,
     ".parquet": load_parquet,
     ".hdf5": load_hdf5,
@@ -27,34 +33,68 @@ FILES: dict[str, Callable[[Path], EpisodeStore]] = {
 KINDS = f"give the path of a file ({', '.join(FILES)}) or a directory, {HUB}OWNER/NAME/CONFIG, {MINARI}NAME, or demo"
 
 
-def load_episodes(spec: str | os.PathLike[str], *, progress: Progress | None = None) -> EpisodeStore:
+class _Source(NamedTuple):
+    name: str
+    """As the user gave it, but paths whole."""
+    files: list[Path]
+    """What it is read from, or made by."""
+    read: Callable[[Place], EpisodeStore]
+
+
+def load_episodes(
+    spec: str | os.PathLike[str], *, map_above: float | None = None, progress: Progress | None = None
+) -> EpisodeStore:
     """Episodes of a spec: a path, `hf:OWNER/NAME/CONFIG`, `minari:NAME`, `demo`, or several joined by `+`.
 
     - A path: a file of `FILES`' kinds, or a directory that `datasets` saved, or one of parquet files.
     - `hf:OWNER/NAME/CONFIG`: a dataset of the Hugging Face hub, kept in its cache; `progress` hears of a download.
     - `minari:NAME`: a dataset of Minari, downloaded where it is not here yet (needs the extra `minari`).
     - `demo`: rolls out the shipped HalfCheetah-v5 policies (some seconds).
+    - `map_above`: GiB; episodes that would take more are unpacked once into `.npy` files in jaxdt's cache and mapped
+      from there (`mapped_in`); default: a quarter of the machine's memory. Parquet, Arrow, HDF5 and `.npz` are
+      unpacked piece by piece; pickles and Minari's lie in memory whole while they are.
 
     Joined members must agree on sizes and environment. Raises JaxdtError naming the file, the field and the fix.
     """
+    if map_above is not None and not 0 <= map_above < math.inf:
+        raise JaxdtError(f"map_above must be at least 0 and finite; got {map_above} (1e9 never maps).")
     spec = os.fspath(spec)
     names = [spec] if os.path.exists(os.path.expanduser(spec)) else spec.split("+")
-    stores = [_load_one(name, progress) for name in names]
-    return stores[0] if len(stores) == 1 else concatenate(stores, names)
+    sources = [_find(name, progress or Progress()) for name in names]
+
+    def read(place: Place) -> EpisodeStore:
+        if len(sources) == 1:
+            return sources[0].read(place)
+        return concatenate([source.read(place.part(i)) for i, source in enumerate(sources)], names, place)
+
+    files = [(source.name, source.files) for source in sources]
+    size = sum(size_in_memory(source.files) for source in sources)
+    if size <= (most_in_memory() if map_above is None else map_above * 2**30):
+        return read(MEMORY)
+    return load_mapped(files, spec, read, size, progress or Progress())
 
 
-def _load_one(name: str, progress: Progress | None) -> EpisodeStore:
+def _find(name: str, progress: Progress) -> _Source:
     if name == "demo":
-        return collect_demo_episodes()
+        simulator = importlib.util.find_spec("mujoco")
+        made_by = [Path(simulator.origin)] if simulator is not None and simulator.origin else []
+        return _Source(name, made_by, lambda place: collect_demo_episodes())
     if name.startswith(HUB):
-        return load_hub(name, progress=progress)
+        paths, names = find_hub(name, progress)
+        return _Source(name, paths, lambda place: read_hub(name, paths, names, place))
     if name.startswith(MINARI):
-        return load_minari(name.removeprefix(MINARI))
+        dataset_id = name.removeprefix(MINARI)
+        return _Source(name, _files_in(find_minari(dataset_id)), lambda place: load_minari(dataset_id))
     path = Path(os.path.expanduser(name))
+    whole = os.path.abspath(path)
     if name and os.path.isdir(path):
-        return load_directory(path)
+        return _Source(whole, _files_in(path), lambda place: load_directory(path, place))
     if not os.path.isfile(path):
         raise JaxdtError(f"dataset {name!r} does not exist; {KINDS}.")
     if path.suffix not in FILES:
         raise JaxdtError(f"dataset {name!r} is of an unknown kind {path.suffix!r}; {KINDS}.")
-    return FILES[path.suffix](path)
+    return _Source(whole, [path], lambda place: FILES[path.suffix](path, place))
+
+
+def _files_in(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())

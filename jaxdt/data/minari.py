@@ -27,12 +27,11 @@ if TYPE_CHECKING:
 PREFIX = "minari:"
 
 
-def load_minari(dataset_id: str) -> EpisodeStore:
-    """Episodes of a Minari dataset such as `mujoco/halfcheetah/expert-v0`, downloaded where it is not here yet.
+def find_minari(dataset_id: str) -> Path:
+    """Directory of a Minari dataset such as `mujoco/halfcheetah/expert-v0`, downloaded where it is not here yet.
 
     Datasets lie in MINARI_DATASETS_PATH, or ~/.minari/datasets; downloading needs the extra `minari` and comes from
-    MINARI_REMOTE, or Minari's own. Observations and actions must be vectors. No code that a dataset names is run.
-    Raises JaxdtError naming the dataset or its file and the fix.
+    MINARI_REMOTE, or Minari's own. Raises JaxdtError naming the dataset and the fix.
     """
     if not re.fullmatch(r"(?:[\w-]+/)*[\w-]+-v\d+", dataset_id):
         raise JaxdtError(
@@ -42,6 +41,15 @@ def load_minari(dataset_id: str) -> EpisodeStore:
     directory = _root() / dataset_id
     if not (directory / "data").is_dir():
         _download(dataset_id, directory)
+    return directory
+
+
+def load_minari(dataset_id: str) -> EpisodeStore:
+    """Episodes of a Minari dataset, see `find_minari`; observations and actions must be vectors.
+
+    No code that a dataset names is run. Raises JaxdtError naming the dataset or its file and the fix.
+    """
+    directory = find_minari(dataset_id)
     metadata = _metadata(directory / "data" / "metadata.json")
     path = directory / "data" / "main_data.hdf5"
     if not path.is_file():

@@ -1,23 +1,27 @@
 """Our own `.npz` of flat arrays."""
 
+import math
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxdt.data.arrow_files import believable, decoded_bytes
 from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.places import LARGE, MEMORY, Place
+from jaxdt.data.sizes import npy_head
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.simulator import is_plain_env_id
 
 
-def load_npz(path: Path) -> EpisodeStore:
+def load_npz(path: Path, place: Place = MEMORY) -> EpisodeStore:
     """Episodes of an `.npz`; raises JaxdtError naming the file, the array and the fix."""
     wanted = ("observations", "actions", "rewards", "terminations", "truncations", "episode_ends", "env_id")
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             _check_members(archive.zip, wanted, path)
-            arrays = {name: np.asarray(archive[name]) for name in wanted if name in archive.files}
+            arrays = {name: _read(archive, name, place) for name in wanted if name in archive.files}
     except JaxdtError:
         raise
     except Exception as error:  # damaged bytes make NumPy and zipfile raise a dozen kinds
@@ -53,6 +57,30 @@ def _promised_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(member)
     return max(info.file_size, decoded_bytes(info.filename.removesuffix(".npy"), shape, dtype))
+
+
+def _read(archive: np.lib.npyio.NpzFile, name: str, place: Place) -> np.ndarray:
+    files: Any = archive.zip
+    member = f"{name}.npy"
+    if place.on_disk and name in LARGE and member in files.namelist():
+        with files.open(member) as file:
+            shape, fortran, dtype = npy_head(file)
+            believable = 0 < math.prod(shape) * dtype.itemsize < files.getinfo(member).file_size
+            if believable and shape and dtype.kind in "iuf" and not fortran:
+                return _streamed(file, name, shape, dtype, place)
+    return np.asarray(archive[name])
+
+
+def _streamed(file: zipfile.ZipExtFile, name: str, shape: tuple[int, ...], dtype: np.dtype, place: Place) -> np.ndarray:
+    filling = place.filling(name, shape, dtype)
+    step = math.prod(shape[1:]) * dtype.itemsize
+    steps = max(1, 2**24 // step)
+    for start in range(0, shape[0], steps):
+        count = min(steps, shape[0] - start)
+        content = file.read(count * step)
+        filling.append(np.frombuffer(content, dtype).reshape(count, *shape[1:]))
+    file.read(1)  # at its end a member's checksum is looked at
+    return filling.done()
 
 
 def _env_id(value: np.ndarray | None, path: Path) -> str | None:

@@ -10,17 +10,20 @@ import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.joining import join_episodes
+from jaxdt.data.places import MEMORY, Place
 from jaxdt.errors import JaxdtError
 from jaxdt.pickles import Stand, brief, is_shape, read_pickle
 
 
-def load_pickle(path: Path) -> EpisodeStore:
+def load_pickle(path: Path, place: Place = MEMORY) -> EpisodeStore:
     """Episodes of a pickled list of dicts, as the original's download script writes it.
 
     Each dict holds `observations` (t, s), `actions` (t, a), `rewards` (t,), `terminals` or `dones` (t,) and maybe
     `timeouts` (t,); more is ignored. An episode that does not end in a terminal was cut off there.
+    A pickle is read into memory, whatever the `place`.
     Raises JaxdtError naming the file, the episode, the field and the fix; nothing in the file is run.
     """
+    del place
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:

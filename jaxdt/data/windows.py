@@ -50,6 +50,8 @@ class WindowSampler(Iterator[Window]):
         self._max_episode_length = max_episode_length
         self._windows_per_pass = windows_per_pass
         self._returns_to_go = store.returns_to_go / np.float32(return_scale)
+        # For all steps of a window: NumPy is slow at rows as short as one observation.
+        self._mean, self._std = (np.repeat(values[None], context_length, axis=0) for values in store.statistics)
         self.position = 0
         """Number of the batch that `next` gives."""
 
@@ -70,18 +72,19 @@ class WindowSampler(Iterator[Window]):
             batch_of_pass = index % -(-self._windows_per_pass // self._batch_size)
             real[max(self._windows_per_pass - batch_of_pass * self._batch_size, 0) :] = 0
         ahead = np.arange(length) - (length - real)[:, None]
-        mask = ahead >= 0
         row = first[:, None] + np.maximum(ahead, 0)
-        mean, std = store.statistics
-        states = (store.observations[row] - mean) / std
-        actions = store.actions[row]
-        states[~mask] = 0
-        actions[~mask] = 0
+        states = store.observations.take(row, axis=0).astype(np.result_type(store.observations, np.float32), copy=False)
+        states -= self._mean
+        states /= self._std
         timesteps = np.minimum(row - store.offsets[episode][:, None], self._max_episode_length - 1)
-        return Window(
+        window = Window(
             states=states.astype(np.float32, copy=False),
-            actions=actions,
-            returns_to_go=np.where(mask, self._returns_to_go[row], np.float32(0)),
-            timesteps=np.where(mask, timesteps, 0).astype(np.int32),
-            mask=mask,
+            actions=store.actions.take(row, axis=0),
+            returns_to_go=self._returns_to_go.take(row),
+            timesteps=timesteps.astype(np.int32),
+            mask=ahead >= 0,
         )
+        padding = np.nonzero(ahead < 0)
+        for values in window[:4]:
+            values[padding] = 0
+        return window

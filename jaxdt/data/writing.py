@@ -16,7 +16,11 @@ from jaxdt.progress import Progress
 
 
 def convert(
-    spec: str | os.PathLike[str], out: str | os.PathLike[str], *, progress: Progress | None = None
+    spec: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    map_above: float | None = None,
+    progress: Progress | None = None,
 ) -> EpisodeStore:
     """Loads a spec, see `load_episodes`, and writes its episodes to `out`, whose ending says how.
 
@@ -25,7 +29,7 @@ def convert(
     """
     out = Path(os.path.expanduser(out))
     write = writer_for(out)
-    store = load_episodes(spec, progress=progress)
+    store = load_episodes(spec, map_above=map_above, progress=progress)
     write(store, out)
     return store
 

@@ -142,7 +142,7 @@ def _with_store(
     config = dataclasses.replace(config, dataset=config.dataset or "demo")
     assert config.dataset is not None
     if config.dataset != "demo":
-        return config, load_episodes(config.dataset, progress=progress)
+        return config, load_episodes(config.dataset, map_above=config.map_above, progress=progress)
     if collected is not None and collected.exists():
         return config, load_episodes(collected)
     progress.start("collect demo episodes", num_demo_episodes(), "episode")

@@ -1,0 +1,171 @@
+"""Where the arrays of episodes go: into memory, or piece by piece into files that are then mapped."""
+
+import contextlib
+import math
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdt.errors import JaxdtError
+
+
+LARGE = ("observations", "actions", "rewards")
+"""The arrays that go to files; what else there is takes a few bytes a step."""
+
+
+class Filling:
+    """An array in memory that is filled from its first row to its last."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any):
+        self.shape = shape
+        self._values, self._count = np.empty(shape, dtype), 0
+
+    def append(self, rows: np.ndarray) -> None:
+        with np.errstate(over="ignore"):
+            self._values[self._count : self._count + len(rows)] = rows
+        self._count += len(rows)
+
+    def done(self) -> np.ndarray:
+        return self._values
+
+
+class Place:
+    """Memory."""
+
+    on_disk = False
+
+    def filling(self, name: str, shape: tuple[int, ...], dtype: Any) -> Filling:
+        return Filling(shape, dtype)
+
+    def part(self, number: int) -> "Place":
+        """The place of one of several datasets that are joined."""
+        return self
+
+
+MEMORY = Place()
+
+
+class Files(Place):
+    """`.npy` files in a directory that exists, with floats, and whatever will be float32 anyway, as float32.
+
+    `wrote` hears of the bytes that were written.
+    """
+
+    on_disk = True
+
+    def __init__(self, directory: Path, wrote: Callable[[int], None]):
+        self.directory, self._wrote = directory, wrote
+        self._open = contextlib.ExitStack()
+
+    def filling(self, name: str, shape: tuple[int, ...], dtype: Any) -> Filling:
+        if name not in LARGE:
+            return super().filling(name, shape, dtype)
+        if name != "observations" or np.dtype(dtype).kind == "f":
+            dtype = np.float32
+        with _writing_to(self.directory, math.prod(shape) * np.dtype(dtype).itemsize):
+            file = open(self.directory / f"{name}.npy", "w+b", buffering=0)  # noqa: SIM115, closed below
+            self._open.enter_context(file)
+            return _FileFilling(file, shape, dtype, self.directory, self._wrote)
+
+    def part(self, number: int) -> "Files":
+        directory = self.directory / f"part-{number}"
+        directory.mkdir()
+        return self._open.enter_context(contextlib.closing(Files(directory, self._wrote)))
+
+    def close(self) -> None:
+        """Closes what a reader that failed left open, and removes the parts."""
+        self._open.close()
+        for directory in self.directory.glob("part-*"):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+class NamelessFiles(Place):
+    """Files that go with the arrays that are mapped from them."""
+
+    on_disk = True
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+
+    def filling(self, name: str, shape: tuple[int, ...], dtype: Any) -> Filling:
+        with _writing_to(self._directory, math.prod(shape) * np.dtype(dtype).itemsize):
+            file = tempfile.TemporaryFile(buffering=0, dir=self._directory)  # noqa: SIM115, closed once it is full
+            return _FileFilling(file, shape, dtype, self._directory, lambda size: None)
+
+
+class _FileFilling(Filling):
+    def __init__(self, file: Any, shape: tuple[int, ...], dtype: Any, directory: Path, wrote: Callable[[int], None]):
+        self.shape, self._dtype = shape, np.dtype(dtype)
+        self._file, self._directory, self._wrote, self._count = file, directory, wrote, 0
+        head = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        with self._closed_if_failed():
+            np.lib.format.write_array_header_1_0(file, head)
+            self._offset = file.tell()
+
+    def append(self, rows: np.ndarray) -> None:
+        with np.errstate(over="ignore"):
+            rows = np.ascontiguousarray(rows, self._dtype)
+        content = rows.reshape(-1).view(np.uint8).data
+        with self._closed_if_failed(), _writing_to(self._directory):
+            while content:
+                content = content[self._file.write(content) :]
+        self._count += len(rows)
+        self._wrote(rows.nbytes)
+
+    def done(self) -> np.ndarray:
+        assert self._count == self.shape[0]
+        with self._file, _writing_to(self._directory):
+            os.fsync(self._file.fileno())
+            return np.asarray(np.memmap(self._file, self._dtype, "r", self._offset, self.shape))
+
+    @contextlib.contextmanager
+    def _closed_if_failed(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._file.close()
+            raise
+
+
+@contextlib.contextmanager
+def _writing_to(directory: Path, size: int = 0) -> Iterator[None]:
+    """A full disk, and others' errors of writing there, as one that says what to do."""
+    try:
+        if size > shutil.disk_usage(directory).free:
+            raise OSError(f"there is no room for {size / 2**30:.3g} GiB")
+        yield
+    except OSError as error:
+        raise JaxdtError(
+            f"episodes too large for memory cannot be unpacked into {directory}: {error.strerror or error}; make room "
+            "there, set XDG_CACHE_HOME to another disk, or let them into memory with a larger --map-above (GiB)."
+        ) from error
+
+
+def pieces(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Some steps at a time; what was read of a mapped file is let go of, or a pass would fill memory with it."""
+    steps = max(1, min(65_536, 2**26 // max(1, values[:1].nbytes)))
+    for start in range(0, len(values), steps):
+        yield values[start : start + steps]
+        let_go(values)
+
+
+def let_go(values: np.ndarray) -> None:
+    """The pages of a mapped file no longer count as this process's memory; reading them again finds them again."""
+    backing: Any = values
+    while isinstance(backing, np.ndarray):
+        backing = backing.base
+    if isinstance(backing, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        backing.madvise(mmap.MADV_DONTNEED)
+
+
+def copied(name: str, values: np.ndarray, place: Place) -> np.ndarray:
+    filling = place.filling(name, values.shape, values.dtype)
+    for piece in pieces(values):
+        filling.append(piece)
+    return filling.done()
