@@ -53,9 +53,7 @@ def _check_members(archive: zipfile.ZipFile, wanted: tuple[str, ...], path: Path
 def _promised_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
     """The larger of what the archive and the array's own head say."""
     with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(member)
+        shape, _, dtype = npy_head(member)
     return max(info.file_size, decoded_bytes(info.filename.removesuffix(".npy"), shape, dtype))
 
 

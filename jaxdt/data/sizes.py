@@ -1,6 +1,7 @@
 """How much memory a file's episodes would take, by what the file says and before they are read."""
 
 import math
+import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,8 +59,7 @@ def _of_hdf5(path: Path) -> int:
 
 
 def _of_parquet(path: Path) -> int:
-    promised = promised_bytes(path)
-    return sum(promised.get(name, 0) for name in LARGE)
+    return promised_bytes(path, LARGE, sys.maxsize)
 
 
 def _kept(dtype: np.dtype) -> int:
