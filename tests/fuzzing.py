@@ -171,7 +171,7 @@ def _place_of_a_count(content: bytes, place: int, width: int) -> int:
 _DEPTHS = (50, 101, 900, 960, 100_000)
 _VALUES = (
     *(None, True, False, 0, -1, 1, 3, 2**31, 2**63, 2**64, 10**30, 10**400, 0.5, -1.5, 1e-320, 1e308, 1e400),
-    *(float("nan"), "", "0", "x", "../x", "/etc/passwd", "a\0b", "a\nb", "\x1b[2J", "\ud800", "x" * 5000),
+    *(float("nan"), "", "0", "x", "../pipe", "/etc/passwd", "a\0b", "a\nb", "\x1b[2J", "\ud800", "x" * 5000),
     *(f"{TRIPWIRE}:Env-v0", [], {}, [None], ["x"], [[1.0]], [0.0] * 5, [1e39] * 5, [3e38] * 3, [1.0] * 3, [-1.0] * 5),
     *({"id": 3}, {"x": {}}, *(f"@{depth} {bracket}" for depth in _DEPTHS for bracket in "[{")),
 )
