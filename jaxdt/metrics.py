@@ -59,14 +59,14 @@ class TensorBoard(NoTensorBoard):
 
     def __init__(self, directory: Path):
         try:
-            from tensorboardX.event_file_writer import EventsWriter
+            import tensorboardX.event_file_writer
         except ImportError as error:
             raise JaxdtError("--tensorboard needs tensorboardX; pip install 'jaxdt[tensorboard]'.") from error
         self._directory = directory
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
             # SummaryWriter's thread dies of a full disk without a word, and the next number waits for it forever.
-            self._writer = EventsWriter(str(directory / "events"))
+            self._writer = tensorboardX.event_file_writer.EventsWriter(str(directory / "events"))
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
         from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]
