@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import dataclasses
 import itertools
 import time
 import warnings
@@ -11,70 +10,72 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdt.checkpoint import CheckpointWriter, checkpoint_steps, load_checkpoint, read_metadata
+from jaxdt.checkpoint import checkpoint_steps
 from jaxdt.config import TrainConfig
 from jaxdt.data.windows import WindowSampler
-from jaxdt.errors import NonFiniteError, RunError, SimulationError, StoppedError
-from jaxdt.metrics import NoTensorBoard, TensorBoard, append_line, cut_lines, read_evaluations, read_lines
+from jaxdt.errors import RunError, SimulationError, StoppedError
 from jaxdt.models import build_model
-from jaxdt.plots import plot_loss, plot_returns
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
-from jaxdt.run.directory import RunDirectory, write_record
+from jaxdt.run.directory import RunDirectory
 from jaxdt.run.evaluate import Player
+from jaxdt.run.ledger import Ledger
 from jaxdt.run.prepare import Prepared
 from jaxdt.run.stopping import Stop
 from jaxdt.training import TrainState, make_train_step
 from jaxdt.types import Evaluation, Window
 
 
-@dataclasses.dataclass
-class _Books:
-    """What the loop remembers between updates; saved with every checkpoint."""
+class _Clock:
+    """Time spent on updates, evaluating and saving left out, since the last line of metrics.jsonl."""
 
-    losses: list[Any]
-    """Of the updates since the last line of metrics.jsonl, one array a call, on the device until they are needed."""
-    best_score: float | None
-    """Highest mean return at the highest target so far."""
-    timed: int = 0
-    """Of those updates, how many `seconds` covers: not the first of the process, which compiles."""
-    seconds: float = 0.0
-    """Spent on them, evaluating and saving left out."""
+    def __init__(self) -> None:
+        self.updates, self.seconds = 0, 0.0
+        self.start()
+
+    def start(self) -> None:
+        self._started = time.perf_counter()
+
+    def stop(self) -> None:
+        self.seconds += time.perf_counter() - self._started
+
+    def rate(self) -> float:
+        """Updates a second; the count begins anew."""
+        rate = self.updates / max(self.seconds, 1e-9)
+        self.updates, self.seconds = 0, 0.0
+        return rate
 
 
 def train_and_evaluate(
     run: RunDirectory, prepared: Prepared, data_returns: np.ndarray, progress: Progress, stop: Stop
 ) -> None:
     """The whole run, top to bottom; where several things fall due: log, evaluate, save."""
-    config, interface = prepared.record.config, prepared.record.interface
+    config = prepared.record.config
     assert config.steps is not None
     assert config.updates_per_call is not None
     count = config.updates_per_call
-    sampler = WindowSampler(
-        prepared.store,
-        config.model.context_length,
-        config.batch_size,
-        config.seed,
-        config.return_scale,
-        config.model.max_episode_length,
-        prepared.store.num_episodes if config.passes is not None else None,
-    )
+    sampler = _make_sampler(prepared, config)
     init, apply = build_model(config.model)
     init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
     resumed = bool(checkpoint_steps(run.checkpoints))
     params = init(init_key) if config.init is None or resumed else Agent.load(config.init).params
     update, state = make_train_step(apply, params, config.optimizer, updates_per_call=count)
     with contextlib.ExitStack() as stack:
-        writer = CheckpointWriter(run.checkpoints)
-        board = stack.enter_context(contextlib.closing(_open_board(run, config)))
-        highest = max(config.targets or (0.0,))
-        state, books = _restore(run, state, highest)
+        ledgers = [stack.enter_context(contextlib.closing(Ledger(run, prepared.record, data_returns)))]
+        state = ledgers[0].restore(state)
         state = jax.device_put(state, jax.devices()[0])  # all of it, or the second update compiles anew
-        write_record(run, prepared.record)
+        for ledger in ledgers:
+            ledger.write_record()
         player = None
         if prepared.environment is not None:
-            context = config.eval_context
-            player = Player(config.model, apply, interface, prepared.environment, context=context, progress=progress)
+            player = Player(
+                config.model,
+                apply,
+                prepared.record.interface,
+                prepared.environment,
+                context=config.eval_context,
+                progress=progress,
+            )
             stack.enter_context(contextlib.closing(player))
         first = int(state.step)
         progress.start("train", config.steps, "update", first)
@@ -82,15 +83,16 @@ def train_and_evaluate(
         sampler.position = first
         windows = _next_windows(sampler, count)
         recent: collections.deque[Any] = collections.deque(maxlen=3)
-        clock = saved_at = time.perf_counter()
+        clock, saved_at = _Clock(), time.perf_counter()
         for step in range(first + count, config.steps + 1, count):
             state, metrics = update(state, windows, dropout_key)
             windows = _next_windows(sampler, count)  # drawn while the device works
-            books.losses.append(metrics["loss"])
-            books.timed += count
-            if step == first + count:
+            for ledger in ledgers:
+                ledger.losses.append(metrics["loss"])
+            clock.updates += count
+            if step == first + count:  # compiles
                 jax.block_until_ready(state)
-                clock, books.timed = time.perf_counter(), 0
+                clock = _Clock()
             last, asked = step == config.steps, stop()
             log_due = last or step % config.log_every == 0
             waited = time.perf_counter() - saved_at > 60 * config.save_every_minutes
@@ -100,52 +102,43 @@ def train_and_evaluate(
             _show(progress, step, recent)
             if not (log_due or evaluate_due or save_due):
                 continue
-            _check_finite(run, step, state, books)
-            books.seconds += time.perf_counter() - clock
+            _check_finite(ledgers, step, state)
+            clock.stop()
             if log_due:
-                _log(run, board, step, metrics, books)
-            score = None
+                rate = clock.rate()
+                for ledger in ledgers:
+                    ledger.log(step, metrics, rate)
+            scores: list[float | None] = [None] * len(ledgers)
             if evaluate_due and player is not None:
-                score = _evaluate(run, board, step, config, player, state, progress)
-            if last or score is not None:
-                draw_plots(run, config, data_returns)
-            is_best = score is not None and (books.best_score is None or score > books.best_score)
-            if is_best:
-                books.best_score = score
-            if save_due or is_best:
-                _save(writer, step, state, books, score, highest)
+                scores = _evaluate(ledgers, step, config, player, state, progress)
+            evaluated = None not in scores
+            if last or evaluated:
+                for ledger in ledgers:
+                    ledger.draw_plots()
+            if save_due | _any_best(ledgers, scores):
+                for ledger, score in zip(ledgers, scores, strict=True):
+                    ledger.save(step, state, score)
                 saved_at = time.perf_counter()
             if asked is not None and not last:
                 raise StoppedError(
                     f"stopped after update {step} of {config.steps}; go on with jaxdt train --resume --out {run.path}",
                     asked,
                 )
-            if last and evaluate_due and score is None:
+            if last and evaluate_due and not evaluated:
                 raise RunError(f"the last evaluation failed; the weights are in {run.checkpoints}.")
-            clock = time.perf_counter()
+            clock.start()
 
 
-def _open_board(run: RunDirectory, config: TrainConfig) -> NoTensorBoard:
-    return TensorBoard(run.tensorboard) if config.tensorboard else NoTensorBoard()
-
-
-def _restore(run: RunDirectory, state: TrainState, target: float) -> tuple[TrainState, _Books]:
-    """The latest checkpoint, or the state given where there is none; metric files are cut back to it."""
-    steps = checkpoint_steps(run.checkpoints)
-    books = _Books(losses=[], best_score=None)
-    if steps:
-        stored = load_checkpoint(run.checkpoints, steps[-1], params=state.params, training=_training_part(state))
-        state = state._replace(params=stored["params"], **stored["training"])
-        metadata = read_metadata(run.checkpoints, steps[-1])
-        best = metadata["best_score"] if metadata["best_target"] == target else None
-        books = _Books(losses=[np.asarray(metadata["losses"], np.float32)], best_score=best)
-    for path in (run.metrics, run.evaluations):
-        cut_lines(path, steps[-1] if steps else 0)
-    return state, books
-
-
-def _training_part(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "opt_state": state.opt_state}
+def _make_sampler(prepared: Prepared, config: TrainConfig) -> WindowSampler:
+    return WindowSampler(
+        prepared.store,
+        config.model.context_length,
+        config.batch_size,
+        config.seed,
+        config.return_scale,
+        config.model.max_episode_length,
+        prepared.store.num_episodes if config.passes is not None else None,
+    )
 
 
 def _next_windows(sampler: WindowSampler, count: int) -> Window:
@@ -158,80 +151,37 @@ def _show(progress: Progress, step: int, recent: collections.deque[Any]) -> None
     progress.advance(step, **({"loss": float(recent[0][-1])} if len(recent) == recent.maxlen else {}))
 
 
-def _losses(books: _Books) -> np.ndarray:
-    return np.concatenate([np.zeros(0, np.float32), *jax.device_get(books.losses)])
-
-
-def _check_finite(run: RunDirectory, step: int, state: TrainState, books: _Books) -> None:
-    if bool(state.finite):
-        return
-    failed, losses = int(state.step) + 1, _losses(books)
-    # Updates after the failed one changed nothing, and the losses of other batches may well be finite.
-    until_then = losses[: len(losses) - (step - failed)]
-    finite = [line["loss"] for line in read_lines(run.metrics)] + until_then[np.isfinite(until_then)].tolist()
-    steps = checkpoint_steps(run.checkpoints)
-    raise NonFiniteError(
-        f"the loss or gradient of update {failed}, or a weight after it, is not finite; the last finite loss was "
-        f"{finite[-1] if finite else 'none'} and the last good checkpoint is "
-        f"{steps[-1] if steps else 'none'}; lower --learning-rate or look at the data."
-    )
-
-
-def _log(run: RunDirectory, board: NoTensorBoard, step: int, metrics: dict[str, jax.Array], books: _Books) -> None:
-    numbers = {
-        "loss": float(np.mean(_losses(books), dtype=np.float64)),
-        "learning_rate": float(metrics["learning_rate"][-1]),
-        "grad_norm": float(metrics["grad_norm"][-1]),
-        "updates_per_second": books.timed / max(books.seconds, 1e-9),
-    }
-    append_line(run.metrics, {"step": step, **numbers})
-    board.write(step, {f"training/{name}": value for name, value in numbers.items()})
-    books.losses, books.timed, books.seconds = [], 0, 0.0
+def _check_finite(ledgers: list[Ledger], step: int, state: TrainState) -> None:
+    for ledger, finite, done in zip(ledgers, np.ravel(state.finite), np.ravel(state.step), strict=True):
+        if not finite:
+            raise ledger.not_finite(step, failed=int(done) + 1)
 
 
 def _evaluate(
-    run: RunDirectory,
-    board: NoTensorBoard,
-    step: int,
-    config: TrainConfig,
-    player: Player,
-    state: TrainState,
-    progress: Progress,
-) -> float | None:
-    """Writes every target's result; returns the mean return at the highest target, None if it failed."""
+    ledgers: list[Ledger], step: int, config: TrainConfig, player: Player, state: TrainState, progress: Progress
+) -> list[float | None]:
+    """Writes every target's result; returns each run's mean return at the highest target, None where it failed."""
     assert config.targets is not None
     try:
         evaluations = player.evaluate(state.params, config.targets, config.eval_episodes, config.eval_seed)
     except SimulationError as error:
-        append_line(run.evaluations, {"step": step, "failed": str(error)})
+        for ledger in ledgers:
+            ledger.note_failure(step, str(error))
         warnings.warn(f"the evaluation after update {step} failed and training goes on: {error}", stacklevel=2)
-        return None
-    for evaluation in evaluations:
-        append_line(run.evaluations, {"step": step, **evaluation.to_json()})
-        name = f"evaluation/target_{evaluation.target:g}"
-        board.write(step, {f"{name}_return_mean": evaluation.return_mean, f"{name}_return_std": evaluation.return_std})
+        return [None] * len(ledgers)
+    scores: list[float | None] = [ledger.note_evaluations(step, evaluations) for ledger in ledgers]
     progress.say(_summary(step, evaluations))
-    return max(evaluations, key=lambda evaluation: evaluation.target).return_mean
+    return scores
+
+
+def _any_best(ledgers: list[Ledger], scores: list[float | None]) -> bool:
+    best = False
+    for ledger, score in zip(ledgers, scores, strict=True):
+        if score is not None and (ledger.best_score is None or score > ledger.best_score):
+            ledger.best_score, best = score, True
+    return best
 
 
 def _summary(step: int, evaluations: list[Evaluation]) -> str:
     results = "; ".join(f"{e.target:.0f} -> {e.return_mean:.0f} ± {e.return_std:.0f}" for e in evaluations)
     return f"after update {step}, target -> achieved return: {results}"
-
-
-def draw_plots(run: RunDirectory, config: TrainConfig, data_returns: np.ndarray) -> None:
-    evaluations, _ = read_evaluations(run.evaluations)
-    plot_loss(run.loss_plot, read_lines(run.metrics), evaluations)
-    newest = [record for record in evaluations if record["step"] == evaluations[-1]["step"]]
-    if newest:
-        title = f"{config.env}, {newest[0]['step']} updates"
-        plot_returns(run.returns_plot, newest, data_returns, title)
-
-
-def _save(
-    writer: CheckpointWriter, step: int, state: TrainState, books: _Books, score: float | None, target: float
-) -> None:
-    metadata = {"losses": _losses(books).tolist(), "best_score": books.best_score, "best_target": target}
-    writer.save(
-        step, params=state.params, training=_training_part(state), metadata=metadata, score=score, target=target
-    )
