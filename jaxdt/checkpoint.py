@@ -98,15 +98,27 @@ class CheckpointWriter:
     def _drop_old(self) -> None:
         kept = {*sorted(self._notes)[-KEEP_LATEST:], _best(self._notes)}
         for step in set(self._notes) - kept:
-            # The sums go first: what a kill leaves of the rest is then unfinished, not damaged.
-            (self._directory / str(step) / SUMS).unlink()
-            shutil.rmtree(self._directory / str(step))
+            _drop(self._directory / str(step))
             del self._notes[step]
 
 
 def checkpoint_steps(directory: Path) -> list[int]:
     """Steps of the finished checkpoints, rising: those that have their sums."""
     return sorted(step for step in _steps(directory) if (directory / str(step) / SUMS).is_file())
+
+
+def drop_checkpoints_after(directory: Path, last: int) -> None:
+    """Only for the process that alone writes to the run."""
+    with writing(directory):
+        for step in checkpoint_steps(directory):
+            if step > last:
+                _drop(directory / str(step))
+
+
+def _drop(checkpoint: Path) -> None:
+    # The sums go first: what a kill leaves of the rest is then unfinished, not damaged.
+    (checkpoint / SUMS).unlink()
+    shutil.rmtree(checkpoint)
 
 
 def damaged_checkpoints(directory: Path) -> dict[int, str]:

@@ -9,7 +9,8 @@ import numpy as np
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.scores import normalized_score, reference_name
 from jaxdt.metrics import read_evaluations, read_lines
-from jaxdt.run.directory import RunDirectory, read_record
+from jaxdt.run.directory import RunDirectory, RunRecord, read_record
+from jaxdt.run.experiment import Experiment, read_summary, summarize
 from jaxdt.types import Evaluation
 
 
@@ -35,27 +36,21 @@ def dataset_report(name: str, store: EpisodeStore) -> str:
 
 
 def run_report(path: Path) -> str:
-    """What a run is, how far it is, and its newest evaluation."""
+    """What a run is, how far it is, and its newest evaluation; of several seeds' runs, what they share."""
+    summary = read_summary(path)
+    experiment = Experiment(path, summary["seeds"])
+    return _seeds_report(experiment, summary["evaluations"]) if experiment.seeds else _run_report(experiment.runs[0])
+
+
+def _run_report(run: RunDirectory) -> str:
     from jaxdt.checkpoint import checkpoint_steps, read_metadata
 
-    run = RunDirectory(path)
     record = read_record(run)
     metrics, (evaluations, failed) = read_lines(run.metrics), read_evaluations(run.evaluations)
     steps = checkpoint_steps(run.checkpoints)
-    model, data = record.model, record.data
-    rows = [
-        ("preset", record.config.preset),
-        ("environment", record.config.env or "none"),
-        ("model", f"width {model.width}, {model.num_layers} layers, context {model.context_length}"),
-    ]
-    if "imported_from" in data:
-        rows.append(("imported from", data["imported_from"]))
-        rows.append(("targets", ", ".join(f"{target:g}" for target in record.config.targets or ()) or "none known"))
-    else:
-        spec = data["spec"] or "arrays"
+    rows = _choices(record)
+    if "imported_from" not in record.data:
         rows += [
-            ("data", f"{spec}: {data['num_episodes']} episodes, {data['num_steps']} steps"),
-            ("data returns", f"{data['return_mean']:.1f}, from {data['return_min']:.1f} to {data['return_max']:.1f}"),
             ("updates", f"{metrics[-1]['step'] if metrics else 0} of {record.config.steps}"),
             ("loss", f"{metrics[-1]['loss']:.4f}" if metrics else "none yet"),
         ]
@@ -66,13 +61,49 @@ def run_report(path: Path) -> str:
     if failed:
         newest_failure = f"after {failed[-1]['step']} updates: {failed[-1]['failed']}"
         rows.append(("failed evaluations", f"{len(failed)}, the newest {newest_failure}"))
-    text = _listing(str(path), rows)
+    text = _listing(str(run.path), rows)
     newest = [e for e in evaluations if e["step"] == evaluations[-1]["step"]]
     if newest:
         text += "\n" + _evaluation_rows(f"after {newest[0]['step']} updates", newest)
     if run.returns_plot.exists():
         text += f"\nplots: {run.loss_plot}, {run.returns_plot}"
     return text
+
+
+def _seeds_report(experiment: Experiment, summaries: Sequence[dict[str, Any]]) -> str:
+    records = [read_record(run) for run in experiment.runs if run.holds_run]
+    lines = [lines[-1] for run in experiment.runs if (lines := read_lines(run.metrics))]
+    rows = _choices(records[0]) if records else []
+    rows.append(("seeds", ", ".join(map(str, experiment.seeds))))
+    if records:
+        updates = min(line["step"] for line in lines) if len(lines) == len(experiment.runs) else 0
+        rows.append(("updates", f"{updates} of {records[0].config.steps}"))
+    rows.append(("loss", ", ".join(f"{line['loss']:.4f}" for line in lines) or "none yet"))
+    rows.append(("checkpoints", ", ".join(map(str, experiment.steps)) or "none yet"))
+    text = _listing(str(experiment.path), rows)
+    newest = [summary for summary in summaries if summary["step"] == summaries[-1]["step"]]
+    if newest:
+        text += "\n" + _summary_rows(f"after {newest[0]['step']} updates, {len(experiment.seeds)} seeds", newest)
+    return text + f"\nruns: {', '.join(str(run.path) for run in experiment.runs)}"
+
+
+def _choices(record: RunRecord) -> list[tuple[str, str]]:
+    model, data = record.model, record.data
+    rows = [
+        ("preset", record.config.preset),
+        ("environment", record.config.env or "none"),
+        ("model", f"width {model.width}, {model.num_layers} layers, context {model.context_length}"),
+    ]
+    if "imported_from" in data:
+        rows.append(("imported from", data["imported_from"]))
+        rows.append(("targets", ", ".join(f"{target:g}" for target in record.config.targets or ()) or "none known"))
+        return rows
+    spec = data["spec"] or "arrays"
+    return [
+        *rows,
+        ("data", f"{spec}: {data['num_episodes']} episodes, {data['num_steps']} steps"),
+        ("data returns", f"{data['return_mean']:.1f}, from {data['return_min']:.1f} to {data['return_max']:.1f}"),
+    ]
 
 
 def evaluation_table(name: str, evaluations: Sequence[Evaluation]) -> str:
@@ -82,14 +113,9 @@ def evaluation_table(name: str, evaluations: Sequence[Evaluation]) -> str:
 
 def runs_table(results: Sequence[Sequence[Evaluation]]) -> str:
     """Mean ± sample standard deviation over runs of each target's mean return."""
-    rows = []
-    for of_target in zip(*results, strict=True):
-        means = np.array([evaluation.return_mean for evaluation in of_target])
-        scores = [evaluation.normalized_mean for evaluation in of_target if evaluation.normalized_mean is not None]
-        score = f"{np.mean(scores):.1f} ± {np.std(scores, ddof=1):.1f}" if scores else "-"
-        rows.append((f"{of_target[0].target:g}", f"{means.mean():.1f} ± {means.std(ddof=1):.1f}", score))
-    head = ("target", "return, mean ± std over runs", "D4RL score")
-    return _table(f"{len(results)} runs", head, rows)
+    of_targets = zip(*results, strict=True)
+    summaries = [summarize([evaluation.to_json() for evaluation in of_target]) for of_target in of_targets]
+    return _summary_rows(f"{len(results)} runs", summaries)
 
 
 def evaluations_document(runs: Sequence[str], results: Sequence[Sequence[Evaluation]]) -> list[dict[str, Any]]:
@@ -115,6 +141,17 @@ def _evaluation_rows(name: str, evaluations: Sequence[dict[str, Any]]) -> str:
         for e in evaluations
     ]
     return _table(f"{name}, {len(evaluations[0]['returns'])} episodes a target", head, rows)
+
+
+def _summary_rows(title: str, summaries: Sequence[dict[str, Any]]) -> str:
+    head = ("target", "return, mean ± std over runs", "D4RL score")
+    rows = [(f"{s['target']:g}", _mean_and_std(s, "return"), _mean_and_std(s, "normalized")) for s in summaries]
+    return _table(title, head, rows)
+
+
+def _mean_and_std(summary: dict[str, Any], name: str) -> str:
+    mean, std = summary[f"{name}_mean"], summary[f"{name}_std"]
+    return "-" if mean is None else f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jaxdt.config import OptimizerConfig
 from jaxdt.errors import JaxdtError
+from jaxdt.seeds import over_seeds
 from jaxdt.types import Window
 
 
@@ -99,6 +100,16 @@ def make_train_step(
     same key every time. Metrics: `loss`, `grad_norm` before clipping, `learning_rate`. With `updates_per_call`,
     one call makes `n` updates: the windows are stacked along a new first axis, which the metrics have too.
     """
+    return make_update(apply, config, updates_per_call=updates_per_call), initial_state(params, config)
+
+
+def make_update(
+    apply: Any, config: OptimizerConfig, *, updates_per_call: int | None = None, several_seeds: bool = False
+) -> TrainStep:
+    """The update of `make_train_step`; of several seeds, everything is stacked along one more axis before all others.
+
+    Each seed's state, windows and key are then its own, and so is what becomes of them.
+    """
     optimizer = make_optimizer(config)
     schedule = learning_rate_schedule(config)
 
@@ -120,7 +131,7 @@ def make_train_step(
         return jax.lax.scan(lambda state, window: step(state, window, key), state, windows, length=updates_per_call)
 
     called = step if updates_per_call is None else steps
-    return jax.jit(called, donate_argnums=0), initial_state(params, config)
+    return jax.jit(over_seeds(called) if several_seeds else called, donate_argnums=0)
 
 
 def initial_state(params: PyTree[Array], config: OptimizerConfig) -> TrainState:

@@ -264,7 +264,7 @@ def test_an_evaluation_that_fails_is_told_and_training_goes_on(tmp_path, monkeyp
     def fail(*arguments):
         raise SimulationError("the motor is gone")
 
-    monkeypatch.setattr("jaxdt.run.evaluate.Player.evaluate", fail)
+    monkeypatch.setattr("jaxdt.run.evaluate.Player.play", fail)
     with pytest.warns(UserWarning, match=r"update \d+ failed and training goes on: the motor is gone"):
         with pytest.raises(RunError, match="the last evaluation failed; the weights are in"):
             jaxdt.train(CONFIG, STORE, out=tmp_path / "run", env=Drift())

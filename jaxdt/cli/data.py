@@ -10,6 +10,7 @@ from jaxdt.cli.common import parse
 from jaxdt.errors import JaxdtError
 from jaxdt.report import dataset_report, run_report
 from jaxdt.run.directory import RunDirectory
+from jaxdt.run.experiment import stored_seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class InfoArguments:
     """Describe a dataset or a run directory."""
 
     path: Positional[str]
-    """A run directory, or a dataset: what `jaxdt train --dataset` takes."""
+    """A run directory, one of several seeds, or a dataset: what `jaxdt train --dataset` takes."""
     map_above: float | None = None
     """GiB; larger episodes are unpacked once into a cache on disk and mapped from it; None: a quarter of memory."""
 
@@ -102,7 +103,7 @@ def convert_command(arguments: list[str]) -> None:
 
 def info_command(arguments: list[str]) -> None:
     parsed = parse(InfoArguments, arguments, "jaxdt info")
-    if RunDirectory(parsed.path).holds_run:
+    if RunDirectory(parsed.path).holds_run or stored_seeds(parsed.path):
         print(run_report(Path(parsed.path)))
     else:
         from jaxdt.data.loading import load_episodes

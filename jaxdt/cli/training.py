@@ -11,6 +11,7 @@ from jaxdt.config import PRESETS, TrainConfig
 from jaxdt.errors import JaxdtError
 from jaxdt.report import run_report
 from jaxdt.run.directory import RunDirectory, read_record
+from jaxdt.run.experiment import stored_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,8 @@ class TrainArguments:
     preset: Positional[Literal["demo", "huggingface", "paper"]]
     """Where the defaults come from; `jaxdt train paper --help` shows that preset's."""
     config: OmitArgPrefixes[TrainConfig]
+    seeds: tuple[int, ...] | None = None
+    """Train one run of each seed, all in one program, in OUT/seed-N; mean and std over them are in OUT/summary.json."""
     out: Path | None = None
     """Run directory; None: the next free runs/PRESET-ENV-N."""
     resume: bool = False
@@ -43,6 +46,7 @@ def train_command(arguments: list[str]) -> None:
     with stop_signals() as stop:
         out = train(
             parsed.config,
+            seeds=parsed.seeds,
             out=parsed.out,
             resume=parsed.resume,
             progress=progress,
@@ -62,20 +66,19 @@ def _parse_train(arguments: list[str]) -> TrainArguments:
             # How long is said in one way: the preset's other way must not stand beside it.
             values = {given: getattr(first.config, given), other: None}
             defaults = dataclasses.replace(defaults, config=dataclasses.replace(defaults.config, **values))
-    resumed = first.resume and first.out is not None and RunDirectory(first.out).holds_run
-    if first.config.init is not None and not resumed:
+    stored = stored_config(first.out) if first.resume and first.out is not None else None
+    if first.config.init is not None and stored is None:
         started_from = read_record(RunDirectory(first.config.init)).config
         inherited = {name: getattr(started_from, name) for name in ("model", "return_scale", "delayed_reward")}
         defaults = dataclasses.replace(defaults, config=dataclasses.replace(defaults.config, **inherited))
     # A preset that was given wins over either default; one that was not follows it.
     second = parse(TrainArguments, without_help, "jaxdt train", _train_defaults("paper"))
     preset_given = first.preset == second.preset
-    if first.resume and first.out is not None and not (resumed or preset_given or _names(arguments, "dataset")):
+    if first.resume and first.out is not None and not (stored or preset_given or _names(arguments, "dataset")):
         raise JaxdtError(
             f"{first.out} holds no run to resume; check --out, or give a preset or --dataset too, which then begins it."
         )
-    if resumed and first.out is not None:
-        stored = read_record(RunDirectory(first.out)).config
+    if stored is not None:
         if preset_given and first.preset != stored.preset:
             raise JaxdtError(f"the run was started with the preset {stored.preset}; leave {first.preset} out.")
         defaults = dataclasses.replace(defaults, config=stored)

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxdt.seeds import over_seeds
 from jaxdt.types import Interface, Policy, Turn, Window
 
 
@@ -26,6 +28,27 @@ def window_policy(
         context = _push_turn(context, turn)
         action = answer(params, context)
         return context._replace(actions=context.actions.at[:, -1].set(action)), action
+
+    return Policy(start, act)
+
+
+def policy_of_seeds(policy: Policy, seeds: int) -> Policy:
+    """One policy of the models of several seeds, whose params are stacked; each acts in its share of the batch.
+
+    The first seed's share comes first, and all are as large.
+    """
+
+    def start(batch: int) -> PyTree:
+        memory = policy.start(batch // seeds)
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (seeds, *leaf.shape)), memory)
+
+    def act(params: PyTree, memory: PyTree, turn: Turn) -> tuple[PyTree, Float[Array, "b a"]]:
+        def act_in_share(params: PyTree, memory: PyTree, states: Array, returns_to_go: Array):
+            return policy.act(params, memory, Turn(states, returns_to_go, turn.timestep))
+
+        shares = (rows.reshape(seeds, -1, *rows.shape[1:]) for rows in (turn.states, turn.returns_to_go))
+        memory, actions = over_seeds(act_in_share)(params, memory, *shares)
+        return memory, actions.reshape(-1, actions.shape[-1])
 
     return Policy(start, act)
 

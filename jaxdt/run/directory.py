@@ -41,7 +41,8 @@ class RunDirectory:
     @property
     def is_free(self) -> bool:
         """Absent, empty, or with nothing but what a run leaves that was killed before its config.json."""
-        return is_free(self.path, besides=(".lock", ".holder", ".holder.*.tmp", ".config.json.*.tmp"))
+        unfinished = (".holder.*.tmp", ".config.json.*.tmp", ".summary.json.*.tmp")
+        return is_free(self.path, besides=(".lock", ".holder", *unfinished))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,9 @@ def write_record(run: RunDirectory, record: RunRecord) -> None:
 def read_record(run: RunDirectory) -> RunRecord:
     """Raises JaxdtError when the directory holds no run or its config.json is damaged."""
     if not run.holds_run:
+        of_seeds = sorted(str(path.parent) for path in run.path.glob("seed-*/config.json"))
+        if of_seeds:
+            raise JaxdtError(f"{run.path} holds the runs of several seeds; give one of them: {', '.join(of_seeds)}.")
         raise JaxdtError(f"{run.path} holds no run: config.json is missing; give a directory that jaxdt train wrote.")
     document = None
     try:

@@ -13,6 +13,7 @@ from jaxdt.checkpoint import Which
 from jaxdt.config import Context, ModelConfig
 from jaxdt.data.scores import normalized_score, reference_name
 from jaxdt.errors import JaxdtError, SimulationError
+from jaxdt.evaluation.context import policy_of_seeds
 from jaxdt.evaluation.environments import GymnasiumEnvironment, JaxEnvironment, VectorizedEnvironment
 from jaxdt.evaluation.rollout import TROUBLES, Played, make_rollout
 from jaxdt.evaluation.video import render_episode
@@ -23,7 +24,10 @@ from jaxdt.types import Evaluation, Interface
 
 
 class Player:
-    """Plays batches of episodes; compiles once for each number of episodes."""
+    """Plays batches of episodes; compiles once for each number of episodes.
+
+    `training_seeds`: of the models that play side by side, whose params are stacked; (): one model, not stacked.
+    """
 
     def __init__(
         self,
@@ -34,8 +38,10 @@ class Player:
         *,
         context: Context = "exact",
         record: bool = False,
+        training_seeds: Sequence[int] = (),
         progress: Progress | None = None,
     ):
+        self._training_seeds = training_seeds
         self._env_id = environment if isinstance(environment, str) else None
         self._name = environment if isinstance(environment, str) else type(environment).__name__
         self._progress = progress or Progress()
@@ -44,8 +50,9 @@ class Player:
         else:
             self._environment = VectorizedEnvironment(environment)
         _check_sizes(self._environment, config, environment)
+        policy = make_policy(config, apply, interface, context)
         self._rollout = make_rollout(
-            make_policy(config, apply, interface, context),
+            policy_of_seeds(policy, len(training_seeds)) if training_seeds else policy,
             self._environment,
             interface,
             max_episode_length=config.max_episode_length,
@@ -55,13 +62,19 @@ class Player:
     def play(self, params: Params, targets: Sequence[float], episodes: int, seed: int) -> Played:
         """Every target's `episodes` in one batch, target by target; episode `j` starts from `seed + j`.
 
-        Raises SimulationError naming the first step at which an episode could not go on.
+        Of several models all targets of the first come first, from the same environment seeds. Raises
+        SimulationError naming the first step at which an episode could not go on.
         """
-        seeds = np.tile(np.arange(seed, seed + episodes, dtype=np.int32), len(targets))
-        asked = np.repeat(np.asarray(targets, np.float32), episodes)
-        self._progress.start(
-            f"evaluate {len(targets)} targets x {episodes} episodes", self._environment.max_episode_steps, "step"
-        )
+        models = len(self._training_seeds) or 1
+        seeds = np.tile(np.arange(seed, seed + episodes, dtype=np.int32), models * len(targets))
+        asked = np.tile(np.repeat(np.asarray(targets, np.float32), episodes), models)
+
+        def name(i: int) -> str:
+            trained = f"seed {self._training_seeds[i * models // len(asked)]}, " if self._training_seeds else ""
+            return f"{trained}target {asked[i]:g}, episode {i % episodes}"
+
+        batch = f"{f'{models} seeds x ' if models > 1 else ''}{len(targets)} targets x {episodes} episodes"
+        self._progress.start(f"evaluate {batch}", self._environment.max_episode_steps, "step")
         try:
             played = jax.block_until_ready(self._rollout(params, jnp.asarray(seeds), jnp.asarray(asked)))
         except jax.errors.JaxRuntimeError as error:  # a callback in the environment raised, or memory ran out
@@ -71,29 +84,37 @@ class Player:
         finally:
             self._progress.stop()
         if isinstance(self._environment, GymnasiumEnvironment):
-            self._environment.raise_failure(lambda i: f"target {asked[i]:g}, episode {i % episodes}")
+            self._environment.raise_failure(name)
         failed = np.flatnonzero(played.troubles)
         if len(failed):
             last = np.maximum(np.asarray(played.lengths)[failed] - 1, 0)
-            i, step = failed[np.argmin(last)], last.min()
-            trouble = TROUBLES[played.troubles[i]]
-            raise SimulationError(f"{self._name}, target {asked[i]:g}, episode {i % episodes}, step {step}: {trouble}.")
+            i, step = int(failed[np.argmin(last)]), last.min()
+            raise SimulationError(f"{self._name}, {name(i)}, step {step}: {TROUBLES[played.troubles[i]]}.")
         return played
 
     def evaluate(self, params: Params, targets: Sequence[float], episodes: int, seed: int) -> list[Evaluation]:
         """One Evaluation a target, in the order given."""
+        return self.evaluate_each(params, targets, episodes, seed)[0]
+
+    def evaluate_each(
+        self, params: Params, targets: Sequence[float], episodes: int, seed: int
+    ) -> list[list[Evaluation]]:
+        """Of each model one Evaluation a target, in the order given."""
         played = self.play(params, targets, episodes, seed)
-        returns = np.asarray(played.returns, np.float64).reshape(len(targets), episodes)
-        lengths = np.asarray(played.lengths).reshape(len(targets), episodes)
+        returns = np.asarray(played.returns, np.float64).reshape(-1, len(targets), episodes)
+        lengths = np.asarray(played.lengths).reshape(-1, len(targets), episodes)
         return [
-            Evaluation(
-                target=float(target),
-                returns=returns[i],
-                lengths=lengths[i],
-                normalized=normalized_score(self._env_id, returns[i]),
-                reference=reference_name(self._env_id),
-            )
-            for i, target in enumerate(targets)
+            [
+                Evaluation(
+                    target=float(target),
+                    returns=of_model[i],
+                    lengths=steps[i],
+                    normalized=normalized_score(self._env_id, of_model[i]),
+                    reference=reference_name(self._env_id),
+                )
+                for i, target in enumerate(targets)
+            ]
+            for of_model, steps in zip(returns, lengths, strict=True)
         ]
 
     def close(self) -> None:

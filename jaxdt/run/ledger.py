@@ -43,7 +43,7 @@ class Ledger:
     def write_record(self) -> None:
         write_record(self._run, self._record)
 
-    def not_finite(self, step: int, failed: int) -> NonFiniteError:
+    def not_finite(self, step: int, failed: int, whose: str = "") -> NonFiniteError:
         """What to raise after update `step` when update `failed` was the first with numbers that are not finite."""
         losses = self._losses()
         # Updates after the failed one changed nothing, and the losses of other batches may well be finite.
@@ -52,8 +52,8 @@ class Ledger:
         finite += until_then[np.isfinite(until_then)].tolist()
         steps = checkpoint_steps(self._run.checkpoints)
         return NonFiniteError(
-            f"the loss or gradient of update {failed}, or a weight after it, is not finite; the last finite loss was "
-            f"{finite[-1] if finite else 'none'} and the last good checkpoint is "
+            f"{whose}the loss or gradient of update {failed}, or a weight after it, is not finite; the last finite "
+            f"loss was {finite[-1] if finite else 'none'} and the last good checkpoint is "
             f"{steps[-1] if steps else 'none'}; lower --learning-rate or look at the data."
         )
 

@@ -3,10 +3,11 @@
 import dataclasses
 from typing import Any
 
-from jaxdt.checkpoint import checkpoint_steps
+from jaxdt.checkpoint import checkpoint_steps, drop_checkpoints_after
 from jaxdt.config import CHANGEABLE, ModelConfig, TrainConfig
 from jaxdt.errors import JaxdtError
-from jaxdt.run.directory import RunDirectory, RunRecord
+from jaxdt.run.directory import RunRecord
+from jaxdt.run.experiment import Experiment
 
 
 FILLED_IN = ("env", "targets", "steps", "updates_per_call", "state_dim", "action_dim", "warmup_steps", "total_steps")
@@ -43,10 +44,43 @@ def _flat(config: TrainConfig) -> dict[str, Any]:
     return values | vars(model) | vars(optimizer)
 
 
-def is_finished(run: RunDirectory, config: TrainConfig) -> bool:
-    """Raises JaxdtError when the run has more updates than are asked for."""
-    steps = checkpoint_steps(run.checkpoints)
+def agree_with_records(config: TrainConfig, experiment: Experiment, records: list[RunRecord | None]) -> TrainConfig:
+    """The config that all the runs go on with, of those that have begun; raises JaxdtError where they disagree."""
+    pairs = zip(experiment.configs(config), records, strict=True)
+    agreed = [agree_with_record(given, record) for given, record in pairs if record is not None]
+    config = agreed[0]
+    for other in agreed[1:]:
+        if dataclasses.replace(other, seed=config.seed) != config:
+            raise JaxdtError(
+                f"the runs of the seeds {config.seed} and {other.seed} have gone on with different configs; resume "
+                f"each alone: jaxdt train --resume --out {experiment.path / f'seed-{other.seed}'}."
+            )
+    return config
+
+
+def is_finished(experiment: Experiment, config: TrainConfig) -> bool:
+    """Raises JaxdtError when a run has more updates than are asked for."""
     assert config.steps is not None
-    if steps and steps[-1] > config.steps:
-        raise JaxdtError(f"{run.path} has {steps[-1]} updates already; --steps {config.steps} is fewer.")
-    return bool(steps) and steps[-1] == config.steps
+    newest = {run.path: steps[-1] for run in experiment.runs if (steps := checkpoint_steps(run.checkpoints))}
+    for path, step in newest.items():
+        if step > config.steps:
+            raise JaxdtError(f"{path} has {step} updates already; --steps {config.steps} is fewer.")
+    return [newest.get(run.path) for run in experiment.runs] == [config.steps] * len(experiment.runs)
+
+
+def meet_at_one_checkpoint(experiment: Experiment) -> None:
+    """Drops what comes after the newest checkpoint that all the runs have: a kill may have come between their saves.
+
+    Raises JaxdtError where a run would lose more than the one checkpoint that a kill can have cost.
+    """
+    shared = experiment.steps[-1] if experiment.steps else 0
+    for run in experiment.runs:
+        later = [step for step in checkpoint_steps(run.checkpoints) if step > shared]
+        if len(later) > 1:
+            raise JaxdtError(
+                f"the runs in {experiment.path} are too far apart to go on together: {run.path.name} is at update "
+                f"{later[-1]}, and the newest checkpoint that all have is {shared or 'none'}; resume each alone, "
+                f"as in jaxdt train --resume --out {run.path}."
+            )
+    for run in experiment.runs:
+        drop_checkpoints_after(run.checkpoints, shared)

@@ -4,10 +4,10 @@ import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jaxdt.checkpoint import checkpoint_steps, set_damaged_aside
+from jaxdt.checkpoint import set_damaged_aside
 from jaxdt.config import TrainConfig
 from jaxdt.data.demo import collect_demo_episodes, num_demo_episodes
 from jaxdt.data.episodes import EpisodeStore
@@ -19,10 +19,11 @@ from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record, write_record
 from jaxdt.run.evaluate import render_videos, video_paths
+from jaxdt.run.experiment import Experiment, check_seeds, open_experiment
 from jaxdt.run.lock import sole_process
 from jaxdt.run.loop import train_and_evaluate
 from jaxdt.run.prepare import prepare_run
-from jaxdt.run.resume import agree_with_record, is_finished
+from jaxdt.run.resume import agree_with_records, is_finished, meet_at_one_checkpoint
 from jaxdt.run.stopping import Stop, never
 
 
@@ -30,6 +31,7 @@ def train(
     config: TrainConfig,
     store: EpisodeStore | None = None,
     *,
+    seeds: Sequence[int] | None = None,
     out: str | os.PathLike[str] | None = None,
     env: JaxEnvironment | None = None,
     resume: bool = False,
@@ -40,6 +42,8 @@ def train(
     """Trains a Decision Transformer and leaves a run directory; returns its path.
 
     - `store`: the episodes; default: what `config.dataset` names.
+    - `seeds`: train one run of each in one program, `out/seed-<n>`, instead of the one of `config.seed`, which must
+      then be left as it is by default; `out/summary.json` has mean ± std over them. Resuming, they may be left out.
     - `env`: a pure-JAX environment to evaluate in, instead of the Gymnasium id `config.env`.
     - `out`: default: the next free `runs/<preset>-<env>-<n>`.
     - `resume`: continue the run in `out` from its latest checkpoint; then `config` must agree with the run's
@@ -54,97 +58,119 @@ def train(
     if out is None:
         if resume:
             raise JaxdtError("to resume a run, name its directory with out= (--out).")
+        if seeds is not None:
+            check_seeds(config, seeds)
         config, store = _with_store(config, store, progress)
         out = _next_free_directory(config, store)
-    run = RunDirectory(out)
-    if not (run.is_free or (run.holds_run and resume)):
-        raise JaxdtError(
-            f"{run.path} already holds a run; continue it with --resume, or choose another --out."
-            if run.holds_run
-            else f"{run.path} is not empty and holds no run; choose another --out."
-        )
+    experiment = open_experiment(out, config, seeds, resume)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_saying_what_is_safe(run))
-        previous = None
-        if run.holds_run:
-            previous = read_record(run)
-            stack.enter_context(sole_process(run.path))
-            config = _continued(config, previous, run)
-            if is_finished(run, config):
-                progress.say(f"{run.path} is finished: {config.steps} of {config.steps} updates done.")
-                if config.video and not all(path.exists() for path in video_paths(run.videos, config.targets or ())):
-                    _render(run, config, previous.env_id, progress)  # a kill came before the last of them
-                return run.path
-        config, store = _with_store(config, store, progress, run.episodes)
+        stack.enter_context(_saying_what_is_safe(experiment))
+        begun, previous = experiment.has_begun, None
+        if begun:
+            records = [read_record(run) if run.holds_run else None for run in experiment.runs]
+            stack.enter_context(_held(experiment))
+            previous = next(filter(None, records), None)
+            if previous is not None:
+                config = _continued(config, experiment, records)
+                if is_finished(experiment, config):
+                    experiment.write_summary()
+                    progress.say(f"{experiment.path} is finished: {config.steps} of {config.steps} updates done.")
+                    if config.video:  # a kill may have come before the last of them
+                        _render_missing(experiment, config, previous.env_id, progress)
+                    return experiment.path
+                meet_at_one_checkpoint(experiment)
+        config, store = _with_store(config, store, progress, [run.episodes for run in experiment.runs])
         if previous is not None and previous.data["fingerprint"] != store.fingerprint:
             raise JaxdtError(
-                f"the episodes are not those that {run.path} was trained on (their fingerprints differ); "
+                f"the episodes are not those that {experiment.path} was trained on (their fingerprints differ); "
                 "resume with the same data, or choose another --out."
             )
         prepared = prepare_run(config, store, env, command, previous)
-        if previous is None:
-            stack.enter_context(_claimed(run))
-            write_record(run, prepared.record)
-        with writing(run.path):
-            for directory in (run.path, run.loss_plot.parent):
-                remove_unfinished(directory)
-        if config.dataset == "demo" and not run.episodes.exists():
-            store.save(run.episodes)
-        train_and_evaluate(run, prepared, store.returns, progress, stop)
+        if not begun:
+            stack.enter_context(_held(experiment, new=True))
+        for run, record in zip(experiment.runs, experiment.records(prepared.record), strict=True):
+            _tidy(run)
+            if not run.holds_run:
+                write_record(run, record)
+            if config.dataset == "demo" and not run.episodes.exists():
+                store.save(run.episodes)
+        train_and_evaluate(experiment, prepared, store.returns, progress, stop)
         if config.video:
-            _render(run, config, prepared.record.env_id, progress)
-    return run.path
+            _render_missing(experiment, config, prepared.record.env_id, progress)
+    return experiment.path
 
 
-def _render(run: RunDirectory, config: TrainConfig, env_id: str | None, progress: Progress) -> None:
-    render_videos(Agent.load(run.path), run.videos, env_id, seed=config.eval_seed, progress=progress)
+def _render_missing(experiment: Experiment, config: TrainConfig, env_id: str | None, progress: Progress) -> None:
+    for run in experiment.runs:
+        if not all(path.exists() for path in video_paths(run.videos, config.targets or ())):
+            render_videos(Agent.load(run.path), run.videos, env_id, seed=config.eval_seed, progress=progress)
 
 
 @contextlib.contextmanager
-def _saying_what_is_safe(run: RunDirectory) -> Iterator[None]:
+def _saying_what_is_safe(experiment: Experiment) -> Iterator[None]:
     try:
         yield
     except WriteError as error:
-        steps = checkpoint_steps(run.checkpoints)
-        if not run.holds_run:
+        if not any(run.holds_run for run in experiment.runs):
             raise
+        steps = experiment.steps
         safe = f"the run is safe up to checkpoint {steps[-1]}" if steps else "no checkpoint was saved yet"
         raise WriteError(
-            f"{error}; {safe}, and goes on with jaxdt train --resume --out {run.path} when that is put right"
+            f"{error}; {safe}, and goes on with jaxdt train --resume --out {experiment.path} when that is put right"
         ) from error
 
 
-def _continued(config: TrainConfig, previous: RunRecord, run: RunDirectory) -> TrainConfig:
-    """The config of a run that goes on, from its newest undamaged checkpoint."""
-    if "imported_from" in previous.data:
-        raise JaxdtError(f"{run.path} was imported and has no training to resume; start a run from it with --init.")
-    set_damaged_aside(run.checkpoints)
-    return agree_with_record(config, previous)
+def _continued(config: TrainConfig, experiment: Experiment, records: list[RunRecord | None]) -> TrainConfig:
+    """The config of runs that go on, each from an undamaged checkpoint."""
+    for run, record in zip(experiment.runs, records, strict=True):
+        if record is not None and "imported_from" in record.data:
+            raise JaxdtError(f"{run.path} was imported and has no training to resume; start a run from it with --init.")
+        set_damaged_aside(run.checkpoints)
+    return agree_with_records(config, experiment, records)
 
 
 @contextlib.contextmanager
-def _claimed(run: RunDirectory) -> Iterator[None]:
-    """Makes the directory, or takes a free one, and holds it; another process may have been quicker."""
-    with writing(run.path):
-        run.path.mkdir(parents=True, exist_ok=True)
-    with sole_process(run.path):
-        if not run.is_free:
-            raise JaxdtError(f"another process has begun a run in {run.path}; choose another --out.")
+def _held(experiment: Experiment, *, new: bool = False) -> Iterator[None]:
+    """Makes the directories that are missing and holds them all; of new ones, another process may have been quicker."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_made_and_held(experiment.path))
+        if new:
+            if not RunDirectory(experiment.path).is_free:
+                raise JaxdtError(f"another process has begun a run in {experiment.path}; choose another --out.")
+            experiment.write_summary()
+        if experiment.seeds:
+            for run in experiment.runs:
+                stack.enter_context(_made_and_held(run.path))
         yield
 
 
+@contextlib.contextmanager
+def _made_and_held(directory: Path) -> Iterator[None]:
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    with sole_process(directory):
+        yield
+
+
+def _tidy(run: RunDirectory) -> None:
+    with writing(run.path):
+        for directory in (run.path, run.loss_plot.parent):
+            remove_unfinished(directory)
+
+
 def _with_store(
-    config: TrainConfig, store: EpisodeStore | None, progress: Progress, collected: Path | None = None
+    config: TrainConfig, store: EpisodeStore | None, progress: Progress, collected: Sequence[Path] = ()
 ) -> tuple[TrainConfig, EpisodeStore]:
-    """The episodes given, or those that the config names; `collected`: where a demo run keeps its own."""
+    """The episodes given, or those that the config names; `collected`: where demo runs keep theirs."""
     if store is not None:
         return config, store
     config = dataclasses.replace(config, dataset=config.dataset or "demo")
     assert config.dataset is not None
     if config.dataset != "demo":
         return config, load_episodes(config.dataset, map_above=config.map_above, progress=progress)
-    if collected is not None and collected.exists():
-        return config, load_episodes(collected)
+    for path in collected:
+        if path.exists():
+            return config, load_episodes(path)
     progress.start("collect demo episodes", num_demo_episodes(), "episode")
     try:
         return config, collect_demo_episodes(progress=lambda done, total: progress.advance(done))
