@@ -28,6 +28,20 @@ SEEDS = (3, 0, 5)
 WITHOUT_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_plots():
+    """Drawing would be half of what these tests do."""
+
+    def touch(path, *_):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxdt.run.ledger.plot_loss", touch)
+        patch.setattr("jaxdt.run.ledger.plot_returns", touch)
+        yield
+
+
 @pytest.fixture(params=["lax.map", "vmap"])
 def mapping(request, monkeypatch):
     """Both ways over seeds, whatever this machine would choose."""

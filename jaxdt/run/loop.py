@@ -15,7 +15,7 @@ from jaxtyping import Array, Key, PRNGKeyArray
 from jaxdt.config import TrainConfig
 from jaxdt.data.windows import WindowSampler
 from jaxdt.errors import RunError, SimulationError, StoppedError
-from jaxdt.models import Params, build_model
+from jaxdt.models import Apply, Params, build_model
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunRecord
@@ -59,10 +59,10 @@ def train_and_evaluate(
     config, records = prepared.record.config, experiment.records(prepared.record)
     assert config.steps is not None
     assert config.updates_per_call is not None
-    count, several = config.updates_per_call, len(records) > 1
+    count = config.updates_per_call
     samplers = [_make_sampler(prepared, record.config) for record in records]
     init, apply = build_model(config.model)
-    update = make_update(apply, config.optimizer, updates_per_call=count, several_seeds=several)
+    update = make_update(apply, config.optimizer, updates_per_call=count, several_seeds=len(records) > 1)
     with contextlib.ExitStack() as stack:
         ledgers = [
             stack.enter_context(contextlib.closing(Ledger(run, record, data_returns)))
@@ -72,17 +72,8 @@ def train_and_evaluate(
         for ledger in ledgers:
             ledger.write_record()
         experiment.write_summary()
-        player = None
-        if prepared.environment is not None:
-            player = Player(
-                config.model,
-                apply,
-                prepared.record.interface,
-                prepared.environment,
-                context=config.eval_context,
-                training_seeds=experiment.seeds if several else (),
-                progress=progress,
-            )
+        player = _make_player(experiment, prepared, apply, progress)
+        if player is not None:
             stack.enter_context(contextlib.closing(player))
         first = int(np.ravel(state.step)[0])
         progress.start("train", config.steps, "update", first)
@@ -151,6 +142,22 @@ def _make_sampler(prepared: Prepared, config: TrainConfig) -> WindowSampler:
         config.return_scale,
         config.model.max_episode_length,
         prepared.store.num_episodes if config.passes is not None else None,
+    )
+
+
+def _make_player(experiment: Experiment, prepared: Prepared, apply: Apply, progress: Progress) -> Player | None:
+    """Plays the models of all runs side by side; None where there is no environment to play in."""
+    if prepared.environment is None:
+        return None
+    config = prepared.record.config
+    return Player(
+        config.model,
+        apply,
+        prepared.record.interface,
+        prepared.environment,
+        context=config.eval_context,
+        training_seeds=experiment.seeds if len(experiment.runs) > 1 else (),
+        progress=progress,
     )
 
 

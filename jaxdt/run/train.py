@@ -75,8 +75,9 @@ def train(
                 if is_finished(experiment, config):
                     experiment.write_summary()
                     progress.say(f"{experiment.path} is finished: {config.steps} of {config.steps} updates done.")
-                    if config.video:  # a kill may have come before the last of them
-                        _render_missing(experiment, config, previous.env_id, progress)
+                    for run in experiment.runs if config.video else ():  # a kill may have come before the last video
+                        if not all(path.exists() for path in video_paths(run.videos, config.targets or ())):
+                            _render(run, config, previous.env_id, progress)
                     return experiment.path
                 meet_at_one_checkpoint(experiment)
         config, store = _with_store(config, store, progress, [run.episodes for run in experiment.runs])
@@ -95,15 +96,13 @@ def train(
             if config.dataset == "demo" and not run.episodes.exists():
                 store.save(run.episodes)
         train_and_evaluate(experiment, prepared, store.returns, progress, stop)
-        if config.video:
-            _render_missing(experiment, config, prepared.record.env_id, progress)
+        for run in experiment.runs if config.video else ():
+            _render(run, config, prepared.record.env_id, progress)
     return experiment.path
 
 
-def _render_missing(experiment: Experiment, config: TrainConfig, env_id: str | None, progress: Progress) -> None:
-    for run in experiment.runs:
-        if not all(path.exists() for path in video_paths(run.videos, config.targets or ())):
-            render_videos(Agent.load(run.path), run.videos, env_id, seed=config.eval_seed, progress=progress)
+def _render(run: RunDirectory, config: TrainConfig, env_id: str | None, progress: Progress) -> None:
+    render_videos(Agent.load(run.path), run.videos, env_id, seed=config.eval_seed, progress=progress)
 
 
 @contextlib.contextmanager
