@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from jaxdt.checkpoint import SUMS, _sums
+from jaxdt.checkpoint.sums import SUMS, sums_of
 from jaxdt.run.importing import import_run
 from tests import fuzz_odd, test_hdf5, test_minari
 from tests.conftest import make_store
@@ -112,7 +112,7 @@ def _tree(
             path.write_bytes(mutated(path.read_bytes(), changes, path.read_bytes()[::-1]))
         if resum:
             checkpoint = folder / "checkpoints" / "0"
-            (checkpoint / SUMS).write_text(json.dumps(_sums(checkpoint)))
+            (checkpoint / SUMS).write_text(json.dumps(sums_of(checkpoint)))
         return folder
 
     return Target(count, kind, st.tuples(st.sampled_from(names), edits), write)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdt import checkpoint
+from jaxdt.checkpoint import reading
 from jaxdt.checkpoint import (
     SUMS,
     CheckpointWriter,
@@ -147,7 +147,7 @@ def test_sums_name_files_and_never_places_outside(tmp_path):
 def test_an_array_that_promises_far_more_than_is_stored_is_refused(tmp_path):
     save_all(tmp_path, {1: None})
     with pytest.raises(JaxdtError, match=r"would take 1024 MiB, far more than its 0\.0 MiB hold"):
-        checkpoint._check_size({"a": jax.ShapeDtypeStruct((2**28,), jnp.float32)}, tmp_path / "1")
+        reading._check_size({"a": jax.ShapeDtypeStruct((2**28,), jnp.float32)}, tmp_path / "1")
 
 
 def test_damaged_checkpoints_are_set_aside_and_the_one_before_is_found(tmp_path):
@@ -198,7 +198,7 @@ def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_no_damaged_one(tmp_pat
         (path / "_CHECKPOINT_METADATA").unlink()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jaxdt.checkpoint.shutil.rmtree", killed)
+    monkeypatch.setattr("shutil.rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         writer.save(3, params=PARAMS, metadata={}, score=None)
     monkeypatch.undo()

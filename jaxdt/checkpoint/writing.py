@@ -1,0 +1,116 @@
+"""Saving the checkpoints of a run, and dropping old ones."""
+
+import gc
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+from orbax.checkpoint import v1 as ocp
+
+from jaxdt.checkpoint.reading import best_of, quiet_orbax, read_metadata
+from jaxdt.checkpoint.sums import SUMS, checkpoint_steps, free_name, numbered_directories, sums_of
+from jaxdt.errors import WriteError
+from jaxdt.files import open_atomically, writing
+
+
+KEEP_LATEST = 2
+"""Checkpoints kept besides the best."""
+
+
+class CheckpointWriter:
+    """Saves the checkpoints of one run and drops those that are neither among the latest nor the best."""
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+        with writing(directory):
+            self._clean()
+            directory.mkdir(parents=True, exist_ok=True)
+        self._notes = {step: read_metadata(directory, step) for step in checkpoint_steps(directory)}
+
+    def _clean(self) -> None:
+        """Removes what torn saves have left."""
+        directory = self._directory
+        for torn in directory.glob("*.orbax-checkpoint-tmp*"):  # Orbax leaves some of its own behind
+            shutil.rmtree(torn)
+        finished = checkpoint_steps(directory)
+        for torn in numbered_directories(directory) - set(finished):  # saved, but not yet summed
+            if finished:
+                shutil.rmtree(directory / str(torn))
+            else:  # perhaps all there is: of a version that wrote no sums
+                (directory / str(torn)).rename(free_name(directory, f"{torn}.unfinished"))
+
+    def save(
+        self,
+        step: int,
+        *,
+        params: PyTree,
+        training: PyTree = None,
+        metadata: dict[str, Any],
+        score: float | None,
+        target: float | None = None,
+    ) -> None:
+        """Returns when the checkpoint is on disk; `score`, the mean return at `target`, ranks it for `best`.
+
+        `training`: what going on needs besides the parameters; None: they come from elsewhere.
+        """
+        checkpoint = self._directory / str(step)
+        note = {**metadata, "score": score, "target": target}
+        try:
+            with writing(checkpoint), quiet_orbax():
+                _ask_for_room(self._directory, 2**20 + sum(leaf.nbytes for leaf in jax.tree.leaves((params, training))))
+                ocp.save_checkpointables(
+                    str(checkpoint.absolute()),
+                    {"params": params} if training is None else {"params": params, "training": training},
+                    custom_metadata=note,
+                )
+            with open_atomically(checkpoint / SUMS) as file:
+                json.dump(sums_of(checkpoint), file, indent=1)
+        except WriteError:
+            with quiet_orbax():
+                gc.collect()  # Orbax's unfinished tasks complain as they go
+                self._remove_torn(step)
+            raise
+        self._notes[step] = note
+        self._drop_old()
+
+    def _remove_torn(self, step: int) -> None:
+        """Gives back the room that a save took which failed; what cannot be removed now is, when the run resumes."""
+        for torn in (*self._directory.glob(f"{step}.orbax-checkpoint-tmp*"), self._directory / str(step)):
+            shutil.rmtree(torn, ignore_errors=True)
+
+    def _drop_old(self) -> None:
+        kept = {*sorted(self._notes)[-KEEP_LATEST:], best_of(self._notes)}
+        for step in set(self._notes) - kept:
+            _drop(self._directory / str(step))
+            del self._notes[step]
+
+
+def drop_checkpoints_after(directory: Path, last: int) -> None:
+    """Only for the process that alone writes to the run."""
+    with writing(directory):
+        for step in checkpoint_steps(directory):
+            if step > last:
+                _drop(directory / str(step))
+
+
+def _drop(checkpoint: Path) -> None:
+    # The sums go first: what a kill leaves of the rest is then unfinished, not damaged.
+    (checkpoint / SUMS).unlink()
+    shutil.rmtree(checkpoint)
+
+
+def _ask_for_room(directory: Path, size: int) -> None:
+    """Raises OSError where the disk would refuse a file of `size` bytes.
+
+    Orbax waits for minutes on a disk that is read-only, and its threads print tracebacks of a full one.
+    """
+    with tempfile.TemporaryFile(dir=directory) as file:
+        file.write(bytes(1))
+        file.flush()
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
