@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from jaxdt.progress import Progress
 from tests.conftest import make_store
 from tests.test_arrow import write_parquet, write_saved
 from tests.test_hdf5 import write as write_hdf5
-from tests.test_loading import write_npz
+from tests.test_loading import good_arrays, write_npz
 from tests.test_pickled import episodes_of, write as write_pickle
 
 
@@ -185,6 +186,17 @@ def test_a_file_that_is_damaged_is_refused_while_it_is_unpacked(tmp_path, cache)
         assert not [path for path in cache.iterdir() if path.is_dir()]
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_wrong_checksum_is_noticed_while_it_is_unpacked(tmp_path, save):
+    path = tmp_path / "a.npz"
+    save(path, **good_arrays())
+    with zipfile.ZipFile(path) as archive:
+        checksum = archive.getinfo("observations.npy").CRC.to_bytes(4, "little")
+    path.write_bytes(path.read_bytes().replace(checksum, bytes(4)))
+    with pytest.raises(JaxdtError, match=r"cannot be read as an \.npz file: Bad CRC-32"):
+        load_episodes(path, map_above=0.0)
+
+
 def test_a_file_that_changed_is_unpacked_anew_and_its_old_entry_goes(tmp_path, cache):
     path = write_npz(tmp_path / "a.npz")
     old = load_episodes(path, map_above=0.0)
@@ -198,7 +210,8 @@ def test_a_file_that_changed_is_unpacked_anew_and_its_old_entry_goes(tmp_path, c
 
 
 def test_entries_of_other_files_stay(tmp_path):
-    first, second = write_npz(tmp_path / "a.npz"), write_npz(tmp_path / "b.npz")
+    (tmp_path / "other").mkdir()
+    first, second = write_npz(tmp_path / "a.npz"), write_npz(tmp_path / "other" / "a.npz")
     one, two = load_episodes(first, map_above=0.0), load_episodes(second, map_above=0.0)
     both = load_episodes(f"{first}+{second}", map_above=0.0)
     assert len({one.mapped_in, two.mapped_in, both.mapped_in}) == 3
@@ -241,7 +254,8 @@ def test_an_entry_that_is_not_whole_is_made_anew(tmp_path, how):
     assert store.mapped_in is not None
     fingerprint = store.fingerprint
     damage(store.mapped_in, how)
-    assert load_episodes(path, map_above=0.0).fingerprint == fingerprint
+    anew = load_episodes(path, map_above=0.0)
+    assert (anew.fingerprint, anew.env_id) == (fingerprint, "Hopper-v5")
 
 
 def test_what_a_killed_process_left_never_counts_and_goes(tmp_path, cache):
