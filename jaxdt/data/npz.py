@@ -77,7 +77,6 @@ def _streamed(file: zipfile.ZipExtFile, name: str, shape: tuple[int, ...], dtype
         count = min(steps, shape[0] - start)
         content = file.read(count * step)
         filling.append(np.frombuffer(content, dtype).reshape(count, *shape[1:]))
-    file.read(1)  # at its end a member's checksum is looked at
     return filling.done()
 
 
