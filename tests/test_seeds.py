@@ -120,10 +120,10 @@ def test_an_episode_that_fails_is_named_with_its_training_seed():
     config = tiny_model()
     init, apply = jaxdt.build_model(config)
     sound = init(jax.random.key(0))
-    params = stacked([sound, sound, jax.tree.map(lambda leaf: leaf * np.nan, sound)])
+    params = stacked([sound, jax.tree.map(lambda leaf: leaf * np.nan, sound), sound])
     player = Player(config, apply, DRIFT_INTERFACE, Drift(), training_seeds=SEEDS)
-    with pytest.raises(SimulationError, match=r"^Drift, seed 5, target 1, episode 0, step 0: the policy's action"):
-        player.evaluate_each(params, [1.0, 5.0], 2, seed=0)
+    with pytest.raises(SimulationError, match=r"^Drift, seed 0, target 1, episode 0, step 0: the policy's action"):
+        player.evaluate_each(params, [1.0, 5.0], 1, seed=0)
 
 
 def test_the_summary_is_mean_and_sample_deviation_over_seeds(finished):
@@ -167,6 +167,19 @@ def test_seeds_killed_between_their_saves_go_back_to_a_checkpoint_that_all_have(
     assert checkpoint_steps(copied / "seed-0" / "checkpoints")[-1] == 8
     jaxdt.train(CONFIG, STORE, seeds=sorted(SEEDS), out=copied, env=Drift(), resume=True)
     is_the_same(copied, finished)
+
+
+def test_when_one_seed_saves_its_best_all_save(tmp_path, monkeypatch):
+    """Else a kill between their saves might leave them without a checkpoint in common."""
+
+    def only_seed_3_improves(self, step, evaluations):
+        return float(step if "seed-3" in str(self._run.path) else -step)
+
+    monkeypatch.setattr("jaxdt.run.ledger.Ledger.note_evaluations", only_seed_3_improves)
+    config = dataclasses.replace(CONFIG, steps=4, eval_every=1, save_every=4)
+    out = jaxdt.train(config, STORE, seeds=(0, 3), out=tmp_path / "out", env=Drift())
+    assert checkpoint_steps(out / "seed-3" / "checkpoints") == [3, 4]
+    assert checkpoint_steps(out / "seed-0" / "checkpoints") == [1, 3, 4]
 
 
 def test_seeds_killed_before_all_have_begun_begin_again(finished, copied):
