@@ -1,12 +1,15 @@
 import dataclasses
+import json
 
 import jax
 import numpy as np
 import pytest
 
 import jaxdt
+from jaxdt.config import TrainConfig
 from jaxdt.errors import JaxdtError
 from jaxdt.models import build_model
+from jaxdt.run.directory import RunDirectory, RunRecord, write_record
 from jaxdt.run.evaluate import Player
 from tests.conftest import tiny_model
 from tests.toys import DRIFT_INTERFACE, Drift
@@ -121,3 +124,30 @@ def test_a_cached_agent_does_as_the_cached_rollout_and_nearly_as_the_exact_one()
     np.testing.assert_allclose(cached[: CONFIG.context_length], exact[: CONFIG.context_length], atol=1e-5)
     assert not np.allclose(cached, exact, atol=1e-5)
     assert jaxdt.evaluate(agent, Drift(), [5.0], 2, seed=4)[0].returns == pytest.approx(np.asarray(played[0].returns))
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "says"),
+    [
+        ("interface", "state_mean", [0.0, float("nan"), 0.0], "state_mean has numbers that are not finite float32"),
+        ("interface", "state_std", [1.0, 10**400, 1.0], "too large"),
+        ("interface", "state_std", [1.0, 0.0, 1.0], "state_std must be above 0"),
+        ("interface", "state_std", [[1.0, 1.0, 1.0]], "state_std"),
+        ("interface", "action_low", [None, -1.0], "action_low has numbers that are not finite float32"),
+        ("interface", "action_high", [[1.0, 1.0]], "action_high"),
+        ("interface", "action_high", [1.0, -5.0], "action_high must not be below action_low"),
+        ("interface", "return_scale", float("inf"), "return_scale must be above 0 and finite"),
+        ("model", "width", 2**40, "width must be at most 16777216"),
+        ("model", "context_length", 10**9, "context_length must be at most 4096"),
+        ("model", "layer_norm_epsilon", 10**400, "too large"),
+    ],
+)
+def test_a_run_that_cannot_be_acted_with_is_refused_before_its_model_is_built(tmp_path, part, name, value, says):
+    agent = make_agent()
+    record = RunRecord(config=TrainConfig(model=agent.config), interface=agent.interface, data={}, made_with={})
+    write_record(RunDirectory(tmp_path), record)
+    document = json.loads((tmp_path / "config.json").read_text())
+    (document["config"]["model"] if part == "model" else document["interface"])[name] = value
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    with pytest.raises(JaxdtError, match=says):
+        jaxdt.Agent.load(tmp_path)

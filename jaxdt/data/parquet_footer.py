@@ -1,7 +1,8 @@
 """What a parquet file's footer and page headers promise, read as plain bytes before pyarrow meets them.
 
-pyarrow 26 ends the process (SIGABRT) when its `RowGroupMetaData.column` meets a damaged footer and (SIGSEGV) when a
-schema is nested very deep, and believes a page that says to be 2 GiB. Both are structs of Thrift's compact protocol.
+pyarrow 26 ends the process (SIGABRT) when its `RowGroupMetaData.column` meets a damaged footer, and believes a page
+that says to be 2 GiB; pyarrow 17 ends it (SIGSEGV) at a schema that is nested very deep. All of these are structs of
+Thrift's compact protocol.
 """
 
 import io
