@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxdt
+from jaxdt.checkpoint import CheckpointWriter
 from jaxdt.config import TrainConfig
 from jaxdt.errors import JaxdtError
 from jaxdt.models import build_model
@@ -151,3 +152,22 @@ def test_a_run_that_cannot_be_acted_with_is_refused_before_its_model_is_built(tm
     (tmp_path / "config.json").write_text(json.dumps(document))
     with pytest.raises(JaxdtError, match=says):
         jaxdt.Agent.load(tmp_path)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    agent = make_agent()
+    record = RunRecord(config=TrainConfig(model=agent.config), interface=agent.interface, data={}, made_with={})
+    write_record(RunDirectory(tmp_path), record)
+    writer = CheckpointWriter(RunDirectory(tmp_path).checkpoints)
+    writer.save(0, params=jax.tree.map(lambda leaf: leaf * np.float32("inf"), agent.params), metadata={}, score=None)
+    writer.close()
+    with pytest.raises(JaxdtError, match="has weights that are not finite; use another"):
+        jaxdt.Agent.load(tmp_path)
+
+
+def test_an_action_that_is_not_finite_is_refused():
+    agent = make_agent()
+    agent.params = jax.tree.map(lambda leaf: leaf * np.float32(1e30), agent.params)
+    agent.reset(target_return=1.0)
+    with pytest.raises(JaxdtError, match="the action is not finite: the weights overflow at this observation"):
+        agent.act(np.ones(3))
