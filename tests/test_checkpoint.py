@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdt.checkpoint import reading
 from jaxdt.checkpoint import (
     SUMS,
     CheckpointWriter,
@@ -16,6 +15,7 @@ from jaxdt.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     read_metadata,
+    reading,
     set_damaged_aside,
 )
 from jaxdt.errors import JaxdtError
