@@ -167,7 +167,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
 
 def test_an_action_that_is_not_finite_is_refused():
     agent = make_agent()
-    agent.params = jax.tree.map(lambda leaf: leaf * np.float32(1e30), agent.params)
+    agent.params = jax.tree.map(lambda leaf: leaf * np.float32("nan"), agent.params)
     agent.reset(target_return=1.0)
     with pytest.raises(JaxdtError, match="the action is not finite: the weights overflow at this observation"):
         agent.act(np.ones(3))
