@@ -160,7 +160,6 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     write_record(RunDirectory(tmp_path), record)
     writer = CheckpointWriter(RunDirectory(tmp_path).checkpoints)
     writer.save(0, params=jax.tree.map(lambda leaf: leaf * np.float32("inf"), agent.params), metadata={}, score=None)
-    writer.close()
     with pytest.raises(JaxdtError, match="has weights that are not finite; use another"):
         jaxdt.Agent.load(tmp_path)
 
