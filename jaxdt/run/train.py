@@ -79,7 +79,6 @@ def train(
                         if not all(path.exists() for path in video_paths(run.videos, config.targets or ())):
                             _render(run, config, previous.env_id, progress)
                     return experiment.path
-                meet_at_one_checkpoint(experiment)
         config, store = _with_store(config, store, progress, [run.episodes for run in experiment.runs])
         if previous is not None and previous.data["fingerprint"] != store.fingerprint:
             raise JaxdtError(
@@ -89,6 +88,7 @@ def train(
         prepared = prepare_run(config, store, env, command, previous)
         if not begun:
             stack.enter_context(_held(experiment, new=True))
+        meet_at_one_checkpoint(experiment)  # after every check, for it throws checkpoints away
         for run, record in zip(experiment.runs, experiment.records(prepared.record), strict=True):
             _tidy(run)
             if not run.holds_run:
