@@ -49,7 +49,16 @@ class WindowSampler(Iterator[Window]):
         self._seed = seed
         self._max_episode_length = max_episode_length
         self._windows_per_pass = windows_per_pass
-        self._returns_to_go = store.returns_to_go / np.float32(return_scale)
+        self._random_bits = np.random.Philox(key=np.array([seed, 0], np.uint64))
+        self._fresh_bits = self._random_bits.state
+        self._random = np.random.Generator(self._random_bits)
+        returns_to_go = store.returns_to_go / np.float32(return_scale)
+        self._tables = (store.observations, store.actions, returns_to_go)
+        # Views of every `context_length` rows, or of none: an index into them copies a window in one piece.
+        self._windows = [_sliding(table, context_length) for table in self._tables]
+        self._no_padding = np.ones((batch_size, context_length), bool)
+        self._ahead = np.arange(context_length, dtype=np.int32)
+        self._precision = np.result_type(store.observations, np.float32)
         # For all steps of a window: NumPy is slow at rows as short as one observation.
         self._mean, self._std = (np.repeat(values[None], context_length, axis=0) for values in store.statistics)
         self.position = 0
@@ -63,28 +72,48 @@ class WindowSampler(Iterator[Window]):
     def batch(self, index: int) -> Window:
         """Batch `index` of the stream; shapes (b, t, s), (b, t, a), (b, t), (b, t), (b, t)."""
         store, length = self._store, self._context_length
-        rng = np.random.Generator(np.random.Philox(key=np.array([self._seed, index], np.uint64)))
         # A uniform row is an episode in proportion to its length and a uniform step of it.
-        first = rng.integers(store.num_steps, size=self._batch_size)
-        episode = np.searchsorted(store.offsets, first, side="right") - 1
+        first = (self._random_of(index).random(self._batch_size) * store.num_steps).astype(np.int64)
+        episode = store.offsets.searchsorted(first, side="right") - 1
         real = np.minimum(length, store.offsets[episode + 1] - first)
         if self._windows_per_pass is not None:
             batch_of_pass = index % -(-self._windows_per_pass // self._batch_size)
             real[max(self._windows_per_pass - batch_of_pass * self._batch_size, 0) :] = 0
-        ahead = np.arange(length) - (length - real)[:, None]
-        row = first[:, None] + np.maximum(ahead, 0)
-        states = store.observations.take(row, axis=0).astype(np.result_type(store.observations, np.float32), copy=False)
+        start = first + real - length  # of the whole window; what lies before `first` becomes padding
+        short = (real < length).nonzero()[0].tolist()
+        observations, actions, returns_to_go = self._gather(start, any(start[i] < 0 for i in short))
+        states = observations.astype(self._precision, copy=False)
         states -= self._mean
         states /= self._std
-        timesteps = np.minimum(row - store.offsets[episode][:, None], self._max_episode_length - 1)
+        timesteps = (start - store.offsets[episode]).astype(np.int32)[:, None] + self._ahead
+        np.minimum(timesteps, self._max_episode_length - 1, out=timesteps)
         window = Window(
             states=states.astype(np.float32, copy=False),
-            actions=store.actions.take(row, axis=0),
-            returns_to_go=self._returns_to_go.take(row),
-            timesteps=timesteps.astype(np.int32),
-            mask=ahead >= 0,
+            actions=actions,
+            returns_to_go=returns_to_go,
+            timesteps=timesteps,
+            mask=self._no_padding.copy(),
         )
-        padding = np.nonzero(ahead < 0)
-        for values in window[:4]:
-            values[padding] = 0
+        for values in window if short else ():
+            for i in short:
+                values[i, : length - real[i]] = 0
         return window
+
+    def _gather(self, start: np.ndarray, before_first_row: bool) -> list[np.ndarray]:
+        """Copies of the rows of windows that begin at `start`."""
+        if not before_first_row:
+            return [windows[start] for windows in self._windows]
+        row = start[:, None] + self._ahead
+        return [table.take(row, axis=0, mode="clip") for table in self._tables]
+
+    def _random_of(self, index: int) -> np.random.Generator:
+        """As new with the key (seed, index); making a bit generator takes longer than drawing from it."""
+        self._fresh_bits["state"]["key"][1] = index
+        self._random_bits.state = self._fresh_bits
+        return self._random
+
+
+def _sliding(table: np.ndarray, length: int) -> np.ndarray:
+    if len(table) < length:
+        return table[:0]
+    return np.moveaxis(np.lib.stride_tricks.sliding_window_view(table, length, axis=0), -1, 1)
