@@ -89,15 +89,16 @@ class Block(nnx.Module):
         key: PRNGKeyArray | None,
     ) -> Float[Array, "b q d"]:
         b, _, width = asking.shape
-        heads = partial(jnp.reshape, shape=(b, -1, self.num_heads, width // self.num_heads))
-        query = heads(asking)
-        keys, values = map(heads, jnp.split(keys_values, 2, axis=-1))
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, keys, preferred_element_type=jnp.float32)
-        scores = scores / math.sqrt(query.shape[-1])
+        # Heads before tokens, so that no product has to transpose what it gives.
+        query, keys, values = (
+            x.reshape(b, -1, self.num_heads, width // self.num_heads).transpose(0, 2, 1, 3)
+            for x in (asking, *jnp.split(keys_values, 2, axis=-1))
+        )
+        scores = jnp.matmul(query, keys.mT, preferred_element_type=jnp.float32) / math.sqrt(query.shape[-1])
         # The finite minimum, not -inf: the row of a padded token has nothing to attend to and must not become NaN.
         scores = jnp.where(may_attend[:, None], scores, jnp.finfo(scores.dtype).min)
         weights = drop(jax.nn.softmax(scores, axis=-1).astype(values.dtype), self.attention_dropout, key)
-        return jnp.einsum("bhqk,bkhd->bqhd", weights, values).reshape(asking.shape)
+        return jnp.matmul(weights, values).transpose(0, 2, 1, 3).reshape(asking.shape)
 
 
 class Memory(NamedTuple):
