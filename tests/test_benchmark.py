@@ -202,10 +202,10 @@ def test_the_document_has_every_repeat_and_both_ratios():
 
 
 def test_an_accelerator_adds_its_use_and_the_papers_training():
-    lines = [make_line(ours=[0.001]), make_line(name="pipeline", ours=[0.0011])]
+    lines = [make_line(ours=[0.001]), make_line(name="pipeline", ours=[0.0011, 0.001, 0.0012], beside=[0.001] * 3)]
     machine = {"backend": "gpu", "device": "NVIDIA H200", "busy_elsewhere": 0.05}
     added, use, projected = remarks(lines, Shapes(), machine)
-    assert added == "pipeline - train: +10.0 % of train"
+    assert added == "pipeline - train, measured in turns: +10.0 % of train"
     assert use == "train: 11.9 TFLOP/s of matrix products, 2.41 % of its peak of 494.5 TFLOP/s (TF32, dense)"
     assert projected == "100,000 paper updates at pipeline's pace: 110 s"
     _, use, _ = remarks(lines, Shapes(), machine | {"device": "Abacus 3"})
@@ -251,7 +251,7 @@ def hasty(monkeypatch):
 
 def test_our_tasks_and_floors_measure_small_shapes(hasty, episodes):
     path, shallow = str(episodes), dataclasses.replace(TINY, num_layers=1)
-    measured = [ours.train(shallow), ours.sample(TINY), ours.act(shallow, 2), ours.load(TINY, path)]
+    measured = [ours.train(shallow, updates=2), ours.sample(TINY), ours.act(shallow, 2), ours.load(TINY, path)]
     for seconds in map(next, [*measured, floors.copy(TINY), floors.read(TINY, path), floors.physics(TINY, 2)]):
         assert 0 < seconds < 10
 
@@ -259,7 +259,7 @@ def test_our_tasks_and_floors_measure_small_shapes(hasty, episodes):
 @pytest.mark.slow
 def test_our_longer_tasks_measure_small_shapes(tmp_path):
     measured = [
-        ours.pipeline(TINY, str(tmp_path), updates=2),
+        ours.pipeline(TINY, str(tmp_path), calls=2),
         ours.rollout(TINY, 2, steps=3),
         ours.evaluate(TINY, 1),
         ours.start(TINY, str(tmp_path)),
@@ -271,7 +271,7 @@ def test_our_longer_tasks_measure_small_shapes(tmp_path):
 
 def test_rows_name_tasks_that_are_there(tmp_path):
     rows = [row for rows in make_rows(Shapes(), tmp_path, "cpu").values() for row in rows]
-    called = {call.task for row in rows for call in (row.ours, row.floor) if call}
+    called = {call.task for row in rows for call in (row.ours, row.floor, row.beside) if call}
     called |= {call.task for curve in CURVES for call in curve.points.values()}
     assert called <= ours.TASKS.keys()
     assert called | {"describe", "write_store", "product_rate"} == ours.TASKS.keys()

@@ -22,6 +22,7 @@ from jaxdt.config import PAPER
 from jaxdt.data.writing import write_episodes
 from jaxdt.metrics import read_lines
 from jaxdt.run.evaluate import Player
+from jaxdt.run.prepare import MOST_UPDATES_PER_CALL
 from jaxdt.types import Interface, Window
 
 
@@ -43,19 +44,20 @@ def write_store(shapes: Shapes, path: str) -> Iterator[int]:
     yield Path(path).stat().st_size
 
 
-def train(shapes: Shapes) -> Iterator[float]:
-    """Seconds an update on one batch that is on the device."""
+def train(shapes: Shapes, updates: int = MOST_UPDATES_PER_CALL) -> Iterator[float]:
+    """Seconds an update, so many in a call as in `jaxdt train`, on batches that are on the device."""
     params, apply = _model(shapes)
-    step, state = jaxdt.make_train_step(apply, params, PAPER.optimizer)
-    state, window = jax.device_put((state, next(_sampler(shapes))), jax.devices()[0])
+    step, state = jaxdt.make_train_step(apply, params, PAPER.optimizer, updates_per_call=updates)
+    windows = Window(*map(np.stack, zip(*itertools.islice(_sampler(shapes), updates), strict=True)))
+    state, windows = jax.device_put((state, windows), jax.devices()[0])
     key = jax.random.key(1)
 
     def update() -> Any:
         nonlocal state
-        state, _ = step(state, window, key)
+        state, _ = step(state, windows, key)
         return state
 
-    return repeatedly(update, jax.block_until_ready)
+    return (seconds / updates for seconds in repeatedly(update, jax.block_until_ready))
 
 
 def sample(shapes: Shapes) -> Iterator[float]:
@@ -64,12 +66,11 @@ def sample(shapes: Shapes) -> Iterator[float]:
     return repeatedly(lambda: next(sampler))
 
 
-def pipeline(shapes: Shapes, directory: str, updates: int = 30) -> Iterator[float]:
-    """Seconds an update of a whole run, as its own metrics say; each time a run of one more than `updates`."""
-    config = dataclasses.replace(
-        PAPER, env="none", steps=updates + 1, log_every=updates + 1, batch_size=shapes.batch_size
-    )
-    config = dataclasses.replace(config, model=_model_config(shapes))
+def pipeline(shapes: Shapes, directory: str, calls: int = 4) -> Iterator[float]:
+    """Seconds an update of a whole run, as its own metrics say of all calls but the first; each time a new run."""
+    steps = calls * MOST_UPDATES_PER_CALL
+    config = dataclasses.replace(PAPER, env="none", steps=steps, log_every=steps, batch_size=shapes.batch_size)
+    config = dataclasses.replace(config, model=_model_config(shapes), eval_every=steps, save_every=steps)
     while True:
         run = jaxdt.train(config, store_of(shapes), out=Path(tempfile.mkdtemp(dir=directory)))
         yield 1 / read_lines(run / "metrics.jsonl")[-1]["updates_per_second"]

@@ -79,9 +79,10 @@ def remarks(lines: Sequence[Line], shapes: Shapes, machine: dict[str, Any]) -> l
             f"other programs kept {machine['busy_elsewhere']:.1f} cores busy: these ratios mean nothing, for threads "
             "of PyTorch that wait for each other lose far more than ours"
         )
-    if {"train", "pipeline"} <= seconds.keys():
-        added = seconds["pipeline"] / seconds["train"] - 1
-        found.append(f"pipeline - train: {100 * added:+.1f} % of train")
+    for line in lines:
+        if line.name == "pipeline" and not _no_numbers(line.ours, line.beside):
+            added = _median([ours / train - 1 for ours, train in zip(line.ours, line.beside, strict=True)])
+            found.append(f"pipeline - train, measured in turns: {100 * added:+.1f} % of train")
     if machine["backend"] == "cpu":
         return found
     if "train" in seconds:
@@ -112,6 +113,7 @@ def document(lines: Sequence[Line]) -> list[dict[str, Any]]:
             "peer": _numbers(line.peer),
             "floor": _numbers(line.floor),
             "floor_is": line.floor_is or None,
+            "beside": _numbers(line.beside),
             "times_as_fast": times_as_fast(line),
             "share_of_floor": share_of_floor(line),
         }
@@ -128,7 +130,7 @@ def _numbers(seconds: list[float] | str | None) -> dict[str, Any] | None:
 
 
 def _failures(lines: Sequence[Line]) -> list[str]:
-    reasons = [(line.name, value) for line in lines for value in (line.ours, line.peer, line.floor)]
+    reasons = [(line.name, value) for line in lines for value in (line.ours, line.peer, line.floor, line.beside)]
     return [f"failed: {name}: {why}" for name, why in reasons if isinstance(why, str) and not why.startswith("needs ")]
 
 

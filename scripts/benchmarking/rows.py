@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarking.measure import Call, Worker, alternate
 from benchmarking.products import forward_operations, update_operations
 from benchmarking.shapes import Shapes
+from jaxdt.config import Context
 
 
 LONG = 3
@@ -23,6 +24,8 @@ class Row:
     floor_is: str = ""
     first: str | None = None
     """Every repeat is a process of its own; its first value is reported under this name, its second under `name`."""
+    beside: Call | None = None
+    """Of ours, measured in the same turns, to compare `ours` with."""
     is_rate: bool = False
     """Shown as environment steps a second."""
     repeats: int | None = None
@@ -39,6 +42,7 @@ class Line:
     floor: list[float] | str | None
     floor_is: str
     is_rate: bool
+    beside: list[float] | str | None = None
 
 
 def make_rows(shapes: Shapes, directory: Path, device: str) -> dict[str, list[Row]]:
@@ -72,11 +76,14 @@ def make_rows(shapes: Shapes, directory: Path, device: str) -> dict[str, list[Ro
                 peer=Call("pipeline", episodes | place | {"device": device}),
                 floor=Call("products_or_copy", {"operations": update}),
                 floor_is="the longer of those products and that copying",
+                beside=Call("train"),
                 repeats=LONG,
             )
         ],
         "act": [_act(shapes, environments, device) for environments in (1, 16, 64, 256)],
-        "evaluate": [_evaluate(episodes, device) for episodes in (1, 64)],
+        "evaluate": [
+            _evaluate(episodes, device, context) for episodes, context in ((1, "exact"), (64, "exact"), (64, "cached"))
+        ],
         "load": [
             Row(
                 name="load",
@@ -104,12 +111,12 @@ def _act(shapes: Shapes, environments: int, device: str) -> Row:
     )
 
 
-def _evaluate(episodes: int, device: str) -> Row:
-    name = f"evaluate, {episodes} episode{'s' * (episodes > 1)}"
+def _evaluate(episodes: int, device: str, context: Context) -> Row:
+    name = f"evaluate, {episodes} episode{'s' * (episodes > 1)}" + ", cached" * (context == "cached")
     return Row(
         name=name,
         first=f"{name}, first call",
-        ours=Call("evaluate", {"episodes": episodes}),
+        ours=Call("evaluate", {"episodes": episodes, "context": context}),
         peer=Call("evaluate", {"device": device}),
         floor=Call("physics", {"episodes": episodes}),
         floor_is="Gymnasium's steps alone, in one thread as ours",
@@ -129,6 +136,8 @@ def measure_row(row: Row, ours: Worker, peers: Worker | str, shapes: Shapes, rep
     turns["ours"] = lambda: ours.ask(row.ours, shapes)
     if row.peer is not None and isinstance(peers, Worker):
         turns["peer"] = lambda: peers.ask(row.peer, shapes)
+    if row.beside is not None:
+        turns["beside"] = lambda: ours.ask(row.beside, shapes)
     if row.floor is not None:
         turns["floor"] = lambda: ours.ask(row.floor, shapes)
     measured = alternate(turns, min(repeats, row.repeats or repeats))
@@ -137,6 +146,7 @@ def measure_row(row: Row, ours: Worker, peers: Worker | str, shapes: Shapes, rep
         "floor": measured.get("floor"),
         "floor_is": row.floor_is,
         "is_rate": row.is_rate,
+        "beside": measured.get("beside"),
     }
     names = {"first": row.first, "ours": row.name}
     return [Line(name=names[turn], ours=measured[turn], **beside) for turn in names if turn in measured]
