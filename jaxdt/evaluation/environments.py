@@ -146,30 +146,35 @@ class GymnasiumEnvironment:
         actions = np.asarray(actions)
         observations = np.zeros((len(actions), self.state_dim), np.float32)
         rewards = np.zeros(len(actions), np.float32)
-        for i in map(int, np.flatnonzero(~self._done)):
-            try:
-                self._step_one(i, actions[i], observations, rewards)
-            except Exception as error:  # as above
-                self._fail(i, f"the environment raised {type(error).__name__}: {error}")
-            if self._failure is not None:
-                break
+        played = np.flatnonzero(~self._done)
+        # Each check of the whole batch at once: NumPy is slow at few numbers.
+        if not np.isfinite(actions[played]).all():
+            unusable = ~np.isfinite(actions[played]).all(axis=1)
+            self._fail(played[unusable.argmax()], "the policy's action is not finite")
+        else:
+            self._step_each(played.tolist(), actions, observations, rewards)
+        bad = ~(np.isfinite(observations).all(axis=1) & np.isfinite(rewards))
+        if bad.any():
+            observations[bad], rewards[bad] = 0, 0
+            self._fail(bad.argmax(), "the environment's observation or reward is not finite")
         self._step_count += 1
         with contextlib.suppress(Exception):  # a display that is gone must not stop the episodes
             self.on_step(self._step_count)
         return observations, rewards, self._done.copy()
 
-    def _step_one(self, i: int, action: np.ndarray, observations: np.ndarray, rewards: np.ndarray) -> None:
-        if not np.isfinite(action).all():
-            self._fail(i, "the policy's action is not finite")
-            return
-        observation, reward, terminated, truncated, _ = self._simulators[i].step(action)
+    def _step_each(
+        self, indices: list[int], actions: np.ndarray, observations: np.ndarray, rewards: np.ndarray
+    ) -> None:
+        """Until one raises."""
         with np.errstate(over="ignore"):
-            observations[i], rewards[i] = observation, reward
-        if not (np.isfinite(observations[i]).all() and np.isfinite(rewards[i])):
-            observations[i], rewards[i] = 0, 0
-            self._fail(i, "the environment's observation or reward is not finite")
-            return
-        self._done[i] = terminated or truncated
+            for i in indices:
+                try:
+                    observation, reward, terminated, truncated, _ = self._simulators[i].step(actions[i])
+                    observations[i], rewards[i] = observation, reward
+                except Exception as error:  # anything a simulator does must stay out of JAX
+                    self._fail(i, f"the environment raised {type(error).__name__}: {error}")
+                    return
+                self._done[i] = terminated or truncated
 
     def _fail(self, index: int, reason: str) -> None:
         if self._failure is None:
