@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdt.config import ModelConfig
 from jaxdt.errors import JaxdtError
-from jaxdt.models.transformer import DecisionTransformer, Memory
+from jaxdt.models.transformer import DecisionTransformer, KeysValues, Memory
 from jaxdt.types import Policy, Turn, Window
 
 
@@ -61,7 +61,10 @@ def cached_policy(config: ModelConfig) -> Policy:
     action_dim, length = config.action_dim, 3 * config.context_length
 
     def start(batch: int) -> Memory:
-        empty = jnp.zeros((batch, length, 2 * config.width), config.dtype)
+        heads, head = config.num_heads, config.width // config.num_heads
+        empty = KeysValues(
+            jnp.zeros((batch, heads, head, length), config.dtype), jnp.zeros((batch, heads, length, head), config.dtype)
+        )
         zero = jnp.zeros((), jnp.int32)
         return Memory((empty,) * config.num_layers, jnp.zeros((batch, action_dim)), zero, zero)
 

@@ -23,6 +23,13 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 _TORCH_EPSILON = 1e-5  # the embedding's LayerNorm keeps PyTorch's default, whatever the config says of the others
 
 
+class KeysValues(NamedTuple):
+    """What tokens are attended to by, laid out as the products read them."""
+
+    keys: Float[Array, "b heads head l"]
+    values: Float[Array, "b heads l head"]
+
+
 class Block(nnx.Module):
     """Pre-LN transformer block: attention, then an MLP, each added to its input."""
 
@@ -50,33 +57,44 @@ class Block(nnx.Module):
     ) -> Float[Array, "b q d"]:
         """The tokens in the slice `answers`; keys and values always come from all tokens."""
         normed = self.attention_norm(x)
-        keys_values = dense(self.key_value, normed)
-        return self._answer(x[:, answers], normed[:, answers], keys_values, may_attend[:, answers], key)
+        return self._answer(x[:, answers], normed[:, answers], self._remembered(normed), may_attend[:, answers], key)
 
     def remember(
         self,
         x: Float[Array, "b new d"],
-        memory: Float[Array, "b l 2*d"],
+        memory: KeysValues,
         at: Int[Array, ""],
         may_attend: Bool[Array, "1 new l"],
         *,
         answers: slice = slice(None),
-    ) -> tuple[Float[Array, "b q d"], Float[Array, "b l 2*d"]]:
+    ) -> tuple[Float[Array, "b q d"], KeysValues]:
         """As a call, with the keys and values of the new tokens put into those of older ones at `at`."""
         normed = self.attention_norm(x)
-        memory = jax.lax.dynamic_update_slice_in_dim(memory, dense(self.key_value, normed), at, axis=1)
+        new = self._remembered(normed)
+        memory = KeysValues(
+            jax.lax.dynamic_update_slice_in_dim(memory.keys, new.keys, at, axis=3),
+            jax.lax.dynamic_update_slice_in_dim(memory.values, new.values, at, axis=2),
+        )
         return self._answer(x[:, answers], normed[:, answers], memory, may_attend[:, answers], None), memory
+
+    def _remembered(self, normed: Float[Array, "b l d"]) -> KeysValues:
+        keys, values = jnp.split(dense(self.key_value, normed), 2, axis=-1)
+        return KeysValues(self._by_head(keys).mT, self._by_head(values))
+
+    def _by_head(self, x: Float[Array, "b l d"]) -> Float[Array, "b heads l head"]:
+        # Heads before tokens, so that no product has to transpose what it gives.
+        return x.reshape(*x.shape[:2], self.num_heads, -1).transpose(0, 2, 1, 3)
 
     def _answer(
         self,
         x: Float[Array, "b q d"],
         normed: Float[Array, "b q d"],
-        keys_values: Float[Array, "b l 2*d"],
+        memory: KeysValues,
         may_attend: Bool[Array, "#b q l"],
         key: PRNGKeyArray | None,
     ) -> Float[Array, "b q d"]:
         attention_key, out_key, mlp_key = split(key, 3)
-        attended = self._attend(dense(self.query, normed), keys_values, may_attend, attention_key)
+        attended = self._attend(dense(self.query, normed), memory, may_attend, attention_key)
         x = x + drop(dense(self.attention_out, attended), self.residual_dropout, out_key)
         hidden = self.activation(dense(self.mlp_in, self.mlp_norm(x)))
         return x + drop(dense(self.mlp_out, hidden), self.residual_dropout, mlp_key)
@@ -84,27 +102,22 @@ class Block(nnx.Module):
     def _attend(
         self,
         asking: Float[Array, "b q d"],
-        keys_values: Float[Array, "b l 2*d"],
+        memory: KeysValues,
         may_attend: Bool[Array, "#b q l"],
         key: PRNGKeyArray | None,
     ) -> Float[Array, "b q d"]:
-        b, _, width = asking.shape
-        # Heads before tokens, so that no product has to transpose what it gives.
-        query, keys, values = (
-            x.reshape(b, -1, self.num_heads, width // self.num_heads).transpose(0, 2, 1, 3)
-            for x in (asking, *jnp.split(keys_values, 2, axis=-1))
-        )
-        scores = jnp.matmul(query, keys.mT, preferred_element_type=jnp.float32) / math.sqrt(query.shape[-1])
+        query = self._by_head(asking)
+        scores = jnp.matmul(query, memory.keys, preferred_element_type=jnp.float32) / math.sqrt(query.shape[-1])
         # The finite minimum, not -inf: the row of a padded token has nothing to attend to and must not become NaN.
         scores = jnp.where(may_attend[:, None], scores, jnp.finfo(scores.dtype).min)
-        weights = drop(jax.nn.softmax(scores, axis=-1).astype(values.dtype), self.attention_dropout, key)
-        return jnp.matmul(weights, values).transpose(0, 2, 1, 3).reshape(asking.shape)
+        weights = drop(jax.nn.softmax(scores, axis=-1).astype(query.dtype), self.attention_dropout, key)
+        return jnp.matmul(weights, memory.values).transpose(0, 2, 1, 3).reshape(asking.shape)
 
 
 class Memory(NamedTuple):
     """What a cached policy remembers of `b` episodes, each step of which was computed once, when it was new."""
 
-    keys_values: tuple[Float[Array, "b l 2*d"], ...]
+    blocks: tuple[KeysValues, ...]
     """Of each block; a ring of `context_length` steps of three tokens, the action before a step first."""
     action: Float[Array, "b a"]
     """Of the newest step."""
@@ -158,7 +171,7 @@ class DecisionTransformer(nnx.Module):
 
     def advance(self, memory: Memory, turn: Turn) -> tuple[Memory, Float[Array, "b a"]]:
         """The action at a new step, from three new tokens: the action before it, its return-to-go and its state."""
-        b, length = turn.states.shape[0], memory.keys_values[0].shape[1] // 3
+        b, length = turn.states.shape[0], memory.blocks[0].keys.shape[-1] // 3
         time = self._embed_time(turn.timestep)
         tokens = (
             dense(self.embed_action, memory.action) + self._embed_time(memory.timestep)[None],
@@ -167,13 +180,13 @@ class DecisionTransformer(nnx.Module):
         )
         x = self.embed_norm(jnp.stack(tokens, axis=1)).astype(self.dtype)
         slot, may_attend = memory.turns % length, _newest_may_attend(memory.turns, length)
-        keys_values = []
-        for i, old in enumerate(memory.keys_values):
-            answers = slice(2, 3) if i == len(memory.keys_values) - 1 else slice(None)
+        blocks = []
+        for i, old in enumerate(memory.blocks):
+            answers = slice(2, 3) if i == len(memory.blocks) - 1 else slice(None)
             x, new = self.blocks[f"block_{i}"].remember(x, old, 3 * slot, may_attend, answers=answers)
-            keys_values.append(new)
+            blocks.append(new)
         action = self._predict(x)[:, 0]
-        return Memory(tuple(keys_values), action, turn.timestep, memory.turns + 1), action
+        return Memory(tuple(blocks), action, turn.timestep, memory.turns + 1), action
 
     def _predict(self, x: Float[Array, "b q d"]) -> Float[Array, "b q a"]:
         actions = dense(self.predict_action, self.final_norm(x.astype(jnp.float32)))
