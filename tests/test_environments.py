@@ -74,6 +74,17 @@ def test_episodes_are_seeded_rescaled_and_cut_at_the_time_limit():
     environment.raise_failure(str)  # nothing to raise
 
 
+def test_a_closed_environment_makes_its_simulators_anew():
+    environment, played = play("none")
+    closed = environment._simulators[:]
+    environment.close()
+    assert environment._simulators == []
+    _, observation = environment.reset(jnp.array([4, 9]))
+    np.testing.assert_array_equal(observation[:, 0], [4, 9])
+    assert len(environment._simulators) == 2
+    assert not set(map(id, closed)) & set(map(id, environment._simulators))
+
+
 def test_a_finished_episode_is_not_stepped_on():
     environment, played = play("ends")
     np.testing.assert_array_equal(played.lengths, [6, 3, 6])

@@ -67,6 +67,23 @@ def python_loop(policy, params, seed, target, interface=DRIFT_INTERFACE):
     return score, t + 1, np.array(happened)
 
 
+@pytest.mark.parametrize("block", [1, 2, 3, 4])
+def test_a_cpu_reads_windows_in_blocks_to_the_same_actions(policy_and_params, monkeypatch, block):
+    policy, params = policy_and_params
+    sizes = []
+
+    def counting(params, window):
+        sizes.append(len(window.mask))
+        return policy(params, window)
+
+    seeds, targets = jnp.arange(7), jnp.linspace(-5.0, 20.0, 7)
+    whole = rollout_of(policy, record=True)(params, seeds, targets)
+    monkeypatch.setattr("jaxdt.evaluation.context.BLOCK", block)
+    played = rollout_of(counting, record=True)(params, seeds, targets)
+    assert set(sizes) == {block}
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5), played, whole)
+
+
 @pytest.mark.parametrize("delayed", [False, True])
 def test_scan_equals_a_python_loop(policy_and_params, delayed):
     policy, params = policy_and_params

@@ -1,6 +1,8 @@
 """What stands between episodes and a policy; shared by the compiled rollout and by `Agent`."""
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,10 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxdt.seeds import over_seeds
 from jaxdt.types import Interface, Policy, Turn, Window
+
+
+BLOCK = 32
+"""Most windows that a CPU reads at once; more would leave its caches."""
 
 
 def window_policy(
@@ -26,10 +32,26 @@ def window_policy(
 
     def act(params: PyTree, context: Window, turn: Turn) -> tuple[Window, Float[Array, "b a"]]:
         context = _push_turn(context, turn)
-        action = answer(params, context)
+        action = _in_blocks(partial(answer, params), context)
         return context._replace(actions=context.actions.at[:, -1].set(action)), action
 
     return Policy(start, act)
+
+
+def _in_blocks(answer: Callable[[Window], Float[Array, "b a"]], context: Window) -> Float[Array, "b a"]:
+    """`answer(context)`, on a CPU in blocks of equal size one after the other; windows of zeros fill the last up."""
+    batch = context.mask.shape[0]
+    count = math.ceil(batch / BLOCK) if jax.default_backend() == "cpu" else 1
+    if count == 1:
+        return answer(context)
+    size = math.ceil(batch / count)
+
+    def blocks(leaf: Array) -> Array:
+        padded = jnp.pad(leaf, [(0, count * size - batch)] + [(0, 0)] * (leaf.ndim - 1))
+        return padded.reshape(count, size, *leaf.shape[1:])
+
+    actions = jax.lax.map(answer, Window(*map(blocks, context)))
+    return actions.reshape(count * size, -1)[:batch]
 
 
 def policy_of_seeds(policy: Policy, seeds: int) -> Policy:

@@ -123,8 +123,9 @@ class GymnasiumEnvironment:
             raise SimulationError(f"{self._env_id}, {name_episode(index)}, step {step}: {reason}.")
 
     def close(self) -> None:
-        for simulator in self._simulators:
-            simulator.close()
+        """The next reset makes new simulators."""
+        while self._simulators:
+            self._simulators.pop().close()
 
     def _reset_on_host(self, seeds: Any) -> np.ndarray:
         seeds = np.asarray(seeds)
@@ -150,13 +151,13 @@ class GymnasiumEnvironment:
         # Each check of the whole batch at once: NumPy is slow at few numbers.
         if not np.isfinite(actions[played]).all():
             unusable = ~np.isfinite(actions[played]).all(axis=1)
-            self._fail(played[unusable.argmax()], "the policy's action is not finite")
+            self._fail(int(played[unusable.argmax()]), "the policy's action is not finite")
         else:
             self._step_each(played.tolist(), actions, observations, rewards)
         bad = ~(np.isfinite(observations).all(axis=1) & np.isfinite(rewards))
         if bad.any():
             observations[bad], rewards[bad] = 0, 0
-            self._fail(bad.argmax(), "the environment's observation or reward is not finite")
+            self._fail(int(bad.argmax()), "the environment's observation or reward is not finite")
         self._step_count += 1
         with contextlib.suppress(Exception):  # a display that is gone must not stop the episodes
             self.on_step(self._step_count)
@@ -178,5 +179,5 @@ class GymnasiumEnvironment:
 
     def _fail(self, index: int, reason: str) -> None:
         if self._failure is None:
-            self._failure = (int(index), self._step_count, reason)
+            self._failure = (index, self._step_count, reason)
         self._done[:] = True

@@ -1,6 +1,7 @@
 """Evaluating a trained policy, and rendering what it does."""
 
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,15 @@ from jaxdt.run.agent import Agent, make_policy
 from jaxdt.types import Evaluation, Interface
 
 
+_PLAYERS: "weakref.WeakKeyDictionary[Agent, dict[Any, Player]]" = weakref.WeakKeyDictionary()
+"""Of agents that are still in use, by environment and context."""
+
+
 class Player:
     """Plays batches of episodes; compiles once for each number of episodes.
 
     `training_seeds`: of the models that play side by side, whose params are stacked; (): one model, not stacked.
+    `progress` may be replaced at any time.
     """
 
     def __init__(
@@ -44,9 +50,9 @@ class Player:
         self._training_seeds = training_seeds
         self._env_id = environment if isinstance(environment, str) else None
         self._name = environment if isinstance(environment, str) else type(environment).__name__
-        self._progress = progress or Progress()
+        self.progress = progress or Progress()
         if isinstance(environment, str):
-            self._environment = GymnasiumEnvironment(environment, on_step=self._progress.advance)
+            self._environment = GymnasiumEnvironment(environment, on_step=lambda step: self.progress.advance(step))
         else:
             self._environment = VectorizedEnvironment(environment)
         _check_sizes(self._environment, config, environment)
@@ -74,7 +80,7 @@ class Player:
             return f"{trained}target {asked[i]:g}, episode {i % episodes}"
 
         batch = f"{f'{models} seeds x ' if models > 1 else ''}{len(targets)} targets x {episodes} episodes"
-        self._progress.start(f"evaluate {batch}", self._environment.max_episode_steps, "step")
+        self.progress.start(f"evaluate {batch}", self._environment.max_episode_steps, "step")
         try:
             played = jax.block_until_ready(self._rollout(params, jnp.asarray(seeds), jnp.asarray(asked)))
         except jax.errors.JaxRuntimeError as error:  # a callback in the environment raised, or memory ran out
@@ -82,7 +88,7 @@ class Player:
             reason = lines[-1] if "Traceback" in str(error) else lines[0]
             raise SimulationError(f"{self._name} could not be played: {reason}") from error
         finally:
-            self._progress.stop()
+            self.progress.stop()
         if isinstance(self._environment, GymnasiumEnvironment):
             self._environment.raise_failure(name)
         failed = np.flatnonzero(played.troubles)
@@ -141,12 +147,14 @@ def evaluate(
       another policy once an episode is longer than the context; default: the Agent's, `exact` for a run directory.
     - Episode `j` of every target starts from environment seed `seed + j`, so the same call gives the same result.
 
-    Raises JaxdtError for input that does not fit, SimulationError when an episode cannot go on.
+    What is compiled for an Agent is kept with it: give the same one again, and as many episodes, and nothing is
+    compiled anew. Raises JaxdtError for input that does not fit, SimulationError when an episode cannot go on.
     """
     agent = run if isinstance(run, Agent) else Agent.load(run, checkpoint)
     environment, targets = _choose(agent, env, targets, episodes, seed)
     context = context or agent.context
-    player = Player(agent.config, agent.apply, agent.interface, environment, context=context, progress=progress)
+    player = _player_of(agent, environment, context)
+    player.progress = progress or Progress()
     try:
         return player.evaluate(agent.params, targets, episodes, seed)
     finally:
@@ -193,6 +201,15 @@ def render_videos(
 def video_paths(directory: Path, targets: Sequence[float]) -> list[Path]:
     """Where the video of each target is."""
     return [directory / f"target-{target:.12g}.mp4" for target in targets]
+
+
+def _player_of(agent: Agent, environment: str | JaxEnvironment, context: Context) -> Player:
+    """The one that has played for this agent before, if there is one."""
+    players = _PLAYERS.setdefault(agent, {})
+    key = (environment if isinstance(environment, str) else id(environment), context)
+    if key not in players:  # which holds on to its environment, so that no other has this id
+        players[key] = Player(agent.config, agent.apply, agent.interface, environment, context=context)
+    return players[key]
 
 
 def _choose(
