@@ -1,6 +1,7 @@
 import dataclasses
 import gc
 import json
+import weakref
 
 import jax
 import numpy as np
@@ -147,10 +148,11 @@ def test_an_agent_that_is_evaluated_again_is_not_compiled_again(monkeypatch):
 def test_what_is_kept_for_an_agent_goes_with_it():
     agent = make_agent()
     jaxdt.evaluate(agent, Drift(), [5.0], 2)
-    before = len(_PLAYERS)
+    [player] = map(weakref.ref, _PLAYERS[agent].values())
+    assert player() is not None
     del agent
     gc.collect()
-    assert len(_PLAYERS) == before - 1
+    assert player() is None
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_episodes_are_seeded_rescaled_and_cut_at_the_time_limit():
 
 
 def test_a_closed_environment_makes_its_simulators_anew():
-    environment, played = play("none")
+    environment, _ = play("none")
     closed = environment._simulators[:]
     environment.close()
     assert environment._simulators == []

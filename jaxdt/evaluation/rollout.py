@@ -1,4 +1,4 @@
-"""All episodes side by side in one compiled scan over environment steps."""
+"""All episodes side by side in one compiled loop over environment steps."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -57,6 +57,12 @@ class _Carry(NamedTuple):
     trouble: Int[Array, " b"]  # ends an episode too
 
 
+class _Loop(NamedTuple):
+    carry: _Carry
+    t: Int[Array, ""]
+    trajectory: Trajectory | None
+
+
 def make_rollout(
     policy: Policy,
     environment: Environment,
@@ -108,19 +114,30 @@ def make_rollout(
         )
         return new, happened
 
-    def skip(carry: _Carry, t: Int[Array, ""], params: PyTree) -> tuple[_Carry, Trajectory]:
-        nothing = jnp.zeros_like(carry.score)
-        action = jnp.zeros((*carry.score.shape, environment.action_dim))
-        return carry, Trajectory(jnp.zeros_like(carry.observation), action, nothing)
+    def nothing_yet(carry: _Carry) -> Trajectory:
+        b, steps = carry.score.shape[0], environment.max_episode_steps
+        return Trajectory(
+            jnp.zeros((steps, *carry.observation.shape), carry.observation.dtype),
+            jnp.zeros((steps, b, environment.action_dim)),
+            jnp.zeros((steps, b)),
+        )
 
     @jax.jit
     def rollout(params: PyTree, seeds: Int[Array, " b"], targets: Float[Array, " b"]) -> Played:
-        def step(carry: _Carry, t: Int[Array, ""]) -> tuple[_Carry, Trajectory | None]:
-            carry, happened = jax.lax.cond(jnp.any(carry.alive), act, skip, carry, t, params)
-            return carry, happened if record else None
+        def goes_on(loop: _Loop) -> Bool[Array, ""]:
+            return jnp.any(loop.carry.alive) & (loop.t < environment.max_episode_steps)
 
-        times = jnp.arange(environment.max_episode_steps, dtype=jnp.int32)
-        last, trajectory = jax.lax.scan(step, start(seeds, targets), times)
+        def step(loop: _Loop) -> _Loop:
+            carry, happened = act(loop.carry, loop.t, params)
+            so_far = loop.trajectory
+            if so_far is not None:
+                so_far = jax.tree.map(lambda steps, new: steps.at[loop.t].set(new), so_far, happened)
+            return _Loop(carry, loop.t + 1, so_far)
+
+        first = start(seeds, targets)
+        # A scan would have to skip the steps after the last episode's end, which copies the policy's memory each time.
+        loop = _Loop(first, jnp.zeros((), jnp.int32), nothing_yet(first) if record else None)
+        last, _, trajectory = jax.lax.while_loop(goes_on, step, loop)
         return Played(last.score, last.length, last.trouble, trajectory)
 
     return rollout
