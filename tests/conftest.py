@@ -57,3 +57,17 @@ def tiny_model(**changes) -> jaxdt.ModelConfig:
 @pytest.fixture
 def store() -> jaxdt.EpisodeStore:
     return make_store()
+
+
+@pytest.fixture(scope="module")
+def quick_plots():
+    """Drawing would be half of what these tests do."""
+
+    def touch(path, *_):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxdt.run.ledger.plot_loss", touch)
+        patch.setattr("jaxdt.run.ledger.plot_returns", touch)
+        yield

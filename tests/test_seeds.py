@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 
 import jax
 import numpy as np
@@ -11,35 +10,20 @@ import pytest
 import jaxdt
 from jaxdt.checkpoint import checkpoint_steps
 from jaxdt.cli import run as command
-from jaxdt.errors import JaxdtError, NonFiniteError, RunError, SimulationError, StoppedError
+from jaxdt.errors import JaxdtError, NonFiniteError, RunError, SimulationError
 from jaxdt.metrics import read_lines
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.evaluate import Player
-from jaxdt.run.lock import sole_process
 from jaxdt.seeds import stacked
-from tests.children import everything_saved, pendulum_episodes, without_clock
+from tests.children import everything_saved, pendulum_episodes
 from tests.conftest import make_store, tiny_model
 from tests.test_run import CONFIG, STORE, PoisonedSampler
-from tests.test_stopping import stop_at
 from tests.toys import DRIFT_INTERFACE, Drift
 
 
 SEEDS = (3, 0, 5)
+pytestmark = pytest.mark.usefixtures("quick_plots")
 WITHOUT_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_plots():
-    """Drawing would be half of what these tests do."""
-
-    def touch(path, *_):
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxdt.run.ledger.plot_loss", touch)
-        patch.setattr("jaxdt.run.ledger.plot_returns", touch)
-        yield
 
 
 @pytest.fixture(params=["lax.map", "vmap"])
@@ -48,35 +32,13 @@ def mapping(request, monkeypatch):
     monkeypatch.setattr("jaxdt.seeds._one_after_the_other", lambda: request.param == "lax.map")
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """Three seeds, never interrupted; tests only read it."""
-    return jaxdt.train(CONFIG, STORE, seeds=SEEDS, out=tmp_path_factory.mktemp("seeds") / "whole", env=Drift())
-
-
-@pytest.fixture
-def copied(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / "copy")
-
-
-def is_the_same(out, whole):
-    """Bit for bit."""
-    for seed in SEEDS:
-        ours, its = out / f"seed-{seed}", whole / f"seed-{seed}"
-        jax.tree.map(np.testing.assert_array_equal, *map(everything_saved, (ours / "checkpoints", its / "checkpoints")))
-        assert checkpoint_steps(ours / "checkpoints")[-2:] == checkpoint_steps(its / "checkpoints")[-2:]
-        for name in ("metrics.jsonl", "evaluations.jsonl"):
-            assert without_clock(ours / name) == without_clock(its / name)
-    assert (out / "summary.json").read_bytes() == (whole / "summary.json").read_bytes()
-
-
 def twenty_updates(dropout):
     model = tiny_model(state_dim=None, action_dim=None, **{} if dropout else WITHOUT_DROPOUT)
     return dataclasses.replace(CONFIG, steps=20, log_every=2, eval_every=20, save_every=20, model=model)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["without dropout", "with dropout"])
-def singles(request, tmp_path_factory):
+def singles(request, tmp_path_factory, quick_plots):
     """The config, and a run of its own for each of two seeds."""
     config, path = twenty_updates(request.param), tmp_path_factory.mktemp("singles")
     for seed in SEEDS[:2]:
@@ -126,49 +88,6 @@ def test_an_episode_that_fails_is_named_with_its_training_seed():
         player.evaluate_each(params, [1.0, 5.0], 1, seed=0)
 
 
-def test_the_summary_is_mean_and_sample_deviation_over_seeds(finished):
-    summary = json.loads((finished / "summary.json").read_text())
-    assert summary["seeds"] == [3, 0, 5]
-    assert [(s["step"], s["target"]) for s in summary["evaluations"]] == [(6, 1.0), (6, 5.0), (12, 1.0), (12, 5.0)]
-    for i, line in enumerate(summary["evaluations"]):
-        means = [read_lines(finished / f"seed-{seed}" / "evaluations.jsonl")[i]["return_mean"] for seed in SEEDS]
-        assert line["return_means"] == means
-        mean = sum(means) / 3
-        assert line["return_mean"] == pytest.approx(mean)
-        assert line["return_std"] == pytest.approx((sum((value - mean) ** 2 for value in means) / 2) ** 0.5)
-        assert line["normalized_means"] is line["normalized_mean"] is line["normalized_std"] is None
-        assert len(set(means)) == 3
-
-
-def test_what_the_runs_show_is_told_of_all_of_them(finished, capsys):
-    assert command(["info", str(finished)]) == 0
-    printed = capsys.readouterr().out
-    assert "seeds         3, 0, 5" in printed
-    assert "12 of 12" in printed
-    assert "after 12 updates, 3 seeds" in printed
-    last = json.loads((finished / "summary.json").read_text())["evaluations"][-1]
-    assert f"{last['return_mean']:.1f} ± {last['return_std']:.1f}" in printed
-    with pytest.raises(JaxdtError, match=r"holds the runs of several seeds; give one of them: .*seed-0, .*seed-3, "):
-        jaxdt.Agent.load(finished)
-
-
-def test_stopped_seeds_resume_to_what_they_would_have_been(finished, tmp_path):
-    out = tmp_path / "stopped"
-    with pytest.raises(StoppedError) as caught:
-        jaxdt.train(CONFIG, STORE, seeds=SEEDS, out=out, env=Drift(), stop=stop_at(7))
-    assert str(caught.value) == f"stopped after update 7 of 12; go on with jaxdt train --resume --out {out}"
-    assert [checkpoint_steps(out / f"seed-{seed}" / "checkpoints")[-1] for seed in SEEDS] == [7, 7, 7]
-    jaxdt.train(CONFIG, STORE, out=out, env=Drift(), resume=True)
-    is_the_same(out, finished)
-
-
-def test_seeds_killed_between_their_saves_go_back_to_a_checkpoint_that_all_have(finished, copied):
-    shutil.rmtree(copied / "seed-0" / "checkpoints" / "12")
-    assert checkpoint_steps(copied / "seed-0" / "checkpoints")[-1] == 8
-    jaxdt.train(CONFIG, STORE, seeds=sorted(SEEDS), out=copied, env=Drift(), resume=True)
-    is_the_same(copied, finished)
-
-
 def test_when_one_seed_saves_its_best_all_save(tmp_path, monkeypatch):
     """Else a kill between their saves might leave them without a checkpoint in common."""
 
@@ -180,59 +99,6 @@ def test_when_one_seed_saves_its_best_all_save(tmp_path, monkeypatch):
     out = jaxdt.train(config, STORE, seeds=(0, 3), out=tmp_path / "out", env=Drift())
     assert checkpoint_steps(out / "seed-3" / "checkpoints") == [3, 4]
     assert checkpoint_steps(out / "seed-0" / "checkpoints") == [1, 3, 4]
-
-
-def test_seeds_killed_before_all_have_begun_begin_again(finished, copied):
-    for seed in SEEDS:
-        shutil.rmtree(copied / f"seed-{seed}" / "checkpoints")
-    shutil.rmtree(copied / "seed-3")
-    (copied / "summary.json").write_text(json.dumps({"seeds": SEEDS, "evaluations": []}))
-    jaxdt.train(CONFIG, STORE, out=copied, env=Drift(), resume=True)
-    is_the_same(copied, finished)
-
-
-def test_seeds_that_are_too_far_apart_are_not_thrown_away(copied):
-    for path in (copied / "seed-5" / "checkpoints").iterdir():
-        shutil.rmtree(path)
-    with pytest.raises(
-        JaxdtError, match=r"too far apart .*: seed-3 is at update 12, .* is none; resume each alone, as"
-    ):
-        jaxdt.train(CONFIG, STORE, out=copied, env=Drift(), resume=True)
-    assert checkpoint_steps(copied / "seed-3" / "checkpoints")[-1] == 12
-    jaxdt.train(dataclasses.replace(CONFIG, seed=5), STORE, out=copied / "seed-5", env=Drift(), resume=True)
-    assert checkpoint_steps(copied / "seed-5" / "checkpoints")[-1] == 12
-
-
-def test_finished_seeds_are_left_alone(copied):
-    def read_runs():
-        return {path: path.read_bytes() for path in sorted(copied.rglob("*")) if path.is_file()}
-
-    before = read_runs()
-    jaxdt.train(CONFIG, STORE, out=copied, env=Drift(), resume=True)
-    assert read_runs() == before
-
-
-@pytest.mark.parametrize(
-    ("change", "options", "says"),
-    [
-        ({}, {"resume": True, "seeds": (0, 1)}, r"of the seeds 3 0 5 and cannot go on with 0 1; leave --seeds out"),
-        ({}, {"seeds": SEEDS}, r"already holds the runs of the seeds 3 0 5; continue them with --resume"),
-        ({}, {}, "already holds the runs of the seeds 3 0 5"),
-        ({"batch_size": 4}, {"resume": True}, "batch_size=8 and cannot go on with 4"),
-        ({"seed": 1}, {"resume": True}, "give seed or seeds, not both; got 1 and"),
-        ({"steps": 3}, {"resume": True}, "has 12 updates already; --steps 3 is fewer"),
-    ],
-)
-def test_what_disagrees_with_the_runs_is_refused(copied, change, options, says):
-    with pytest.raises(JaxdtError, match=says):
-        jaxdt.train(dataclasses.replace(CONFIG, **change), STORE, out=copied, env=Drift(), **options)
-
-
-def test_a_run_that_went_on_alone_to_another_end_is_refused(copied):
-    alone = dataclasses.replace(CONFIG, seed=5, steps=13, targets=(2.0,))
-    jaxdt.train(alone, STORE, out=copied / "seed-5", env=Drift(), resume=True)
-    with pytest.raises(JaxdtError, match="seeds 3 and 5 have gone on with different configs; resume each alone"):
-        jaxdt.train(dataclasses.replace(CONFIG, targets=None), STORE, out=copied, env=Drift(), resume=True)
 
 
 @pytest.mark.parametrize(
@@ -249,17 +115,6 @@ def test_seeds_that_cannot_be_leave_nothing_behind(tmp_path, seeds, says):
     with pytest.raises(JaxdtError, match="give seed or seeds, not both"):
         jaxdt.train(dataclasses.replace(CONFIG, seed=2), STORE, seeds=(0, 1), env=Drift())
     assert not list(tmp_path.iterdir())
-
-
-def test_a_single_runs_directory_takes_no_seeds(finished):
-    with pytest.raises(JaxdtError, match="holds a single run; leave --seeds out to continue it"):
-        jaxdt.train(CONFIG, STORE, seeds=(3, 4), out=finished / "seed-3", env=Drift(), resume=True)
-
-
-def test_no_run_of_a_live_experiment_is_written_by_another_process(copied):
-    for directory in (copied, copied / "seed-5"):
-        with sole_process(directory), pytest.raises(JaxdtError, match=f"{directory} is being trained by process"):
-            jaxdt.train(CONFIG, STORE, out=copied, env=Drift(), resume=True)
 
 
 def test_a_loss_that_is_not_finite_is_named_with_its_seed(tmp_path, monkeypatch):

@@ -65,22 +65,21 @@ def train(
     experiment = open_experiment(out, config, seeds, resume)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_saying_what_is_safe(experiment))
-        begun, previous = experiment.has_begun, None
+        records = [read_record(run) if run.holds_run else None for run in experiment.runs]
+        previous, begun = next(filter(None, records), None), experiment.has_begun
         if begun:
-            records = [read_record(run) if run.holds_run else None for run in experiment.runs]
             stack.enter_context(_held(experiment))
-            previous = next(filter(None, records), None)
-            if previous is not None:
-                config = _continued(config, experiment, records)
-                if is_finished(experiment, config):
-                    experiment.write_summary()
-                    progress.say(f"{experiment.path} is finished: {config.steps} of {config.steps} updates done.")
-                    for run in experiment.runs if config.video else ():  # a kill may have come before the last video
-                        if not all(path.exists() for path in video_paths(run.videos, config.targets or ())):
-                            _render(run, config, previous.env_id, progress)
-                    return experiment.path
+        if previous is not None:
+            config = _continued(config, experiment, records)
+            if is_finished(experiment, config):
+                experiment.write_summary()
+                progress.say(f"{experiment.path} is finished: {config.steps} of {config.steps} updates done.")
+                for run in experiment.runs if config.video else ():  # a kill may have come before the last video
+                    if not all(path.exists() for path in video_paths(run.videos, config.targets or ())):
+                        _render(run, config, previous.env_id, progress)
+                return experiment.path
         config, store = _with_store(config, store, progress, [run.episodes for run in experiment.runs])
-        if previous is not None and previous.data["fingerprint"] != store.fingerprint:
+        if any(record.data["fingerprint"] != store.fingerprint for record in filter(None, records)):
             raise JaxdtError(
                 f"the episodes are not those that {experiment.path} was trained on (their fingerprints differ); "
                 "resume with the same data, or choose another --out."
