@@ -47,7 +47,6 @@ class WindowSampler(Iterator[Window]):
         self._context_length = context_length
         self._batch_size = batch_size
         self._seed = seed
-        self._max_episode_length = max_episode_length
         self._windows_per_pass = windows_per_pass
         self._random_bits = np.random.Philox(key=np.array([seed, 0], np.uint64))
         self._fresh_bits = self._random_bits.state
@@ -57,7 +56,9 @@ class WindowSampler(Iterator[Window]):
         # Views of every `context_length` rows, or of none: an index into them copies a window in one piece.
         self._windows = [_sliding(table, context_length) for table in self._tables]
         self._no_padding = np.ones((batch_size, context_length), bool)
-        self._ahead = np.arange(context_length, dtype=np.int32)
+        # Of each step of an episode, and of the padding before its first.
+        timesteps = np.arange(-context_length, store.lengths.max(), dtype=np.int32)
+        self._timesteps = _sliding(np.minimum(timesteps, max_episode_length - 1), context_length)
         self._precision = np.result_type(store.observations, np.float32)
         # For all steps of a window: NumPy is slow at rows as short as one observation.
         self._mean, self._std = (np.repeat(values[None], context_length, axis=0) for values in store.statistics)
@@ -85,13 +86,11 @@ class WindowSampler(Iterator[Window]):
         states = observations.astype(self._precision, copy=False)
         states -= self._mean
         states /= self._std
-        timesteps = (start - store.offsets[episode]).astype(np.int32)[:, None] + self._ahead
-        np.minimum(timesteps, self._max_episode_length - 1, out=timesteps)
         window = Window(
             states=states.astype(np.float32, copy=False),
             actions=actions,
             returns_to_go=returns_to_go,
-            timesteps=timesteps,
+            timesteps=self._timesteps[start - store.offsets[episode] + length],
             mask=self._no_padding.copy(),
         )
         for values in window if short else ():
@@ -103,7 +102,7 @@ class WindowSampler(Iterator[Window]):
         """Copies of the rows of windows that begin at `start`."""
         if not before_first_row:
             return [windows[start] for windows in self._windows]
-        row = start[:, None] + self._ahead
+        row = start[:, None] + np.arange(self._context_length)
         return [table.take(row, axis=0, mode="clip") for table in self._tables]
 
     def _random_of(self, index: int) -> np.random.Generator:
