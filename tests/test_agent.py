@@ -1,7 +1,5 @@
 import dataclasses
-import gc
 import json
-import weakref
 
 import jax
 import numpy as np
@@ -11,10 +9,9 @@ import jaxdt
 from jaxdt.checkpoint import CheckpointWriter
 from jaxdt.config import TrainConfig
 from jaxdt.errors import JaxdtError
-from jaxdt.evaluation.rollout import make_rollout
 from jaxdt.models import build_model
 from jaxdt.run.directory import RunDirectory, RunRecord, write_record
-from jaxdt.run.evaluate import _PLAYERS, Player
+from jaxdt.run.evaluate import Player
 from tests.conftest import tiny_model
 from tests.toys import DRIFT_INTERFACE, Drift
 
@@ -128,31 +125,6 @@ def test_a_cached_agent_does_as_the_cached_rollout_and_nearly_as_the_exact_one()
     np.testing.assert_allclose(cached[: CONFIG.context_length], exact[: CONFIG.context_length], atol=1e-5)
     assert not np.allclose(cached, exact, atol=1e-5)
     assert jaxdt.evaluate(agent, Drift(), [5.0], 2, seed=4)[0].returns == pytest.approx(np.asarray(played[0].returns))
-
-
-def test_an_agent_that_is_evaluated_again_is_not_compiled_again(monkeypatch):
-    made, environment, agent = [], Drift(), make_agent()
-    monkeypatch.setattr("jaxdt.run.evaluate.make_rollout", lambda *a, **k: made.append(a) or make_rollout(*a, **k))
-    again = [jaxdt.evaluate(agent, environment, [5.0], 2, seed=4)[0].returns.tolist() for _ in range(3)]
-    assert again[0] == again[1] == again[2]
-    assert len(made) == 1
-    jaxdt.evaluate(agent, environment, [5.0], 2, context="cached")
-    jaxdt.evaluate(agent, Drift(), [5.0], 2)
-    jaxdt.evaluate(make_agent(), environment, [5.0], 2)
-    assert len(made) == 4
-    agent.params = jax.tree.map(lambda leaf: leaf * 2, agent.params)
-    assert jaxdt.evaluate(agent, environment, [5.0], 2, seed=4)[0].returns.tolist() != again[0]
-    assert len(made) == 4
-
-
-def test_what_is_kept_for_an_agent_goes_with_it():
-    agent = make_agent()
-    jaxdt.evaluate(agent, Drift(), [5.0], 2)
-    [player] = map(weakref.ref, _PLAYERS[agent].values())
-    assert player() is not None
-    del agent
-    gc.collect()
-    assert player() is None
 
 
 @pytest.mark.parametrize(

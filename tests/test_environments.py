@@ -1,3 +1,6 @@
+import dataclasses
+import threading
+
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.evaluation.context import window_policy
 from jaxdt.evaluation.environments import GymnasiumEnvironment
 from jaxdt.evaluation.rollout import make_rollout
+from jaxdt.progress import Progress
 from jaxdt.run.evaluate import Player
 from jaxdt.simulator import action_bounds, make_simulator
 from jaxdt.types import Interface
@@ -36,12 +40,14 @@ class Fragile(gymnasium.Env):
                 raise OSError("the motor is gone")
             if self.trouble == "nan":
                 return np.array([np.nan, 0.0], np.float32), 0.0, False, False, {}
+            if self.trouble == "flags":
+                return np.zeros(2, np.float32), 0.0, np.array([False, False]), False, {}
             if self.trouble == "ends":
                 return np.zeros(2, np.float32), 10.0, True, False, {}
         return np.array([self.seed, self.count], np.float32), float(action[0]), False, False, {}
 
 
-for _trouble in ("none", "raises", "nan", "ends", "begins"):
+for _trouble in ("none", "raises", "nan", "flags", "ends", "begins"):
     gymnasium.register(
         f"jaxdt-tests/{_trouble}-v0",
         lambda trouble=_trouble, render_mode=None: Fragile(trouble),
@@ -93,7 +99,12 @@ def test_a_finished_episode_is_not_stepped_on():
 
 
 @pytest.mark.parametrize(
-    ("trouble", "says"), [("raises", "raised OSError: the motor is gone"), ("nan", "observation or reward is not")]
+    ("trouble", "says"),
+    [
+        ("raises", "raised OSError: the motor is gone"),
+        ("nan", "observation or reward is not"),
+        ("flags", "raised ValueError: The truth value of an array"),
+    ],
 )
 def test_trouble_in_the_simulator_ends_the_rollout_and_is_named_outside(trouble, says):
     environment, played = play(trouble)
@@ -169,6 +180,72 @@ def test_episode_j_of_every_target_starts_from_seed_plus_j():
     player = Player(config, apply, interface, "jaxdt-tests/none-v0", record=True)
     played = player.play(init(jax.random.key(0)), [1.0, 2.0], episodes=3, seed=40)
     np.testing.assert_array_equal(played.trajectory.observations[0, :, 0], [40, 41, 42] * 2)
+
+
+def small_agent():
+    config = jaxdt.ModelConfig(state_dim=2, action_dim=1, width=8, num_layers=1, context_length=3)
+    interface = Interface(
+        state_mean=np.zeros(2, np.float32),
+        state_std=np.ones(2, np.float32),
+        action_low=np.array([-2.0], np.float32),
+        action_high=np.array([4.0], np.float32),
+    )
+    return jaxdt.Agent(config, jaxdt.build_model(config)[0](jax.random.key(0)), interface)
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """The rollouts that were made."""
+    made = []
+    monkeypatch.setattr("jaxdt.run.evaluate.make_rollout", lambda *a, **k: made.append(a) or make_rollout(*a, **k))
+    return made
+
+
+def returns_of(agent, name="none", progress=None, **options):
+    [result] = jaxdt.evaluate(agent, f"jaxdt-tests/{name}-v0", [7.0], 2, progress=progress, **options)
+    return result.returns.tolist()
+
+
+def test_an_agent_that_is_evaluated_again_is_not_compiled_again(compiled):
+    agent = small_agent()
+    assert returns_of(agent) == returns_of(agent) == returns_of(agent)
+    assert len(compiled) == 1
+    agent.params = jax.tree.map(lambda leaf: leaf + 0.5, agent.params)
+    assert returns_of(agent) != returns_of(small_agent())
+    assert len(compiled) == 2  # the second of a new agent
+    returns_of(agent, context="cached")
+    assert len(compiled) == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*Overriding environment")
+def test_what_has_changed_since_is_compiled_anew(compiled):
+    agent = small_agent()
+    before = returns_of(agent)
+    agent.interface = dataclasses.replace(agent.interface, action_high=np.array([40.0], np.float32))
+    assert returns_of(agent) != before
+    shorter = gymnasium.spec("jaxdt-tests/none-v0")
+    for limit in (2, 6):
+        gymnasium.register(shorter.id, shorter.entry_point, max_episode_steps=limit, disable_env_checker=True)
+        [result] = jaxdt.evaluate(agent, shorter.id, [7.0], 2)
+        assert result.lengths.tolist() == [limit, limit]
+    assert len(compiled) == 4
+
+
+def test_two_evaluations_of_one_agent_at_once_do_not_share_simulators(compiled):
+    class Nested(Progress):
+        inner = None
+
+        def advance(self, done, **numbers):
+            if done == 3 and self.inner is None:
+                thread = threading.Thread(target=lambda: setattr(self, "inner", returns_of(agent, seed=9)))
+                thread.start()
+                waiting.append(thread)
+
+    agent, waiting, progress = small_agent(), [], Nested()
+    outer = returns_of(agent, progress=progress)
+    waiting[0].join()
+    assert outer == returns_of(small_agent())
+    assert progress.inner == returns_of(small_agent(), seed=9)
 
 
 def test_agent_repeats_what_a_rollout_did_behind_the_host_callback():

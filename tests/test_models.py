@@ -6,7 +6,6 @@ import pytest
 import jaxdt
 from jaxdt.evaluation.context import window_policy
 from jaxdt.models import build_model, cached_policy
-from jaxdt.models.layers import drop
 from jaxdt.types import Turn, Window
 from tests.conftest import tiny_model
 
@@ -194,52 +193,6 @@ def test_dropout_is_on_exactly_when_a_key_is_given(model):
     assert not np.allclose(plain, noisy)
     np.testing.assert_array_equal(noisy, apply(params, window, key=jax.random.key(1)))
     assert not np.allclose(noisy, apply(params, window, key=jax.random.key(2)))
-
-
-def kept(key, rate=0.1, shape=(1 << 10, 1 << 10)):
-    return np.asarray(jax.jit(drop, static_argnums=1)(jnp.ones(shape), rate, key)) > 0
-
-
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.93])
-def test_dropout_keeps_its_share_and_the_expectation(rate):
-    dropped = jax.jit(drop, static_argnums=1)(jnp.full((1 << 20,), 3.0), rate, jax.random.key(0))
-    values, counts = np.unique(dropped, return_counts=True)
-    np.testing.assert_allclose(values, [0, 3 / (1 - rate)], rtol=1e-6)
-    assert abs(counts[0] / (1 << 20) - rate) < 4 * np.sqrt(rate * (1 - rate) / (1 << 20))
-
-
-def test_what_dropout_keeps_is_independent_across_places_and_keys():
-    def correlation(a, b):
-        return abs(np.mean((a - 0.9) * (b - 0.9))) / 0.09 * np.sqrt(a.size)  # in standard errors
-
-    key = jax.random.key(3)
-    keys = [key, jax.random.key(4), *jax.random.split(key), *(jax.random.fold_in(key, step) for step in range(3))]
-    first, *others = [kept(key).ravel() for key in keys]
-    for lag in (1, 2, 3, 64, 128, 512, 60 * 128, 1 << 16):
-        assert correlation(first[lag:], first[:-lag]) < 4
-    for other in others:
-        assert correlation(first, other) < 4
-        assert correlation(others[-1] if other is not others[-1] else first, other) < 4
-
-
-def test_rows_and_columns_of_dropout_are_kept_evenly():
-    share = kept(jax.random.key(7))
-    for axis in (0, 1):
-        deviations = (share.mean(axis) - 0.9) / np.sqrt(0.09 / share.shape[axis])
-        assert np.abs(deviations).max() < 5
-        assert 0.9 < deviations.std() < 1.1
-
-
-def test_dropout_has_the_same_bits_under_vmap():
-    keys, ones = jax.random.split(jax.random.key(0), 3), jnp.ones((3, 4, 5))
-    mapped = jax.vmap(lambda x, key: drop(x, 0.5, key))(ones, keys)
-    np.testing.assert_array_equal(mapped, [drop(x, 0.5, key) for x, key in zip(ones, keys, strict=True)])
-
-
-@pytest.mark.parametrize("make_key", [jax.random.PRNGKey, lambda seed: jax.random.key(seed, impl="rbg")])
-def test_dropout_takes_every_kind_of_key(make_key):
-    assert abs(kept(make_key(1)).mean() - 0.9) < 4 * 0.3 / (1 << 10)
-    assert (kept(make_key(1)) != kept(make_key(2))).any()
 
 
 @pytest.mark.parametrize("where", ["embedding_dropout", "attention_dropout", "residual_dropout"])

@@ -14,7 +14,8 @@ class WindowSampler(Iterator[Window]):
 
     An episode is drawn in proportion to its length and the window's first step uniformly over all its
     steps, so windows that reach an episode's end are short and padded on the left (the original's
-    `get_batch`). Batch `i` depends on `seed` and `i` alone: `position` is the stream's whole state.
+    `get_batch`). Batch `i` depends on `seed` and `i` alone: `position` is the stream's whole state. A sampler
+    serves one thread; another thread makes its own.
     With `windows_per_pass`, the last batch of every pass is filled up with windows of nothing but padding
     (Hugging Face's trainer counts one window an episode as a pass).
 

@@ -136,7 +136,10 @@ class GymnasiumEnvironment:
             try:
                 if i == len(self._simulators):
                     self._simulators.append(make_simulator(self._env_id))
-                observations[i] = self._simulators[i].reset(seed=int(seed))[0]
+                observation = self._simulators[i].reset(seed=int(seed))[0]
+                if np.shape(observation) != observations[i].shape:
+                    raise ValueError(f"its observation has shape {np.shape(observation)}, not ({self.state_dim},)")
+                observations[i] = observation
                 if not np.isfinite(observations[i]).all():
                     self._fail(i, "the environment's first observation is not finite")
             except Exception as error:  # anything a simulator does must stay out of JAX
@@ -167,15 +170,15 @@ class GymnasiumEnvironment:
         self, indices: list[int], actions: np.ndarray, observations: np.ndarray, rewards: np.ndarray
     ) -> None:
         """Until one raises."""
-        with np.errstate(over="ignore"):
-            for i in indices:
-                try:
-                    observation, reward, terminated, truncated, _ = self._simulators[i].step(actions[i])
+        for i in indices:
+            try:
+                observation, reward, terminated, truncated, _ = self._simulators[i].step(actions[i])
+                with np.errstate(over="ignore"):
                     observations[i], rewards[i] = observation, reward
-                except Exception as error:  # anything a simulator does must stay out of JAX
-                    self._fail(i, f"the environment raised {type(error).__name__}: {error}")
-                    return
                 self._done[i] = terminated or truncated
+            except Exception as error:  # anything a simulator does must stay out of JAX
+                self._fail(i, f"the environment raised {type(error).__name__}: {error}")
+                return
 
     def _fail(self, index: int, reason: str) -> None:
         if self._failure is None:

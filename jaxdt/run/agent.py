@@ -61,6 +61,8 @@ class Agent:
         self.context: Context = context
         """How it reads its context: every window anew, or from keys and values it keeps."""
         self._policy = make_policy(config, self.apply, interface, context)
+        self.players: list[Any] = []
+        """The one that `evaluate` keeps, with what it compiled."""
         self._memory: Any = None
         self._return_to_go: Any = None
         self._timestep = -1

@@ -1,7 +1,7 @@
 """Evaluating a trained policy, and rendering what it does."""
 
+import contextlib
 import os
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,6 @@ from jaxdt.run.agent import Agent, make_policy
 from jaxdt.types import Evaluation, Interface
 
 
-_PLAYERS: "weakref.WeakKeyDictionary[Agent, dict[Any, Player]]" = weakref.WeakKeyDictionary()
-"""Of agents that are still in use, by environment and context."""
-
-
 class Player:
     """Plays batches of episodes; compiles once for each number of episodes.
 
@@ -48,6 +44,8 @@ class Player:
         progress: Progress | None = None,
     ):
         self._training_seeds = training_seeds
+        self.made_for: tuple[Any, ...] = ()
+        """What a later call must ask for again to be given this player."""
         self._env_id = environment if isinstance(environment, str) else None
         self._name = environment if isinstance(environment, str) else type(environment).__name__
         self.progress = progress or Progress()
@@ -147,18 +145,22 @@ def evaluate(
       another policy once an episode is longer than the context; default: the Agent's, `exact` for a run directory.
     - Episode `j` of every target starts from environment seed `seed + j`, so the same call gives the same result.
 
-    What is compiled for an Agent is kept with it: give the same one again, and as many episodes, and nothing is
-    compiled anew. Raises JaxdtError for input that does not fit, SimulationError when an episode cannot go on.
+    An Agent keeps what was compiled for it last: called again with the same Gymnasium id and context, and as many
+    targets and episodes, nothing is compiled anew. Raises JaxdtError for input that does not fit, SimulationError when
+    an episode cannot go on.
     """
     agent = run if isinstance(run, Agent) else Agent.load(run, checkpoint)
     environment, targets = _choose(agent, env, targets, episodes, seed)
     context = context or agent.context
-    player = _player_of(agent, environment, context)
+    player = _take_player(agent, environment, context)
     player.progress = progress or Progress()
     try:
         return player.evaluate(agent.params, targets, episodes, seed)
     finally:
         player.close()
+        player.progress = Progress()
+        if isinstance(environment, str):
+            agent.players[:] = [player]
 
 
 def render_videos(
@@ -203,13 +205,30 @@ def video_paths(directory: Path, targets: Sequence[float]) -> list[Path]:
     return [directory / f"target-{target:.12g}.mp4" for target in targets]
 
 
-def _player_of(agent: Agent, environment: str | JaxEnvironment, context: Context) -> Player:
-    """The one that has played for this agent before, if there is one."""
-    players = _PLAYERS.setdefault(agent, {})
-    key = (environment if isinstance(environment, str) else id(environment), context)
-    if key not in players:  # which holds on to its environment, so that no other has this id
-        players[key] = Player(agent.config, agent.apply, agent.interface, environment, context=context)
-    return players[key]
+def _take_player(agent: Agent, environment: str | JaxEnvironment, context: Context) -> Player:
+    """The one that this agent keeps, if it fits; while it is in use another thread makes its own.
+
+    None is kept for a JaxEnvironment, whose attributes may have changed since it was compiled.
+    """
+    made_for = (environment, context, agent.config, agent.apply, agent.interface, _registered(environment))
+    with contextlib.suppress(IndexError):
+        player = agent.players.pop()
+        if all(ours is its for ours, its in zip(made_for[2:], player.made_for[2:], strict=True)) and (
+            made_for[:2] == player.made_for[:2]
+        ):
+            return player
+    player = Player(agent.config, agent.apply, agent.interface, environment, context=context)
+    player.made_for = made_for
+    return player
+
+
+def _registered(environment: str | JaxEnvironment) -> Any:
+    """What Gymnasium makes of an id; registering it again gives another one."""
+    if not isinstance(environment, str):
+        return None
+    import gymnasium
+
+    return gymnasium.registry.get(environment)
 
 
 def _choose(

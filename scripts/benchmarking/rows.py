@@ -141,7 +141,7 @@ def measure_row(row: Row, ours: Worker, peers: Worker | str, shapes: Shapes, rep
     if row.floor is not None:
         turns["floor"] = lambda: ours.ask(row.floor, shapes)
     measured = alternate(turns, min(repeats, row.repeats or repeats))
-    beside = {
+    shared = {
         "peer": None if row.peer is None else measured.get("peer", peers),
         "floor": measured.get("floor"),
         "floor_is": row.floor_is,
@@ -149,7 +149,7 @@ def measure_row(row: Row, ours: Worker, peers: Worker | str, shapes: Shapes, rep
         "beside": measured.get("beside"),
     }
     names = {"first": row.first, "ours": row.name}
-    return [Line(name=names[turn], ours=measured[turn], **beside) for turn in names if turn in measured]
+    return [Line(name=names[turn], ours=measured[turn], **shared) for turn in names if turn in measured]
 
 
 def needs_episodes(name: str) -> bool:
