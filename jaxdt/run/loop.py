@@ -80,12 +80,12 @@ def train_and_evaluate(
         stack.callback(progress.stop)
         for sampler in samplers:
             sampler.position = first
-        windows = _next_windows(samplers, count)
+        windows = next_windows(samplers, count)
         recent: collections.deque[Any] = collections.deque(maxlen=3)
         clock, saved_at = _Clock(), time.perf_counter()
         for step in range(first + count, config.steps + 1, count):
             state, metrics = update(state, windows, dropout_key)
-            windows = _next_windows(samplers, count)  # drawn while the device works
+            windows = next_windows(samplers, count)  # drawn while the device works
             of_runs = unstacked(metrics, len(ledgers))
             for ledger, its_metrics in zip(ledgers, of_runs, strict=True):
                 ledger.losses.append(its_metrics["loss"])
@@ -177,7 +177,7 @@ def _first_state(
     return jax.device_put(stacked(states), jax.devices()[0]), stacked(dropout_keys)
 
 
-def _next_windows(samplers: list[WindowSampler], count: int) -> Window:
+def next_windows(samplers: list[WindowSampler], count: int) -> Window:
     """The next `count` batches of each run stacked, on the device."""
     batches = [Window(*map(np.stack, zip(*itertools.islice(sampler, count), strict=True))) for sampler in samplers]
     return jax.device_put(stacked(batches, np.stack))

@@ -22,6 +22,7 @@ from jaxdt.config import PAPER
 from jaxdt.data.writing import write_episodes
 from jaxdt.metrics import read_lines
 from jaxdt.run.evaluate import Player
+from jaxdt.run.loop import next_windows
 from jaxdt.run.prepare import MOST_UPDATES_PER_CALL
 from jaxdt.types import Interface, Window
 
@@ -48,8 +49,7 @@ def train(shapes: Shapes, updates: int = MOST_UPDATES_PER_CALL) -> Iterator[floa
     """Seconds an update, so many in a call as in `jaxdt train`, on batches that are on the device."""
     params, apply = _model(shapes)
     step, state = jaxdt.make_train_step(apply, params, PAPER.optimizer, updates_per_call=updates)
-    windows = Window(*map(np.stack, zip(*itertools.islice(_sampler(shapes), updates), strict=True)))
-    state, windows = jax.device_put((state, windows), jax.devices()[0])
+    state, windows = jax.device_put((state, next_windows([_sampler(shapes)], updates)), jax.devices()[0])
     key = jax.random.key(1)
 
     def update() -> Any:
