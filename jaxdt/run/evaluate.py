@@ -1,10 +1,11 @@
 """Evaluating a trained policy, and rendering what it does."""
 
 import contextlib
+import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +45,6 @@ class Player:
         progress: Progress | None = None,
     ):
         self._training_seeds = training_seeds
-        self.made_for: tuple[Any, ...] = ()
-        """What a later call must ask for again to be given this player."""
         self._env_id = environment if isinstance(environment, str) else None
         self._name = environment if isinstance(environment, str) else type(environment).__name__
         self.progress = progress or Progress()
@@ -152,7 +151,8 @@ def evaluate(
     agent = run if isinstance(run, Agent) else Agent.load(run, checkpoint)
     environment, targets = _choose(agent, env, targets, episodes, seed)
     context = context or agent.context
-    player = _take_player(agent, environment, context)
+    kept = _take_player(agent, environment, context)
+    player = kept.player
     player.progress = progress or Progress()
     try:
         return player.evaluate(agent.params, targets, episodes, seed)
@@ -160,7 +160,7 @@ def evaluate(
         player.close()
         player.progress = Progress()
         if isinstance(environment, str):
-            agent.players[:] = [player]
+            agent.players[:] = [kept]
 
 
 def render_videos(
@@ -205,21 +205,26 @@ def video_paths(directory: Path, targets: Sequence[float]) -> list[Path]:
     return [directory / f"target-{target:.12g}.mp4" for target in targets]
 
 
-def _take_player(agent: Agent, environment: str | JaxEnvironment, context: Context) -> Player:
+class _Kept(NamedTuple):
+    asked: tuple[Any, ...]
+    """Environment and context, which must be equal for the player to fit."""
+    made_of: tuple[Any, ...]
+    """What it was compiled from, which must be the same objects."""
+    player: Player
+
+
+def _take_player(agent: Agent, environment: str | JaxEnvironment, context: Context) -> _Kept:
     """The one that this agent keeps, if it fits; while it is in use another thread makes its own.
 
     None is kept for a JaxEnvironment, whose attributes may have changed since it was compiled.
     """
-    made_for = (environment, context, agent.config, agent.apply, agent.interface, _registered(environment))
+    asked = (environment, context)
+    made_of = (agent.config, agent.apply, agent.interface, _registered(environment))
     with contextlib.suppress(IndexError):
-        player = agent.players.pop()
-        if all(ours is its for ours, its in zip(made_for[2:], player.made_for[2:], strict=True)) and (
-            made_for[:2] == player.made_for[:2]
-        ):
-            return player
-    player = Player(agent.config, agent.apply, agent.interface, environment, context=context)
-    player.made_for = made_for
-    return player
+        kept = agent.players.pop()
+        if asked == kept.asked and all(map(operator.is_, made_of, kept.made_of)):
+            return kept
+    return _Kept(asked, made_of, Player(agent.config, agent.apply, agent.interface, environment, context=context))
 
 
 def _registered(environment: str | JaxEnvironment) -> Any:
