@@ -231,7 +231,7 @@ def test_what_has_changed_since_is_compiled_anew(compiled):
     assert len(compiled) == 4
 
 
-def test_two_evaluations_of_one_agent_at_once_do_not_share_simulators(compiled):
+def test_two_evaluations_of_one_agent_at_once_do_not_share_simulators():
     class Nested(Progress):
         inner = None
 

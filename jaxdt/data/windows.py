@@ -47,7 +47,6 @@ class WindowSampler(Iterator[Window]):
         self._store = store
         self._context_length = context_length
         self._batch_size = batch_size
-        self._seed = seed
         self._windows_per_pass = windows_per_pass
         self._random_bits = np.random.Philox(key=np.array([seed, 0], np.uint64))
         self._fresh_bits = self._random_bits.state

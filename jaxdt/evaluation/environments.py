@@ -152,8 +152,8 @@ class GymnasiumEnvironment:
         rewards = np.zeros(len(actions), np.float32)
         played = np.flatnonzero(~self._done)
         # Each check of the whole batch at once: NumPy is slow at few numbers.
-        if not np.isfinite(actions[played]).all():
-            unusable = ~np.isfinite(actions[played]).all(axis=1)
+        unusable = ~np.isfinite(actions[played]).all(axis=1)
+        if unusable.any():
             self._fail(int(played[unusable.argmax()]), "the policy's action is not finite")
         else:
             self._step_each(played.tolist(), actions, observations, rewards)
