@@ -118,11 +118,11 @@ def test_seeds_that_cannot_be_leave_nothing_behind(tmp_path, seeds, says):
 
 
 def test_a_loss_that_is_not_finite_is_named_with_its_seed(tmp_path, monkeypatch):
-    class PoisonedOnce(PoisonedSampler):
-        def batch(self, index):
-            return super().batch(index if self._seed == 5 else index + 100)
+    def poisoned_once(*arguments, seed, **options):
+        sampler = PoisonedSampler if seed == 5 else jaxdt.WindowSampler
+        return sampler(*arguments, seed=seed, **options)
 
-    monkeypatch.setattr("jaxdt.run.loop.WindowSampler", PoisonedOnce)
+    monkeypatch.setattr("jaxdt.run.loop.WindowSampler", poisoned_once)
     config = dataclasses.replace(CONFIG, env="none", save_every=2)
     with pytest.raises(
         NonFiniteError, match=r"^of seed 5, the loss or gradient of update 3, .* last good checkpoint is 2"

@@ -136,12 +136,12 @@ def train_and_evaluate(
 def _make_sampler(prepared: Prepared, config: TrainConfig) -> WindowSampler:
     return WindowSampler(
         prepared.store,
-        config.model.context_length,
-        config.batch_size,
-        config.seed,
-        config.return_scale,
-        config.model.max_episode_length,
-        prepared.store.num_episodes if config.passes is not None else None,
+        context_length=config.model.context_length,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        return_scale=config.return_scale,
+        max_episode_length=config.model.max_episode_length,
+        windows_per_pass=prepared.store.num_episodes if config.passes is not None else None,
     )
 
 
