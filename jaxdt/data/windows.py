@@ -1,12 +1,28 @@
 """Training windows, drawn with NumPy only."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Window
+
+
+_BLOCK = 64
+"""Batches whose places are drawn at once; other numbers draw other windows."""
+
+
+class _Places(NamedTuple):
+    """Where the windows of a block of batches lie, each array (batches, b)."""
+
+    start: np.ndarray
+    """Row of the window's first step, real or padding; below 0 before the store's first."""
+    timestep: np.ndarray
+    """Row of `WindowSampler._timesteps` for that step."""
+    padding: np.ndarray
+    """Steps of padding on the window's left."""
 
 
 class WindowSampler(Iterator[Window]):
@@ -48,9 +64,8 @@ class WindowSampler(Iterator[Window]):
         self._context_length = context_length
         self._batch_size = batch_size
         self._windows_per_pass = windows_per_pass
-        self._random_bits = np.random.Philox(key=np.array([seed, 0], np.uint64))
-        self._fresh_bits = self._random_bits.state
-        self._random = np.random.Generator(self._random_bits)
+        self._seed = seed
+        self._block, self._places = -1, _Places(*np.empty((3, 0, batch_size), int))
         returns_to_go = store.returns_to_go / np.float32(return_scale)
         self._tables = (store.observations, store.actions, returns_to_go)
         # Views of every `context_length` rows, or of none: an index into them copies a window in one piece.
@@ -72,17 +87,12 @@ class WindowSampler(Iterator[Window]):
 
     def batch(self, index: int) -> Window:
         """Batch `index` of the stream; shapes (b, t, s), (b, t, a), (b, t), (b, t), (b, t)."""
-        store, length = self._store, self._context_length
-        # A uniform row is an episode in proportion to its length and a uniform step of it.
-        first = (self._random_of(index).random(self._batch_size) * store.num_steps).astype(np.int64)
-        episode = store.offsets.searchsorted(first, side="right") - 1
-        real = np.minimum(length, store.offsets[episode + 1] - first)
-        if self._windows_per_pass is not None:
-            batch_of_pass = index % -(-self._windows_per_pass // self._batch_size)
-            real[max(self._windows_per_pass - batch_of_pass * self._batch_size, 0) :] = 0
-        start = first + real - length  # of the whole window; what lies before `first` becomes padding
-        short = (real < length).nonzero()[0].tolist()
-        observations, actions, returns_to_go = self._gather(start, any(start[i] < 0 for i in short))
+        block, i = divmod(index, _BLOCK)
+        if block != self._block:
+            self._block, self._places = block, self._draw(block)
+        start, timestep, padding = (values[i] for values in self._places)
+        padded = padding.nonzero()[0].tolist()
+        observations, actions, returns_to_go = self._gather(start, any(start[i] < 0 for i in padded))
         states = observations.astype(self._precision, copy=False)
         states -= self._mean
         states /= self._std
@@ -90,13 +100,29 @@ class WindowSampler(Iterator[Window]):
             states=states.astype(np.float32, copy=False),
             actions=actions,
             returns_to_go=returns_to_go,
-            timesteps=self._timesteps[start - store.offsets[episode] + length],
+            timesteps=self._timesteps[timestep],
             mask=self._no_padding.copy(),
         )
-        for values in window if short else ():
-            for i in short:
-                values[i, : length - real[i]] = 0
+        for values in window if padded else ():
+            for i in padded:
+                values[i, : padding[i]] = 0
         return window
+
+    def _draw(self, block: int) -> "_Places":
+        """For many batches at once, in the time of a few."""
+        store, length, shape = self._store, self._context_length, (_BLOCK, self._batch_size)
+        random = np.random.Generator(np.random.Philox(key=np.array([self._seed, block], np.uint64)))
+        # A uniform row is an episode in proportion to its length and a uniform step of it.
+        first = (random.random(shape) * store.num_steps).astype(np.int64)
+        episode = store.offsets.searchsorted(first, side="right") - 1
+        real = np.minimum(length, store.offsets[episode + 1] - first)
+        if self._windows_per_pass is not None:
+            batches_of_pass = -(-self._windows_per_pass // self._batch_size)
+            batch_of_pass = (block * _BLOCK + np.arange(_BLOCK)) % batches_of_pass
+            window_of_pass = batch_of_pass[:, None] * self._batch_size + np.arange(self._batch_size)
+            real[window_of_pass >= self._windows_per_pass] = 0
+        start = first + real - length  # of the whole window; what lies before `first` becomes padding
+        return _Places(start, start - store.offsets[episode] + length, length - real)
 
     def _gather(self, start: np.ndarray, before_first_row: bool) -> list[np.ndarray]:
         """Copies of the rows of windows that begin at `start`."""
@@ -104,12 +130,6 @@ class WindowSampler(Iterator[Window]):
             return [windows[start] for windows in self._windows]
         row = start[:, None] + np.arange(self._context_length)
         return [table.take(row, axis=0, mode="clip") for table in self._tables]
-
-    def _random_of(self, index: int) -> np.random.Generator:
-        """As new with the key (seed, index); making a bit generator takes longer than drawing from it."""
-        self._fresh_bits["state"]["key"][1] = index
-        self._random_bits.state = self._fresh_bits
-        return self._random
 
 
 def _sliding(table: np.ndarray, length: int) -> np.ndarray:
