@@ -20,7 +20,7 @@ from benchmarking.shapes import Shapes
 from jaxdt.files import open_atomically
 
 
-Name = Literal["train", "sample", "pipeline", "act", "evaluate", "load", "compile", "curves"]
+Name = Literal["train", "sample", "pipeline", "seeds", "act", "evaluate", "load", "compile", "curves"]
 TITLE = (
     "batch {0.batch_size}, K {0.context_length}, width {0.width}, {0.num_layers} layers, HalfCheetah ({0.state_dim} "
     "numbers observed, {0.action_dim} acted), {0.max_episode_length:,} timesteps, dropout 0.1; medians (least to most)"

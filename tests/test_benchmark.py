@@ -203,14 +203,16 @@ def test_the_document_has_every_repeat_and_both_ratios():
 
 def test_an_accelerator_adds_its_use_and_the_papers_training():
     lines = [make_line(ours=[0.001]), make_line(name="pipeline", ours=[0.0011, 0.001, 0.0012], beside=[0.001] * 3)]
+    lines.append(make_line(name="train, 5 seeds", ours=[0.5, 0.6, 0.4], beside=[0.1, 0.1, 0.1]))
     machine = {"backend": "gpu", "device": "NVIDIA H200", "busy_elsewhere": 0.05}
-    added, use, projected = remarks(lines, Shapes(), machine)
+    added, seeds, use, projected = remarks(lines, Shapes(), machine)
     assert added == "pipeline - train, measured in turns: +10.0 % of train"
+    assert seeds == "train, 5 seeds, measured in turns: 5.00 times the time of one"
     assert use == "train: 11.9 TFLOP/s of matrix products, 2.41 % of its peak of 494.5 TFLOP/s (TF32, dense)"
     assert projected == "100,000 paper updates at pipeline's pace: 110 s"
-    _, use, _ = remarks(lines, Shapes(), machine | {"device": "Abacus 3"})
+    _, _, use, _ = remarks(lines, Shapes(), machine | {"device": "Abacus 3"})
     assert use.endswith("share of peak unknown: we know no peak of Abacus 3")
-    assert remarks(lines, Shapes(), machine | {"backend": "cpu"}) == [added]
+    assert remarks(lines, Shapes(), machine | {"backend": "cpu"}) == [added, seeds]
 
 
 def test_what_we_do_ourselves_is_no_other_program():
@@ -251,7 +253,7 @@ def hasty(monkeypatch):
 
 def test_our_tasks_and_floors_measure_small_shapes(hasty, episodes):
     path, shallow = str(episodes), dataclasses.replace(TINY, num_layers=1)
-    measured = [ours.train(shallow, updates=2), ours.sample(TINY), ours.act(shallow, 2), ours.load(TINY, path)]
+    measured = [ours.train(shallow, updates=2, seeds=2), ours.sample(TINY), ours.act(shallow, 2), ours.load(TINY, path)]
     for seconds in map(next, [*measured, floors.copy(TINY), floors.read(TINY, path), floors.physics(TINY, 2)]):
         assert 0 < seconds < 10
 

@@ -24,6 +24,8 @@ from jaxdt.metrics import read_lines
 from jaxdt.run.evaluate import Player
 from jaxdt.run.loop import next_windows
 from jaxdt.run.prepare import MOST_UPDATES_PER_CALL
+from jaxdt.seeds import stacked
+from jaxdt.training import initial_state, make_update
 from jaxdt.types import Interface, Window
 
 
@@ -45,16 +47,18 @@ def write_store(shapes: Shapes, path: str) -> Iterator[int]:
     yield Path(path).stat().st_size
 
 
-def train(shapes: Shapes, updates: int = MOST_UPDATES_PER_CALL) -> Iterator[float]:
-    """Seconds an update, so many in a call as in `jaxdt train`, on batches that are on the device."""
+def train(shapes: Shapes, updates: int = MOST_UPDATES_PER_CALL, seeds: int = 1) -> Iterator[float]:
+    """Seconds an update (of all seeds), so many in a call as in `jaxdt train`, on batches that are on the device."""
     params, apply = _model(shapes)
-    step, state = jaxdt.make_train_step(apply, params, PAPER.optimizer, updates_per_call=updates)
-    state, windows = jax.device_put((state, next_windows([_sampler(shapes)], updates)), jax.devices()[0])
-    key = jax.random.key(1)
+    step = make_update(apply, PAPER.optimizer, updates_per_call=updates, several_seeds=seeds > 1)
+    state = stacked([initial_state(params, PAPER.optimizer)] * seeds)
+    windows = next_windows([_sampler(shapes) for _ in range(seeds)], updates)
+    state, windows = jax.device_put((state, windows), jax.devices()[0])
+    keys = stacked([jax.random.key(seed) for seed in range(seeds)])
 
     def update() -> Any:
         nonlocal state
-        state, _ = step(state, windows, key)
+        state, _ = step(state, windows, keys)
         return state
 
     return (seconds / updates for seconds in repeatedly(update, jax.block_until_ready))

@@ -71,7 +71,7 @@ def share_of_floor(line: Line) -> float | None:
 
 
 def remarks(lines: Sequence[Line], shapes: Shapes, machine: dict[str, Any]) -> list[str]:
-    """Whether the machine was idle, what sampling adds to an update, and on an accelerator its use."""
+    """Whether the machine was idle, what sampling and more seeds add to an update, and an accelerator's use."""
     seconds = {line.name: _median(line.ours) for line in lines if not isinstance(line.ours, str)}
     found = []
     if machine["busy_elsewhere"] > 0.1:
@@ -80,9 +80,13 @@ def remarks(lines: Sequence[Line], shapes: Shapes, machine: dict[str, Any]) -> l
             "of PyTorch that wait for each other lose far more than ours"
         )
     for line in lines:
-        if line.name == "pipeline" and not _no_numbers(line.ours, line.beside):
-            added = _median([ours / train - 1 for ours, train in zip(line.ours, line.beside, strict=True)])
-            found.append(f"pipeline - train, measured in turns: {100 * added:+.1f} % of train")
+        if line.beside is None or _no_numbers(line.ours, line.beside):
+            continue
+        ratio = _median([ours / train for ours, train in zip(line.ours, line.beside, strict=True)])
+        if line.name == "pipeline":
+            found.append(f"pipeline - train, measured in turns: {100 * (ratio - 1):+.1f} % of train")
+        else:
+            found.append(f"{line.name}, measured in turns: {_number(ratio)} times the time of one")
     if machine["backend"] == "cpu":
         return found
     if "train" in seconds:

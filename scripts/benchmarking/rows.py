@@ -80,6 +80,9 @@ def make_rows(shapes: Shapes, directory: Path, device: str) -> dict[str, list[Ro
                 repeats=LONG,
             )
         ],
+        "seeds": [
+            Row(name="train, 5 seeds", ours=Call("train", {"seeds": 5}), beside=Call("train")),
+        ],
         "act": [_act(shapes, environments, device) for environments in (1, 16, 64, 256)],
         "evaluate": [
             _evaluate(episodes, device, context) for episodes, context in ((1, "exact"), (64, "exact"), (64, "cached"))
