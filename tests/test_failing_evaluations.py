@@ -144,6 +144,7 @@ gymnasium.register(
     max_episode_steps=6,
     disable_env_checker=True,
 )
+pytestmark = pytest.mark.usefixtures("quick_plots")
 CONFIG = dataclasses.replace(OF_DRIFT, steps=2, eval_every=1, eval_seed=0, targets=(5.0,), clip_actions=True)
 STORE = make_store(state_dim=2, action_dim=1)
 

@@ -25,11 +25,12 @@ from tests.test_run import CONFIG, STORE, weights_of
 from tests.toys import DRIFT_INTERFACE, Drift
 
 
+pytestmark = pytest.mark.usefixtures("quick_plots")
 GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, quick_plots):
     """A run to export; tests only read it."""
     return jaxdt.train(CONFIG, STORE, out=tmp_path_factory.mktemp("run") / "finished", env=Drift())
 

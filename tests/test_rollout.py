@@ -85,7 +85,7 @@ def test_a_cpu_reads_windows_in_blocks_to_the_same_actions(policy_and_params, mo
 
 
 @pytest.mark.parametrize("delayed", [False, True])
-def test_scan_equals_a_python_loop(policy_and_params, delayed):
+def test_the_compiled_loop_equals_a_python_loop(policy_and_params, delayed):
     policy, params = policy_and_params
     interface = dataclasses.replace(DRIFT_INTERFACE, delayed_reward=delayed)
     seeds, targets = np.array([3, 4, 3], np.int32), np.array([6.0, 6.0, -20.0], np.float32)

@@ -19,6 +19,8 @@ from tests.conftest import make_store, tiny_model
 from tests.toys import Dial, Drift, dial_episodes
 
 
+# In this order: the plots of the finished run are drawn.
+pytestmark = pytest.mark.usefixtures("finished", "quick_plots")
 CONFIG = TrainConfig(
     steps=12,
     batch_size=8,

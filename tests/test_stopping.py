@@ -24,15 +24,23 @@ from tests.test_run import CONFIG, STORE, weights_of, without_clock
 from tests.toys import Drift
 
 
+pytestmark = pytest.mark.usefixtures("quick_plots")
+
+
 def stop_at(update: int, number: int = signal.SIGTERM):
     """Asks to stop from that update on."""
     calls = iter(range(1, 1000))
     return lambda: int(number) if next(calls) >= update else None
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, quick_plots):
+    """A run that nothing stops; tests only read it."""
+    return jaxdt.train(CONFIG, STORE, out=tmp_path_factory.mktemp("run") / "whole", env=Drift())
+
+
 @pytest.mark.parametrize("update", [1, 5, 6])
-def test_a_stopped_run_resumes_to_what_it_would_have_been(tmp_path, update):
-    whole = jaxdt.train(CONFIG, STORE, out=tmp_path / "whole", env=Drift())
+def test_a_stopped_run_resumes_to_what_it_would_have_been(whole, tmp_path, update):
     out = tmp_path / "stopped"
     with pytest.raises(StoppedError) as caught:
         jaxdt.train(CONFIG, STORE, out=out, env=Drift(), stop=stop_at(update))
