@@ -295,6 +295,17 @@ def test_default_targets_are_quantiles_of_the_datas_returns(tmp_path):
     np.testing.assert_allclose(read_record(RunDirectory(out)).config.targets, expected)
 
 
+def test_another_run_of_the_same_model_compiles_nothing_anew(tmp_path, monkeypatch):
+    config = dataclasses.replace(CONFIG, env="none", targets=None, steps=1)
+    jaxdt.train(config, STORE, out=tmp_path / "first")
+    monkeypatch.setattr("jaxdt.run.loop.make_update", None)
+    jaxdt.train(dataclasses.replace(config, seed=1), STORE, out=tmp_path / "second")
+    with pytest.raises(TypeError):
+        jaxdt.train(
+            dataclasses.replace(config, optimizer=OptimizerConfig(warmup_steps=1)), STORE, out=tmp_path / "third"
+        )
+
+
 def test_filters_reach_the_run(tmp_path):
     config = dataclasses.replace(CONFIG, env="none", steps=1, best_fraction=0.5, delayed_reward=True)
     record = read_record(RunDirectory(jaxdt.train(config, STORE, out=tmp_path / "run")))

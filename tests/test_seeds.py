@@ -12,6 +12,7 @@ from jaxdt.checkpoint import checkpoint_steps
 from jaxdt.cli import run as command
 from jaxdt.errors import JaxdtError, NonFiniteError, RunError, SimulationError
 from jaxdt.metrics import read_lines
+from jaxdt.run import loop
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.evaluate import Player
 from jaxdt.seeds import stacked
@@ -30,6 +31,9 @@ WITHOUT_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual
 def mapping(request, monkeypatch):
     """Both ways over seeds, whatever this machine would choose."""
     monkeypatch.setattr("jaxdt.seeds._one_after_the_other", lambda: request.param == "lax.map")
+    loop._make_model.cache_clear()
+    yield
+    loop._make_model.cache_clear()
 
 
 def twenty_updates(dropout):

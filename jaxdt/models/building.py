@@ -1,5 +1,6 @@
 """The model as plain functions on plain nested dicts, which is all that the other rooms see of it."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -74,10 +75,11 @@ def cached_policy(config: ModelConfig) -> Policy:
     return Policy(start, act)
 
 
+@functools.lru_cache(maxsize=8)
 def _module(
     config: ModelConfig,
 ) -> tuple[Callable[[PRNGKeyArray], DecisionTransformer], Callable[[Params], DecisionTransformer]]:
-    """Makes the module from a key, and from parameters."""
+    """Makes the module from a key, and from parameters; kept, since its shapes alone take a second to find."""
     if config.state_dim is None or config.action_dim is None:
         raise JaxdtError(f"build_model needs state_dim and action_dim; got {config.state_dim} and {config.action_dim}.")
 

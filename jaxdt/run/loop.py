@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import itertools
 import time
 import warnings
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key, PRNGKeyArray
 
-from jaxdt.config import TrainConfig
+from jaxdt.config import ModelConfig, OptimizerConfig, TrainConfig
 from jaxdt.data.windows import WindowSampler
 from jaxdt.errors import RunError, SimulationError, StoppedError
 from jaxdt.models import Apply, Params, build_model
@@ -25,7 +26,7 @@ from jaxdt.run.ledger import Ledger
 from jaxdt.run.prepare import Prepared
 from jaxdt.run.stopping import Stop
 from jaxdt.seeds import stacked, unstacked
-from jaxdt.training import TrainState, initial_state, make_update
+from jaxdt.training import TrainState, TrainStep, initial_state, make_update
 from jaxdt.types import Evaluation, Window
 
 
@@ -61,8 +62,7 @@ def train_and_evaluate(
     assert config.updates_per_call is not None
     count = config.updates_per_call
     samplers = [_make_sampler(prepared, record.config) for record in records]
-    init, apply = build_model(config.model)
-    update = make_update(apply, config.optimizer, updates_per_call=count, several_seeds=len(records) > 1)
+    init, apply, update = _make_model(config.model, config.optimizer, count, several_seeds=len(records) > 1)
     with contextlib.ExitStack() as stack:
         ledgers = [
             stack.enter_context(contextlib.closing(Ledger(run, record, data_returns)))
@@ -131,6 +131,16 @@ def train_and_evaluate(
                 where = " ".join(str(run.checkpoints) for run in experiment.runs)
                 raise RunError(f"the last evaluation failed; the weights are in {where}.")
             clock.start()
+
+
+@functools.lru_cache(maxsize=4)
+def _make_model(
+    model: ModelConfig, optimizer: OptimizerConfig, updates_per_call: int, *, several_seeds: bool
+) -> tuple[Callable[[PRNGKeyArray], Params], Apply, TrainStep]:
+    """Kept, so that another run of the same model in this process compiles nothing anew."""
+    init, apply = build_model(model)
+    update = make_update(apply, optimizer, updates_per_call=updates_per_call, several_seeds=several_seeds)
+    return jax.jit(init), apply, update
 
 
 def _make_sampler(prepared: Prepared, config: TrainConfig) -> WindowSampler:
