@@ -51,9 +51,8 @@ def train(shapes: Shapes, updates: int = MOST_UPDATES_PER_CALL, seeds: int = 1) 
     """Seconds an update (of all seeds), so many in a call as in `jaxdt train`, on batches that are on the device."""
     params, apply = _model(shapes)
     step = make_update(apply, PAPER.optimizer, updates_per_call=updates, several_seeds=seeds > 1)
-    state = stacked([initial_state(params, PAPER.optimizer)] * seeds)
+    state = jax.device_put(stacked([initial_state(params, PAPER.optimizer)] * seeds), jax.devices()[0])
     windows = next_windows([_sampler(shapes) for _ in range(seeds)], updates)
-    state, windows = jax.device_put((state, windows), jax.devices()[0])
     keys = stacked([jax.random.key(seed) for seed in range(seeds)])
 
     def update() -> Any:

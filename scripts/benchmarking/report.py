@@ -80,7 +80,7 @@ def remarks(lines: Sequence[Line], shapes: Shapes, machine: dict[str, Any]) -> l
             "of PyTorch that wait for each other lose far more than ours"
         )
     for line in lines:
-        if line.beside is None or _no_numbers(line.ours, line.beside):
+        if _no_numbers(line.ours, line.beside):
             continue
         ratio = _median([ours / train for ours, train in zip(line.ours, line.beside, strict=True)])
         if line.name == "pipeline":
