@@ -64,3 +64,48 @@ def dial_episodes(episodes=64, seed=0) -> jaxdt.EpisodeStore:
     return jaxdt.EpisodeStore.from_arrays(
         observations, actions, actions[:, 0], episode_ends=steps * np.arange(1, episodes + 1)
     )
+
+
+class Counter:
+    """Earns a whole number each step, so that returns are the same on every machine: no rounding reaches them.
+
+    The first action's level is what is earned, the second moves a position, which ends the episode beyond 6.
+    """
+
+    max_episode_steps = 10
+    state_dim = 3
+    action_dim = 2
+
+    def reset(self, key):
+        position = jnp.round(jax.random.uniform(key, (), minval=-2.0, maxval=2.0))
+        return (position, jnp.zeros(())), self._observe(position, 0.0)
+
+    def step(self, state, action):
+        position, time = state
+        position = position + jnp.round(2 * action[1])
+        reward = jnp.round(4 * action[0])
+        return (position, time + 1), self._observe(position, time + 1), reward, jnp.abs(position) > 6
+
+    def _observe(self, position, time):
+        return jnp.stack([jnp.asarray(position, jnp.float32), jnp.asarray(time, jnp.float32) / 10, jnp.ones(())])
+
+
+def counter_episodes(episodes=60, seed=0) -> jaxdt.EpisodeStore:
+    """Episodes of Counter, each at a level of its own, from -0.9 to 0.9."""
+    rng, environment = np.random.default_rng(seed), Counter()
+    columns, ends = ([], [], [], []), []
+    step = jax.jit(environment.step)
+    for episode in range(episodes):
+        state, observation = environment.reset(jax.random.key(episode))
+        level = rng.uniform(-0.9, 0.9)
+        for _ in range(environment.max_episode_steps):
+            action = np.array([level, rng.uniform(-0.9, 0.9)], np.float32)
+            state, following, reward, done = step(state, action)
+            for column, value in zip(columns, (observation, action, reward, done), strict=True):
+                column.append(np.asarray(value))
+            observation = following
+            if done:
+                break
+        ends.append(len(columns[0]))
+    observations, actions, rewards, terminations = map(np.asarray, columns)
+    return jaxdt.EpisodeStore.from_arrays(observations, actions, rewards, terminations, episode_ends=ends)

@@ -19,6 +19,10 @@ from jaxdt.simulator import is_plain_env_id
 from jaxdt.types import Interface
 
 
+FORMAT = 1
+"""Of config.json; what is written without a format is of this one too."""
+
+
 class RunDirectory:
     """Names of the files in a run directory."""
 
@@ -70,6 +74,7 @@ class RunRecord:
 def write_record(run: RunDirectory, record: RunRecord) -> None:
     interface = dataclasses.asdict(record.interface)
     document = {
+        "format": FORMAT,
         "config": config_to_json(record.config),
         "interface": {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in interface.items()},
         "data": record.data,
@@ -89,6 +94,7 @@ def read_record(run: RunDirectory) -> RunRecord:
     document = None
     try:
         document = read_json(run.config)
+        _check_format(run, document.get("format", FORMAT))
         record = RunRecord(
             config=config_from_json(document["config"]),
             interface=_read_interface(document["interface"]),
@@ -121,6 +127,14 @@ def describe_making(command: list[str] | None) -> dict[str, Any]:
         "device_count": jax.device_count(),
         "command": command if command is not None else [os.path.basename(argument) for argument in sys.argv[:1]],
     }
+
+
+def _check_format(run: RunDirectory, found: Any) -> None:
+    if type(found) is not int or not 1 <= found <= FORMAT:
+        raise JaxdtError(
+            f"{run.config} is of format {found!r:.40}, and this version of jaxdt reads formats up to {FORMAT}; read it "
+            "with the version that wrote it, or a newer one."
+        )
 
 
 def _read_interface(values: dict[str, Any]) -> Interface:
