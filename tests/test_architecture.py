@@ -12,7 +12,7 @@ PACKAGE = Path(jaxdt.__file__).parent
 BASE = {"config", "types", "errors", "files"}
 MAY_IMPORT = {
     "config": {"errors"},
-    "types": set(),
+    "types": {"errors"},
     "errors": set(),
     "files": {"errors"},
     "pickles": {"errors"},

@@ -1,0 +1,115 @@
+"""The transformer's shape and how its weights are updated.
+
+The defaults are the paper's gym recipe (Chen et al. 2021, appendix A; the original's `gym/experiment.py`).
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+from tyro.conf import Suppress
+
+from jaxdt.config.checks import at_least, at_most, one_of, within
+from jaxdt.errors import JaxdtError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shape of the transformer (paper section 3)."""
+
+    state_dim: Suppress[int | None] = None
+    """Length of an observation; None: taken from the data."""
+    action_dim: Suppress[int | None] = None
+    """Length of an action; None: taken from the data."""
+    context_length: int = 20
+    """Environment steps the policy sees; three tokens each."""
+    max_episode_length: int = 1000
+    """Number of timestep embeddings; later steps share the last one."""
+    width: int = 128
+    """Size of a token's embedding."""
+    num_layers: int = 3
+    """Transformer blocks."""
+    num_heads: int = 1
+    """Attention heads; must divide the width."""
+    mlp_width: int | None = None
+    """Hidden units of a block's MLP; None: four times the width."""
+    activation: Literal["relu", "gelu", "gelu_new"] = "relu"
+    """Of the MLP; gelu is the exact one, gelu_new its tanh approximation."""
+    action_tanh: bool = True
+    """Squash predicted actions into [-1, 1]."""
+    layer_norm_epsilon: float = 1e-5
+    """Added to the variance in every LayerNorm but the embedding's, which keeps 1e-5 (Hugging Face's rule)."""
+    initialization: Literal["original", "huggingface"] = "original"
+    """Of the weights; original: PyTorch's defaults around a GPT-2; huggingface: N(0, 0.02), less by depth."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the computations; the weights, the optimiser and the loss are float32 in either case."""
+    embedding_dropout: float = 0.1
+    """Probability of dropping an element after the embedding LayerNorm."""
+    attention_dropout: float = 0.1
+    """Probability of dropping an attention weight."""
+    residual_dropout: float = 0.1
+    """Probability of dropping an element of what a block adds to its input."""
+
+    def __post_init__(self):
+        for name in ("context_length", "max_episode_length", "width", "num_layers", "num_heads"):
+            at_least(self, name, 1)
+        for name in ("state_dim", "action_dim", "mlp_width"):
+            if getattr(self, name) is not None:
+                at_least(self, name, 1)
+        for name in ("state_dim", "action_dim", "max_episode_length", "width", "num_layers", "mlp_width"):
+            at_most(self, name, 2**24)
+        at_most(self, "context_length", 4096)
+        if self.width % self.num_heads:
+            raise JaxdtError(
+                f"width must be divisible by num_heads; got width={self.width}, num_heads={self.num_heads}."
+            )
+        for name in ("embedding_dropout", "attention_dropout", "residual_dropout"):
+            within(self, name, 0.0, 1.0)
+        if not 0 < self.layer_norm_epsilon < 1:
+            raise JaxdtError(f"layer_norm_epsilon must be above 0 and below 1; got {self.layer_norm_epsilon}.")
+        one_of(self, "activation", ("relu", "gelu", "gelu_new"))
+        one_of(self, "initialization", ("original", "huggingface"))
+        one_of(self, "dtype", ("float32", "bfloat16"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with a linear warm-up."""
+
+    learning_rate: float = 1e-4
+    """Step size after the warm-up."""
+    warmup_steps: int | None = 10_000
+    """Updates over which the learning rate rises linearly from 0; None: `warmup-fraction` of all."""
+    warmup_fraction: float = 0.1
+    """Share of all updates, where `warmup-steps` is None."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """After the warm-up; linear: falls to 0 at the last update, and the warm-up starts at 0 exactly."""
+    total_steps: Suppress[int | None] = None
+    """Where a linear schedule ends; None: taken from the run's steps."""
+    weight_decay: float = 1e-4
+    """Decoupled decay, multiplied by the learning rate."""
+    decay_biases: bool = True
+    """Decay every parameter; otherwise not the biases and LayerNorms."""
+    beta1: float = 0.9
+    """Adam's decay rate of the mean gradient."""
+    beta2: float = 0.999
+    """Adam's decay rate of the mean squared gradient."""
+    epsilon: float = 1e-8
+    """Adam's term against division by zero."""
+    max_grad_norm: float = 0.25
+    """Gradients are scaled down to this global norm."""
+
+    def __post_init__(self):
+        for name in ("warmup_steps", "total_steps"):
+            if getattr(self, name) is not None:
+                at_least(self, name, 0)
+        one_of(self, "schedule", ("constant", "linear"))
+        within(self, "warmup_fraction", 0.0, 1.0)
+        for name in ("learning_rate", "weight_decay", "epsilon"):
+            within(self, name, 0.0, math.inf)
+        for name in ("beta1", "beta2"):
+            within(self, name, 0.0, 1.0)
+        if not 0 < self.max_grad_norm < math.inf:
+            raise JaxdtError(
+                f"max_grad_norm must be above 0 and finite; got {self.max_grad_norm} (1e9 switches clipping off)."
+            )

@@ -1,0 +1,124 @@
+"""A whole run: data, method, schedule and evaluation."""
+
+import dataclasses
+import math
+import typing
+from typing import Literal
+
+from tyro.conf import OmitArgPrefixes, Suppress
+
+from jaxdt.config.checks import at_least, one_of, within
+from jaxdt.config.model import ModelConfig, OptimizerConfig
+from jaxdt.errors import JaxdtError
+
+
+Context = Literal["exact", "cached"]
+"""How acting reads its context: every window anew, or from the keys and values of tokens as they were when new."""
+
+INTERVALS = ("log_every", "eval_every", "save_every")
+"""Of a TrainConfig, in updates."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A whole run: data, model, optimiser, schedule and evaluation."""
+
+    preset: Suppress[str] = "paper"
+    """Name of the preset that the values started from."""
+    init: str | None = None
+    """Run directory to start from: its weights, model and normalisation; None: random weights."""
+    dataset: str | None = None
+    """Episodes: a file, hf:OWNER/NAME/CONFIG, minari:NAME, `demo`, or several joined by `+`; None: `demo`."""
+    map_above: float | None = None
+    """GiB; larger episodes are unpacked once into a cache on disk and mapped from it; None: a quarter of memory."""
+    env: str | None = None
+    """Environment to evaluate in, a Gymnasium id; `none`: no evaluation; None: the one the data names."""
+    steps: int | None = 100_000
+    """Updates in all; None: as many as `passes` make."""
+    passes: int | None = None
+    """Passes of one window an episode, as Hugging Face's trainer counts; the last batch of each is smaller."""
+    batch_size: int = 64
+    """Windows an update."""
+    seed: int = 0
+    """Of the initial weights, the windows and dropout; evaluation uses environment seeds of its own."""
+    return_scale: float = 1000.0
+    """Returns-to-go are divided by this, in reward units."""
+    best_fraction: float = 1.0
+    """Train on the best episodes only, up to this share of all steps (the paper's %BC rule)."""
+    delayed_reward: bool = False
+    """Move each episode's reward to its last step; return-to-go then stays constant."""
+    clip_actions: bool = False
+    """Clip recorded actions into the action space instead of refusing them."""
+    targets: tuple[float, ...] | None = None
+    """Target returns to evaluate at, in reward units; None: the preset's rule."""
+    paper_targets: bool = True
+    """Default targets: the paper's where it names the environment; otherwise `target-quantiles`."""
+    target_quantiles: tuple[float, ...] = (0.2, 0.5, 0.8, 1.0)
+    """Default targets: these quantiles of the data's returns (1 is the maximum)."""
+    eval_every: int = 10_000
+    """Updates between evaluations; one always follows the last update."""
+    eval_episodes: int = 100
+    """Episodes a target in each evaluation."""
+    eval_seed: int = 1000
+    """Environment seed of the first episode of each target; the next ones count up."""
+    eval_context: Context = "exact"
+    """How evaluation reads its context; cached: each token is computed once, much faster, slightly another policy."""
+    save_every: int = 10_000
+    """Updates between checkpoints; one always follows the last update."""
+    save_every_minutes: float = 10.0
+    """Minutes after which a checkpoint is saved although `save-every` is not reached."""
+    log_every: int = 100
+    """Updates between lines of metrics.jsonl."""
+    updates_per_call: int | None = None
+    """Updates of one compiled call, which steps and intervals must be multiples of; None: the most up to 10 that fit.
+    It belongs to the run: another number may change the last bits of its weights."""
+    video: bool = False
+    """After training, render one episode a target to videos/ (needs the `video` extra)."""
+    tensorboard: bool = False
+    """Also write metrics for TensorBoard (needs the `tensorboard` extra)."""
+    model: OmitArgPrefixes[ModelConfig] = dataclasses.field(default_factory=ModelConfig)
+    optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=OptimizerConfig)
+
+    def __post_init__(self):
+        for name in ("steps", "passes", "batch_size", "eval_episodes", "updates_per_call", *INTERVALS):
+            if getattr(self, name) is not None:
+                at_least(self, name, 1)
+        for name in ("steps", *INTERVALS):
+            if (getattr(self, name) or 0) % (self.updates_per_call or 1):
+                raise JaxdtError(
+                    f"{name} must be a multiple of updates_per_call; got {getattr(self, name)} and "
+                    f"{self.updates_per_call}."
+                )
+        if self.steps is None and self.passes is None:
+            raise JaxdtError("steps or passes must be given; both are None.")
+        one_of(self, "eval_context", typing.get_args(Context))
+        for name in ("seed", "eval_seed"):
+            within(self, name, 0.0, 2.0**30)
+        if self.map_above is not None:
+            within(self, "map_above", 0.0, math.inf)
+        if not 0 < self.save_every_minutes < math.inf:
+            raise JaxdtError(f"save_every_minutes must be above 0 and finite; got {self.save_every_minutes}.")
+        if not 0 < self.return_scale < math.inf:
+            raise JaxdtError(f"return_scale must be above 0 and finite; got {self.return_scale}.")
+        if not 0 < self.best_fraction <= 1:
+            raise JaxdtError(f"best_fraction must be above 0 and at most 1; got {self.best_fraction}.")
+        if self.targets is not None and not (self.targets and all(map(math.isfinite, self.targets))):
+            raise JaxdtError(f"targets must be one or more finite returns; got {list(self.targets)}.")
+        if not (self.target_quantiles and all(0 <= q <= 1 for q in self.target_quantiles)):
+            raise JaxdtError(f"target_quantiles must lie between 0 and 1; got {list(self.target_quantiles)}.")
+
+
+CHANGEABLE = (
+    "map_above",
+    "steps",
+    "targets",
+    "eval_every",
+    "eval_episodes",
+    "eval_context",
+    "save_every",
+    "save_every_minutes",
+    "log_every",
+    "video",
+    "tensorboard",
+)
+"""What may differ when a run is resumed: how long and what is looked at, never what is learned."""
