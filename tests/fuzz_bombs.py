@@ -137,13 +137,13 @@ BOMBS: dict[str, tuple[str, str, Callable[[Path, Path], Path]]] = {
     "npz of bzip2": ("episodes", "compressed as NumPy never does", _other_compression),
     "hdf5 chunk inflating to 2 GB": (
         "episodes",
-        "another size than promised",
+        "another size than declared",
         _chunk(b"\x78\xda" + _deflated(b"", 2000) + b"\0\0\0\1", 5, compression="gzip"),
     ),
     **{
         f"hdf5 chunk smaller than its place, {name}": (
             "episodes",
-            "another size than promised",
+            "another size than declared",
             _chunk(stored, 2**23, mask, **options),
         )
         for name, stored, mask, options in (

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxdt import load_episodes
-from jaxdt.data import arrow, arrow_files
+from jaxdt.data.formats.columns import ArrowFile, _episode_lengths, _flat
 from tests.test_loading import refusal, write_npz
 
 
@@ -151,11 +151,9 @@ def test_episodes_come_in_order_whatever_the_chunks(tmp_path, rows):
 
 def test_a_slice_of_a_longer_array_is_read_from_its_own_start():
     table = pa.table(many_episodes([2, 3, 4, 1])).slice(1, 2)
-    file = arrow_files.ArrowFile(Path("a"), table.schema, lambda name: iter(table.column(name).chunks))
-    assert arrow._episode_lengths([file], "a").tolist() == [3, 4]
-    assert arrow._flat(table.column("observations").chunk(0), "observations", 0, "a")[1].ravel().tolist() == [
-        *range(6, 27)
-    ]
+    file = ArrowFile(Path("a"), table.schema, lambda name: iter(table.column(name).chunks))
+    assert _episode_lengths([file], "a").tolist() == [3, 4]
+    assert _flat(table.column("observations").chunk(0), "observations", 0, "a")[1].ravel().tolist() == [*range(6, 27)]
 
 
 def test_other_columns_are_not_read(tmp_path):
@@ -308,7 +306,8 @@ DAMAGE = """
 import random, sys
 from pathlib import Path
 from jaxdt import JaxdtError
-from jaxdt.data.arrow import load_directory, load_parquet
+from jaxdt.data.formats.parquet import load_parquet
+from jaxdt.data.formats.saved import load_directory
 path = Path(sys.argv[1])
 file = path if path.is_file() else next(path.glob("*.arrow"))
 whole, rng, refused = file.read_bytes(), random.Random(0), 0
@@ -324,8 +323,8 @@ print(refused)
 
 
 def believe_little(monkeypatch) -> None:
-    for module in (arrow, arrow_files):
-        monkeypatch.setattr(module, "believable", lambda *paths: 100 * sum(path.stat().st_size for path in paths))
+    limit = "jaxdt.data.formats.columns.size_limit"
+    monkeypatch.setattr(limit, lambda *paths: 100 * sum(path.stat().st_size for path in paths))
 
 
 @pytest.mark.parametrize("name", ["observations", "rewards"])
@@ -466,7 +465,7 @@ MEASURE = """
 import re, sys, time
 from pathlib import Path
 import pyarrow.compute, pyarrow.parquet
-from jaxdt.data.arrow import load_parquet
+from jaxdt.data.formats.parquet import load_parquet
 def peak():  # of this process alone: getrusage's goes on from the process that started it
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 before, start = peak(), time.perf_counter()

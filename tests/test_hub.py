@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jaxdt.data.hub import configs_in
+from jaxdt.data.formats.hub import configs_in
 from jaxdt.progress import Progress
 from tests.hub_server import HubServer
 from tests.test_arrow import NUMBERS, columns, write_parquet

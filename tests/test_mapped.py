@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdt import EpisodeStore, JaxdtError, WindowSampler, load_episodes
-from jaxdt.data import loading, mapped, places
+from jaxdt.data import loading, mapped, storage
 from jaxdt.data.writing import write_episodes
 from jaxdt.progress import Progress
 from tests.conftest import make_store
@@ -276,7 +276,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, 
         os.utime(path, ns=(5, 5))
         return make_store()
 
-    monkeypatch.setitem(loading.FILES, ".npz", read)
+    monkeypatch.setitem(loading.FORMATS, ".npz", loading.FORMATS[".npz"]._replace(read=read))
     with pytest.raises(JaxdtError, match="was changed while it was read; load it again"):
         load_episodes(path, map_above=0.0)
     assert not [path for path in cache.iterdir() if path.is_dir()]
@@ -285,7 +285,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, 
 def test_a_full_disk_is_one_sentence_that_names_the_way_out(tmp_path, monkeypatch, cache):
     path = write_npz(tmp_path / "a.npz")
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(places.shutil, "disk_usage", lambda path: usage._replace(free=50))
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: usage._replace(free=50))
     with pytest.raises(JaxdtError, match=r"there is no room for .* XDG_CACHE_HOME .* a larger --map-above") as caught:
         load_episodes(path, map_above=0.0)
     assert str(cache) in str(caught.value)
@@ -297,7 +297,7 @@ def test_a_full_disk_is_one_sentence_that_names_the_way_out(tmp_path, monkeypatc
 def test_a_disk_that_fills_up_while_it_is_written_to_is_one_sentence(tmp_path):
     (tmp_path / "observations.npy").symlink_to("/dev/full")
     with pytest.raises(JaxdtError, match="No space left on device; make room there"):
-        places.Files(tmp_path, lambda size: None).filling("observations", (4, 1), np.float32)
+        storage.DirectoryStorage(tmp_path, lambda size: None).array_writer("observations", (4, 1), np.float32)
 
 
 def test_without_a_cache_the_way_out_is_named(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxdt
-from jaxdt.data.minari import load_minari
+from jaxdt.data.formats.minari import load_minari
 from tests.conftest import make_store
 from tests.hub_server import HubServer
 
@@ -168,7 +168,7 @@ def test_a_number_of_episodes_that_is_not_the_files_is_refused(root, total):
 
 
 def test_an_episode_that_repeats_through_links_fills_no_memory(root, monkeypatch):
-    monkeypatch.setattr("jaxdt.data.minari.believable", lambda path: 10_000)
+    monkeypatch.setattr("jaxdt.data.formats.minari.size_limit", lambda path: 10_000)
     folder = write(root / NAME / "data", make_store((100,)), total_episodes=40)
     with h5py.File(folder / "main_data.hdf5", "a") as file:
         for number in range(1, 40):

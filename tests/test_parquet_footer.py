@@ -2,7 +2,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jaxdt.data.parquet_footer import promised_bytes
+from jaxdt.data.formats.parquet_footer import declared_bytes
 from tests.test_arrow import many_episodes, write_parquet
 
 
@@ -12,7 +12,7 @@ def write_footer(path, footer: bytes):
 
 
 def promise(path, *names, most=2**40) -> int:
-    return promised_bytes(path, names, most)
+    return declared_bytes(path, names, most)
 
 
 def test_the_promise_is_what_the_pages_decode_to(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 import jaxdt
 from jaxdt import EpisodeStore
-from jaxdt.data.pickled import load_pickle
+from jaxdt.data.formats.pickled import load_pickle
 from tests.conftest import make_store
 from tests.test_pickles import Calls
 

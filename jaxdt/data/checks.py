@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from jaxdt.data.places import pieces
+from jaxdt.data.storage import chunks
 from jaxdt.errors import JaxdtError
 
 
@@ -130,18 +130,18 @@ def _ends_of_flags(done: np.ndarray, source: str) -> np.ndarray:
 def _check_finite(fields: dict[str, np.ndarray], offsets: np.ndarray, source: str) -> None:
     for name in ("observations", "actions", "rewards"):
         start = 0
-        for piece in pieces(fields[name]):
+        for chunk in chunks(fields[name]):
             # A sum is finite only if its terms are; the slow search runs only to name the place.
             with np.errstate(invalid="ignore"):
-                total = piece.sum(dtype=np.float64) if piece.dtype.kind == "f" else 0.0
+                total = chunk.sum(dtype=np.float64) if chunk.dtype.kind == "f" else 0.0
             if not np.isfinite(total):
-                row = start + int(np.argmax(~np.isfinite(piece.reshape(len(piece), -1)).all(axis=1)))
+                row = start + int(np.argmax(~np.isfinite(chunk.reshape(len(chunk), -1)).all(axis=1)))
                 episode = int(np.searchsorted(offsets, row, side="right")) - 1
                 raise JaxdtError(
                     f"{source}: {name} of episode {episode}, step {row - offsets[episode]}, is not a finite float32; "
                     "remove that episode or repair it."
                 )
-            start += len(piece)
+            start += len(chunk)
 
 
 def _check_returns(rewards: np.ndarray, offsets: np.ndarray, source: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxdt.data.checks import checked_arrays
-from jaxdt.data.places import MEMORY, NamelessFiles, Place, let_go, pieces
+from jaxdt.data.storage import MEMORY, Storage, TemporaryStorage, chunks, release_pages
 from jaxdt.errors import JaxdtError
 from jaxdt.files import open_atomically
 
@@ -138,8 +138,8 @@ class EpisodeStore:
         for name in ("observations", "actions", "rewards", "terminations", "truncations", "offsets"):
             values = np.ascontiguousarray(getattr(self, name))
             digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
-            for piece in pieces(values):
-                digest.update(piece.view(np.uint8).reshape(-1).data)
+            for chunk in chunks(values):
+                digest.update(chunk.view(np.uint8).reshape(-1).data)
         return digest.hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -190,7 +190,7 @@ class EpisodeStore:
         Raises JaxdtError when actions lie outside the space, unless `clip`.
         """
         slack = 1e-5 * (high - low)
-        outside = [((a < low - slack) | (a > high + slack)).any(axis=1) for a in pieces(self.actions)]
+        outside = [((a < low - slack) | (a > high + slack)).any(axis=1) for a in chunks(self.actions)]
         rows = np.flatnonzero(np.concatenate(outside))
         if len(rows) and not clip:
             row = int(rows[0])
@@ -200,8 +200,8 @@ class EpisodeStore:
                 f"episode {self._episode_of(row)}); rescale them, or clip them with --clip-actions."
             )
         width = np.where(high > low, high - low, 1)  # an action that cannot move stays at -1
-        unit = (2 * (np.clip(a, low, high) - low) / width - 1 for a in pieces(self.actions))
-        return dataclasses.replace(self, actions=self._filled("actions", self.num_steps, unit))
+        unit = (2 * (np.clip(a, low, high) - low) / width - 1 for a in chunks(self.actions))
+        return dataclasses.replace(self, actions=self._like_ours("actions", self.num_steps, unit))
 
     def _select(self, episodes: Int[np.ndarray, " k"]) -> "EpisodeStore":
         kept = np.zeros(self.num_episodes, bool)
@@ -209,7 +209,7 @@ class EpisodeStore:
         rows = np.flatnonzero(np.repeat(kept, self.lengths))
 
         def selected(name: str) -> np.ndarray:
-            return self._filled(name, len(rows), _rows(getattr(self, name), rows))
+            return self._like_ours(name, len(rows), _rows(getattr(self, name), rows))
 
         return dataclasses.replace(
             self,
@@ -222,27 +222,27 @@ class EpisodeStore:
             statistics_before_filters=self.statistics,
         )
 
-    def _filled(self, name: str, steps: int, parts: Iterable[np.ndarray]) -> np.ndarray:
+    def _like_ours(self, name: str, steps: int, parts: Iterable[np.ndarray]) -> np.ndarray:
         """An array like ours of other numbers, in memory or on the disk as ours is."""
         ours = getattr(self, name)
-        place = MEMORY if self.mapped_in is None else NamelessFiles(self.mapped_in.parent)
-        filling = place.filling(name, (steps, *ours.shape[1:]), ours.dtype)
+        storage = MEMORY if self.mapped_in is None else TemporaryStorage(self.mapped_in.parent)
+        writer = storage.array_writer(name, (steps, *ours.shape[1:]), ours.dtype)
         for part in parts:
-            filling.append(part)
-        return filling.done()
+            writer.append(part)
+        return writer.done()
 
     def _episode_of(self, row: int) -> int:
         return int(np.searchsorted(self.offsets, row, side="right")) - 1
 
 
 def _rows(values: np.ndarray, rows: Int[np.ndarray, " k"]) -> Iterator[np.ndarray]:
-    for some in pieces(rows):
-        yield values[some]
-        let_go(values)
+    for chunk in chunks(rows):
+        yield values[chunk]
+        release_pages(values)
 
 
-def concatenate(stores: Sequence[EpisodeStore], names: Sequence[str], place: Place) -> EpisodeStore:
-    """Several stores as one at a place; `names` are for the error when they do not belong together."""
+def concatenate(stores: Sequence[EpisodeStore], names: Sequence[str], storage: Storage) -> EpisodeStore:
+    """Several stores as one; `names` are for the error when they do not belong together."""
     first = stores[0]
     if len(stores) == 1:
         return first
@@ -266,23 +266,23 @@ def concatenate(stores: Sequence[EpisodeStore], names: Sequence[str], place: Pla
     return EpisodeStore(
         offsets=np.concatenate([[0], *ends]),
         env_id=next(iter(env_ids), None),
-        **{field: _joined(field, [getattr(store, field) for store in stores], place) for field in joined},  # type: ignore[arg-type]
+        **{field: _joined(field, [getattr(store, field) for store in stores], storage) for field in joined},  # type: ignore[arg-type]
     )
 
 
-def _joined(field: str, arrays: Sequence[np.ndarray], place: Place) -> np.ndarray:
+def _joined(field: str, arrays: Sequence[np.ndarray], storage: Storage) -> np.ndarray:
     shape = (sum(map(len, arrays)), *arrays[0].shape[1:])
-    filling = place.filling(field, shape, np.result_type(*arrays))
+    writer = storage.array_writer(field, shape, np.result_type(*arrays))
     for array in arrays:
-        for piece in pieces(array):
-            filling.append(piece)
-    return filling.done()
+        for chunk in chunks(array):
+            writer.append(chunk)
+    return writer.done()
 
 
 def _mean(values: np.ndarray, of: Any) -> Float[np.ndarray, "*s"]:
     total = np.zeros(values.shape[1:], np.float64)
-    for piece in pieces(values):
-        total += of(piece.astype(np.float64)).sum(axis=0)
+    for chunk in chunks(values):
+        total += of(chunk.astype(np.float64)).sum(axis=0)
     return total / len(values)
 
 

@@ -7,30 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxdt.data.arrow import load_directory, load_parquet
 from jaxdt.data.demo import collect_demo_episodes
 from jaxdt.data.episodes import EpisodeStore, concatenate
-from jaxdt.data.hdf5 import load_hdf5
-from jaxdt.data.hub import PREFIX as HUB, find_hub, read_hub
+from jaxdt.data.formats import FORMATS, size_in_memory
+from jaxdt.data.formats.hub import PREFIX as HUB, find_hub, read_hub
+from jaxdt.data.formats.minari import PREFIX as MINARI, find_minari, load_minari
+from jaxdt.data.formats.saved import load_directory
 from jaxdt.data.mapped import load_mapped, most_in_memory
-from jaxdt.data.minari import PREFIX as MINARI, find_minari, load_minari
-from jaxdt.data.npz import load_npz
-from jaxdt.data.pickled import load_pickle
-from jaxdt.data.places import MEMORY, Place
-from jaxdt.data.sizes import size_in_memory
+from jaxdt.data.storage import MEMORY, Storage
 from jaxdt.errors import JaxdtError
 from jaxdt.progress import Progress
 
 
-FILES: dict[str, Callable[[Path, Place], EpisodeStore]] = {
-    ".npz": load_npz,
-    ".parquet": load_parquet,
-    ".hdf5": load_hdf5,
-    ".pkl": load_pickle,
-}
-"""Which function reads a file, by its ending."""
-
-KINDS = f"give the path of a file ({', '.join(FILES)}) or a directory, {HUB}OWNER/NAME/CONFIG, {MINARI}NAME, or demo"
+KINDS = f"give the path of a file ({', '.join(FORMATS)}) or a directory, {HUB}OWNER/NAME/CONFIG, {MINARI}NAME, or demo"
 
 
 class _Source(NamedTuple):
@@ -38,7 +27,7 @@ class _Source(NamedTuple):
     """As the user gave it, but paths whole."""
     files: list[Path]
     """What it is read from, or made by."""
-    read: Callable[[Place], EpisodeStore]
+    read: Callable[[Storage], EpisodeStore]
 
 
 def load_episodes(
@@ -46,7 +35,7 @@ def load_episodes(
 ) -> EpisodeStore:
     """Episodes of a spec: a path, `hf:OWNER/NAME/CONFIG`, `minari:NAME`, `demo`, or several joined by `+`.
 
-    - A path: a file of `FILES`' kinds, or a directory that `datasets` saved, or one of parquet files.
+    - A path: a file of `FORMATS`, or a directory that `datasets` saved, or one of parquet files.
     - `hf:OWNER/NAME/CONFIG`: a dataset of the Hugging Face hub, kept in its cache; `progress` hears of a download.
     - `minari:NAME`: a dataset of Minari, downloaded where it is not here yet (needs the extra `minari`).
     - `demo`: rolls out the shipped HalfCheetah-v5 policies (some seconds).
@@ -62,13 +51,13 @@ def load_episodes(
     names = [spec] if os.path.exists(os.path.expanduser(spec)) else spec.split("+")
     sources = [_find(name, progress or Progress()) for name in names]
 
-    def read(place: Place) -> EpisodeStore:
+    def read(storage: Storage) -> EpisodeStore:
         if len(sources) == 1:
-            return sources[0].read(place)
-        return concatenate([source.read(place.part(i)) for i, source in enumerate(sources)], names, place)
+            return sources[0].read(storage)
+        return concatenate([source.read(storage.part(i)) for i, source in enumerate(sources)], names, storage)
 
     files = [(source.name, source.files) for source in sources]
-    size = sum(size_in_memory(source.files) for source in sources)
+    size = sum(size_in_memory(path) for source in sources for path in source.files)
     if size <= (most_in_memory() if map_above is None else map_above * 2**30):
         return read(MEMORY)
     return load_mapped(files, spec, read, size, progress or Progress())
@@ -78,22 +67,22 @@ def _find(name: str, progress: Progress) -> _Source:
     if name == "demo":
         simulator = importlib.util.find_spec("mujoco")
         made_by = [Path(simulator.origin)] if simulator is not None and simulator.origin else []
-        return _Source(name, made_by, lambda place: collect_demo_episodes())
+        return _Source(name, made_by, lambda storage: collect_demo_episodes())
     if name.startswith(HUB):
         paths, names = find_hub(name, progress)
-        return _Source(name, paths, lambda place: read_hub(name, paths, names, place))
+        return _Source(name, paths, lambda storage: read_hub(name, paths, names, storage))
     if name.startswith(MINARI):
         dataset_id = name.removeprefix(MINARI)
-        return _Source(name, _files_in(find_minari(dataset_id)), lambda place: load_minari(dataset_id))
+        return _Source(name, _files_in(find_minari(dataset_id)), lambda storage: load_minari(dataset_id))
     path = Path(os.path.expanduser(name))
     whole = os.path.abspath(path)
     if name and os.path.isdir(path):
-        return _Source(whole, _files_in(path), lambda place: load_directory(path, place))
+        return _Source(whole, _files_in(path), lambda storage: load_directory(path, storage))
     if not os.path.isfile(path):
         raise JaxdtError(f"dataset {name!r} does not exist; {KINDS}.")
-    if path.suffix not in FILES:
+    if path.suffix not in FORMATS:
         raise JaxdtError(f"dataset {name!r} is of an unknown kind {path.suffix!r}; {KINDS}.")
-    return _Source(whole, [path], lambda place: FILES[path.suffix](path, place))
+    return _Source(whole, [path], lambda storage: FORMATS[path.suffix].read(path, storage))
 
 
 def _files_in(directory: Path) -> list[Path]:

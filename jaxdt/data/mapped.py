@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.places import LARGE, Files, copied
+from jaxdt.data.storage import LARGE, DirectoryStorage, copied
 from jaxdt.errors import JaxdtError
 from jaxdt.files import directory_atomically, private_cache
 from jaxdt.progress import Progress
@@ -50,7 +50,7 @@ def most_in_memory() -> int:
 def load_mapped(
     files: Sequence[tuple[str, Sequence[Path]]],
     label: str,
-    load: Callable[[Files], EpisodeStore],
+    load: Callable[[DirectoryStorage], EpisodeStore],
     size: int,
     progress: Progress,
 ) -> EpisodeStore:
@@ -118,7 +118,9 @@ def _sole_unpacker(path: Path, label: str, progress: Progress) -> Iterator[None]
         lock.release()
 
 
-def _fill(directory: Path, load: Callable[[Files], EpisodeStore], task: str, size: int, progress: Progress) -> None:
+def _fill(
+    directory: Path, load: Callable[[DirectoryStorage], EpisodeStore], task: str, size: int, progress: Progress
+) -> None:
     written = 0
 
     def wrote(more: int) -> None:
@@ -129,11 +131,11 @@ def _fill(directory: Path, load: Callable[[Files], EpisodeStore], task: str, siz
     progress.start(task, size // 2**20, "MiB")
     with contextlib.ExitStack() as stack:
         stack.callback(progress.stop)
-        place = stack.enter_context(contextlib.closing(Files(directory, wrote)))
-        store = load(place)
+        storage = stack.enter_context(contextlib.closing(DirectoryStorage(directory, wrote)))
+        store = load(storage)
         for name in LARGE:
             if not (directory / f"{name}.npy").exists():  # of a reader that reads into memory
-                copied(name, getattr(store, name), place)
+                copied(name, getattr(store, name), storage)
         for name in ("terminations", "truncations", "offsets"):
             np.save(directory / f"{name}.npy", getattr(store, name))
         (directory / "environment.json").write_text(json.dumps(store.env_id), encoding="utf-8")

@@ -11,10 +11,10 @@ from jaxdt.types import Window
 
 
 _BLOCK = 64
-"""Batches whose places are drawn at once; other numbers draw other windows."""
+"""Batches that are drawn at once; other numbers draw other windows."""
 
 
-class _Places(NamedTuple):
+class _WindowIndices(NamedTuple):
     """Where the windows of a block of batches lie, each array (batches, b)."""
 
     start: np.ndarray
@@ -65,7 +65,7 @@ class WindowSampler(Iterator[Window]):
         self._batch_size = batch_size
         self._windows_per_pass = windows_per_pass
         self._seed = seed
-        self._block, self._places = -1, _Places(*np.empty((3, 0, batch_size), int))
+        self._block, self._indices = -1, _WindowIndices(*np.empty((3, 0, batch_size), int))
         returns_to_go = store.returns_to_go / np.float32(return_scale)
         self._tables = (store.observations, store.actions, returns_to_go)
         # Views of every `context_length` rows, or of none: an index into them copies a window in one piece.
@@ -89,8 +89,8 @@ class WindowSampler(Iterator[Window]):
         """Batch `index` of the stream; shapes (b, t, s), (b, t, a), (b, t), (b, t), (b, t)."""
         block, i = divmod(index, _BLOCK)
         if block != self._block:
-            self._block, self._places = block, self._draw(block)
-        start, timestep, padding = (values[i] for values in self._places)
+            self._block, self._indices = block, self._draw(block)
+        start, timestep, padding = (values[i] for values in self._indices)
         padded = padding.nonzero()[0].tolist()
         observations, actions, returns_to_go = self._gather(start, any(start[i] < 0 for i in padded))
         states = observations.astype(self._precision, copy=False)
@@ -108,7 +108,7 @@ class WindowSampler(Iterator[Window]):
                 values[i, : padding[i]] = 0
         return window
 
-    def _draw(self, block: int) -> "_Places":
+    def _draw(self, block: int) -> "_WindowIndices":
         """For many batches at once, in the time of a few."""
         store, length, shape = self._store, self._context_length, (_BLOCK, self._batch_size)
         random = np.random.Generator(np.random.Philox(key=np.array([self._seed, block], np.uint64)))
@@ -122,7 +122,7 @@ class WindowSampler(Iterator[Window]):
             window_of_pass = batch_of_pass[:, None] * self._batch_size + np.arange(self._batch_size)
             real[window_of_pass >= self._windows_per_pass] = 0
         start = first + real - length  # of the whole window; what lies before `first` becomes padding
-        return _Places(start, start - store.offsets[episode] + length, length - real)
+        return _WindowIndices(start, start - store.offsets[episode] + length, length - real)
 
     def _gather(self, start: np.ndarray, before_first_row: bool) -> list[np.ndarray]:
         """Copies of the rows of windows that begin at `start`."""

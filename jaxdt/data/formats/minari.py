@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxdt.data.arrow_files import believable, decoded_bytes
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.hdf5 import member, read_dataset, reading_hdf5
-from jaxdt.data.joining import join_episodes
+from jaxdt.data.formats.hdf5 import member, read_dataset, reading_hdf5
+from jaxdt.data.formats.joining import join_episodes
+from jaxdt.data.formats.limits import array_bytes, size_limit
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.files import read_json
 from jaxdt.simulator import is_plain_env_id
@@ -63,15 +63,15 @@ def load_minari(dataset_id: str) -> EpisodeStore:
 
 
 def _episodes(file: "h5py.File", metadata: dict[str, Any], path: Path) -> list[dict[str, np.ndarray]]:
-    total, room = metadata.get("total_episodes"), believable(path)
+    total, bytes_left = metadata.get("total_episodes"), size_limit(path)
     if type(total) is not int or not 0 < total <= len(file):
         raise JaxdtError(f"{path} holds {len(file)} episodes but its metadata says {total!r:.40}; load it anew.")
     episodes = []
     for number in range(total):
         group, arrays = member(file, f"episode_{number}", path), {}
         for name in ("observations", "actions", "rewards", "terminations", "truncations"):
-            arrays[name] = read_dataset(group, name, path, room)
-            room -= decoded_bytes(name, arrays[name].shape, arrays[name].dtype)
+            arrays[name] = read_dataset(group, name, path, bytes_left)
+            bytes_left -= array_bytes(name, arrays[name].shape, arrays[name].dtype)
         if len(arrays["observations"]) != len(arrays["rewards"]) + 1:
             raise JaxdtError(
                 f"{path}: observations of episode {number} has {len(arrays['observations'])} rows for "

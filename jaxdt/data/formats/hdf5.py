@@ -1,6 +1,7 @@
 """HDF5 files of D4RL's layout: flat arrays, flags where episodes end."""
 
 import contextlib
+import io
 import itertools
 import math
 import warnings
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from jaxdt.data.arrow_files import believable, decoded_bytes
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.places import LARGE, MEMORY, Place
+from jaxdt.data.formats.limits import array_bytes, kept_bytes, size_limit
+from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError, one_line
+from jaxdt.files import open_atomically
 from jaxdt.simulator import is_plain_env_id
 
 
@@ -35,7 +37,7 @@ _PIPELINES = [
 _MOST_OF_LZF = 2**30  # bytes; one of a chunk can become 88
 
 
-def load_hdf5(path: Path, place: Place = MEMORY) -> EpisodeStore:
+def load_hdf5(path: Path, storage: Storage = MEMORY) -> EpisodeStore:
     """Episodes of a file of D4RL's layout.
 
     - The datasets `observations` (n, ...), `actions` (n, a), `rewards` (n,) and `terminals` (n,): the environment
@@ -47,10 +49,10 @@ def load_hdf5(path: Path, place: Place = MEMORY) -> EpisodeStore:
     """
     with reading_hdf5(path) as file:
         names = ["observations", "actions", "rewards", "terminals", *(["timeouts"] if "timeouts" in file else [])]
-        arrays, room = {}, believable(path)
+        arrays, bytes_left = {}, size_limit(path)
         for name in names:
-            arrays[name] = read_dataset(file, name, path, room, place)
-            room -= decoded_bytes(name, arrays[name].shape, arrays[name].dtype)
+            arrays[name] = read_dataset(file, name, path, bytes_left, storage)
+            bytes_left -= array_bytes(name, arrays[name].shape, arrays[name].dtype)
         env_id = _env_id(file, path)
     flags = {name: _flags(arrays.pop(name), name, path) for name in names[3:]}
     for name in (*arrays, *flags):
@@ -84,41 +86,41 @@ def reading_hdf5(path: Path) -> Iterator["h5py.File"]:
         raise JaxdtError(f"{path} cannot be read as an HDF5 file: {reason:.200}; copy or make it again.") from error
 
 
-def read_dataset(group: Any, name: str, path: Path, room: int, into: Place = MEMORY) -> np.ndarray:
-    """A dataset's numbers, of `room` bytes at most; refuses what points elsewhere or needs a filter of others."""
+def read_dataset(group: Any, name: str, path: Path, bytes_left: int, storage: Storage = MEMORY) -> np.ndarray:
+    """A dataset's numbers, of `bytes_left` bytes at most; refuses what points elsewhere or needs a filter of others."""
     import h5py
 
-    place = _place(group, name, path)
+    where = _where(group, name, path)
     dataset = member(group, name, path)
     if not isinstance(dataset, h5py.Dataset):
-        raise JaxdtError(f"{place} must be a dataset of numbers; got a {type(dataset).__name__.lower()}.")
+        raise JaxdtError(f"{where} must be a dataset of numbers; got a {type(dataset).__name__.lower()}.")
     if dataset.external or dataset.is_virtual:
-        raise JaxdtError(f"{place} keeps its numbers in another file; store them in this one.")
+        raise JaxdtError(f"{where} keeps its numbers in another file; store them in this one.")
     if dataset.dtype.kind not in "biuf":
-        raise JaxdtError(f"{place} must be numbers; got dtype {dataset.dtype!s:.60}.")
+        raise JaxdtError(f"{where} must be numbers; got dtype {dataset.dtype!s:.60}.")
     if not dataset.shape:
-        raise JaxdtError(f"{place} must be an array of a row a step; got a single value or nothing.")
-    size = max(decoded_bytes(name, shape, dataset.dtype) for shape in (dataset.shape, dataset.chunks or ()))
-    if size > room:
+        raise JaxdtError(f"{where} must be an array of a row a step; got a single value or nothing.")
+    size = max(array_bytes(name, shape, dataset.dtype) for shape in (dataset.shape, dataset.chunks or ()))
+    if size > bytes_left:
         raise JaxdtError(
-            f"{place} would take {size / 2**30:.1f} GiB, far more than a file of "
+            f"{where} would take {size / 2**30:.1f} GiB, far more than a file of "
             f"{path.stat().st_size / 2**20:.1f} MiB holds; copy it again, or write it in smaller files."
         )
-    _check_chunks(dataset, place)
-    return _streamed(dataset, name, into) if into.on_disk and name in LARGE else dataset[()]
+    _check_chunks(dataset, where)
+    return _streamed(dataset, name, storage) if storage.on_disk and name in LARGE else dataset[()]
 
 
-def _streamed(dataset: "h5py.Dataset", name: str, place: Place) -> np.ndarray:
-    filling = place.filling(name, dataset.shape, dataset.dtype)
+def _streamed(dataset: "h5py.Dataset", name: str, storage: Storage) -> np.ndarray:
+    writer = storage.array_writer(name, dataset.shape, dataset.dtype)
     chunk = dataset.chunks[0] if dataset.chunks else 1  # a chunk is decompressed whole
     steps = chunk * max(1, 2**24 // max(1, chunk * math.prod(dataset.shape[1:]) * dataset.dtype.itemsize))
     for start in range(0, len(dataset), steps):
-        filling.append(dataset[start : start + steps])
-    return filling.done()
+        writer.append(dataset[start : start + steps])
+    return writer.done()
 
 
-def _check_chunks(dataset: "h5py.Dataset", place: str) -> None:
-    """Whether each chunk is as large as promised once it has been through its filters.
+def _check_chunks(dataset: "h5py.Dataset", where: str) -> None:
+    """Whether each chunk is as large as declared once it has been through its filters.
 
     HDF5 2.0 inflates a chunk that is larger to its end, and reads beyond the end (SIGSEGV) of one that is smaller.
     """
@@ -126,13 +128,13 @@ def _check_chunks(dataset: "h5py.Dataset", place: str) -> None:
     filters = [properties.get_filter(i) for i in range(properties.get_nfilters())]
     numbers = [number for number, *_ in filters]
     if foreign := set(numbers) - {_GZIP, _SHUFFLE, _FLETCHER32, _LZF}:  # some load a library from the machine
-        raise JaxdtError(f"{place} is stored through filter {min(foreign)}, which is not read; use gzip or lzf.")
+        raise JaxdtError(f"{where} is stored through filter {min(foreign)}, which is not read; use gzip or lzf.")
     if numbers not in _PIPELINES:
-        raise JaxdtError(f"{place} is stored through filters in an order that is not read, {numbers}; use gzip alone.")
+        raise JaxdtError(f"{where} is stored through filters in an order that is not read, {numbers}; use gzip alone.")
     if not numbers or dataset.chunks is None:
         return
     assert dataset.chunks is not None  # only chunks have filters
-    promised = math.prod(dataset.chunks) * dataset.id.get_type().get_size()
+    declared = math.prod(dataset.chunks) * dataset.id.get_type().get_size()
     chunks: list[h5py.h5d.StoreInfo] = []
     dataset.id.chunk_iter(chunks.append)
     for chunk in chunks:
@@ -140,30 +142,30 @@ def _check_chunks(dataset: "h5py.Dataset", place: str) -> None:
         size = chunk.size - 4 * (_FLETCHER32 in numbers and _FLETCHER32 not in skipped)
         if _GZIP in numbers and _GZIP not in skipped:
             _, stored = dataset.id.read_direct_chunk(chunk.chunk_offset)
-            size = len(zlib.decompressobj().decompress(stored[:size], promised + 1))
+            size = len(zlib.decompressobj().decompress(stored[:size], declared + 1))
         elif _LZF in numbers and _LZF not in skipped:
-            room_for_it = filters[numbers.index(_LZF)][2][2:3]  # what the filter allocates at first, then more
-            size = promised if room_for_it == (promised,) and chunk.size * 88 <= _MOST_OF_LZF else 0
-        if size != promised:
-            raise JaxdtError(f"{place} is damaged: its chunk at {chunk.chunk_offset} has another size than promised.")
+            first_allocation = filters[numbers.index(_LZF)][2][2:3]  # what the filter allocates at first, then more
+            size = declared if first_allocation == (declared,) and chunk.size * 88 <= _MOST_OF_LZF else 0
+        if size != declared:
+            raise JaxdtError(f"{where} is damaged: its chunk at {chunk.chunk_offset} has another size than declared.")
 
 
 def member(group: Any, name: str, path: Path) -> Any:
     """What a group holds itself under a name; links to elsewhere are refused."""
     import h5py
 
-    place = _place(group, name, path)
+    where = _where(group, name, path)
     link = group.get(name, getlink=True) if isinstance(group, h5py.Group) else None
     if link is None:
         names = itertools.islice(group, 12) if isinstance(group, h5py.Group) else ()
         found = ", ".join(f"{other:.40}" for other in names) or "nothing"
-        raise JaxdtError(f"{place} is missing; there is {found} (add the dataset).")
+        raise JaxdtError(f"{where} is missing; there is {found} (add the dataset).")
     if not isinstance(link, h5py.HardLink):
-        raise JaxdtError(f"{place} is a link to another place, which is not followed; store the numbers themselves.")
+        raise JaxdtError(f"{where} is a link to another place, which is not followed; store the numbers themselves.")
     return group[name]
 
 
-def _place(group: Any, name: str, path: Path) -> str:
+def _where(group: Any, name: str, path: Path) -> str:
     return f"{path}: {f'{group.name}/{name}'.lstrip('/')}"
 
 
@@ -220,3 +222,42 @@ def _env_id(file: "h5py.File", path: Path) -> str | None:
     if not is_plain_env_id(text):
         raise JaxdtError(f"{path}: env_id must be a Gymnasium id such as HalfCheetah-v5; got {text!r:.80}.")
     return text
+
+
+def hdf5_size(path: Path) -> int:
+    """Bytes of its observations, actions and rewards in memory; of Minari's, a group an episode, the file's size."""
+    with reading_hdf5(path) as file:
+        if "observations" not in file:
+            return path.stat().st_size
+        arrays = [member(file, name, path) for name in LARGE]
+        return sum(kept_bytes(array.shape, array.dtype) for array in arrays)
+
+
+def write_hdf5(store: EpisodeStore, path: Path) -> None:
+    """D4RL's layout: flat arrays, `terminals` and `timeouts` where episodes end; `env_id` as an attribute."""
+    import h5py
+
+    ends: Bool[np.ndarray, " n"] = np.zeros(store.num_steps, bool)
+    ends[store.offsets[1:] - 1] = True
+    if not np.array_equal(store.terminations | store.truncations, ends):
+        step = int(np.argmax((store.terminations | store.truncations) & ~ends))
+        episode = int(np.searchsorted(store.offsets, step, side="right")) - 1
+        raise JaxdtError(
+            f"{path}: episode {episode} has a termination or truncation at step {step - store.offsets[episode]}, "
+            "before its last, where HDF5's flags would end it; write .npz or .parquet."
+        )
+    arrays = {
+        "observations": store.observations,
+        "actions": store.actions,
+        "rewards": store.rewards,
+        "terminals": store.terminations,
+        "timeouts": store.truncations,
+    }
+    content = io.BytesIO()  # h5py cannot let go of a file on a disk that is full
+    with h5py.File(content, "w") as file:
+        for name, values in arrays.items():
+            file.create_dataset(name, data=values, compression="gzip", shuffle=True, fletcher32=True)
+        if store.env_id is not None:
+            file.attrs["env_id"] = np.bytes_(store.env_id.encode())
+    with open_atomically(path, "wb") as out:
+        out.write(content.getbuffer())

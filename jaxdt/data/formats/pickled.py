@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.joining import join_episodes
-from jaxdt.data.places import MEMORY, Place
+from jaxdt.data.formats.joining import join_episodes
+from jaxdt.data.storage import MEMORY, Storage
 from jaxdt.errors import JaxdtError
 from jaxdt.pickles import Stand, brief, is_shape, read_pickle
 
 
-def load_pickle(path: Path, place: Place = MEMORY) -> EpisodeStore:
+def load_pickle(path: Path, storage: Storage = MEMORY) -> EpisodeStore:
     """Episodes of a pickled list of dicts, as the original's download script writes it.
 
     Each dict holds `observations` (t, s), `actions` (t, a), `rewards` (t,), `terminals` or `dones` (t,) and maybe
     `timeouts` (t,); more is ignored. An episode that does not end in a terminal was cut off there.
-    A pickle is read into memory, whatever the `place`.
+    A pickle is read into memory, whatever the `storage`.
     Raises JaxdtError naming the file, the episode, the field and the fix; nothing in the file is run.
     """
-    del place
+    del storage
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -62,17 +62,17 @@ def _episode(values: Any, number: int, budget: "_Budget", path: Path) -> dict[st
 
 
 def _numbers(value: Any, field: str, number: int, budget: "_Budget", path: Path) -> np.ndarray:
-    place = f"{path}: {field} of episode {number}"
+    where = f"{path}: {field} of episode {number}"
     try:
         array = np.asarray(_plain(value, budget))
     except TypeError as error:
-        raise JaxdtError(f"{place} must be an array of numbers; it holds {error}.") from error
+        raise JaxdtError(f"{where} must be an array of numbers; it holds {error}.") from error
     except (ValueError, OverflowError) as error:
-        raise JaxdtError(f"{place} must be one array; got rows of different sizes.") from error
+        raise JaxdtError(f"{where} must be one array; got rows of different sizes.") from error
     if array.dtype.kind not in "biuf":
-        raise JaxdtError(f"{place} must be an array of numbers; got whole numbers beyond 64 bits.")
+        raise JaxdtError(f"{where} must be an array of numbers; got whole numbers beyond 64 bits.")
     if array.ndim == 0 or len(array) == 0:
-        raise JaxdtError(f"{place} is empty; an episode needs at least one step (drop that episode).")
+        raise JaxdtError(f"{where} is empty; an episode needs at least one step (drop that episode).")
     return array
 
 

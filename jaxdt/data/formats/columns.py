@@ -1,73 +1,42 @@
-"""Parquet files and what `datasets` saves, as flat arrays by Arrow's offsets; no Python list in between."""
+"""Columns of Parquet and Arrow files as flat arrays, by Arrow's offsets; no Python list in between."""
 
-import dataclasses
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from jaxdt.data.arrow_files import ArrowFile, believable, open_arrow, open_parquet, saved_config, saved_shards
-from jaxdt.data.d4rl import d4rl_env_id
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.places import MEMORY, Filling, Place
-from jaxdt.errors import JaxdtError
+from jaxdt.data.formats.limits import size_limit
+from jaxdt.data.storage import ArrayWriter, Storage
+from jaxdt.errors import JaxdtError, one_line
 from jaxdt.simulator import is_plain_env_id
 
 
 if TYPE_CHECKING:
     import pyarrow
 
-FLAGS = ("terminations", "truncations")
+_FLAGS = ("terminations", "truncations")
 
 
-def load_parquet(path: Path, place: Place = MEMORY) -> EpisodeStore:
-    """Episodes of one `.parquet` file; see `load_parquet_files`."""
-    return load_parquet_files([path], source=str(path), place=place)
+class ArrowFile(NamedTuple):
+    path: Path
+    schema: "pyarrow.Schema"
+    batches: Callable[[str], Iterator["pyarrow.Array"]]
+    """The arrays of a column, one after the other; nothing else is read."""
+    declared: Callable[[Sequence[str], int], int] = lambda names, most: 0
+    """Bytes that columns take decoded where that is more than lies in the file; it may stop above `most`."""
 
 
-def load_parquet_files(paths: Sequence[Path], *, source: str, place: Place = MEMORY) -> EpisodeStore:
-    """Episodes of the shards of one dataset, an episode a row.
-
-    - `observations` (t, s), `actions` (t, a): lists of lists of numbers; `rewards` (t,): lists of numbers.
-    - `terminations`, `truncations` (t,), or `dones` (t,): lists of booleans, of which a true last one says that the
-      environment ended the episode; without them it was cut off there.
-    - The key `env_id` of the schema's metadata names the environment. Other columns are not read.
-
-    Raises JaxdtError naming the source or the file, the column, the episode and the fix.
-    """
-    return _load([open_parquet(path) for path in paths], source, place)
-
-
-def load_directory(path: Path, place: Place = MEMORY) -> EpisodeStore:
-    """Episodes of a directory that `datasets` saved (its split `train`), or of one of parquet files.
-
-    The columns are those of `load_parquet_files`; so are the errors.
-    """
-    if (path / "dataset_dict.json").is_file():
-        path = path / "train"
-        if not path.is_dir():
-            raise JaxdtError(f"{path} does not exist; the saved dataset needs a split named train, or give a split.")
-    if (path / "state.json").is_file():
-        store = _load([open_arrow(shard) for shard in saved_shards(path)], str(path), place)
-        return dataclasses.replace(store, env_id=store.env_id or d4rl_env_id(saved_config(path), store.state_dim))
-    shards = next(filter(None, (sorted((path / name).glob("*.parquet")) for name in ("", "train", "data"))), [])
-    if not shards:
-        raise JaxdtError(
-            f"{path} is a directory without episodes; give one that datasets saved (it has a state.json), "
-            "one of .parquet files, or a file."
-        )
-    training = [shard for shard in shards if shard.name.startswith("train")]
-    return load_parquet_files(training or shards, source=str(path), place=place)
-
-
-def _load(files: list[ArrowFile], source: str, place: Place) -> EpisodeStore:
+def load_columns(files: list[ArrowFile], source: str, storage: Storage) -> EpisodeStore:
+    """Episodes of opened files, an episode a row; `parquet.load_parquet_files` describes the columns."""
     names = _columns(files)
-    _check_promise(files, names, source)
+    _check_declared_size(files, names, source)
     lengths = _episode_lengths(files, source)
-    columns = {name: _read_column(files, name, lengths, source, place) for name in names}
+    columns = {name: _read_column(files, name, lengths, source, storage) for name in names}
     ends = np.cumsum(lengths)
     dones = columns.pop("dones", None)
     if dones is not None:
@@ -77,7 +46,7 @@ def _load(files: list[ArrowFile], source: str, place: Place) -> EpisodeStore:
 
 def _columns(files: list[ArrowFile]) -> list[str]:
     """Which columns to read: those we know, `observations` first, all of a type that we can read."""
-    known = ["observations", "actions", "rewards", *FLAGS, "dones"]
+    known = ["observations", "actions", "rewards", *_FLAGS, "dones"]
     present = [name for name in known if any(name in file.schema.names for file in files)]
     if "terminations" in present and "dones" in present:
         present.remove("dones")
@@ -91,13 +60,13 @@ def _columns(files: list[ArrowFile]) -> list[str]:
     return present
 
 
-def _check_promise(files: list[ArrowFile], names: list[str], source: str) -> None:
-    most, promised = believable(*(file.path for file in files)), 0
+def _check_declared_size(files: list[ArrowFile], names: list[str], source: str) -> None:
+    limit, declared = size_limit(*(file.path for file in files)), 0
     for file in files:
-        promised += file.promised(names, most - promised)
-        if promised > most:
+        declared += file.declared(names, limit - declared)
+        if declared > limit:
             raise JaxdtError(
-                f"{source} would take {promised / 2**20:.0f} MiB or more, far more than its files hold "
+                f"{source} would take {declared / 2**20:.0f} MiB or more, far more than its files hold "
                 f"({sum(file.path.stat().st_size for file in files) / 2**20:.1f} MiB); copy them again."
             )
 
@@ -145,36 +114,38 @@ def _episode_lengths(files: list[ArrowFile], source: str) -> Int[np.ndarray, " e
 
 
 def _read_column(
-    files: list[ArrowFile], name: str, lengths: np.ndarray, source: str, place: Place
+    files: list[ArrowFile], name: str, lengths: np.ndarray, source: str, storage: Storage
 ) -> Shaped[np.ndarray, "n *_"]:
     """A column's numbers, a step a row, filled in as they are decoded; `lengths`: the steps of each episode."""
-    room, row = None, 0
+    writer, row = None, 0
     for file in files:
         for array in file.batches(name):
             found, values = _flat(array, name, row, source)
             _check_lengths(found, lengths[row : row + len(found)], name, row, source)
             if name not in ("observations", "actions"):
                 values = _squeezed(values, name, source)
-            if room is None:
-                room = _room(files, name, (int(lengths.sum()), *values.shape[1:]), source, place)
-            if values.shape[1:] != room.shape[1:]:
+            if writer is None:
+                writer = _column_writer(files, name, (int(lengths.sum()), *values.shape[1:]), source, storage)
+            if values.shape[1:] != writer.shape[1:]:
                 raise JaxdtError(
                     f"{source}: {name} of episode {row} has {values.shape[1]} numbers a step, those before it "
-                    f"{room.shape[1]}; make them agree."
+                    f"{writer.shape[1]}; make them agree."
                 )
-            room.append(values)
+            writer.append(values)
             row += len(found)
-    if room is None or row != len(lengths):
+    if writer is None or row != len(lengths):
         raise JaxdtError(f"{source}: {name} has {row} rows but rewards has {len(lengths)}; they must agree.")
-    return room.done()
+    return writer.done()
 
 
-def _room(files: list[ArrowFile], name: str, shape: tuple[int, ...], source: str, place: Place) -> Filling:
+def _column_writer(
+    files: list[ArrowFile], name: str, shape: tuple[int, ...], source: str, storage: Storage
+) -> ArrayWriter:
     dtype = np.result_type(*(_leaf(file.schema.field(name).type)[0].to_pandas_dtype() for file in files))
     dtype = np.dtype(np.float32) if dtype.kind == "f" else dtype
-    if dtype.itemsize * math.prod(shape) > believable(*(file.path for file in files)):
+    if dtype.itemsize * math.prod(shape) > size_limit(*(file.path for file in files)):
         raise JaxdtError(f"{source}: {name} has {shape[-1]} numbers at its first step, far more than the file holds.")
-    return place.filling(name, shape, dtype)
+    return storage.array_writer(name, shape, dtype)
 
 
 def _flat(column: "pyarrow.Array", name: str, row: int, source: str) -> tuple[np.ndarray, np.ndarray]:
@@ -185,8 +156,8 @@ def _flat(column: "pyarrow.Array", name: str, row: int, source: str) -> tuple[np
 
     def refuse_null(values: Any, starts: np.ndarray) -> None:
         if values.null_count:
-            place = compute.index(compute.is_null(values), True).as_py()
-            episode = row + int(np.searchsorted(starts, place, side="right")) - 1
+            index = compute.index(compute.is_null(values), True).as_py()
+            episode = row + int(np.searchsorted(starts, index, side="right")) - 1
             raise JaxdtError(f"{source}: {name} of row {episode} has a null; remove that episode or repair it.")
 
     refuse_null(column, np.arange(len(column)))
@@ -199,10 +170,10 @@ def _flat(column: "pyarrow.Array", name: str, row: int, source: str) -> tuple[np
         widths = compute.list_value_length(values).to_numpy(zero_copy_only=False)
         width = int(widths[0]) if len(widths) else 0
         if (widths != width).any():
-            place = int(np.argmax(widths != width))
-            episode = int(np.searchsorted(starts, place, side="right")) - 1
+            index = int(np.argmax(widths != width))
+            episode = int(np.searchsorted(starts, index, side="right")) - 1
             raise JaxdtError(
-                f"{source}: {name} of episode {row + episode}, step {place - starts[episode]}, has {widths[place]} "
+                f"{source}: {name} of episode {row + episode}, step {index - starts[episode]}, has {widths[index]} "
                 f"numbers, other steps {width}; make them agree."
             )
         values = values.flatten()
@@ -221,9 +192,9 @@ def _squeezed(values: np.ndarray, name: str, source: str) -> Shaped[np.ndarray, 
 
 def _check_lengths(found: np.ndarray, lengths: np.ndarray, name: str, row: int, source: str) -> None:
     if len(found) == len(lengths) and (found != lengths).any():
-        place = int(np.argmax(found != lengths))
+        index = int(np.argmax(found != lengths))
         raise JaxdtError(
-            f"{source}: {name} of episode {row + place} has {found[place]} steps but rewards has {lengths[place]}; "
+            f"{source}: {name} of episode {row + index} has {found[index]} steps but rewards has {lengths[index]}; "
             "they must agree."
         )
     if len(found) != len(lengths):
@@ -260,3 +231,20 @@ def _env_id(files: list[ArrowFile]) -> str | None:
         first, second = sorted(found)[:2]
         raise JaxdtError(f"{found[first]} is of {first} but {found[second]} of {second}; keep them in two datasets.")
     return next(iter(found), None)
+
+
+def checked_schema(schema: "pyarrow.Schema") -> "pyarrow.Schema":
+    """A schema whose names are all text; raises UnicodeDecodeError."""
+    _ = schema.names, [str(kind) for kind in schema.types]
+    return schema
+
+
+@contextlib.contextmanager
+def reading_arrow(path: Path, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except JaxdtError:
+        raise
+    except Exception as error:  # damaged bytes make Arrow raise a dozen kinds
+        reason = one_line(error, 200)
+        raise JaxdtError(f"{path} cannot be read as {kind}: {reason}; copy or make it again.") from error

@@ -1,4 +1,4 @@
-"""Where the arrays of episodes go: into memory, or piece by piece into files that are then mapped."""
+"""Where the arrays of episodes go: into memory, or chunk by chunk into files that are then mapped."""
 
 import contextlib
 import math
@@ -19,7 +19,7 @@ LARGE = ("observations", "actions", "rewards")
 """The arrays that go to files; what else there is takes a few bytes a step."""
 
 
-class Filling:
+class ArrayWriter:
     """An array in memory that is filled from its first row to its last."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Any):
@@ -35,23 +35,23 @@ class Filling:
         return self._values
 
 
-class Place:
+class Storage:
     """Memory."""
 
     on_disk = False
 
-    def filling(self, name: str, shape: tuple[int, ...], dtype: Any) -> Filling:
-        return Filling(shape, dtype)
+    def array_writer(self, name: str, shape: tuple[int, ...], dtype: Any) -> ArrayWriter:
+        return ArrayWriter(shape, dtype)
 
-    def part(self, number: int) -> "Place":
-        """The place of one of several datasets that are joined."""
+    def part(self, number: int) -> "Storage":
+        """Where one of several datasets that are joined goes."""
         return self
 
 
-MEMORY = Place()
+MEMORY = Storage()
 
 
-class Files(Place):
+class DirectoryStorage(Storage):
     """`.npy` files in a directory that exists, with floats, and whatever will be float32 anyway, as float32.
 
     `wrote` hears of the bytes that were written.
@@ -63,20 +63,20 @@ class Files(Place):
         self.directory, self._wrote = directory, wrote
         self._open = contextlib.ExitStack()
 
-    def filling(self, name: str, shape: tuple[int, ...], dtype: Any) -> Filling:
+    def array_writer(self, name: str, shape: tuple[int, ...], dtype: Any) -> ArrayWriter:
         if name not in LARGE:
-            return super().filling(name, shape, dtype)
+            return super().array_writer(name, shape, dtype)
         if name != "observations" or np.dtype(dtype).kind == "f":
             dtype = np.float32
         with _writing_to(self.directory, math.prod(shape) * np.dtype(dtype).itemsize):
             file = open(self.directory / f"{name}.npy", "w+b", buffering=0)  # noqa: SIM115, closed below
             self._open.enter_context(file)
-            return _FileFilling(file, shape, dtype, self.directory, self._wrote)
+            return _FileWriter(file, shape, dtype, self.directory, self._wrote)
 
-    def part(self, number: int) -> "Files":
+    def part(self, number: int) -> "DirectoryStorage":
         directory = self.directory / f"part-{number}"
         directory.mkdir()
-        return self._open.enter_context(contextlib.closing(Files(directory, self._wrote)))
+        return self._open.enter_context(contextlib.closing(DirectoryStorage(directory, self._wrote)))
 
     def close(self) -> None:
         """Closes what a reader that failed left open, and removes the parts."""
@@ -85,7 +85,7 @@ class Files(Place):
             shutil.rmtree(directory, ignore_errors=True)
 
 
-class NamelessFiles(Place):
+class TemporaryStorage(Storage):
     """Files that go with the arrays that are mapped from them."""
 
     on_disk = True
@@ -93,13 +93,13 @@ class NamelessFiles(Place):
     def __init__(self, directory: Path):
         self._directory = directory
 
-    def filling(self, name: str, shape: tuple[int, ...], dtype: Any) -> Filling:
+    def array_writer(self, name: str, shape: tuple[int, ...], dtype: Any) -> ArrayWriter:
         with _writing_to(self._directory, math.prod(shape) * np.dtype(dtype).itemsize):
             file = tempfile.TemporaryFile(buffering=0, dir=self._directory)  # noqa: SIM115, closed once it is full
-            return _FileFilling(file, shape, dtype, self._directory, lambda size: None)
+            return _FileWriter(file, shape, dtype, self._directory, lambda size: None)
 
 
-class _FileFilling(Filling):
+class _FileWriter(ArrayWriter):
     def __init__(self, file: Any, shape: tuple[int, ...], dtype: Any, directory: Path, wrote: Callable[[int], None]):
         self.shape, self._dtype = shape, np.dtype(dtype)
         self._file, self._directory, self._wrote, self._count = file, directory, wrote, 0
@@ -147,15 +147,15 @@ def _writing_to(directory: Path, size: int = 0) -> Iterator[None]:
         ) from error
 
 
-def pieces(values: np.ndarray) -> Iterator[np.ndarray]:
+def chunks(values: np.ndarray) -> Iterator[np.ndarray]:
     """Some steps at a time; what was read of a mapped file is let go of, or a pass would fill memory with it."""
     steps = max(1, min(65_536, 2**26 // max(1, values[:1].nbytes)))
     for start in range(0, len(values), steps):
         yield values[start : start + steps]
-        let_go(values)
+        release_pages(values)
 
 
-def let_go(values: np.ndarray) -> None:
+def release_pages(values: np.ndarray) -> None:
     """The pages of a mapped file no longer count as this process's memory; reading them again finds them again."""
     backing: Any = values
     while isinstance(backing, np.ndarray):
@@ -164,8 +164,8 @@ def let_go(values: np.ndarray) -> None:
         backing.madvise(mmap.MADV_DONTNEED)
 
 
-def copied(name: str, values: np.ndarray, place: Place) -> np.ndarray:
-    filling = place.filling(name, values.shape, values.dtype)
-    for piece in pieces(values):
-        filling.append(piece)
-    return filling.done()
+def copied(name: str, values: np.ndarray, storage: Storage) -> np.ndarray:
+    writer = storage.array_writer(name, values.shape, values.dtype)
+    for chunk in chunks(values):
+        writer.append(chunk)
+    return writer.done()

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxdt.data.arrow import load_parquet_files
 from jaxdt.data.d4rl import d4rl_env_id
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.pickled import load_pickle
-from jaxdt.data.places import Place
+from jaxdt.data.formats.parquet import load_parquet_files
+from jaxdt.data.formats.pickled import load_pickle
+from jaxdt.data.storage import Storage
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.progress import Progress
 
@@ -171,14 +171,14 @@ def _refusal(spec: str, repo: str, error: Exception) -> JaxdtError | None:
     return None
 
 
-def read_hub(spec: str, paths: list[Path], names: tuple[str, ...], place: Place) -> EpisodeStore:
+def read_hub(spec: str, paths: list[Path], names: tuple[str, ...], storage: Storage) -> EpisodeStore:
     """Episodes of what `find_hub` found; D4RL's names, such as `halfcheetah-expert-v2`, say what the environment is."""
     try:
         if paths[0].suffix == ".pkl":
             store = load_pickle(paths[0])
         else:
             source = str(paths[0] if len(paths) == 1 else paths[0].parent)
-            store = load_parquet_files(paths, source=source, place=place)
+            store = load_parquet_files(paths, source=source, storage=storage)
     except JaxdtError as error:
         raise JaxdtError(f"{spec}: {error} (If the download is damaged, delete that file.)") from error
     known = (d4rl_env_id(name, store.state_dim) for name in names)

@@ -1,4 +1,4 @@
-"""What a parquet file's footer and page headers promise, read as plain bytes before pyarrow meets them.
+"""What a parquet file's footer and page headers declare, read as plain bytes before pyarrow meets them.
 
 pyarrow 26 ends the process (SIGABRT) when its `RowGroupMetaData.column` meets a damaged footer, and believes a page
 that says to be 2 GiB; pyarrow 17 ends it (SIGSEGV) at a schema that is nested very deep. All of these are structs of
@@ -25,18 +25,18 @@ _TYPE, _PATH, _NUM_VALUES, _DATA_OFFSET, _DICTIONARY_OFFSET = 1, 3, 5, 9, 11
 _DECODED, _STORED, _DATA_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_2 = 2, 3, 5, 7, 8
 
 
-def promised_bytes(path: Path, names: Sequence[str], most: int) -> int:
+def declared_bytes(path: Path, names: Sequence[str], most: int) -> int:
     """Bytes that the columns of these names, the first parts of their paths, take decoded; it stops above `most`.
 
     A damaged footer or page header raises ValueError, LookupError, TypeError or the like.
     """
-    promised = 0
+    declared = 0
     with open(path, "rb") as file:
         for group in _footer(file)[_ROW_GROUPS]:
             for chunk in group[_COLUMNS]:
-                if chunk[_COLUMN][_PATH][0].decode() in names and promised <= most:
-                    promised += _promised_by_pages(file, chunk[_COLUMN], most - promised)
-    return promised
+                if chunk[_COLUMN][_PATH][0].decode() in names and declared <= most:
+                    declared += _declared_by_pages(file, chunk[_COLUMN], most - declared)
+    return declared
 
 
 def check_depth(path: Path) -> None:
@@ -54,20 +54,20 @@ def check_depth(path: Path) -> None:
             raise ValueError(f"its schema is nested more than {_MAX_DEPTH} deep")
 
 
-def _promised_by_pages(file: io.BufferedIOBase, column: dict[int, Any], most: int) -> int:
+def _declared_by_pages(file: io.BufferedIOBase, column: dict[int, Any], most: int) -> int:
     """From the headers of the pages themselves: what the footer says of them need not be true."""
     start, dictionary = column[_DATA_OFFSET], column.get(_DICTIONARY_OFFSET, 0)
     file.seek(dictionary if 0 < dictionary < start else start)
-    promised = seen = 0
-    while seen < column[_NUM_VALUES] and promised <= most:
+    declared = seen = 0
+    while seen < column[_NUM_VALUES] and declared <= most:
         page = _struct(file)
         kinds = [page[kind][1] for kind in (_DATA_PAGE, _DATA_PAGE_2, _DICTIONARY_PAGE) if kind in page]
         seen += sum(kinds) if _DICTIONARY_PAGE not in page else 0
-        promised += max(sum(kinds) * _BYTES.get(column[_TYPE], 8), page[_DECODED], _PAGE_BYTES)
+        declared += max(sum(kinds) * _BYTES.get(column[_TYPE], 8), page[_DECODED], _PAGE_BYTES)
         if page[_STORED] < 0:
             raise ValueError("a page of a size below 0")
         file.seek(page[_STORED], os.SEEK_CUR)
-    return promised
+    return declared
 
 
 def _footer(file: io.BufferedIOBase) -> dict[int, Any]:
