@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxdt.data.d4rl import normalized_score, reference_name
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.scores import normalized_score, reference_name
 from jaxdt.metrics import read_evaluations, read_lines
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
 from jaxdt.run.experiment import Experiment, read_summary, summarize

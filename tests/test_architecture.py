@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "simulator": {"errors"},
     "data": BASE | {"simulator", "pickles", "progress"},
     "models": BASE,
-    "interop": BASE | {"pickles", "simulator"},
+    "interop": BASE | {"pickles", "simulator", "data"},
     "training": BASE | {"seeds"},
     "evaluation": BASE | {"simulator", "progress", "seeds"},
     "checkpoint": BASE,

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from jaxdt import JaxdtError, ModelConfig, OptimizerConfig, TrainConfig
-from jaxdt.config import CHANGEABLE, DEMO, PAPER, PAPER_TARGETS, PRESETS
+from jaxdt.config import CHANGEABLE, DEMO, PAPER, PRESETS
 from jaxdt.run.config_json import config_from_json, config_to_json
 
 
@@ -70,10 +70,6 @@ def test_the_huggingface_preset_is_the_tutorials():
     assert values_of(preset.model) == values_of(ModelConfig()) | model
     optimizer = {"warmup_steps": None, "schedule": "linear", "decay_biases": False}
     assert values_of(preset.optimizer) == values_of(OptimizerConfig()) | optimizer
-
-
-def test_the_papers_targets_are_lowest_first():
-    assert PAPER_TARGETS == {"HalfCheetah": (6000, 12000), "Hopper": (1800, 3600), "Walker2d": (2500, 5000)}
 
 
 def test_the_demo_preset_is_a_small_run_on_the_demo_episodes():

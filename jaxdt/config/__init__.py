@@ -5,7 +5,6 @@ from jaxdt.config.presets import (
     DEMO as DEMO,
     HUGGINGFACE as HUGGINGFACE,
     PAPER as PAPER,
-    PAPER_TARGETS as PAPER_TARGETS,
     PRESETS as PRESETS,
 )
 from jaxdt.config.run import (

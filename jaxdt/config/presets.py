@@ -34,10 +34,3 @@ HUGGINGFACE = TrainConfig(
 """The recipe of Hugging Face's tutorial (its notebook 101_train-decision-transformers and their trainer's defaults)."""
 
 PRESETS = {"demo": DEMO, "huggingface": HUGGINGFACE, "paper": PAPER}
-
-PAPER_TARGETS = {
-    "HalfCheetah": (6000.0, 12000.0),
-    "Hopper": (1800.0, 3600.0),
-    "Walker2d": (2500.0, 5000.0),
-}
-"""Targets of the original's `gym/experiment.py`, by environment name without version."""

@@ -1,21 +1,64 @@
-"""What D4RL's dataset names say of the environment."""
+"""D4RL's environments: its names, its reference returns, and the returns that the paper asks for."""
 
 import re
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
 
 
-_ENVIRONMENTS = {
-    "halfcheetah": ("HalfCheetah-v4", 17),
-    "hopper": ("Hopper-v4", 11),
-    "walker2d": ("Walker2d-v4", 17),
-    "ant": ("Ant-v4", 27),
+class Environment(NamedTuple):
+    name: str
+    """Gymnasium's, without version."""
+    random: float
+    """Mean return of a random policy (D4RL's `infos.py`), the same for all versions."""
+    expert: float
+    observation_size: int | None = None
+    """Numbers in an observation of the datasets of version 2, None where there are none."""
+    paper_targets: tuple[float, ...] | None = None
+    """Returns that the original's `gym/experiment.py` asks for."""
+
+
+ENVIRONMENTS = {
+    "halfcheetah": Environment("HalfCheetah", -280.178953, 12135.0, 17, (6000.0, 12000.0)),
+    "hopper": Environment("Hopper", -20.272305, 3234.3, 11, (1800.0, 3600.0)),
+    "walker2d": Environment("Walker2d", 1.629008, 4592.3, 17, (2500.0, 5000.0)),
+    "ant": Environment("Ant", -325.6, 3879.7, 27),
+    "pen": Environment("AdroitHandPen", 96.262799, 3076.8331),
+    "door": Environment("AdroitHandDoor", -56.512833, 2880.5693),
+    "hammer": Environment("AdroitHandHammer", -274.856578, 12794.1348),
+    "relocate": Environment("AdroitHandRelocate", -6.425911, 4233.8778),
 }
-"""Gymnasium id and size of its observation. Version 4 keeps the model of D4RL's version 2; 5 does not."""
+"""By D4RL's name."""
 
-_KINDS = "random|medium|expert|medium-replay|medium-expert|full-replay"
+_BY_GYMNASIUM_NAME = {environment.name.lower(): name for name, environment in ENVIRONMENTS.items()}
+_QUALITIES = "random|medium|expert|medium-replay|medium-expert|full-replay"
 
 
 def d4rl_env_id(name: str | None, state_dim: int) -> str | None:
     """The Gymnasium id for a name such as `halfcheetah-expert-v2`; None where it has another observation size."""
-    match = re.fullmatch(rf"(\w+?)-(?:{_KINDS})-v2", name or "")
-    env_id, size = _ENVIRONMENTS.get(match[1] if match else "", (None, None))
-    return env_id if size == state_dim else None
+    match = re.fullmatch(rf"(\w+?)-(?:{_QUALITIES})-v2", name or "")
+    environment = ENVIRONMENTS.get(match[1]) if match else None
+    if environment is None or environment.observation_size != state_dim:
+        return None
+    return f"{environment.name}-v4"  # keeps the model of D4RL's version 2; 5 does not
+
+
+def reference_name(env_id: str | None) -> str | None:
+    """D4RL's name for a Gymnasium id of any version, None where D4RL has no reference for it."""
+    return _BY_GYMNASIUM_NAME.get((env_id or "").rsplit("-v", 1)[0].lower())
+
+
+def normalized_score(env_id: str | None, returns: Float[np.ndarray, " e"]) -> Float[np.ndarray, " e"] | None:
+    """100 * (return - random) / (expert - random), None where D4RL has no reference (Fu et al. 2020)."""
+    name = reference_name(env_id)
+    if name is None:
+        return None
+    _, random, expert, *_ = ENVIRONMENTS[name]
+    return 100 * (np.asarray(returns, np.float64) - random) / (expert - random)
+
+
+def paper_targets(env_id: str) -> tuple[float, ...] | None:
+    """The returns that the paper asks for, lowest first; None for environments that it does not use."""
+    name = reference_name(env_id)
+    return None if name is None else ENVIRONMENTS[name].paper_targets

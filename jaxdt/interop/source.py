@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdt import files
-from jaxdt.config import PAPER_TARGETS, ModelConfig
+from jaxdt.config import ModelConfig
+from jaxdt.data.d4rl import d4rl_env_id, paper_targets
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.interop.huggingface import config_from_huggingface
 from jaxdt.interop.names import config_from_tensors, layout_of, params_from_tensors
@@ -21,8 +22,6 @@ from jaxdt.simulator import is_plain_env_id
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 NORMALIZATION = "normalization.json"
 """Beside the weights that we export: what stands between them and their environment."""
-
-_D4RL_ENVIRONMENTS = {"hopper": "Hopper", "halfcheetah": "HalfCheetah", "walker2d": "Walker2d"}
 
 
 class Surroundings(NamedTuple):
@@ -168,13 +167,15 @@ def _surroundings(source: str, beside: Path) -> Surroundings:
         name = source.removeprefix("edbeeching/")
     if name not in by_name:
         return Surroundings()
-    environment = _D4RL_ENVIRONMENTS[name.removeprefix("decision-transformer-gym-").split("-")[0]]
+    state_mean = np.array(by_name[name]["state_mean"], np.float32)
+    env_id = d4rl_env_id(f"{name.removeprefix('decision-transformer-gym-')}-v2", len(state_mean))
+    assert env_id is not None
     return Surroundings(
-        state_mean=np.array(by_name[name]["state_mean"], np.float32),
+        state_mean=state_mean,
         state_std=np.array(by_name[name]["state_std"], np.float32),
         return_scale=1000.0,
-        env_id=f"{environment}-v4",  # keeps the model of D4RL's -v2; -v5 does not
-        targets=PAPER_TARGETS[environment],
+        env_id=env_id,
+        targets=paper_targets(env_id),
     )
 
 

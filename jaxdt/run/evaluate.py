@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxdt.checkpoint import Which
 from jaxdt.config import Context, ModelConfig
-from jaxdt.data.scores import normalized_score, reference_name
+from jaxdt.data.d4rl import normalized_score, reference_name
 from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.evaluation.context import policy_of_seeds
 from jaxdt.evaluation.environments import GymnasiumEnvironment, JaxEnvironment, VectorizedEnvironment

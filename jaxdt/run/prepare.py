@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdt.config import INTERVALS, PAPER_TARGETS, ModelConfig, TrainConfig
+from jaxdt.config import INTERVALS, ModelConfig, TrainConfig
+from jaxdt.data.d4rl import paper_targets
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import JaxEnvironment
@@ -83,7 +84,7 @@ def choose_targets(config: TrainConfig, store: EpisodeStore, env: str) -> tuple[
     """The targets given, else the paper's where it names the environment, else quantiles of the data's returns."""
     if config.targets is not None:
         return tuple(float(target) for target in config.targets)
-    paper = PAPER_TARGETS.get(env.rsplit("-v", 1)[0])
+    paper = paper_targets(env)
     if config.paper_targets and paper is not None:
         return paper
     return tuple(float(target) for target in np.quantile(store.returns, config.target_quantiles))

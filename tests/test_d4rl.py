@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxdt.data.scores import REFERENCE_RETURNS, normalized_score, reference_name
+from jaxdt.data.d4rl import ENVIRONMENTS, d4rl_env_id, normalized_score, paper_targets, reference_name
 
 
 @pytest.mark.parametrize(
@@ -50,4 +50,16 @@ def test_environments_that_d4rl_does_not_know_have_no_score(env_id):
 def test_the_reference_is_named_as_d4rl_names_it():
     assert reference_name("HalfCheetah-v5") == "halfcheetah"
     assert reference_name("AdroitHandPen-v1") == "pen"
-    assert all(name == name.lower() for name in REFERENCE_RETURNS)
+    assert all(name == name.lower() for name in ENVIRONMENTS)
+
+
+def test_the_papers_targets_are_lowest_first():
+    names = ("HalfCheetah-v5", "Hopper-v4", "Walker2d-v2", "Ant-v5", "CartPole-v1")
+    assert [paper_targets(name) for name in names] == [(6000, 12000), (1800, 3600), (2500, 5000), None, None]
+
+
+def test_a_dataset_of_d4rl_names_its_environment_where_the_observations_fit():
+    assert d4rl_env_id("walker2d-medium-replay-v2", 17) == "Walker2d-v4"
+    assert d4rl_env_id("ant-random-v2", 27) == "Ant-v4"
+    for name, size in (("hopper-medium-v2", 17), ("hopper-best-v2", 11), ("hopper-medium-v1", 11), (None, 11)):
+        assert d4rl_env_id(name, size) is None
