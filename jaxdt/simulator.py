@@ -79,6 +79,13 @@ def is_plain_env_id(env_id: str) -> bool:
     return re.fullmatch(r"(?:[\w-]+/)?[\w.-]+", env_id) is not None
 
 
+def checked_env_id(value: Any, where: str) -> str:
+    """The environment id that a file gives; raises JaxdtError, which begins with `where`, for one that is not plain."""
+    if not isinstance(value, str) or not is_plain_env_id(value):
+        raise JaxdtError(f"{where}: env_id must be a Gymnasium id such as HalfCheetah-v5; got {value!r:.80}.")
+    return value
+
+
 def _check_spaces(env_id: str, simulator: "gymnasium.Env") -> None:
     from gymnasium import spaces
 

@@ -16,7 +16,7 @@ from jaxdt.errors import JaxdtError, one_line
 from jaxdt.interop.huggingface import config_from_huggingface
 from jaxdt.interop.names import config_from_tensors, layout_of, params_from_tensors
 from jaxdt.interop.tensors import Tensors, read_tensors
-from jaxdt.simulator import is_plain_env_id
+from jaxdt.simulator import checked_env_id
 
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -101,12 +101,13 @@ def read_surroundings(values: Any, source: str) -> Surroundings:
         "state_std": ("must be above 0 everywhere", lambda std: bool((std > 0).all())),
         "return_scale": ("must be above 0", lambda scale: scale > 0),
         "context_length": ("must be a whole number of 1 or more", lambda k: type(k) is int and k >= 1),
-        "env_id": ("must be a Gymnasium id", lambda name: isinstance(name, str) and is_plain_env_id(name)),
         "delayed_reward": ("must be true or false", lambda flag: isinstance(flag, bool)),
     }
     for name, (rule, holds) in rules.items():
         if name in known and not holds(known[name]):
             raise JaxdtError(f"{source}: {name} {rule}; got {values[name]!r:.80}.")
+    if "env_id" in known:
+        checked_env_id(known["env_id"], source)
     return Surroundings(**known)
 
 

@@ -13,7 +13,7 @@ from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.formats.limits import size_limit
 from jaxdt.data.storage import ArrayWriter, Storage
 from jaxdt.errors import JaxdtError, one_line
-from jaxdt.simulator import is_plain_env_id
+from jaxdt.simulator import checked_env_id
 
 
 if TYPE_CHECKING:
@@ -216,17 +216,12 @@ def _terminations(dones: np.ndarray, ends: np.ndarray, source: str) -> Shaped[np
 
 
 def _env_id(files: list[ArrowFile]) -> str | None:
-    """What the schemas say; a file may name an environment, never a module to import (`module:Name-v0`)."""
+    """What the schemas say."""
     found = {}
     for file in files:
         value = (file.schema.metadata or {}).get(b"env_id")
         if value is not None:
-            text = value.decode("utf-8", "replace")
-            if not is_plain_env_id(text):
-                raise JaxdtError(
-                    f"{file.path}: env_id must be a Gymnasium id such as HalfCheetah-v5; got {text!r:.80}."
-                )
-            found[text] = file.path
+            found[checked_env_id(value.decode("utf-8", "replace"), str(file.path))] = file.path
     if len(found) > 1:
         first, second = sorted(found)[:2]
         raise JaxdtError(f"{found[first]} is of {first} but {found[second]} of {second}; keep them in two datasets.")

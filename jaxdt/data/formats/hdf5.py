@@ -18,7 +18,7 @@ from jaxdt.data.formats.limits import array_bytes, kept_bytes, size_limit
 from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.files import open_atomically
-from jaxdt.simulator import is_plain_env_id
+from jaxdt.simulator import checked_env_id
 
 
 if TYPE_CHECKING:
@@ -208,7 +208,6 @@ def _ends_by_time_limit(terminals: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " 
 
 
 def _env_id(file: "h5py.File", path: Path) -> str | None:
-    """A file may name an environment, never a module to import (`module:Name-v0`)."""
     if "env_id" not in file.attrs:
         return None
     kind = file.attrs.get_id("env_id")
@@ -218,10 +217,7 @@ def _env_id(file: "h5py.File", path: Path) -> str | None:
             "(write it as numpy.bytes_)."
         )
     value: Any = file.attrs["env_id"]
-    text = bytes(value).decode("utf-8", "replace")
-    if not is_plain_env_id(text):
-        raise JaxdtError(f"{path}: env_id must be a Gymnasium id such as HalfCheetah-v5; got {text!r:.80}.")
-    return text
+    return checked_env_id(bytes(value).decode("utf-8", "replace"), str(path))
 
 
 def hdf5_size(path: Path) -> int:

@@ -11,7 +11,7 @@ from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.formats.limits import array_bytes, kept_bytes, size_limit
 from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError, one_line
-from jaxdt.simulator import is_plain_env_id
+from jaxdt.simulator import checked_env_id
 
 
 def load_npz(path: Path, storage: Storage = MEMORY) -> EpisodeStore:
@@ -32,7 +32,9 @@ def load_npz(path: Path, storage: Storage = MEMORY) -> EpisodeStore:
             raise JaxdtError(f"{path}: the array {name!r} is missing; it has {', '.join(arrays) or 'none of ours'}.")
     if not {"episode_ends", "terminations", "truncations"} & set(arrays):
         raise JaxdtError(f"{path}: nothing says where episodes end; add the array 'episode_ends'.")
-    env_id = _env_id(arrays.pop("env_id", None), path)
+    env_id = arrays.pop("env_id", None)
+    if env_id is not None:
+        env_id = checked_env_id(str(env_id) if env_id.ndim else env_id.item(), str(path))
     return EpisodeStore.from_arrays(**arrays, env_id=env_id, source=str(path))
 
 
@@ -79,15 +81,6 @@ def _streamed(
         content = file.read(count * step)
         writer.append(np.frombuffer(content, dtype).reshape(count, *shape[1:]))
     return writer.done()
-
-
-def _env_id(value: np.ndarray | None, path: Path) -> str | None:
-    """A file may name an environment, never a module to import (`module:Name-v0`)."""
-    if value is None:
-        return None
-    if value.ndim or value.dtype.kind != "U" or not is_plain_env_id(str(value)):
-        raise JaxdtError(f"{path}: env_id must be a Gymnasium id such as HalfCheetah-v5; got {str(value)!r:.80}.")
-    return str(value)
 
 
 def npz_size(path: Path) -> int:
