@@ -22,7 +22,7 @@ def dataset_report(name: str, store: EpisodeStore) -> str:
         ("episodes", f"{store.num_episodes} ({int(store.terminations.sum())} terminated, the rest cut off)"),
         ("steps", f"{store.num_steps}"),
         ("observations", f"{list(store.observations.shape[1:])} {store.observations.dtype}"),
-        ("actions", f"[{store.action_dim}] in [{store.actions.min():g}, {store.actions.max():g}]"),
+        ("actions", _actions(store)),
         ("return", f"{returns.mean():.1f} ± {returns.std():.1f}, from {returns.min():.1f} to {returns.max():.1f}"),
         ("return quantiles", "20 % {:.1f}, 50 % {:.1f}, 80 % {:.1f}".format(*np.quantile(returns, (0.2, 0.5, 0.8)))),
         ("length", f"{lengths.mean():.1f}, from {lengths.min()} to {lengths.max()}"),
@@ -33,6 +33,13 @@ def dataset_report(name: str, store: EpisodeStore) -> str:
     if store.mapped_in is not None:
         rows.append(("mapped from", f"{store.mapped_in} (delete it to have that room back)"))
     return _listing(name, rows)
+
+
+def _actions(store: EpisodeStore) -> str:
+    low, high = store.actions.min(), store.actions.max()
+    if store.is_discrete:
+        return f"{low} ... {high}, {len(np.unique(store.actions))} of them"
+    return f"[{store.action_dim}] in [{low:g}, {high:g}]"
 
 
 def run_report(path: Path) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxdt.errors import JaxdtError, one_line
+from jaxdt.types import Box, Discrete
 
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def make_simulator(env_id: str, *, render: bool = False) -> "gymnasium.Env":
-    """A Gymnasium environment with a vector observation and a continuous action.
+    """A Gymnasium environment with a vector observation, and a vector or one whole number as action.
 
     Raises JaxdtError for an unknown environment or one whose spaces we do not support.
     """
@@ -58,12 +59,24 @@ def _follow_the_body(simulator: "gymnasium.Env") -> None:
             renderer.camera_id = camera
 
 
-def action_bounds(simulator: "gymnasium.Env") -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest action, (a,) each; where unbounded, [-1, 1], or two wide from the bound there is."""
+def action_space(simulator: "gymnasium.Env") -> Box | Discrete:
+    """The actions that it takes; where unbounded, [-1, 1], or two wide from the bound there is."""
+    from gymnasium import spaces
+
     space: Any = simulator.action_space
+    if isinstance(space, spaces.Discrete):
+        return Discrete(int(space.n), int(space.start))
     low, high = space.low.astype(np.float32), space.high.astype(np.float32)
     low = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - 2, -1))
-    return low, np.where(np.isfinite(high), high, low + 2)
+    return Box(low, np.where(np.isfinite(high), high, low + 2))
+
+
+def action_bounds(simulator: "gymnasium.Env") -> Box:
+    """`action_space` where it must be continuous."""
+    space = action_space(simulator)
+    if isinstance(space, Discrete):
+        raise JaxdtError("the environment has discrete actions, which are not yet trained on; choose another.")
+    return space
 
 
 def episode_limit(simulator: "gymnasium.Env") -> int:
@@ -90,10 +103,13 @@ def _check_spaces(env_id: str, simulator: "gymnasium.Env") -> None:
     from gymnasium import spaces
 
     action, observation = simulator.action_space, simulator.observation_space
-    if isinstance(action, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        raise JaxdtError(f"environment {env_id!r} has discrete actions ({action}), which are not yet supported.")
-    if not isinstance(action, spaces.Box) or len(action.shape) != 1:
-        raise JaxdtError(f"environment {env_id!r} must have a vector of continuous actions; got {action}.")
+    if isinstance(action, spaces.MultiDiscrete | spaces.MultiBinary):
+        raise JaxdtError(
+            f"environment {env_id!r} has several discrete actions a step ({action}); make them one Discrete of all "
+            "their combinations with a gymnasium.ActionWrapper."
+        )
+    if not isinstance(action, spaces.Discrete) and not (isinstance(action, spaces.Box) and len(action.shape) == 1):
+        raise JaxdtError(f"environment {env_id!r} must have a vector of continuous actions or Discrete; got {action}.")
     if not isinstance(observation, spaces.Box) or len(observation.shape) != 1:
         raise JaxdtError(
             f"environment {env_id!r} must have a vector of observations; got {observation} "

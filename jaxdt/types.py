@@ -138,8 +138,8 @@ class Window(NamedTuple):
 
     states: Float[Any, "b t *s"]
     """Normalised observations; 0 where padded."""
-    actions: Float[Any, "b t a"]
-    """In [-1, 1]; 0 where padded."""
+    actions: Float[Any, "b t a"] | Int[Any, "b t"]
+    """In [-1, 1], or of discrete actions their numbers; 0 where padded."""
     returns_to_go: Float[Any, "b t"]
     """Undiscounted sum of rewards from this step to the episode's end, divided by the return scale."""
     timesteps: Int[Any, "b t"]

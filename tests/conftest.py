@@ -33,15 +33,18 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 os.environ["XDG_CACHE_HOME"] = os.environ["JAXDT_TESTS_CACHE"]  # what the command itself keeps
 
 
-def make_store(lengths=(3, 7, 12), state_dim=3, action_dim=2, seed=0, env_id=None) -> jaxdt.EpisodeStore:
-    """Random episodes; the first observation component is the row number, so that windows identify themselves."""
+def make_store(lengths=(3, 7, 12), state_dim=3, action_dim=2, seed=0, env_id=None, discrete=None) -> jaxdt.EpisodeStore:
+    """Random episodes; the first observation component is the row number, so that windows identify themselves.
+
+    `discrete`: a number of actions, of which each is one; the highest is among them.
+    """
     rng = np.random.default_rng(seed)
     n = sum(lengths)
     observations = rng.normal(size=(n, state_dim)).astype(np.float32)
     observations[:, 0] = np.arange(n)
     return jaxdt.EpisodeStore.from_arrays(
         observations,
-        rng.uniform(-0.9, 0.9, size=(n, action_dim)),
+        rng.uniform(-0.9, 0.9, size=(n, action_dim)) if discrete is None else np.arange(n, 0, -1) * 7 % discrete,
         rng.normal(size=n),
         episode_ends=np.cumsum(lengths),
         env_id=env_id,

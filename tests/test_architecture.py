@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "pickles": {"errors"},
     "progress": set(),
     "seeds": set(),
-    "simulator": {"errors"},
+    "simulator": {"errors", "types"},
     "data": BASE | {"simulator", "pickles", "progress"},
     "models": BASE,
     "interop": BASE | {"pickles", "simulator", "data"},

@@ -104,6 +104,23 @@ def test_a_number_a_step_may_be_a_list_of_one(tmp_path):
     assert refusal(path) == f"{path}: rewards must have one value a step; got 2."
 
 
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint64()], ids=str)
+def test_discrete_actions_are_lists_of_whole_numbers(tmp_path, kind):
+    actions = pa.array([[3, 5], [4, 3, 100]], pa.list_(kind))
+    saved = write_saved(tmp_path / "saved", pa.table(columns(actions=actions)))
+    for path in (write_parquet(tmp_path / "a.parquet", actions=actions), saved):
+        store = load_episodes(path)
+        assert (store.actions.dtype, store.actions.tolist()) == (np.int32, [3, 5, 4, 3, 100])
+    of_one = pa.array([[[3], [5]], [[4], [3], [3]]], pa.list_(pa.list_(kind)))
+    assert load_episodes(write_parquet(tmp_path / "b.parquet", actions=of_one)).actions.shape == (5, 1)
+    (tmp_path / "both").mkdir()
+    write_parquet(tmp_path / "both" / "0.parquet", actions=of_one)
+    write_parquet(tmp_path / "both" / "1.parquet", actions=actions)
+    assert refusal(tmp_path / "both") == (
+        f"{tmp_path / 'both'}: actions of episode 2 has a number a step, those before it a list of 1; make them agree."
+    )
+
+
 def test_terminations_and_truncations_win_over_dones(tmp_path):
     ours = {
         "terminations": pa.array([[False, False], [False, False, True]], FLAGS),
@@ -197,7 +214,7 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
         ({"observations": pa.array(["a", "b"])}, "a step a list; got string."),
         ({"observations": pa.array([[["1"]], [["2"]]])}, "got list<element: list<element: string>>."),
         ({"observations": pa.array([[[[1.0]]], [[[2.0]]]])}, "observations must be lists of lists of numbers"),
-        ({"actions": pa.array([[0, 1], [0, 1, 1]])}, "actions must be lists of lists of numbers"),
+        ({"actions": pa.array([[0.0, 1], [0, 1, 1]])}, "or lists of whole numbers where they are discrete; got list<"),
         ({"actions": pa.array([[[True]], [[False]]])}, "actions must be lists of lists of numbers"),
         ({"actions": pa.array([{"x": 1.0}, {"x": 2.0}])}, "got struct<x: double>."),
         ({"rewards": pa.array([1.0, 2.0])}, "rewards must be lists of numbers, an episode a row; got double."),
@@ -379,7 +396,7 @@ def test_shards_that_do_not_belong_together_are_refused(tmp_path):
     wide = pa.array([[[0, 0, 0, 0]] * len(episode) for episode in OBSERVATIONS], NUMBERS)
     write_parquet(tmp_path / "1.parquet", observations=wide)
     assert refusal(tmp_path) == (
-        f"{tmp_path}: observations of episode 2 has 4 numbers a step, those before it 3; make them agree."
+        f"{tmp_path}: observations of episode 2 has a list of 4 a step, those before it a list of 3; make them agree."
     )
     write_parquet(tmp_path / "1.parquet", dones=None)
     assert refusal(tmp_path).startswith(f"{tmp_path / '1.parquet'}: the column 'dones' is missing; it has ")

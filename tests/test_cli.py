@@ -174,7 +174,7 @@ def test_help_of_a_preset_shows_that_presets_values(capsys):
         ("collect --policy demo:genius --out x.npz", "choose one of random"),
         ("collect --policy ppo --out x.npz", "--policy must be"),
         ("collect --env Hopper-v5 --out x.npz", "are for HalfCheetah"),
-        ("collect --env CartPole-v1 --policy random --out x.npz", "discrete actions"),
+        ("collect --env CartPole-v1 --policy random --noise 0.1 --out x.npz", "noise is for continuous actions"),
         ("collect --env Nothing-v3 --policy random --out x.npz", "cannot be made"),
         ("collect --policy random --episodes 0 --out x.npz", "at least 1"),
         ("info missing.npz", "does not exist"),

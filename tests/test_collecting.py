@@ -1,3 +1,4 @@
+import gymnasium
 import numpy as np
 import pytest
 
@@ -5,12 +6,13 @@ from jaxdt import JaxdtError
 from jaxdt.data.collecting import Behaviour, collect_episodes, random_policy
 from jaxdt.errors import SimulationError
 from jaxdt.simulator import make_simulator
+from jaxdt.types import Box, Discrete
 
 
 pendulum = "Pendulum-v1"
 """Needs no MuJoCo: 3 observations, one action in [-2, 2], always 200 steps."""
 
-uniform = random_policy(np.array([-2.0]), np.array([2.0]))
+uniform = random_policy(Box(np.array([-2.0]), np.array([2.0])))
 
 
 def steady(torque: float):
@@ -31,7 +33,7 @@ def test_episodes_are_recorded_whole_in_the_environments_units():
 
 
 def test_an_episode_that_ends_early_is_terminated():
-    low_torque = random_policy(np.array([-3.0]), np.array([3.0]))
+    low_torque = random_policy(Box(np.array([-3.0]), np.array([3.0])))
     store = collect_episodes("InvertedPendulum-v5", [Behaviour(low_torque, 4)])
     assert np.all(store.lengths < 100)
     assert np.flatnonzero(store.terminations).tolist() == (store.offsets[1:] - 1).tolist()
@@ -73,7 +75,7 @@ def test_seeds_count_up_over_all_behaviours():
 @pytest.mark.parametrize("env_id", [pendulum, "HalfCheetah-v5"])
 def test_replaying_the_stored_actions_from_the_seed_gives_the_stored_episode(env_id):
     env = make_simulator(env_id)
-    policy = random_policy(1.5 * env.action_space.low, 1.5 * env.action_space.high)
+    policy = random_policy(Box(1.5 * env.action_space.low, 1.5 * env.action_space.high))
     store = collect_episodes(env_id, [Behaviour(policy, 1, noise=0.1)], seed=3)
     observation, _ = env.reset(seed=3)
     for i in range(20):
@@ -104,13 +106,57 @@ def test_what_cannot_be_collected_is_refused(behaviour, seed, message):
         collect_episodes(pendulum, [behaviour], seed=seed)
 
 
-@pytest.mark.parametrize(
-    ("env_id", "message"),
-    [("Nowhere-v0", "cannot be made"), ("CartPole-v1", "has discrete actions .* not yet supported")],
-)
-def test_an_environment_we_cannot_collect_in_is_refused(env_id, message):
-    with pytest.raises(JaxdtError, match=f"^environment '{env_id}' {message}"):
-        collect_episodes(env_id, [Behaviour(uniform, 1)])
+def test_an_environment_we_cannot_collect_in_is_refused():
+    with pytest.raises(JaxdtError, match=r"^environment 'Nowhere-v0' cannot be made"):
+        collect_episodes("Nowhere-v0", [Behaviour(uniform, 1)])
+
+
+class Counter(gymnasium.Env):
+    """Takes the actions 3, 4 and 5, earns them, and ends after four steps."""
+
+    observation_space = gymnasium.spaces.Box(0, 9, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(3, start=3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.steps += 1
+        return np.full(1, self.steps, np.float32), float(action), self.steps == 4, False, {}
+
+
+@pytest.fixture
+def counter(monkeypatch) -> str:
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    gymnasium.register("Counter-v0", entry_point=lambda **_: Counter())
+    return "Counter-v0"
+
+
+def test_discrete_actions_are_recorded_under_the_environments_own_numbers(counter):
+    five = Behaviour(lambda observation, rng: 3 + int(observation[0]) % 3, 2)
+    random = Behaviour(random_policy(Discrete(3, 3)), 50)
+    store = collect_episodes(counter, [five, random])
+    assert store.actions.dtype == np.int32
+    assert store.actions[:8].tolist() == [3, 4, 5, 3] * 2
+    assert store.returns[:2].tolist() == [15, 15]
+    assert set(store.actions[8:].tolist()) == {3, 4, 5}
+    assert np.bincount(store.actions[8:])[3:].min() > 40
+    assert store.with_actions_of(Discrete(3, 3)).spec.action == Discrete(3)
+
+
+@pytest.mark.parametrize("action", [2, 6, 3.5, np.nan])
+def test_an_action_that_a_discrete_environment_lacks_stops_with_its_episode_and_step(counter, action):
+    with pytest.raises(SimulationError, match=r"gave no action of the environment in episode 0, step 0\."):
+        collect_episodes(counter, [Behaviour(lambda observation, rng: action, 1)])
+
+
+def test_noise_is_refused_where_actions_are_discrete(counter):
+    behaviours = [Behaviour(random_policy(Discrete(3, 3)), 1, noise=noise) for noise in (0.0, 0.1)]
+    with pytest.raises(JaxdtError, match=r"^noise is for continuous actions and Counter-v0 has discrete ones; leave"):
+        collect_episodes(counter, behaviours)
 
 
 def test_a_policy_that_gives_nan_stops_with_its_episode_and_step():
@@ -119,5 +165,5 @@ def test_a_policy_that_gives_nan_stops_with_its_episode_and_step():
     def failing(observation, rng):
         return np.array([next(steps)])
 
-    with pytest.raises(SimulationError, match=r"gave NaN in episode 1, step 3\."):
+    with pytest.raises(SimulationError, match=r"gave no action of the environment in episode 1, step 3\."):
         collect_episodes(pendulum, [Behaviour(failing, 2)])

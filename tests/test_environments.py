@@ -154,11 +154,6 @@ def test_unknown_environment_is_named():
         make_simulator("NoSuch-v0")
 
 
-def test_discrete_actions_are_refused_as_not_yet_supported():
-    with pytest.raises(JaxdtError, match=r"CartPole-v1.*discrete actions.*not yet supported"):
-        make_simulator("CartPole-v1")
-
-
 def test_an_unbounded_action_space_counts_as_unit():
     class Unbounded:
         action_space = spaces.Box(np.array([-np.inf, -2.0]), np.array([np.inf, 3.0]), dtype=np.float64)

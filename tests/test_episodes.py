@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from jaxdt import EpisodeStore, JaxdtError, load_episodes
+from jaxdt.types import Box, Discrete, Spec
 from tests.conftest import make_store
 
 
@@ -122,7 +123,21 @@ def test_what_is_dropped_may_be_damaged():
         ({"observations": [[1, 2], [3]]}, "observations must be one array; got rows of different sizes"),
         ({"actions": np.zeros((6, 1), complex)}, "actions must be numbers; got dtype complex128"),
         ({"actions": np.zeros((6, 1), bool)}, "actions must be numbers; got dtype bool"),
-        ({"actions": np.zeros(6, int)}, "discrete actions are not yet supported"),
+        (
+            {"actions": np.zeros(6)},
+            r"actions of shape \(6,\) must be whole numbers; got dtype float64 "
+            r"\(give continuous actions the shape \(steps, size\), discrete ones an integer dtype\)\.$",
+        ),
+        ({"actions": np.zeros(6, bool)}, r"actions of shape \(6,\) must be whole numbers; got dtype bool"),
+        (
+            {"actions": np.zeros((6, 1, 1))},
+            r"actions must have shape \(steps, size\), or \(steps,\) where they are d",
+        ),
+        ({"actions": np.full(6, 2**31)}, r"discrete actions must fit int32; got 2147483648 \(number them from 0 on\)"),
+        ({"actions": np.full(6, -(2**31) - 1)}, "discrete actions must fit int32; got -2147483649"),
+        ({"actions": np.full(6, 2**63, np.uint64)}, "discrete actions must fit int32; got 9223372036854775808"),
+        ({"actions": np.zeros(5, int)}, "actions has 5 steps but observations has 6"),
+        ({"actions": np.zeros(0, int)}, "actions is empty"),
         ({"rewards": np.zeros((6, 1))}, r"rewards must have shape \(steps,\); got \(6, 1\)"),
         ({"rewards": np.zeros(6, "datetime64[s]")}, "rewards must be numbers; got dtype datetime64"),
         ({"terminations": [0, 1, 2, 0, 0, 0]}, "terminations must be true or false at every step"),
@@ -176,9 +191,9 @@ def test_statistics_of_far_away_observations_keep_their_precision():
     [
         lambda store: store.best(0.4),
         lambda store: store.with_delayed_rewards(),
-        lambda store: store.with_actions_rescaled(np.full(2, -2.0), np.full(2, 2.0)),
+        lambda store: store.with_actions_of(Box(np.full(2, -2.0), np.full(2, 2.0))),
         lambda store: store.best(0.4).with_delayed_rewards().best(0.5),
-        lambda store: store.best(0.4).with_actions_rescaled(np.full(2, -2.0), np.full(2, 2.0)),
+        lambda store: store.best(0.4).with_actions_of(Box(np.full(2, -2.0), np.full(2, 2.0))),
     ],
     ids=["best", "delayed", "rescaled", "all of them", "best then rescaled"],
 )
@@ -238,7 +253,7 @@ def test_delayed_rewards_move_to_the_last_step():
     "change",
     [
         lambda store: store.with_delayed_rewards(),
-        lambda store: store.with_actions_rescaled(np.array([-1.0]), np.array([2.0])),
+        lambda store: store.with_actions_of(Box(np.array([-1.0]), np.array([2.0]))),
         lambda store: store.best(0.5),
     ],
     ids=["delayed", "rescaled", "best"],
@@ -254,14 +269,14 @@ def test_changes_leave_the_store_as_it_was(change):
 def test_actions_are_rescaled_affinely():
     actions = [[-2, 0], [2, 10], [0, 5], [1, 7.5], [-1, 2.5], [0, 0]]
     store = EpisodeStore.from_arrays(**small_arrays(actions=actions))
-    rescaled = store.with_actions_rescaled(np.array([-2.0, 0.0]), np.array([2.0, 10.0]))
+    rescaled = store.with_actions_of(Box(np.array([-2.0, 0.0]), np.array([2.0, 10.0])))
     assert np.allclose(rescaled.actions, [[-1, -1], [1, 1], [0, 0], [0.5, 0.5], [-0.5, -0.5], [0, -1]])
     assert rescaled.actions.dtype == np.float32
 
 
 def test_the_unit_space_is_left_alone():
     store = make_store()
-    rescaled = store.with_actions_rescaled(-np.ones(2, np.float32), np.ones(2, np.float32))
+    rescaled = store.with_actions_of(Box(-np.ones(2, np.float32), np.ones(2, np.float32)))
     assert np.allclose(rescaled.actions, store.actions, rtol=1e-5, atol=1e-6)
 
 
@@ -272,18 +287,68 @@ def test_actions_outside_the_space_are_refused_with_the_count_and_the_way_out():
         match=r"^2 of 6 actions lie outside the action space \[-1, 1\] "
         r"\(first: -1\.5, episode 1\); rescale them, or clip them with --clip-actions\.$",
     ):
-        store.with_actions_rescaled(np.array([-1.0]), np.array([1.0]))
+        store.with_actions_of(Box(np.array([-1.0]), np.array([1.0])))
 
 
 def test_actions_outside_the_space_are_clipped_if_asked():
     store = EpisodeStore.from_arrays(**small_arrays(actions=[[0], [4], [-5], [0.5], [-2], [1]]))
-    clipped = store.with_actions_rescaled(np.array([-2.0]), np.array([2.0]), clip=True)
+    clipped = store.with_actions_of(Box(np.array([-2.0]), np.array([2.0])), clip=True)
     assert clipped.actions[:, 0].tolist() == [0, 1, -1, 0.25, -1, 0.5]
 
 
 def test_actions_outside_by_rounding_only_are_taken():
     store = EpisodeStore.from_arrays(**small_arrays(actions=np.full((6, 1), 1 + 1e-6)))
-    assert store.with_actions_rescaled(np.array([-1.0]), np.array([1.0])).actions.max() == 1.0
+    assert store.with_actions_of(Box(np.array([-1.0]), np.array([1.0]))).actions.max() == 1.0
+
+
+def test_discrete_actions_are_counted_from_0():
+    store = EpisodeStore.from_arrays(**small_arrays(actions=np.array([3, 5, 4, 3, 3, 4], np.uint8)))
+    assert store.is_discrete
+    assert (store.actions.dtype, store.actions.tolist()) == (np.int32, [3, 5, 4, 3, 3, 4])
+    counted = store.with_actions_of(Discrete(4, 3))
+    assert (counted.actions.dtype, counted.actions.tolist()) == (np.int32, [0, 2, 1, 0, 0, 1])
+    assert counted.fingerprint != store.fingerprint
+    again = EpisodeStore.from_arrays(**small_arrays(actions=[0, 2, 1, 0, 0, 1])).with_actions_of(Discrete(3))
+    assert again.fingerprint == counted.fingerprint
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize(
+    ("space", "count", "first"), [(Discrete(2, -1), 2, "3, episode 2"), (Discrete(9), 3, "-1, ep")]
+)
+def test_discrete_actions_that_the_environment_lacks_are_refused_and_never_clipped(space, count, first, clip):
+    store = EpisodeStore.from_arrays(**small_arrays(actions=[-1, 0, -1, 3, -1, 3]))
+    with pytest.raises(JaxdtError) as caught:
+        store.with_actions_of(space, clip=clip)
+    allowed = f"{space.start} ... {space.start + space.n - 1}"
+    assert str(caught.value).startswith(f"{count} of 6 actions are not of the environment's, {allowed} (first: {first}")
+    assert str(caught.value).endswith("number them so, or choose the environment that the data were recorded in.")
+
+
+def test_actions_of_the_other_kind_than_the_environments_are_refused():
+    unit = Box(-np.ones(2, np.float32), np.ones(2, np.float32))
+    with pytest.raises(JaxdtError, match=r"are discrete but the environment's are vectors of 2 numbers; choose"):
+        make_store(discrete=3).with_actions_of(unit)
+    with pytest.raises(JaxdtError, match=r"are vectors of 2 numbers but the environment's are discrete, 1 \.\.\. 3; c"):
+        make_store().with_actions_of(Discrete(3, 1))
+    with pytest.raises(JaxdtError, match="the data's actions are discrete and have no size"):
+        _ = make_store(discrete=3).action_dim
+
+
+def test_the_spec_says_what_the_data_fix():
+    unit = Box(-np.ones(2, np.float32), np.ones(2, np.float32))
+    assert make_store(state_dim=5).spec == Spec(observation_shape=(5,), action=unit)
+    frames = EpisodeStore.from_arrays(**small_arrays(observations=np.zeros((6, 4, 4, 1), np.uint8), actions=[2] * 6))
+    assert frames.spec == Spec(observation_shape=(4, 4, 1), observation_dtype="uint8", action=Discrete(3))
+    below = EpisodeStore.from_arrays(**small_arrays(actions=[-1, 0, 0, 3, 0, 0]))
+    assert below.spec.action == Discrete(5, -1)
+
+
+def test_filters_keep_discrete_actions_as_they_are():
+    store = EpisodeStore.from_arrays(**small_arrays(actions=[3, 5, 4, 3, 3, 4]))
+    assert store.with_delayed_rewards().actions is store.actions
+    best = store.best(0.9)
+    assert (best.actions.dtype, best.actions.tolist()) == (np.int32, [3, 5, 3, 3, 4])
 
 
 @pytest.mark.parametrize("field", ["observations", "actions", "rewards", "terminations", "truncations"])
@@ -361,6 +426,10 @@ def test_a_spec_may_name_a_file_more_than_once(tmp_path):
     [
         ({"state_dim": 5}, r"agree on the size of observations; .*a\.npz has \(3,\), .*b\.npz has \(5,\)"),
         ({"action_dim": 4}, r"agree on the size of actions; .*a\.npz has \(2,\), .*b\.npz has \(4,\)"),
+        (
+            {"discrete": 3},
+            r"agree on the kind of actions; those of .*a\.npz are continuous, those of .*b\.npz disc",
+        ),
         ({"env_id": "Walker2d-v5"}, "must be of one environment; got Hopper-v5, Walker2d-v5 from .*a.npz, .*b.npz"),
     ],
 )

@@ -153,7 +153,7 @@ def test_a_missing_dataset_is_named(tmp_path, name):
         ({"timeouts": np.zeros((5, 1), bool)}, "timeouts must be true or false at every step; got shape (5, 1)"),
         ({"terminals": np.arange(5)}, "terminals must be true or false at every step; got shape (5,), dtype int64."),
         ({"rewards": np.zeros((5, 1))}, "rewards must have shape (steps,); got (5, 1)."),
-        ({"actions": np.zeros(5, int)}, "(discrete actions are not yet supported)."),
+        ({"actions": np.zeros(5)}, "actions of shape (5,) must be whole numbers; got dtype float64 (give continuous "),
         ({"rewards": np.full(5, np.inf)}, "rewards of episode 0, step 0, is not a finite float32"),
         ({"rewards": np.array([b"1"] * 5)}, "rewards must be numbers; got dtype |S1."),
         ({"rewards": np.zeros(5, "f4,i4")}, "rewards must be numbers; got dtype [('f0',"),

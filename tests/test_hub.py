@@ -46,7 +46,7 @@ def hub(monkeypatch, home):
         close_session()
 
 
-def parquet(tmp_path: Path, rewards: float = 0.0, width: int = 17) -> bytes:
+def parquet(tmp_path: Path, rewards: float = 0.0, width: int = 17, **more: pa.Array) -> bytes:
     """One episode of two steps with HalfCheetah's observation; the rewards tell files apart."""
     changes = {
         "observations": pa.array([[[0.0] * width, [1.0] * width]], NUMBERS),
@@ -54,7 +54,7 @@ def parquet(tmp_path: Path, rewards: float = 0.0, width: int = 17) -> bytes:
         "rewards": pa.array([[rewards, rewards]], pa.list_(pa.float32())),
         "dones": pa.array([[False, False]], columns()["dones"].type),
     }
-    return write_parquet(tmp_path / "some.parquet", **changes).read_bytes()
+    return write_parquet(tmp_path / "some.parquet", **{**changes, **more}).read_bytes()
 
 
 def pickled(rewards: float = 0.0) -> bytes:
@@ -106,6 +106,11 @@ def test_a_fresh_process_loads_the_parquet_revision_and_then_its_copy(hub, home,
     hub.requests.clear()
     assert load_elsewhere(hub, home, HF_HUB_OFFLINE="1") == good
     assert hub.requests == []
+
+
+def test_discrete_actions_come_from_the_hub_as_well(hub, tmp_path):
+    add_gym(hub, {"halfcheetah-expert-v2/train/0000.parquet": parquet(tmp_path, actions=pa.array([[2, 1]]))})
+    assert load_episodes(SPEC).actions.tolist() == [2, 1]
 
 
 def test_a_hub_that_fails_is_answered_with_the_copy(hub, tmp_path):

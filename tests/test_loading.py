@@ -152,7 +152,7 @@ def test_a_file_that_says_nothing_about_ends_is_refused(tmp_path):
         ({"observations": np.zeros((0, 3))}, "observations is empty; a dataset needs at least one step."),
         ({"observations": np.array([["1"] * 3] * 5)}, "observations must be numbers; got dtype <U1."),
         ({"actions": np.zeros((5, 2), complex)}, "actions must be numbers; got dtype complex128."),
-        ({"actions": np.zeros(5, int)}, "(discrete actions are not yet supported)."),
+        ({"actions": np.zeros(5)}, "actions of shape (5,) must be whole numbers; got dtype float64 (give continuous "),
         ({"rewards": np.zeros(5, "V4")}, "rewards must be numbers; got dtype |V4."),
         ({"terminations": np.array(["no"] * 5)}, "terminations must be true or false at every step; got dtype <U2."),
         ({"terminations": np.arange(5)}, "terminations must be true or false at every step; got dtype int64."),

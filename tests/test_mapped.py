@@ -11,6 +11,7 @@ from jaxdt import EpisodeStore, JaxdtError, WindowSampler, load_episodes
 from jaxdt.data import loading, mapped, storage
 from jaxdt.data.writing import write_episodes
 from jaxdt.progress import Progress
+from jaxdt.types import Box, Discrete
 from tests.conftest import make_store
 from tests.test_arrow import write_parquet, write_saved
 from tests.test_hdf5 import write as write_hdf5
@@ -28,9 +29,9 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache" / "jaxdt" / "episodes"
 
 
-def write_episodes_as(kind: str, directory: Path) -> str:
+def write_episodes_as(kind: str, directory: Path, discrete: int | None = None) -> str:
     """A spec of some episodes in files of a kind."""
-    store = make_store((30, 7, 120), env_id="Hopper-v5")
+    store = make_store((30, 7, 120), env_id="Hopper-v5", discrete=discrete)
     if kind == "saved":
         import pyarrow.parquet
 
@@ -45,17 +46,21 @@ def write_episodes_as(kind: str, directory: Path) -> str:
 
 
 def large_arrays_are_mapped(store: EpisodeStore) -> bool:
-    return all(not getattr(store, name).flags.writeable for name in ("observations", "actions"))
+    """Discrete actions are as small as rewards, and lie in memory as these do."""
+    large = ("observations",) if store.is_discrete else ("observations", "actions")
+    return all(not getattr(store, name).flags.writeable for name in large)
 
 
 KINDS = (".npz", ".parquet", ".hdf5", ".pkl", "saved", "joined")
 
 
+@pytest.mark.parametrize("discrete", [None, 5], ids=["continuous", "discrete"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_mapped_store_is_bit_for_bit_the_one_in_memory(tmp_path, cache, kind):
-    spec = write_episodes_as(kind, tmp_path)
+def test_a_mapped_store_is_bit_for_bit_the_one_in_memory(tmp_path, cache, kind, discrete):
+    spec = write_episodes_as(kind, tmp_path, discrete)
     in_memory = load_episodes(spec)
     assert in_memory.mapped_in is None
+    assert in_memory.is_discrete == (discrete is not None)
     assert not cache.exists()
     store = load_episodes(spec, map_above=0.0)
     assert large_arrays_are_mapped(store)
@@ -63,12 +68,12 @@ def test_a_mapped_store_is_bit_for_bit_the_one_in_memory(tmp_path, cache, kind):
     assert store.mapped_in.parent == cache
     assert store.env_id == in_memory.env_id
     assert store.fingerprint == in_memory.fingerprint
-    bounds = np.full(2, -2.0), np.full(2, 2.0)
+    space = Discrete(9, -1) if discrete else Box(np.full(2, -2.0), np.full(2, 2.0))
     for change in (
         lambda s: s,
         lambda s: s.best(0.9),
         lambda s: s.with_delayed_rewards(),
-        lambda s: s.with_actions_rescaled(*bounds),
+        lambda s: s.with_actions_of(space),
     ):
         ours, theirs = change(store), change(in_memory)
         assert large_arrays_are_mapped(ours)

@@ -68,28 +68,35 @@ def refusal(name: str = NAME) -> str:
     return str(caught.value)
 
 
-def test_a_local_dataset_loads_without_its_last_observations(dataset):
-    store = make_store()
+@pytest.mark.parametrize("discrete", [None, 5])
+def test_a_local_dataset_loads_without_its_last_observations(root, discrete):
+    store = make_store(discrete=discrete)
+    write(root / NAME / "data", store)
     loaded = jaxdt.load_episodes(f"minari:{NAME}")
     assert loaded.fingerprint == store.fingerprint
     assert loaded.env_id == "Hopper-v5"
 
 
-def test_what_minari_writes_is_read(root):
+@pytest.mark.parametrize(
+    ("space", "action"),
+    [("box", [0.5, 0.5, 0.5]), ("gymnasium.spaces.Discrete(3, start=2)", 4)],
+    ids=["box", "discrete"],
+)
+def test_what_minari_writes_is_read(root, space, action):
     code = f"""
 import gymnasium, minari, numpy as np
 from minari.data_collector import EpisodeBuffer
 box = gymnasium.spaces.Box(-9, 9, (3,), np.float32)
 buffers = [
     EpisodeBuffer(
-        observations=np.arange(3 * (n + 1), dtype=np.float32).reshape(-1, 3), actions=np.zeros((n, 3), np.float32),
+        observations=np.arange(3 * (n + 1), dtype=np.float32).reshape(-1, 3), actions=np.array([{action}] * n),
         rewards=np.arange(n), terminations=np.arange(n) == n - 1 if n == 4 else np.zeros(n, bool),
         truncations=np.arange(n) == n - 1 if n == 2 else np.zeros(n, bool), infos={{"x": np.zeros(n + 1)}},
     )
     for n in (2, 4)
 ]
 minari.create_dataset_from_buffers(
-    {NAME!r}, buffers, env="Pendulum-v1", observation_space=box, action_space=box, algorithm_name="a",
+    {NAME!r}, buffers, env="Pendulum-v1", observation_space=box, action_space={space}, algorithm_name="a",
     author="a", author_email="a@b.c", code_permalink="a", description="a",
 )
 """
@@ -99,6 +106,7 @@ minari.create_dataset_from_buffers(
     assert store.lengths.tolist() == [2, 4]
     assert store.returns.tolist() == [1, 6]
     np.testing.assert_array_equal(store.observations[2:], np.arange(12).reshape(4, 3))
+    assert store.actions.tolist() == [action] * 6
     assert np.flatnonzero(store.terminations).tolist() == [5]
     assert np.flatnonzero(store.truncations).tolist() == [1]
     assert store.env_id == "Pendulum-v1"
@@ -151,14 +159,6 @@ def test_a_name_that_is_not_minaris_is_refused(root, name):
 def test_episodes_that_do_not_fit_are_refused_by_name(dataset, members, message):
     change(dataset, **members)
     assert message in refusal()
-
-
-def test_discrete_actions_are_refused(root):
-    folder = write(root / NAME / "data", make_store((4,)), total_episodes=1)
-    with h5py.File(folder / "main_data.hdf5", "a") as file:
-        del file["episode_0/actions"]
-        file["episode_0/actions"] = np.zeros(4, int)
-    assert "actions must have shape (steps, size); got (4,) (discrete actions are not yet supported)" in refusal()
 
 
 @pytest.mark.parametrize("total", [0, -1, 4, 10**9, None, "3", True, 2.0])

@@ -60,9 +60,10 @@ def array_promising(shape, dtype, content: bytes) -> Raw:
     return Raw(function, arguments, (1, shape, dtype, False, content))
 
 
+@pytest.mark.parametrize("discrete", [None, 5])
 @pytest.mark.parametrize("protocol", range(6))
-def test_the_originals_list_of_dicts_loads_at_every_protocol(tmp_path, protocol):
-    store = make_store()
+def test_the_originals_list_of_dicts_loads_at_every_protocol(tmp_path, protocol, discrete):
+    store = make_store(discrete=discrete)
     assert load_pickle(write(tmp_path / "a.pkl", episodes_of(store), protocol)).fingerprint == store.fingerprint
 
 

@@ -9,7 +9,8 @@ import pytest
 from gymnasium import spaces
 
 from jaxdt import JaxdtError, simulator
-from jaxdt.simulator import action_bounds, make_simulator
+from jaxdt.simulator import action_bounds, action_space, make_simulator
+from jaxdt.types import Discrete
 
 
 vector = spaces.Box(-np.inf, np.inf, (3,), np.float64)
@@ -44,24 +45,30 @@ def test_vectors_of_observations_and_continuous_actions_are_taken(registered):
     assert (env.observation_space, env.action_space) == (vector, unit)
 
 
+def test_discrete_actions_are_taken_with_the_number_that_they_start_at(registered):
+    assert action_space(make_simulator(registered(vector, spaces.Discrete(3, start=-1)))) == Discrete(3, -1)
+    assert action_space(make_simulator("CartPole-v1")) == Discrete(2)
+    with pytest.raises(JaxdtError, match="has discrete actions, which are not yet trained on"):
+        action_bounds(make_simulator("CartPole-v1"))
+
+
 @pytest.mark.parametrize(
-    "action", [spaces.Discrete(3), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(4)], ids=lambda x: type(x).__name__
+    "action", [spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(4)], ids=lambda x: type(x).__name__
 )
-def test_discrete_actions_are_refused_as_not_yet_supported(registered, action):
-    with pytest.raises(JaxdtError, match=r"^environment 'Still-v0' has discrete actions \(.*\), which are not yet sup"):
+def test_several_discrete_actions_a_step_are_refused_with_the_way_out(registered, action):
+    with pytest.raises(JaxdtError) as caught:
         make_simulator(registered(vector, action))
-
-
-def test_cartpole_is_refused_for_its_discrete_actions():
-    with pytest.raises(JaxdtError, match=r"^environment 'CartPole-v1' has discrete actions \(Discrete\(2\)\)"):
-        make_simulator("CartPole-v1")
+    assert str(caught.value) == (
+        f"environment 'Still-v0' has several discrete actions a step ({action}); make them one Discrete of all "
+        "their combinations with a gymnasium.ActionWrapper."
+    )
 
 
 @pytest.mark.parametrize(
     ("observation", "action", "message"),
     [
-        (vector, spaces.Box(-1, 1, (2, 2)), "must have a vector of continuous actions; got Box"),
-        (vector, spaces.Dict(arm=unit), "must have a vector of continuous actions; got Dict"),
+        (vector, spaces.Box(-1, 1, (2, 2)), "must have a vector of continuous actions or Discrete; got Box"),
+        (vector, spaces.Dict(arm=unit), "must have a vector of continuous actions or Discrete; got Dict"),
         (spaces.Box(0, 255, (4, 4, 1), np.uint8), unit, "must have a vector of observations; got Box"),
         (spaces.Dict(arm=vector), unit, "must have a vector of observations; got Dict"),
         (spaces.Discrete(5), unit, "must have a vector of observations; got Discrete"),

@@ -95,12 +95,13 @@ def test_every_real_step_carries_its_own_row(lengths, context, batch, seed):
 
 
 @few
-@given(lengths=many_lengths, context=contexts, batch=batches, seed=seeds)
-def test_windows_have_the_promised_shapes_and_dtypes(lengths, context, batch, seed):
-    window = next(WindowSampler(make_store(lengths, state_dim=3, action_dim=2), context, batch, seed))
+@given(lengths=many_lengths, context=contexts, batch=batches, seed=seeds, discrete=st.sampled_from([None, 3]))
+def test_windows_have_the_promised_shapes_and_dtypes(lengths, context, batch, seed, discrete):
+    store = make_store(lengths, state_dim=3, action_dim=2, discrete=discrete)
+    window = next(WindowSampler(store, context, batch, seed))
     assert {name: (array.shape, array.dtype.name) for name, array in window._asdict().items()} == {
         "states": ((batch, context, 3), "float32"),
-        "actions": ((batch, context, 2), "float32"),
+        "actions": ((batch, context, 2), "float32") if discrete is None else ((batch, context), "int32"),
         "returns_to_go": ((batch, context), "float32"),
         "timesteps": ((batch, context), "int32"),
         "mask": ((batch, context), "bool"),

@@ -15,9 +15,9 @@ from tests.conftest import make_store
 KINDS = sorted(WRITERS)
 
 
-def mixed_store(env_id: str | None = "HalfCheetah-v5") -> jaxdt.EpisodeStore:
+def mixed_store(env_id: str | None = "HalfCheetah-v5", discrete: int | None = None) -> jaxdt.EpisodeStore:
     """Episodes that end in a fall, at the time limit, and in both at once."""
-    store = make_store((3, 7, 12))
+    store = make_store((3, 7, 12), discrete=discrete)
     terminations, truncations = np.zeros(22, bool), np.zeros(22, bool)
     terminations[[2, 21]] = truncations[[9, 21]] = True
     return jaxdt.EpisodeStore.from_arrays(
@@ -39,17 +39,18 @@ def refusal(spec, out) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("env_id", ["HalfCheetah-v5", None])
+@pytest.mark.parametrize(("env_id", "discrete"), [("HalfCheetah-v5", None), (None, None), ("CartPole-v1", 5)])
 @pytest.mark.parametrize("second", KINDS)
 @pytest.mark.parametrize("first", KINDS)
-def test_every_kind_becomes_every_kind_and_says_the_same(tmp_path, first, second, env_id):
-    store = mixed_store(env_id)
+def test_every_kind_becomes_every_kind_and_says_the_same(tmp_path, first, second, env_id, discrete):
+    store = mixed_store(env_id, discrete)
     write_episodes(store, tmp_path / f"a{first}")
     written = convert(tmp_path / f"a{first}", tmp_path / f"b{second}")
     assert written.fingerprint == store.fingerprint
     read = jaxdt.load_episodes(tmp_path / f"b{second}")
     assert read.fingerprint == store.fingerprint
     assert read.env_id == env_id
+    assert read.is_discrete == (discrete is not None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -76,13 +76,13 @@ def collect_command(arguments: list[str]) -> None:
 def _behaviour_policy(name: str, env_id: str) -> Any:
     from jaxdt.data.collecting import random_policy
     from jaxdt.data.demo import demo_policy
-    from jaxdt.simulator import action_bounds, make_simulator
+    from jaxdt.simulator import action_space, make_simulator
 
     if name == "random":
         simulator = make_simulator(env_id)
-        bounds = action_bounds(simulator)
+        space = action_space(simulator)
         simulator.close()
-        return random_policy(*bounds)
+        return random_policy(space)
     kind, _, level = name.partition(":")
     if kind != "demo":
         raise JaxdtError(f"--policy must be demo:LEVEL or random; got {name!r}.")

@@ -23,7 +23,7 @@ def checked_arrays(
     """The five arrays in their final dtypes, and the episodes' offsets; raises JaxdtError."""
     fields = {
         "observations": _numeric(observations, "observations", source),
-        "actions": _float32(actions, "actions", source),
+        "actions": _actions(actions, source),
         "rewards": _float32(rewards, "rewards", source),
     }
     n = len(fields["observations"])
@@ -64,6 +64,23 @@ def _float32(values: Any, field: str, source: str) -> np.ndarray:
     return _numeric(values, field, source).astype(np.float32, copy=False)
 
 
+def _actions(values: Any, source: str) -> np.ndarray:
+    """Vectors as float32, or one whole number a step as int32."""
+    array = _array(values, "actions", source)
+    if array.ndim != 1:
+        return _float32(array, "actions", source)
+    if array.dtype.kind not in "iu":
+        raise JaxdtError(
+            f"{source}: actions of shape {array.shape} must be whole numbers; got dtype {array.dtype} (give continuous "
+            "actions the shape (steps, size), discrete ones an integer dtype)."
+        )
+    limits = np.iinfo(np.int32)
+    for action in (array.min(initial=0), array.max(initial=0)):
+        if not limits.min <= action <= limits.max:
+            raise JaxdtError(f"{source}: discrete actions must fit int32; got {action} (number them from 0 on).")
+    return _numeric(array, "actions", source).astype(np.int32, copy=False)
+
+
 def _flags(values: Any, field: str, n: int, source: str) -> np.ndarray:
     if values is None:
         return np.zeros(n, bool)
@@ -77,10 +94,10 @@ def _check_shapes(fields: dict[str, np.ndarray], source: str) -> None:
     n = len(fields["observations"])
     if fields["observations"].ndim < 2:
         raise JaxdtError(f"{source}: observations must have shape (steps, size); got {fields['observations'].shape}.")
-    if fields["actions"].ndim != 2:
+    if fields["actions"].ndim not in (1, 2):
         raise JaxdtError(
-            f"{source}: actions must have shape (steps, size); got {fields['actions'].shape} "
-            "(discrete actions are not yet supported)."
+            f"{source}: actions must have shape (steps, size), or (steps,) where they are discrete; got "
+            f"{fields['actions'].shape}."
         )
     for name in ("observations", "actions"):
         if 0 in fields[name].shape:

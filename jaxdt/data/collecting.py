@@ -1,18 +1,20 @@
 """Episodes made by rolling out a behaviour policy in a Gymnasium environment."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError, SimulationError
-from jaxdt.simulator import action_bounds, episode_limit, make_simulator
+from jaxdt.simulator import action_space, episode_limit, make_simulator
+from jaxdt.types import Box, Discrete
 
 
-BehaviourPolicy = Callable[[Float[np.ndarray, " s"], np.random.Generator], Float[np.ndarray, " a"]]
-"""`(observation, rng) -> action`, in the environment's own units; collecting clips it to the action space."""
+BehaviourPolicy = Callable[[Float[np.ndarray, " s"], np.random.Generator], Float[np.ndarray, " a"] | int]
+"""`(observation, rng) -> action`, in the environment's own units: a vector, which collecting clips to the action space,
+or where actions are discrete one of its numbers."""
 
 Progress = Callable[[int, int], None]
 """`(episodes done, episodes in all)`."""
@@ -24,7 +26,7 @@ class Behaviour(NamedTuple):
     policy: BehaviourPolicy
     episodes: int
     noise: float = 0.0
-    """Standard deviation of the Gaussian noise added to actions, in half widths of the action space."""
+    """Standard deviation of the Gaussian noise added to continuous actions, in half widths of the action space."""
 
 
 def collect_episodes(
@@ -47,6 +49,8 @@ def collect_episodes(
         if not 0 <= behaviour.noise < np.inf:
             raise JaxdtError(f"noise must be at least 0 and finite; got {behaviour.noise}.")
     simulator = make_simulator(env_id)
+    if isinstance(action_space(simulator), Discrete) and any(behaviour.noise for behaviour in behaviours):
+        raise JaxdtError(f"noise is for continuous actions and {env_id} has discrete ones; leave it at 0.")
     plays = [behaviour for behaviour in behaviours for _ in range(behaviour.episodes)]
     columns: list[list] = [[], [], [], [], []]
     ends = []
@@ -63,24 +67,25 @@ def collect_episodes(
     )
 
 
-def random_policy(low: Float[np.ndarray, " a"], high: Float[np.ndarray, " a"]) -> BehaviourPolicy:
+def random_policy(space: Box | Discrete) -> BehaviourPolicy:
     """Actions uniform over the action space."""
-    return lambda observation, rng: rng.uniform(low, high)
+    if isinstance(space, Discrete):
+        return lambda observation, rng: int(rng.integers(space.start, space.start + space.n))
+    return lambda observation, rng: rng.uniform(space.low, space.high)
 
 
 def _play(simulator, behaviour: Behaviour, seed: int, episode: int) -> tuple[list, list, list, list, list]:
-    low, high = action_bounds(simulator)
+    space = action_space(simulator)
     # The generator of actions is apart from the environment's, which is seeded with the same number.
     rng = np.random.default_rng([seed + episode, 1])
     observations, actions, rewards, terminations, truncations = [], [], [], [], []
     observation, _ = simulator.reset(seed=seed + episode)
     for step in range(1, episode_limit(simulator) + 1):
-        action = np.asarray(behaviour.policy(observation, rng), np.float32)
-        if behaviour.noise:
-            action = action + behaviour.noise * (high - low) / 2 * rng.standard_normal(low.shape)
-        action = np.clip(action, low, high).astype(np.float32)
-        if not np.isfinite(action).all():
-            raise SimulationError(f"the behaviour policy gave NaN in episode {episode}, step {step - 1}.")
+        action = _executed(behaviour.policy(observation, rng), space, behaviour.noise, rng)
+        if action is None:
+            raise SimulationError(
+                f"the behaviour policy gave no action of the environment in episode {episode}, step {step - 1}."
+            )
         observations.append(np.asarray(observation, np.float32))
         try:
             observation, reward, terminated, truncated, _ = simulator.step(action)
@@ -95,3 +100,15 @@ def _play(simulator, behaviour: Behaviour, seed: int, episode: int) -> tuple[lis
         if terminations[-1] or truncations[-1]:
             break
     return observations, actions, rewards, terminations, truncations
+
+
+def _executed(action: Any, space: Box | Discrete, noise: float, rng: np.random.Generator) -> Any:
+    """What the environment is given of a policy's action, None where it cannot be."""
+    if isinstance(space, Discrete):
+        return int(action) if action in range(space.start, space.start + space.n) else None
+    low, high = space
+    action = np.asarray(action, np.float32)
+    if noise:
+        action = action + noise * (high - low) / 2 * rng.standard_normal(low.shape)
+    action = np.clip(action, low, high).astype(np.float32)
+    return action if np.isfinite(action).all() else None

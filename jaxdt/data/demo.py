@@ -11,6 +11,7 @@ import numpy as np
 from jaxdt.data.collecting import Behaviour, BehaviourPolicy, Progress, collect_episodes, random_policy
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
+from jaxdt.types import Box
 
 
 DEMO_ENV = "HalfCheetah-v5"
@@ -43,7 +44,7 @@ def demo_policy(level: str) -> BehaviourPolicy:
     weights, mean, std = policies["weights"][i], policies["means"][i], policies["stds"][i]
     if level == "random":
         ones = np.ones(weights.shape[0], np.float32)
-        return random_policy(-ones, ones)
+        return random_policy(Box(-ones, ones))
     return lambda observation, rng: weights @ ((observation - mean) / std)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from jaxdt.data.actions import counted_from_zero, mapped_onto_unit
 from jaxdt.data.checks import checked_arrays
-from jaxdt.data.storage import MEMORY, Storage, TemporaryStorage, chunks, release_pages
+from jaxdt.data.storage import MEMORY, TemporaryStorage, chunks, release_pages
 from jaxdt.errors import JaxdtError
 from jaxdt.files import open_atomically
+from jaxdt.types import Box, Discrete, Spec
 
 
 STD_EPSILON = 1e-6
@@ -37,7 +39,8 @@ class EpisodeStore:
     """
 
     observations: Shaped[np.ndarray, "n *s"]
-    actions: Float[np.ndarray, "n a"]
+    actions: Float[np.ndarray, "n a"] | Int[np.ndarray, " n"]
+    """float32 vectors, or where actions are discrete one int32 a step."""
     rewards: Float[np.ndarray, " n"]
     terminations: Bool[np.ndarray, " n"]
     """True where the environment ended the episode (a fall, a goal)."""
@@ -67,7 +70,9 @@ class EpisodeStore:
         """Checks and keeps one's own data.
 
         - `observations` (n, ...): any shape a step; floats are kept as float32, integers as they are.
-        - `actions` (n, a), `rewards` (n,): kept as float32.
+        - `actions`: (n, a) of continuous actions, kept as float32, or (n,) of an integer dtype of discrete ones,
+          kept as int32.
+        - `rewards` (n,): kept as float32.
         - `terminations`, `truncations` (n,): booleans.
         - `episode_ends` (e,): row after each episode's last; without it episodes end where a
           termination or truncation is True, and an unfinished one at the end is dropped with a warning.
@@ -97,8 +102,32 @@ class EpisodeStore:
         return int(np.prod(self.observations.shape[1:]))
 
     @property
+    def is_discrete(self) -> bool:
+        """Whether an action is one whole number."""
+        return self.actions.ndim == 1
+
+    @property
     def action_dim(self) -> int:
+        """Numbers in one continuous action; raises JaxdtError where actions are discrete."""
+        if self.is_discrete:
+            raise JaxdtError("the data's actions are discrete and have no size; give data of continuous actions.")
         return self.actions.shape[1]
+
+    @cached_property
+    def spec(self) -> Spec:
+        """What the data say of the environment, once their actions are as models take them (`with_actions_of`)."""
+        action: Box | Discrete
+        if self.is_discrete:
+            start = min(int(self.actions.min()), 0)
+            action = Discrete(int(self.actions.max()) + 1 - start, start)
+        else:
+            ones = np.ones(self.action_dim, np.float32)
+            action = Box(-ones, ones)
+        return Spec(
+            observation_shape=self.observations.shape[1:],
+            observation_dtype=str(self.observations.dtype),
+            action=action,
+        )
 
     @property
     def lengths(self) -> Int[np.ndarray, " e"]:
@@ -182,25 +211,15 @@ class EpisodeStore:
         """The same episodes, to be normalised by a mean and a standard deviation that were found elsewhere."""
         return dataclasses.replace(self, statistics_before_filters=Statistics(mean, std))
 
-    def with_actions_rescaled(
-        self, low: Float[np.ndarray, " a"], high: Float[np.ndarray, " a"], *, clip: bool = False
-    ) -> "EpisodeStore":
-        """Actions of the space [low, high] mapped affinely onto [-1, 1].
+    def with_actions_of(self, space: Box | Discrete, *, clip: bool = False) -> "EpisodeStore":
+        """Actions of an environment as models take them: a Box mapped onto [-1, 1], a Discrete counted from 0.
 
-        Raises JaxdtError when actions lie outside the space, unless `clip`.
+        Raises JaxdtError when actions are of the other kind or outside the space; `clip` brings those of a Box inside.
         """
-        slack = 1e-5 * (high - low)
-        outside = [((a < low - slack) | (a > high + slack)).any(axis=1) for a in chunks(self.actions)]
-        rows = np.flatnonzero(np.concatenate(outside))
-        if len(rows) and not clip:
-            row = int(rows[0])
-            raise JaxdtError(
-                f"{len(rows)} of {self.num_steps} actions lie outside the action space "
-                f"[{_short(low)}, {_short(high)}] (first: {_short(self.actions[row])}, "
-                f"episode {self._episode_of(row)}); rescale them, or clip them with --clip-actions."
-            )
-        width = np.where(high > low, high - low, 1)  # an action that cannot move stays at -1
-        unit = (2 * (np.clip(a, low, high) - low) / width - 1 for a in chunks(self.actions))
+        if self.is_discrete:
+            counted = counted_from_zero(self.actions, space, self.offsets)
+            return dataclasses.replace(self, actions=self._like_ours("actions", self.num_steps, counted))
+        unit = mapped_onto_unit(self.actions, space, self.offsets, clip=clip)
         return dataclasses.replace(self, actions=self._like_ours("actions", self.num_steps, unit))
 
     def _select(self, episodes: Int[np.ndarray, " k"]) -> "EpisodeStore":
@@ -231,9 +250,6 @@ class EpisodeStore:
             writer.append(part)
         return writer.done()
 
-    def _episode_of(self, row: int) -> int:
-        return int(np.searchsorted(self.offsets, row, side="right")) - 1
-
 
 def _rows(values: np.ndarray, rows: Int[np.ndarray, " k"]) -> Iterator[np.ndarray]:
     for chunk in chunks(rows):
@@ -241,51 +257,8 @@ def _rows(values: np.ndarray, rows: Int[np.ndarray, " k"]) -> Iterator[np.ndarra
         release_pages(values)
 
 
-def concatenate(stores: Sequence[EpisodeStore], names: Sequence[str], storage: Storage) -> EpisodeStore:
-    """Several stores as one; `names` are for the error when they do not belong together."""
-    first = stores[0]
-    if len(stores) == 1:
-        return first
-    for store, name in zip(stores[1:], names[1:], strict=True):
-        for field in ("observations", "actions"):
-            ours, theirs = getattr(first, field).shape[1:], getattr(store, field).shape[1:]
-            if ours != theirs:
-                raise JaxdtError(
-                    f"datasets joined by + must agree on the size of {field}; "
-                    f"{names[0]} has {ours}, {name} has {theirs}."
-                )
-    env_ids = {store.env_id for store in stores if store.env_id is not None}
-    if len(env_ids) > 1:
-        raise JaxdtError(
-            f"datasets joined by + must be of one environment; got {', '.join(sorted(env_ids))} "
-            f"from {', '.join(names)}."
-        )
-    starts = np.cumsum([0] + [store.num_steps for store in stores[:-1]])
-    ends = [store.offsets[1:] + start for store, start in zip(stores, starts, strict=True)]
-    joined = ("observations", "actions", "rewards", "terminations", "truncations")
-    return EpisodeStore(
-        offsets=np.concatenate([[0], *ends]),
-        env_id=next(iter(env_ids), None),
-        **{field: _joined(field, [getattr(store, field) for store in stores], storage) for field in joined},  # type: ignore[arg-type]
-    )
-
-
-def _joined(field: str, arrays: Sequence[np.ndarray], storage: Storage) -> np.ndarray:
-    shape = (sum(map(len, arrays)), *arrays[0].shape[1:])
-    writer = storage.array_writer(field, shape, np.result_type(*arrays))
-    for array in arrays:
-        for chunk in chunks(array):
-            writer.append(chunk)
-    return writer.done()
-
-
 def _mean(values: np.ndarray, of: Any) -> Float[np.ndarray, "*s"]:
     total = np.zeros(values.shape[1:], np.float64)
     for chunk in chunks(values):
         total += of(chunk.astype(np.float64)).sum(axis=0)
     return total / len(values)
-
-
-def _short(values: np.ndarray) -> str:
-    text = [f"{value:g}" for value in values]
-    return text[0] if len(set(text)) == 1 else "(" + " ".join(text) + ")"

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxdt.data.demo import collect_demo_episodes
-from jaxdt.data.episodes import EpisodeStore, concatenate
+from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.formats import FORMATS, size_in_memory
 from jaxdt.data.formats.hub import PREFIX as HUB, find_hub, read_hub
 from jaxdt.data.formats.minari import PREFIX as MINARI, find_minari, load_minari
 from jaxdt.data.formats.saved import load_directory
+from jaxdt.data.joining import concatenate
 from jaxdt.data.mapped import load_mapped, most_in_memory
 from jaxdt.data.storage import MEMORY, Storage
 from jaxdt.errors import JaxdtError
@@ -43,7 +44,8 @@ def load_episodes(
       from there (`mapped_in`); default: a quarter of the machine's memory. Parquet, Arrow, HDF5 and `.npz` are
       unpacked piece by piece; pickles and Minari's lie in memory whole while they are.
 
-    Joined members must agree on sizes and environment. Raises JaxdtError naming the file, the field and the fix.
+    Joined members must agree on sizes, kind of actions and environment. Raises JaxdtError naming the file, the field
+    and the fix.
     """
     if map_above is not None and not 0 <= map_above < math.inf:
         raise JaxdtError(f"map_above must be at least 0 and finite; got {map_above} (1e9 never maps).")

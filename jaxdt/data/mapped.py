@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.storage import LARGE, DirectoryStorage, copied
+from jaxdt.data.storage import LARGE, DirectoryStorage, copied, goes_to_file
 from jaxdt.errors import JaxdtError
 from jaxdt.files import directory_atomically, private_cache
 from jaxdt.progress import Progress
@@ -25,7 +25,7 @@ _FORMAT = 1  # of an entry, and of what readers make of a file: entries of anoth
 
 _KINDS = {
     "observations": ("iuf", range(2, 65)),
-    "actions": ("f", (2,)),
+    "actions": ("fi", (1, 2)),
     "rewards": ("f", (1,)),
     "terminations": ("b", (1,)),
     "truncations": ("b", (1,)),
@@ -133,11 +133,12 @@ def _fill(
         stack.callback(progress.stop)
         storage = stack.enter_context(contextlib.closing(DirectoryStorage(directory, wrote)))
         store = load(storage)
-        for name in LARGE:
-            if not (directory / f"{name}.npy").exists():  # of a reader that reads into memory
-                copied(name, getattr(store, name), storage)
-        for name in ("terminations", "truncations", "offsets"):
-            np.save(directory / f"{name}.npy", getattr(store, name))
+        for name in (*LARGE, "terminations", "truncations", "offsets"):
+            path, values = directory / f"{name}.npy", getattr(store, name)
+            if not goes_to_file(name, values.shape):
+                np.save(path, values)
+            elif not path.exists():  # of a reader that reads into memory
+                copied(name, values, storage)
         (directory / "environment.json").write_text(json.dumps(store.env_id), encoding="utf-8")
         del store  # some systems remove or rename no file that is mapped
 
@@ -164,12 +165,15 @@ def _opened(entry: Path) -> EpisodeStore | None:
             return None
         if 0 in values.shape or len(values) < offsets[-1]:
             return None
+    actions = found["actions"]
+    if actions.dtype != (np.int32 if actions.ndim == 1 else np.float32):
+        return None
     if env_id is not None and not (isinstance(env_id, str) and is_plain_env_id(env_id)):
         return None
     found = {name: values[: offsets[-1]] for name, values in found.items()}
     return EpisodeStore(
         observations=found["observations"],
-        actions=found["actions"],
+        actions=np.array(found["actions"]) if actions.ndim == 1 else found["actions"],
         rewards=np.array(found["rewards"]),
         terminations=np.array(found["terminations"]),
         truncations=np.array(found["truncations"]),

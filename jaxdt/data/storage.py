@@ -16,7 +16,11 @@ from jaxdt.errors import JaxdtError
 
 
 LARGE = ("observations", "actions", "rewards")
-"""The arrays that go to files; what else there is takes a few bytes a step."""
+"""The arrays that go to files; what else there is takes a few bytes a step, and so do discrete actions."""
+
+
+def goes_to_file(name: str, shape: tuple[int, ...]) -> bool:
+    return name in LARGE and not (name == "actions" and len(shape) == 1)
 
 
 class ArrayWriter:
@@ -64,7 +68,7 @@ class DirectoryStorage(Storage):
         self._open = contextlib.ExitStack()
 
     def array_writer(self, name: str, shape: tuple[int, ...], dtype: Any) -> ArrayWriter:
-        if name not in LARGE:
+        if not goes_to_file(name, shape):
             return super().array_writer(name, shape, dtype)
         if name != "observations" or np.dtype(dtype).kind == "f":
             dtype = np.float32

@@ -86,7 +86,7 @@ class WindowSampler(Iterator[Window]):
         return window
 
     def batch(self, index: int) -> Window:
-        """Batch `index` of the stream; shapes (b, t, s), (b, t, a), (b, t), (b, t), (b, t)."""
+        """Batch `index` of the stream; shapes (b, t, s), (b, t, a) or where discrete (b, t), (b, t), (b, t), (b, t)."""
         block, i = divmod(index, _BLOCK)
         if block != self._block:
             self._block, self._indices = block, self._draw(block)

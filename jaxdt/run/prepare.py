@@ -15,7 +15,7 @@ from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import JaxEnvironment
 from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, read_record
 from jaxdt.simulator import action_bounds, make_simulator
-from jaxdt.types import Interface
+from jaxdt.types import Box, Interface
 
 
 MOST_UPDATES_PER_CALL = 10
@@ -56,7 +56,7 @@ def prepare_run(
     bounds = _check_environment(played_in, store)
     interface, model = _starting_point(config, store, bounds, previous)
     filtered = store.best(config.best_fraction) if config.best_fraction < 1 else store
-    filtered = filtered.with_actions_rescaled(interface.action_low, interface.action_high, clip=config.clip_actions)
+    filtered = filtered.with_actions_of(Box(interface.action_low, interface.action_high), clip=config.clip_actions)
     if config.delayed_reward:
         filtered = filtered.with_delayed_rewards()
     filtered = filtered.with_statistics(interface.state_mean, interface.state_std)

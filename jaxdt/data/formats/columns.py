@@ -77,6 +77,9 @@ def _check_type(file: ArrowFile, name: str) -> None:
     kind, depth = _leaf(file.schema.field(name).type)
     if name in ("observations", "actions"):
         wanted, fits = "lists of lists of numbers, an episode a row and a step a list", depth == 2
+        if name == "actions":
+            wanted += ", or lists of whole numbers where they are discrete"
+            fits |= depth == 1 and types.is_integer(kind)
         fits &= types.is_floating(kind) or types.is_integer(kind)
     elif name == "rewards":
         wanted, fits = "lists of numbers, an episode a row", depth in (1, 2)
@@ -127,9 +130,9 @@ def _read_column(
             if writer is None:
                 writer = _column_writer(files, name, (int(lengths.sum()), *values.shape[1:]), source, storage)
             if values.shape[1:] != writer.shape[1:]:
+                here, before = (f"a list of {a.shape[1]}" if a.shape[1:] else "a number" for a in (values, writer))
                 raise JaxdtError(
-                    f"{source}: {name} of episode {row} has {values.shape[1]} numbers a step, those before it "
-                    f"{writer.shape[1]}; make them agree."
+                    f"{source}: {name} of episode {row} has {here} a step, those before it {before}; make them agree."
                 )
             writer.append(values)
             row += len(found)

@@ -40,8 +40,8 @@ _MOST_OF_LZF = 2**30  # bytes; one of a chunk can become 88
 def load_hdf5(path: Path, storage: Storage = MEMORY) -> EpisodeStore:
     """Episodes of a file of D4RL's layout.
 
-    - The datasets `observations` (n, ...), `actions` (n, a), `rewards` (n,) and `terminals` (n,): the environment
-      ended the episode; others are not read.
+    - The datasets `observations` (n, ...), `actions` (n, a), or integers (n,) where they are discrete, `rewards` (n,)
+      and `terminals` (n,): the environment ended the episode; others are not read.
     - `timeouts` (n,): the episode was cut off; in old files without it an episode also ends after 1000 steps.
     - The attribute `env_id`, a string of fixed length, names the environment.
 
@@ -225,8 +225,8 @@ def hdf5_size(path: Path) -> int:
     with reading_hdf5(path) as file:
         if "observations" not in file:
             return path.stat().st_size
-        arrays = [member(file, name, path) for name in LARGE]
-        return sum(kept_bytes(array.shape, array.dtype) for array in arrays)
+        arrays = {name: member(file, name, path) for name in LARGE}
+        return sum(kept_bytes(name, array.shape, array.dtype) for name, array in arrays.items())
 
 
 def write_hdf5(store: EpisodeStore, path: Path) -> None:

@@ -17,6 +17,6 @@ def array_bytes(name: str, shape: Sequence[int], dtype: np.dtype) -> int:
     return math.prod(shape) * max(dtype.itemsize, 1 if name == "observations" else 4)
 
 
-def kept_bytes(shape: Sequence[int], dtype: np.dtype) -> int:
-    """What an array takes in an EpisodeStore."""
-    return math.prod(shape) * (4 if dtype.kind == "f" else dtype.itemsize)
+def kept_bytes(name: str, shape: Sequence[int], dtype: np.dtype) -> int:
+    """What an array takes in an EpisodeStore: four bytes a number, but for observations of integers."""
+    return math.prod(shape) * (dtype.itemsize if name == "observations" and dtype.kind != "f" else 4)

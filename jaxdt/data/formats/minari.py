@@ -14,8 +14,8 @@ import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.formats.hdf5 import member, read_dataset, reading_hdf5
-from jaxdt.data.formats.joining import join_episodes
 from jaxdt.data.formats.limits import array_bytes, size_limit
+from jaxdt.data.joining import join_episodes
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.files import read_json
 from jaxdt.simulator import is_plain_env_id
@@ -45,7 +45,7 @@ def find_minari(dataset_id: str) -> Path:
 
 
 def load_minari(dataset_id: str) -> EpisodeStore:
-    """Episodes of a Minari dataset, see `find_minari`; observations and actions must be vectors.
+    """Episodes of a Minari dataset, see `find_minari`; actions must be vectors or whole numbers.
 
     No code that a dataset names is run. Raises JaxdtError naming the dataset or its file and the fix.
     """

@@ -87,10 +87,11 @@ def npz_size(path: Path) -> int:
     """Bytes of its observations, actions and rewards in memory, by their heads."""
     size = 0
     with zipfile.ZipFile(path) as archive:
-        for member in {f"{name}.npy" for name in LARGE} & set(archive.namelist()):
-            with archive.open(member) as file:
-                shape, _, dtype = _npy_head(file)
-            size += kept_bytes(shape, dtype)
+        for name in LARGE:
+            if f"{name}.npy" in archive.namelist():
+                with archive.open(f"{name}.npy") as file:
+                    shape, _, dtype = _npy_head(file)
+                size += kept_bytes(name, shape, dtype)
     return size
 
 

@@ -30,6 +30,7 @@ def load_parquet_files(paths: Sequence[Path], *, source: str, storage: Storage =
     """Episodes of the shards of one dataset, an episode a row.
 
     - `observations` (t, s), `actions` (t, a): lists of lists of numbers; `rewards` (t,): lists of numbers.
+    - Discrete `actions` (t,): lists of whole numbers.
     - `terminations`, `truncations` (t,), or `dones` (t,): lists of booleans, of which a true last one says that the
       environment ended the episode; without them it was cut off there.
     - The key `env_id` of the schema's metadata names the environment. Other columns are not read.

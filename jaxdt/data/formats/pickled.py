@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.formats.joining import join_episodes
+from jaxdt.data.joining import join_episodes
 from jaxdt.data.storage import MEMORY, Storage
 from jaxdt.errors import JaxdtError
 from jaxdt.pickles import Stand, brief, is_shape, read_pickle
@@ -18,8 +18,9 @@ from jaxdt.pickles import Stand, brief, is_shape, read_pickle
 def load_pickle(path: Path, storage: Storage = MEMORY) -> EpisodeStore:
     """Episodes of a pickled list of dicts, as the original's download script writes it.
 
-    Each dict holds `observations` (t, s), `actions` (t, a), `rewards` (t,), `terminals` or `dones` (t,) and maybe
-    `timeouts` (t,); more is ignored. An episode that does not end in a terminal was cut off there.
+    Each dict holds `observations` (t, s), `actions` (t, a), or integers (t,) where they are discrete, `rewards` (t,),
+    `terminals` or `dones` (t,) and maybe `timeouts` (t,); more is ignored. An episode that does
+    not end in a terminal was cut off there.
     A pickle is read into memory, whatever the `storage`.
     Raises JaxdtError naming the file, the episode, the field and the fix; nothing in the file is run.
     """

@@ -1,0 +1,73 @@
+"""Actions as an environment takes them, turned into actions as models take them, some steps at a time."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxdt.data.storage import chunks
+from jaxdt.errors import JaxdtError
+from jaxdt.types import Box, Discrete
+
+
+def mapped_onto_unit(
+    actions: Float[np.ndarray, "n a"], space: Box | Discrete, offsets: Int[np.ndarray, " _"], *, clip: bool
+) -> Iterator[Float[np.ndarray, "_ a"]]:
+    """Actions of a Box mapped affinely onto [-1, 1]; raises JaxdtError when some lie outside, unless `clip`."""
+    if isinstance(space, Discrete):
+        raise JaxdtError(
+            f"the data's actions are vectors of {actions.shape[1]} numbers but the environment's are discrete, "
+            f"{_numbers(space)}; choose the environment that the data were recorded in, or give them as one integer "
+            "a step."
+        )
+    low, high = space
+    slack = 1e-5 * (high - low)
+    outside = _rows_where(actions, lambda a: ((a < low - slack) | (a > high + slack)).any(axis=1))
+    if len(outside) and not clip:
+        row = int(outside[0])
+        raise JaxdtError(
+            f"{len(outside)} of {len(actions)} actions lie outside the action space [{_short(low)}, {_short(high)}] "
+            f"(first: {_short(actions[row])}, episode {_episode_of(row, offsets)}); rescale them, or clip them with "
+            "--clip-actions."
+        )
+    width = np.where(high > low, high - low, 1)  # an action that cannot move stays at -1
+    return (2 * (np.clip(a, low, high) - low) / width - 1 for a in chunks(actions))
+
+
+def counted_from_zero(
+    actions: Int[np.ndarray, " n"], space: Box | Discrete, offsets: Int[np.ndarray, " _"]
+) -> Iterator[Int[np.ndarray, " _"]]:
+    """Actions of a Discrete less its start; raises JaxdtError when some are not of it."""
+    if isinstance(space, Box):
+        raise JaxdtError(
+            f"the data's actions are discrete but the environment's are vectors of {len(space.low)} numbers; choose "
+            "the environment that the data were recorded in, or give them the shape (steps, size)."
+        )
+    n, start = space
+    outside = _rows_where(actions, lambda a: (a < start) | (a >= start + n))
+    if len(outside):
+        row = int(outside[0])
+        raise JaxdtError(
+            f"{len(outside)} of {len(actions)} actions are not of the environment's, {_numbers(space)} (first: "
+            f"{actions[row]}, episode {_episode_of(row, offsets)}); number them so, or choose the environment that "
+            "the data were recorded in."
+        )
+    return (a - np.int32(start) for a in chunks(actions))
+
+
+def _rows_where(actions: np.ndarray, holds: Any) -> Int[np.ndarray, " _"]:
+    return np.flatnonzero(np.concatenate([holds(a) for a in chunks(actions)]))
+
+
+def _episode_of(row: int, offsets: np.ndarray) -> int:
+    return int(np.searchsorted(offsets, row, side="right")) - 1
+
+
+def _numbers(space: Discrete) -> str:
+    return f"{space.start} ... {space.start + space.n - 1}"
+
+
+def _short(values: np.ndarray) -> str:
+    text = [f"{value:g}" for value in values]
+    return text[0] if len(set(text)) == 1 else "(" + " ".join(text) + ")"
