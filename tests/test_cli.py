@@ -35,6 +35,17 @@ def trained(data, tmp_path_factory):
     return out
 
 
+def test_collect_records_discrete_actions_of_random_and_scripted_policies(tmp_path, capsys):
+    for policy, most in (("random", 100), ("demo:expert", 500)):
+        path = tmp_path / f"{policy[-6:]}.npz"
+        assert run(f"collect --env CartPole-v1 --policy {policy} --episodes 3 --out {path}".split()) == 0
+        assert "actions           0 ... 1, 2 of them" in capsys.readouterr().out
+        store = jaxdt.load_episodes(path)
+        assert store.is_discrete
+        assert (store.num_episodes, store.lengths.max() <= most) == (3, True)
+    assert store.lengths.tolist() == [500] * 3
+
+
 def test_collect_stores_what_was_executed(data):
     store = jaxdt.load_episodes(data)
     assert (store.num_episodes, store.num_steps, store.env_id) == (2, 400, "Pendulum-v1")
@@ -173,7 +184,7 @@ def test_help_of_a_preset_shows_that_presets_values(capsys):
         ("collect --out x.csv", "episodes are written as .npz, .parquet, .hdf5"),
         ("collect --policy demo:genius --out x.npz", "choose one of random"),
         ("collect --policy ppo --out x.npz", "--policy must be"),
-        ("collect --env Hopper-v5 --out x.npz", "are for HalfCheetah"),
+        ("collect --env Hopper-v5 --out x.npz", "are for HalfCheetah, CartPole, Acrobot; got Hopper-v5"),
         ("collect --env CartPole-v1 --policy random --noise 0.1 --out x.npz", "noise is for continuous actions"),
         ("collect --env Nothing-v3 --policy random --out x.npz", "cannot be made"),
         ("collect --policy random --episodes 0 --out x.npz", "at least 1"),

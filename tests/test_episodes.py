@@ -314,7 +314,7 @@ def test_discrete_actions_are_counted_from_0():
 
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize(
-    ("space", "count", "first"), [(Discrete(2, -1), 2, "3, episode 2"), (Discrete(9), 3, "-1, ep")]
+    ("space", "count", "first"), [(Discrete(4, -1), 2, "3, episode 2"), (Discrete(9), 3, "-1, ep")]
 )
 def test_discrete_actions_that_the_environment_lacks_are_refused_and_never_clipped(space, count, first, clip):
     store = EpisodeStore.from_arrays(**small_arrays(actions=[-1, 0, -1, 3, -1, 3]))

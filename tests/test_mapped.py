@@ -95,9 +95,10 @@ def test_the_next_time_nothing_is_read_anew(tmp_path, monkeypatch, kind):
     assert load_episodes(spec, map_above=0.0).fingerprint == fingerprint
 
 
-def test_what_fits_stays_in_memory(tmp_path, cache):
-    path = write_npz(tmp_path / "a.npz")
-    size = 5 * (3 + 2 + 1) * 4 / 2**30
+@pytest.mark.parametrize(("actions", "size"), [(np.zeros((5, 2), np.int8), 2), (np.zeros(5, int), 1)])
+def test_what_fits_stays_in_memory(tmp_path, cache, actions, size):
+    path = write_npz(tmp_path / "a.npz", actions=actions)
+    size = 5 * (3 + size + 1) * 4 / 2**30
     assert load_episodes(path, map_above=size).mapped_in is None
     assert not cache.exists()
     assert load_episodes(path, map_above=size * 0.99).mapped_in is not None
@@ -236,6 +237,8 @@ def damage(entry: Path, how: str) -> None:
     else:
         arrays = {
             "another kind": ("actions", np.zeros((5, 2))),
+            "whole numbers": ("actions", np.zeros((5, 2), np.int32)),
+            "lone numbers": ("actions", np.zeros(5, np.float32)),
             "another shape": ("actions", np.zeros((5, 2, 1), np.float32)),
             "too few": ("truncations", np.zeros(4, bool)),
             "no start": ("offsets", np.array([1, 5])),
@@ -249,9 +252,8 @@ def damage(entry: Path, how: str) -> None:
 
 @pytest.mark.parametrize(
     "how",
-    "cut off,missing,environment,objects,another kind,another shape,too few,no start,falling,beyond,no offsets".split(
-        ","
-    ),
+    "cut off,missing,environment,objects,another kind,whole numbers,lone numbers,another shape,too few,no start,"
+    "falling,beyond,no offsets".split(","),
 )
 def test_an_entry_that_is_not_whole_is_made_anew(tmp_path, how):
     path = write_npz(tmp_path / "a.npz")

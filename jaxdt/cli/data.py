@@ -22,11 +22,11 @@ class CollectArguments:
     env: str = "HalfCheetah-v5"
     """Gymnasium id."""
     policy: str = "demo:expert"
-    """`demo:LEVEL` (random, beginner, medium, skilled, expert; HalfCheetah only) or `random`."""
+    """`demo:LEVEL` (random, beginner, medium, skilled, expert; HalfCheetah, CartPole or Acrobot) or `random`."""
     episodes: int = 50
     """Episodes to record."""
     noise: float = 0.0
-    """Standard deviation of the Gaussian noise added to actions, in half widths of the action space."""
+    """Standard deviation of the Gaussian noise added to continuous actions, in half widths of the action space."""
     seed: int = 0
     """Environment seed of the first episode; the next ones count up."""
 
@@ -55,17 +55,17 @@ class InfoArguments:
 
 def collect_command(arguments: list[str]) -> None:
     parsed = parse(CollectArguments, arguments, "jaxdt collect")
-    from jaxdt.data.collecting import Behaviour, collect_episodes
+    from jaxdt.data.collecting import collect_episodes
     from jaxdt.data.writing import writer_for
     from jaxdt.progress import console_progress
 
     write = writer_for(parsed.out)
     progress = console_progress()
-    behaviour = Behaviour(_behaviour_policy(parsed.policy, parsed.env), parsed.episodes, parsed.noise)
+    behaviours = _behaviours(parsed)
     progress.start(f"collect {parsed.policy} in {parsed.env}", parsed.episodes, "episode")
     try:
         store = collect_episodes(
-            parsed.env, [behaviour], seed=parsed.seed, progress=lambda done, total: progress.advance(done)
+            parsed.env, behaviours, seed=parsed.seed, progress=lambda done, total: progress.advance(done)
         )
     finally:
         progress.stop()
@@ -73,23 +73,20 @@ def collect_command(arguments: list[str]) -> None:
     print(dataset_report(str(parsed.out), store))
 
 
-def _behaviour_policy(name: str, env_id: str) -> Any:
-    from jaxdt.data.collecting import random_policy
-    from jaxdt.data.demo import demo_policy
+def _behaviours(parsed: CollectArguments) -> list[Any]:
+    from jaxdt.data.collecting import Behaviour, random_policy
+    from jaxdt.data.demo import demo_behaviours
     from jaxdt.simulator import action_space, make_simulator
 
-    if name == "random":
-        simulator = make_simulator(env_id)
+    if parsed.policy == "random":
+        simulator = make_simulator(parsed.env)
         space = action_space(simulator)
         simulator.close()
-        return random_policy(space)
-    kind, _, level = name.partition(":")
+        return [Behaviour(random_policy(space), parsed.episodes, parsed.noise)]
+    kind, _, level = parsed.policy.partition(":")
     if kind != "demo":
-        raise JaxdtError(f"--policy must be demo:LEVEL or random; got {name!r}.")
-    policy = demo_policy(level)
-    if not env_id.startswith("HalfCheetah-"):
-        raise JaxdtError(f"the demo policies are for HalfCheetah; got --env {env_id} (use --policy random there).")
-    return policy
+        raise JaxdtError(f"--policy must be demo:LEVEL or random; got {parsed.policy!r}.")
+    return demo_behaviours(parsed.env, level, parsed.episodes, parsed.noise)
 
 
 def convert_command(arguments: list[str]) -> None:

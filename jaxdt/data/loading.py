@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxdt.data.demo import collect_demo_episodes
+from jaxdt.data.demo import DEMOS, collect_demo_episodes, num_demo_episodes
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.formats import FORMATS, size_in_memory
 from jaxdt.data.formats.hub import PREFIX as HUB, find_hub, read_hub
@@ -20,7 +20,10 @@ from jaxdt.errors import JaxdtError
 from jaxdt.progress import Progress
 
 
-KINDS = f"give the path of a file ({', '.join(FORMATS)}) or a directory, {HUB}OWNER/NAME/CONFIG, {MINARI}NAME, or demo"
+KINDS = (
+    f"give the path of a file ({', '.join(FORMATS)}) or a directory, {HUB}OWNER/NAME/CONFIG, {MINARI}NAME, or one of "
+    f"{', '.join(DEMOS)}"
+)
 
 
 class _Source(NamedTuple):
@@ -34,12 +37,14 @@ class _Source(NamedTuple):
 def load_episodes(
     spec: str | os.PathLike[str], *, map_above: float | None = None, progress: Progress | None = None
 ) -> EpisodeStore:
-    """Episodes of a spec: a path, `hf:OWNER/NAME/CONFIG`, `minari:NAME`, `demo`, or several joined by `+`.
+    """Episodes of a spec: a path, `hf:OWNER/NAME/CONFIG`, `minari:NAME`, `demo` and its
+    like, or several joined by `+`.
 
     - A path: a file of `FORMATS`, or a directory that `datasets` saved, or one of parquet files.
     - `hf:OWNER/NAME/CONFIG`: a dataset of the Hugging Face hub, kept in its cache; `progress` hears of a download.
     - `minari:NAME`: a dataset of Minari, downloaded where it is not here yet (needs the extra `minari`).
-    - `demo`: rolls out the shipped HalfCheetah-v5 policies (some seconds).
+    - `demo`, `cartpole`, `acrobot`: collects episodes of mixed quality in HalfCheetah-v5, CartPole-v1 or Acrobot-v1
+      (some seconds).
     - `map_above`: GiB; episodes that would take more are unpacked once into `.npy` files in jaxdt's cache and mapped
       from there (`mapped_in`); default: a quarter of the machine's memory. Parquet, Arrow, HDF5 and `.npz` are
       unpacked piece by piece; pickles and Minari's lie in memory whole while they are.
@@ -66,10 +71,10 @@ def load_episodes(
 
 
 def _find(name: str, progress: Progress) -> _Source:
-    if name == "demo":
-        simulator = importlib.util.find_spec("mujoco")
-        made_by = [Path(simulator.origin)] if simulator is not None and simulator.origin else []
-        return _Source(name, made_by, lambda storage: collect_demo_episodes())
+    if name in DEMOS:
+        made_by = (importlib.util.find_spec(simulator) for simulator in ("gymnasium", "mujoco"))
+        files = [Path(found.origin) for found in made_by if found is not None and found.origin]
+        return _Source(name, files, lambda storage: _collect(name, progress))
     if name.startswith(HUB):
         paths, names = find_hub(name, progress)
         return _Source(name, paths, lambda storage: read_hub(name, paths, names, storage))
@@ -85,6 +90,14 @@ def _find(name: str, progress: Progress) -> _Source:
     if path.suffix not in FORMATS:
         raise JaxdtError(f"dataset {name!r} is of an unknown kind {path.suffix!r}; {KINDS}.")
     return _Source(whole, [path], lambda storage: FORMATS[path.suffix].read(path, storage))
+
+
+def _collect(name: str, progress: Progress) -> EpisodeStore:
+    progress.start(f"collect {name} episodes", num_demo_episodes(name), "episode")
+    try:
+        return collect_demo_episodes(name, progress=lambda done, total: progress.advance(done))
+    finally:
+        progress.stop()
 
 
 def _files_in(directory: Path) -> list[Path]:
