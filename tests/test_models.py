@@ -76,23 +76,23 @@ def test_initialisation_is_the_originals():
 def test_prediction_ignores_the_future(model):
     config, params, apply = model
     window = random_window(config)
-    answer = 2
+    step = 2
 
     def output(states, actions, returns_to_go):
         changed = window._replace(states=states, actions=actions, returns_to_go=returns_to_go)
-        return apply(params, changed)[:, answer].sum()
+        return apply(params, changed)[:, step].sum()
 
     by_state, by_action, by_return = jax.jit(jax.grad(output, argnums=(0, 1, 2)))(
         window.states, window.actions, window.returns_to_go
     )
     norms = lambda gradient: np.abs(gradient).reshape(3, config.context_length, -1).max(axis=(0, 2))  # noqa: E731
     # Step t predicts its action from states and returns up to t, and from actions before t.
-    assert np.all(norms(by_state)[: answer + 1] > 0)
-    assert np.all(norms(by_state)[answer + 1 :] == 0)
-    assert np.all(norms(by_return)[: answer + 1] > 0)
-    assert np.all(norms(by_return)[answer + 1 :] == 0)
-    assert np.all(norms(by_action)[:answer] > 0)
-    assert np.all(norms(by_action)[answer:] == 0)
+    assert np.all(norms(by_state)[: step + 1] > 0)
+    assert np.all(norms(by_state)[step + 1 :] == 0)
+    assert np.all(norms(by_return)[: step + 1] > 0)
+    assert np.all(norms(by_return)[step + 1 :] == 0)
+    assert np.all(norms(by_action)[:step] > 0)
+    assert np.all(norms(by_action)[step:] == 0)
 
 
 def test_padding_is_inert(model):
@@ -118,7 +118,7 @@ def test_a_padded_window_equals_the_short_window(model):
     np.testing.assert_allclose(apply(params, window)[:, 2:], apply(params, short), rtol=1e-5, atol=1e-6)
 
 
-def test_the_newest_answer_equals_the_last_of_all_answers(model):
+def test_the_newest_prediction_equals_the_last_of_all_predictions(model):
     config, params, apply = model
     window = random_window(config, real=[1, 3, 4])
     newest = apply(params, window, newest_only=True)
@@ -283,13 +283,13 @@ def test_the_epsilon_is_of_every_norm_but_the_embeddings():
     np.testing.assert_allclose(apply(params, window), with_large_epsilon(params, window), atol=1e-5)
 
 
-def test_bfloat16_answers_nearly_as_float32_does():
-    window, answers = random_window(tiny_model(), real=[1, 3, 4]), {}
+def test_bfloat16_predicts_nearly_as_float32_does():
+    window, predicted = random_window(tiny_model(), real=[1, 3, 4]), {}
     for dtype in ("float32", "bfloat16"):
         init, apply = build_model(tiny_model(dtype=dtype))
-        answers[dtype] = apply(jax.tree.map(lambda leaf: leaf * 3, init(jax.random.key(0))), window)
-        assert answers[dtype].dtype == jnp.float32
-    difference = float(jnp.abs(answers["float32"] - answers["bfloat16"]).max())
+        predicted[dtype] = apply(jax.tree.map(lambda leaf: leaf * 3, init(jax.random.key(0))), window)
+        assert predicted[dtype].dtype == jnp.float32
+    difference = float(jnp.abs(predicted["float32"] - predicted["bfloat16"]).max())
     assert 1e-6 < difference < 0.02
 
 
@@ -305,10 +305,10 @@ def test_a_cached_policy_acts_as_the_window_does(num_layers, num_heads, length):
     for t in range(3 * length):
         states, returns = rng.normal(size=(5, 3)), rng.normal(size=5)
         turn = Turn(jnp.asarray(states, jnp.float32), jnp.asarray(returns, jnp.float32), jnp.int32(min(t, 7)))
-        answers = []
+        predicted = []
         for i, act in enumerate(acts):
             memories[i], action = act(params, memories[i], turn)
-            answers.append(action)
-        distance.append(float(jnp.abs(answers[0] - answers[1]).max()))
+            predicted.append(action)
+        distance.append(float(jnp.abs(predicted[0] - predicted[1]).max()))
     assert max(distance[:length]) < 1e-5
     assert (max(distance) < 1e-5) == (num_layers == 1)

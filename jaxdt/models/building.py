@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdt.config import ModelConfig
 from jaxdt.errors import JaxdtError
-from jaxdt.models.transformer import DecisionTransformer, KeysValues, Memory
+from jaxdt.models.transformer import DecisionTransformer, DecodeCache, KVCache
 from jaxdt.types import Policy, Turn, Window
 
 
@@ -24,7 +24,7 @@ class Apply(Protocol):
 
     def __call__(
         self, params: Params, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "b answers a"]: ...
+    ) -> Float[Array, "b queries a"]: ...
 
 
 def build_model(config: ModelConfig) -> tuple[Callable[[PRNGKeyArray], Params], Apply]:
@@ -44,7 +44,7 @@ def build_model(config: ModelConfig) -> tuple[Callable[[PRNGKeyArray], Params], 
 
     def apply(
         params: Params, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "b answers a"]:
+    ) -> Float[Array, "b queries a"]:
         window = Window(*map(jnp.asarray, window))
         return with_params(params)(window, newest_only=newest_only, key=key)
 
@@ -61,16 +61,16 @@ def cached_policy(config: ModelConfig) -> Policy:
     assert config.action_dim is not None
     action_dim, length = config.action_dim, 3 * config.context_length
 
-    def start(batch: int) -> Memory:
+    def start(batch: int) -> DecodeCache:
         heads, head = config.num_heads, config.width // config.num_heads
-        empty = KeysValues(
+        empty = KVCache(
             jnp.zeros((batch, heads, head, length), config.dtype), jnp.zeros((batch, heads, length, head), config.dtype)
         )
         zero = jnp.zeros((), jnp.int32)
-        return Memory((empty,) * config.num_layers, jnp.zeros((batch, action_dim)), zero, zero)
+        return DecodeCache((empty,) * config.num_layers, jnp.zeros((batch, action_dim)), zero, zero)
 
-    def act(params: Params, memory: Memory, turn: Turn) -> tuple[Memory, Float[Array, "b a"]]:
-        return with_params(params).advance(memory, turn)
+    def act(params: Params, memory: DecodeCache, turn: Turn) -> tuple[DecodeCache, Float[Array, "b a"]]:
+        return with_params(params).decode_step(memory, turn)
 
     return Policy(start, act)
 

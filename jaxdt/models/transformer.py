@@ -23,8 +23,8 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 _TORCH_EPSILON = 1e-5  # the embedding's LayerNorm keeps PyTorch's default, whatever the config says of the others
 
 
-class KeysValues(NamedTuple):
-    """What tokens are attended to by, laid out as the products read them."""
+class KVCache(NamedTuple):
+    """Keys and values of one block's tokens, laid out as the matrix products read them."""
 
     keys: Float[Array, "b heads head l"]
     values: Float[Array, "b heads l head"]
@@ -52,78 +52,80 @@ class Block(nnx.Module):
         x: Float[Array, "b l d"],
         may_attend: Bool[Array, "b l l"],
         *,
-        answers: slice = slice(None),
+        queries: slice = slice(None),
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "b q d"]:
-        """The tokens in the slice `answers`; keys and values always come from all tokens."""
+        """The tokens in the slice `queries`; keys and values always come from all tokens."""
         normed = self.attention_norm(x)
-        return self._answer(x[:, answers], normed[:, answers], self._remembered(normed), may_attend[:, answers], key)
+        return self._attend_and_mlp(
+            x[:, queries], normed[:, queries], self._keys_values(normed), may_attend[:, queries], key
+        )
 
-    def remember(
+    def extend(
         self,
         x: Float[Array, "b new d"],
-        memory: KeysValues,
+        cache: KVCache,
         at: Int[Array, ""],
         may_attend: Bool[Array, "1 new l"],
         *,
-        answers: slice = slice(None),
-    ) -> tuple[Float[Array, "b q d"], KeysValues]:
-        """As a call, with the keys and values of the new tokens put into those of older ones at `at`."""
+        queries: slice = slice(None),
+    ) -> tuple[Float[Array, "b q d"], KVCache]:
+        """As a call, with the keys and values of the new tokens written into the cache at `at`."""
         normed = self.attention_norm(x)
-        new = self._remembered(normed)
-        memory = KeysValues(
-            jax.lax.dynamic_update_slice_in_dim(memory.keys, new.keys, at, axis=3),
-            jax.lax.dynamic_update_slice_in_dim(memory.values, new.values, at, axis=2),
+        new = self._keys_values(normed)
+        cache = KVCache(
+            jax.lax.dynamic_update_slice_in_dim(cache.keys, new.keys, at, axis=3),
+            jax.lax.dynamic_update_slice_in_dim(cache.values, new.values, at, axis=2),
         )
-        return self._answer(x[:, answers], normed[:, answers], memory, may_attend[:, answers], None), memory
+        return self._attend_and_mlp(x[:, queries], normed[:, queries], cache, may_attend[:, queries], None), cache
 
-    def _remembered(self, normed: Float[Array, "b l d"]) -> KeysValues:
+    def _keys_values(self, normed: Float[Array, "b l d"]) -> KVCache:
         keys, values = jnp.split(dense(self.key_value, normed), 2, axis=-1)
-        return KeysValues(self._by_head(keys).mT, self._by_head(values))
+        return KVCache(self._by_head(keys).mT, self._by_head(values))
 
     def _by_head(self, x: Float[Array, "b l d"]) -> Float[Array, "b heads l head"]:
         # Heads before tokens, so that no product has to transpose what it gives.
         return x.reshape(*x.shape[:2], self.num_heads, -1).transpose(0, 2, 1, 3)
 
-    def _answer(
+    def _attend_and_mlp(
         self,
         x: Float[Array, "b q d"],
         normed: Float[Array, "b q d"],
-        memory: KeysValues,
+        cache: KVCache,
         may_attend: Bool[Array, "#b q l"],
         key: PRNGKeyArray | None,
     ) -> Float[Array, "b q d"]:
         attention_key, out_key, mlp_key = split(key, 3)
-        attended = self._attend(dense(self.query, normed), memory, may_attend, attention_key)
+        attended = self._attend(dense(self.query, normed), cache, may_attend, attention_key)
         x = x + drop(dense(self.attention_out, attended), self.residual_dropout, out_key)
         hidden = self.activation(dense(self.mlp_in, self.mlp_norm(x)))
         return x + drop(dense(self.mlp_out, hidden), self.residual_dropout, mlp_key)
 
     def _attend(
         self,
-        asking: Float[Array, "b q d"],
-        memory: KeysValues,
+        query: Float[Array, "b q d"],
+        cache: KVCache,
         may_attend: Bool[Array, "#b q l"],
         key: PRNGKeyArray | None,
     ) -> Float[Array, "b q d"]:
-        query = self._by_head(asking)
-        scores = jnp.matmul(query, memory.keys, preferred_element_type=jnp.float32) / math.sqrt(query.shape[-1])
+        by_head = self._by_head(query)
+        scores = jnp.matmul(by_head, cache.keys, preferred_element_type=jnp.float32) / math.sqrt(by_head.shape[-1])
         # The finite minimum, not -inf: the row of a padded token has nothing to attend to and must not become NaN.
         scores = jnp.where(may_attend[:, None], scores, jnp.finfo(scores.dtype).min)
         weights = drop(jax.nn.softmax(scores, axis=-1).astype(query.dtype), self.attention_dropout, key)
-        return jnp.matmul(weights, memory.values).transpose(0, 2, 1, 3).reshape(asking.shape)
+        return jnp.matmul(weights, cache.values).transpose(0, 2, 1, 3).reshape(query.shape)
 
 
-class Memory(NamedTuple):
-    """What a cached policy remembers of `b` episodes, each step of which was computed once, when it was new."""
+class DecodeCache(NamedTuple):
+    """What `decode_step` keeps of `b` episodes, each step of which is computed once, when it is new."""
 
-    blocks: tuple[KeysValues, ...]
+    blocks: tuple[KVCache, ...]
     """Of each block; a ring of `context_length` steps of three tokens, the action before a step first."""
     action: Float[Array, "b a"]
     """Of the newest step."""
     timestep: Int[Array, ""]
     """Of the newest step."""
-    turns: Int[Array, ""]
+    steps_seen: Int[Array, ""]
     """Steps so far."""
 
 
@@ -155,7 +157,7 @@ class DecisionTransformer(nnx.Module):
 
     def __call__(
         self, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "b answers a"]:
+    ) -> Float[Array, "b queries a"]:
         t = window.mask.shape[1]
         embed_key, *block_keys = split(key, 1 + len(self.blocks))
         x = drop(self.embed_norm(self._embed(window)).astype(self.dtype), self.embedding_dropout, embed_key)
@@ -166,27 +168,27 @@ class DecisionTransformer(nnx.Module):
         last = len(self.blocks) - 1
         for i, block_key in enumerate(block_keys):
             block = self.blocks[f"block_{i}"]
-            x = block(x, may_attend, answers=states if i == last else slice(None), key=block_key)
+            x = block(x, may_attend, queries=states if i == last else slice(None), key=block_key)
         return self._predict(x)
 
-    def advance(self, memory: Memory, turn: Turn) -> tuple[Memory, Float[Array, "b a"]]:
+    def decode_step(self, cache: DecodeCache, turn: Turn) -> tuple[DecodeCache, Float[Array, "b a"]]:
         """The action at a new step, from three new tokens: the action before it, its return-to-go and its state."""
-        b, length = turn.states.shape[0], memory.blocks[0].keys.shape[-1] // 3
+        b, length = turn.states.shape[0], cache.blocks[0].keys.shape[-1] // 3
         time = self._embed_time(turn.timestep)
         tokens = (
-            dense(self.embed_action, memory.action) + self._embed_time(memory.timestep)[None],
+            dense(self.embed_action, cache.action) + self._embed_time(cache.timestep)[None],
             dense(self.embed_return, turn.returns_to_go[:, None]) + time[None],
             dense(self.embed_state, turn.states.reshape(b, -1)) + time[None],
         )
         x = self.embed_norm(jnp.stack(tokens, axis=1)).astype(self.dtype)
-        slot, may_attend = memory.turns % length, _newest_may_attend(memory.turns, length)
+        slot, may_attend = cache.steps_seen % length, _newest_may_attend(cache.steps_seen, length)
         blocks = []
-        for i, old in enumerate(memory.blocks):
-            answers = slice(2, 3) if i == len(memory.blocks) - 1 else slice(None)
-            x, new = self.blocks[f"block_{i}"].remember(x, old, 3 * slot, may_attend, answers=answers)
+        for i, old in enumerate(cache.blocks):
+            queries = slice(2, 3) if i == len(cache.blocks) - 1 else slice(None)
+            x, new = self.blocks[f"block_{i}"].extend(x, old, 3 * slot, may_attend, queries=queries)
             blocks.append(new)
         action = self._predict(x)[:, 0]
-        return Memory(tuple(blocks), action, turn.timestep, memory.turns + 1), action
+        return DecodeCache(tuple(blocks), action, turn.timestep, cache.steps_seen + 1), action
 
     def _predict(self, x: Float[Array, "b q d"]) -> Float[Array, "b q a"]:
         actions = dense(self.predict_action, self.final_norm(x.astype(jnp.float32)))
@@ -208,11 +210,11 @@ class DecisionTransformer(nnx.Module):
         return jnp.stack([token + time for token in tokens], axis=2).reshape(b, 3 * t, -1)
 
 
-def _newest_may_attend(turns: Int[Array, ""], length: int) -> Bool[Array, "1 3 l"]:
+def _newest_may_attend(steps_seen: Int[Array, ""], length: int) -> Bool[Array, "1 3 l"]:
     """Which of the ring's tokens the three new ones see: those of the last `length` steps, themselves causally."""
-    age = jnp.mod(turns - jnp.arange(length), length)  # in steps, of each place in the ring
-    is_step = age <= turns
-    has_action = (age < turns) & (age < length - 1)  # the oldest step's is of one that is out of sight
+    age = jnp.mod(steps_seen - jnp.arange(length), length)  # in steps, of each place in the ring
+    is_step = age <= steps_seen
+    has_action = (age < steps_seen) & (age < length - 1)  # the oldest step's is of one that is out of sight
     is_real = jnp.stack([has_action, is_step, is_step], axis=1)
     causal = jnp.tril(jnp.ones((3, 3), bool))[:, None] | (age > 0)[None, :, None]
     return (is_real[None] & causal).reshape(1, 3, 3 * length)
