@@ -1,12 +1,13 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxdt
-from jaxdt.evaluation.context import window_policy
-from jaxdt.models import build_model, cached_policy
-from jaxdt.types import Turn, Window
+from jaxdt.models import build_decoder, build_model
+from jaxdt.types import Window
 from tests.conftest import tiny_model
 
 
@@ -293,22 +294,47 @@ def test_bfloat16_predicts_nearly_as_float32_does():
     assert 1e-6 < difference < 0.02
 
 
+def decoded_and_read_anew(config, *, scale=3.0):
+    """Predictions of three contexts' steps, (step, b, a) each: of `decode_step`, and of windows at their newest step.
+
+    Actions are the same random ones for both, whatever was predicted.
+    """
+    init, apply = jitted_model(config)
+    params = jax.tree.map(lambda leaf: leaf * scale, init(jax.random.key(0)))
+    k = config.context_length
+    episodes = random_window(dataclasses.replace(config, context_length=3 * k), batch=5)
+    episodes = episodes._replace(timesteps=np.tile(np.arange(3 * k, dtype=np.int32), (5, 1)))
+    start, decode_step = build_decoder(config)
+    decode_step, cache, decoded, anew = jax.jit(decode_step), start(5), [], []
+    for t in range(3 * k):
+        previous_action = jnp.asarray(episodes.actions[:, max(t - 1, 0)])
+        states, returns_to_go = jnp.asarray(episodes.states[:, t]), jnp.asarray(episodes.returns_to_go[:, t])
+        cache, prediction = decode_step(params, cache, previous_action, states, returns_to_go, jnp.int32(t))
+        decoded.append(prediction)
+        pad = max(k - 1 - t, 0)
+        steps = (leaf[:, max(t + 1 - k, 0) : t + 1] for leaf in episodes)
+        window = Window(*(np.pad(leaf, [(0, 0), (pad, 0)] + [(0, 0)] * (leaf.ndim - 2)) for leaf in steps))
+        anew.append(apply(params, window, newest_only=True)[:, 0])
+    return np.array(decoded, np.float32), np.array(anew, np.float32)
+
+
 @pytest.mark.parametrize(("num_layers", "num_heads", "length"), [(1, 1, 4), (1, 2, 3), (1, 1, 1), (2, 1, 4)])
-def test_a_cached_policy_acts_as_the_window_does(num_layers, num_heads, length):
+def test_decoding_step_by_step_predicts_as_the_window_does(num_layers, num_heads, length):
     """With one block, whose keys and values see no other token, at every step; else until the window slides."""
     config = tiny_model(num_layers=num_layers, num_heads=num_heads, context_length=length, max_episode_length=8)
-    init, apply = build_model(config)
-    params = jax.tree.map(lambda leaf: leaf * 3, jax.jit(init)(jax.random.key(0)))
-    exact = window_policy(lambda params, window: apply(params, window, newest_only=True)[:, 0], length, (3,), 2)
-    memories, rng, distance = [exact.start(5), cached_policy(config).start(5)], np.random.default_rng(0), []
-    acts = jax.jit(exact.act), jax.jit(cached_policy(config).act)
-    for t in range(3 * length):
-        states, returns = rng.normal(size=(5, 3)), rng.normal(size=5)
-        turn = Turn(jnp.asarray(states, jnp.float32), jnp.asarray(returns, jnp.float32), jnp.int32(min(t, 7)))
-        predicted = []
-        for i, act in enumerate(acts):
-            memories[i], action = act(params, memories[i], turn)
-            predicted.append(action)
-        distance.append(float(jnp.abs(predicted[0] - predicted[1]).max()))
+    decoded, anew = decoded_and_read_anew(config)
+    assert decoded.shape == (3 * length, 5, 2)
+    distance = np.abs(decoded - anew).max(axis=(1, 2))
     assert max(distance[:length]) < 1e-5
     assert (max(distance) < 1e-5) == (num_layers == 1)
+
+
+def test_the_first_decoded_prediction_does_not_look_at_the_previous_action(model):
+    config, params, _ = model
+    start, decode_step = build_decoder(config)
+    states, returns_to_go = jnp.ones((5, 3)), jnp.ones(5)
+    first = [
+        decode_step(params, start(5), jnp.full((5, 2), action), states, returns_to_go, jnp.int32(0))[1]
+        for action in (-1.0, 1.0)
+    ]
+    np.testing.assert_array_equal(*first)

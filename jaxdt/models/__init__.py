@@ -2,7 +2,9 @@
 
 from jaxdt.models.building import (
     Apply as Apply,
+    DecodeStep as DecodeStep,
     Params as Params,
+    build_decoder as build_decoder,
     build_model as build_model,
     cached_policy as cached_policy,
 )

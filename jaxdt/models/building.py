@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxdt.config import ModelConfig
 from jaxdt.errors import JaxdtError
@@ -25,6 +25,27 @@ class Apply(Protocol):
     def __call__(
         self, params: Params, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
     ) -> Float[Array, "b queries a"]: ...
+
+
+@runtime_checkable
+class DecodeStep(Protocol):
+    """What `build_decoder` returns second."""
+
+    def __call__(
+        self,
+        params: Params,
+        cache: DecodeCache,
+        previous_action: Float[Array, "b a"],
+        states: Float[Array, "b *s"],
+        returns_to_go: Float[Array, " b"],
+        timestep: Int[Array, ""],
+    ) -> tuple[DecodeCache, Float[Array, "b a"]]:
+        """One step of `b` episodes side by side.
+
+        `previous_action` is what was executed at the step before, as a window has it; at the first step any valid
+        one does, for it is not looked at. `states` and `returns_to_go` are a window's too, normalised and scaled.
+        """
+        ...
 
 
 def build_model(config: ModelConfig) -> tuple[Callable[[PRNGKeyArray], Params], Apply]:
@@ -51,26 +72,48 @@ def build_model(config: ModelConfig) -> tuple[Callable[[PRNGKeyArray], Params], 
     return init, apply
 
 
-def cached_policy(config: ModelConfig) -> Policy:
-    """Acts from the keys and values of tokens as they were computed when new: three tokens a step instead of 3K.
+def build_decoder(config: ModelConfig) -> tuple[Callable[[int], DecodeCache], DecodeStep]:
+    """The model one step at a time: three tokens a step instead of 3K, from cached keys and values.
 
-    The first `context_length` steps are those of `apply`. Later ones are not: there `apply` computes every token
-    from the window alone, while these have seen what has left the window since.
+    - `start(b) -> cache`, before the first step.
+    - `decode_step(params, cache, previous_action, states, returns_to_go, timestep) -> (cache, prediction)`.
+
+    The first `context_length` predictions are those of `apply`. Later ones are not: there `apply` computes every
+    token from the window alone, while the cached ones have seen what has left the window since.
     """
     _, with_params = _module(config)
-    assert config.action_dim is not None
-    action_dim, length = config.action_dim, 3 * config.context_length
+    heads, head, length = config.num_heads, config.width // config.num_heads, 3 * config.context_length
 
     def start(batch: int) -> DecodeCache:
-        heads, head = config.num_heads, config.width // config.num_heads
         empty = KVCache(
             jnp.zeros((batch, heads, head, length), config.dtype), jnp.zeros((batch, heads, length, head), config.dtype)
         )
         zero = jnp.zeros((), jnp.int32)
-        return DecodeCache((empty,) * config.num_layers, jnp.zeros((batch, action_dim)), zero, zero)
+        return DecodeCache((empty,) * config.num_layers, timestep=zero, steps_seen=zero)
 
-    def act(params: Params, memory: DecodeCache, turn: Turn) -> tuple[DecodeCache, Float[Array, "b a"]]:
-        return with_params(params).decode_step(memory, turn)
+    def decode_step(
+        params: Params,
+        cache: DecodeCache,
+        previous_action: Float[Array, "b a"],
+        states: Float[Array, "b *s"],
+        returns_to_go: Float[Array, " b"],
+        timestep: Int[Array, ""],
+    ) -> tuple[DecodeCache, Float[Array, "b a"]]:
+        return with_params(params).decode_step(cache, previous_action, states, returns_to_go, timestep)
+
+    return start, decode_step
+
+
+def cached_policy(config: ModelConfig) -> Policy:
+    """Acts by `build_decoder`."""
+    start_cache, decode_step = build_decoder(config)
+
+    def start(batch: int) -> tuple[DecodeCache, Float[Array, "b a"]]:
+        return start_cache(batch), jnp.zeros((batch, config.action_dim or 0))
+
+    def act(params: Params, memory: Any, turn: Turn) -> tuple[Any, Float[Array, "b a"]]:
+        cache, action = decode_step(params, *memory, turn.states, turn.returns_to_go, turn.timestep)
+        return (cache, action), action
 
     return Policy(start, act)
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxdt.config import ModelConfig
 from jaxdt.models.layers import STD, dense, drop, gpt2_linear, layer_norm, split, torch_linear
-from jaxdt.types import Turn, Window
+from jaxdt.types import Window
 
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -121,12 +121,9 @@ class DecodeCache(NamedTuple):
 
     blocks: tuple[KVCache, ...]
     """Of each block; a ring of `context_length` steps of three tokens, the action before a step first."""
-    action: Float[Array, "b a"]
-    """Of the newest step."""
     timestep: Int[Array, ""]
     """Of the newest step."""
     steps_seen: Int[Array, ""]
-    """Steps so far."""
 
 
 class DecisionTransformer(nnx.Module):
@@ -171,14 +168,21 @@ class DecisionTransformer(nnx.Module):
             x = block(x, may_attend, queries=states if i == last else slice(None), key=block_key)
         return self._predict(x)
 
-    def decode_step(self, cache: DecodeCache, turn: Turn) -> tuple[DecodeCache, Float[Array, "b a"]]:
-        """The action at a new step, from three new tokens: the action before it, its return-to-go and its state."""
-        b, length = turn.states.shape[0], cache.blocks[0].keys.shape[-1] // 3
-        time = self._embed_time(turn.timestep)
+    def decode_step(
+        self,
+        cache: DecodeCache,
+        previous_action: Float[Array, "b a"],
+        states: Float[Array, "b *s"],
+        returns_to_go: Float[Array, " b"],
+        timestep: Int[Array, ""],
+    ) -> tuple[DecodeCache, Float[Array, "b a"]]:
+        """The prediction at a new step, from three new tokens: the action before it, its return-to-go and its state."""
+        length = cache.blocks[0].keys.shape[-1] // 3
+        time = self._embed_time(timestep)[None]
         tokens = (
-            dense(self.embed_action, cache.action) + self._embed_time(cache.timestep)[None],
-            dense(self.embed_return, turn.returns_to_go[:, None]) + time[None],
-            dense(self.embed_state, turn.states.reshape(b, -1)) + time[None],
+            dense(self.embed_action, previous_action) + self._embed_time(cache.timestep)[None],
+            dense(self.embed_return, returns_to_go[:, None]) + time,
+            dense(self.embed_state, states.reshape(states.shape[0], -1)) + time,
         )
         x = self.embed_norm(jnp.stack(tokens, axis=1)).astype(self.dtype)
         slot, may_attend = cache.steps_seen % length, _newest_may_attend(cache.steps_seen, length)
@@ -187,8 +191,7 @@ class DecisionTransformer(nnx.Module):
             queries = slice(2, 3) if i == len(cache.blocks) - 1 else slice(None)
             x, new = self.blocks[f"block_{i}"].extend(x, old, 3 * slot, may_attend, queries=queries)
             blocks.append(new)
-        action = self._predict(x)[:, 0]
-        return DecodeCache(tuple(blocks), action, turn.timestep, cache.steps_seen + 1), action
+        return DecodeCache(tuple(blocks), timestep, cache.steps_seen + 1), self._predict(x)[:, 0]
 
     def _predict(self, x: Float[Array, "b q d"]) -> Float[Array, "b q a"]:
         actions = dense(self.predict_action, self.final_norm(x.astype(jnp.float32)))
