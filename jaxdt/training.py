@@ -43,6 +43,14 @@ def masked_mse(
     return jnp.sum(squared * mask) / jnp.maximum(jnp.sum(mask) * target.shape[-1], 1)
 
 
+def masked_cross_entropy(
+    logits: Float[Array, "b t n"], actions: Int[Array, "b t"], mask: Bool[Array, "b t"]
+) -> Float[Array, ""]:
+    """Mean cross-entropy, in nats, over real steps only."""
+    per_step = optax.softmax_cross_entropy_with_integer_labels(logits, actions)
+    return jnp.sum(per_step * mask) / jnp.maximum(jnp.sum(mask), 1)
+
+
 def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
     """Rate of update `i`, counted from 0.
 

@@ -20,6 +20,7 @@ def test_the_model_defaults_to_the_papers():
     assert values_of(ModelConfig(state_dim=17, action_dim=6)) == {
         "state_dim": 17,
         "action_dim": 6,
+        "num_actions": None,
         "context_length": 20,
         "max_episode_length": 1000,
         "width": 128,
@@ -96,6 +97,7 @@ def test_a_config_cannot_be_changed(kind):
         (ModelConfig, {"num_heads": 0}, "num_heads must be at least 1; got 0."),
         (ModelConfig, {"state_dim": 0}, "state_dim must be at least 1; got 0."),
         (ModelConfig, {"action_dim": -1}, "action_dim must be at least 1; got -1."),
+        (ModelConfig, {"num_actions": 0}, "num_actions must be at least 1; got 0."),
         (ModelConfig, {"mlp_width": 0}, "mlp_width must be at least 1; got 0."),
         (
             ModelConfig,

@@ -3,22 +3,28 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxdt
 from jaxdt.models import build_decoder, build_model
+from jaxdt.training import masked_cross_entropy
 from jaxdt.types import Window
 from tests.conftest import tiny_model
 
 
 def random_window(config, *, batch=3, seed=0, real=None) -> Window:
-    """`real`: how many steps of each window are real; default all."""
+    """`real`: how many steps of each window are real; default all. Values where padded are random too."""
     rng = np.random.default_rng(seed)
     t = config.context_length
     real = np.full(batch, t) if real is None else np.asarray(real)
+    if config.num_actions is None:
+        actions = rng.uniform(-1, 1, size=(batch, t, config.action_dim)).astype(np.float32)
+    else:
+        actions = rng.integers(0, config.num_actions, size=(batch, t)).astype(np.int32)
     return Window(
         states=rng.normal(size=(batch, t, config.state_dim)).astype(np.float32),
-        actions=rng.uniform(-1, 1, size=(batch, t, config.action_dim)).astype(np.float32),
+        actions=actions,
         returns_to_go=rng.normal(size=(batch, t)).astype(np.float32),
         timesteps=rng.integers(0, config.max_episode_length, size=(batch, t)).astype(np.int32),
         mask=np.arange(t) >= t - real[:, None],
@@ -236,8 +242,11 @@ def test_gelu_is_the_exact_one_and_gelu_new_the_approximation(model):
 
 
 def test_building_without_sizes_names_them():
-    with pytest.raises(jaxdt.JaxdtError, match="state_dim and action_dim"):
+    rule = "a model needs state_dim and exactly one of action_dim and num_actions; got"
+    with pytest.raises(jaxdt.JaxdtError, match=f"{rule} None, None and None"):
         build_model(jaxdt.ModelConfig())
+    with pytest.raises(jaxdt.JaxdtError, match=f"{rule} 3, 2 and 4"):
+        build_model(tiny_model(num_actions=4))
 
 
 def test_huggingfaces_initialisation_is_narrow_and_narrower_by_depth():
@@ -294,6 +303,81 @@ def test_bfloat16_predicts_nearly_as_float32_does():
     assert 1e-6 < difference < 0.02
 
 
+def discrete(**changes) -> jaxdt.ModelConfig:
+    return tiny_model(action_dim=None, num_actions=5, **changes)
+
+
+@pytest.fixture(scope="module")
+def discrete_model():
+    init, apply = jitted_model(discrete())
+    return discrete(), init(jax.random.key(0)), apply
+
+
+def test_discrete_actions_have_a_table_and_logits_that_no_tanh_squashes(discrete_model):
+    config, params, apply = discrete_model
+    assert params["embed_action"]["embedding"].shape == (5, 16)
+    assert list(params["embed_action"]) == ["embedding"]
+    assert params["predict_action"]["kernel"].shape == (16, 5)
+    window = random_window(config, real=[1, 3, 4])
+    logits = apply(params, window)
+    assert logits.shape == (3, 4, 5)
+    raised = {**params, "predict_action": {**params["predict_action"], "bias": params["predict_action"]["bias"] + 5}}
+    np.testing.assert_allclose(apply(raised, window), logits + 5, rtol=1e-5)
+    newest = apply(params, window, newest_only=True)
+    np.testing.assert_allclose(newest[:, 0], logits[:, -1], rtol=1e-5, atol=1e-6)
+
+
+def test_discrete_predictions_see_the_actions_before_them_only(discrete_model):
+    config, params, apply = discrete_model
+    params = jax.tree.map(lambda leaf: leaf * 3, params)
+    window = random_window(config)
+    before = apply(params, window)
+    for step in range(config.context_length):
+        actions = window.actions.copy()
+        actions[:, step] = (actions[:, step] + 1) % config.num_actions
+        after = apply(params, window._replace(actions=actions))
+        np.testing.assert_array_equal(after[:, : step + 1], before[:, : step + 1])
+        assert np.all(np.abs(after - before)[:, step + 1 :].max(axis=-1) > 0)
+
+
+def test_padding_is_inert_among_discrete_actions(discrete_model):
+    config, params, apply = discrete_model
+    window = random_window(config, real=[1, 2, 4])
+    zeroed = window._replace(actions=np.where(window.mask, window.actions, 0))
+    assert (zeroed.actions != window.actions).any()
+    np.testing.assert_array_equal(apply(params, window)[window.mask], apply(params, zeroed)[window.mask])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_discrete_actions_of_one_batch_are_overfitted(dtype):
+    config = discrete(dtype=dtype)
+    init, apply = build_model(config)
+    window = random_window(config, batch=8, real=np.arange(1, 9).clip(max=4))
+    optimizer = optax.adam(3e-3)
+
+    def loss_of(params):
+        logits = apply(params, window)
+        assert logits.dtype == jnp.float32
+        return masked_cross_entropy(logits, jnp.asarray(window.actions), jnp.asarray(window.mask))
+
+    def update(state, _):
+        params, opt_state = state
+        loss, gradients = jax.value_and_grad(loss_of)(params)
+        updates, opt_state = optimizer.update(gradients, opt_state)
+        return (optax.apply_updates(params, updates), opt_state), loss
+
+    params = jax.jit(init)(jax.random.key(0))
+    (after, _), losses = jax.jit(lambda state: jax.lax.scan(update, state, length=200))(
+        (params, optimizer.init(params))
+    )
+    assert losses[0] > 1
+    assert losses[-1] < 0.01 * losses[0]
+    # Every action that stands before another step moves its row of the table.
+    moved = np.abs(after["embed_action"]["embedding"] - params["embed_action"]["embedding"]).max(axis=1) > 0
+    is_seen = np.isin(np.arange(5), window.actions[:, :-1][window.mask[:, :-1]])
+    np.testing.assert_array_equal(moved, is_seen)
+
+
 def decoded_and_read_anew(config, *, scale=3.0):
     """Predictions of three contexts' steps, (step, b, a) each: of `decode_step`, and of windows at their newest step.
 
@@ -316,6 +400,16 @@ def decoded_and_read_anew(config, *, scale=3.0):
         window = Window(*(np.pad(leaf, [(0, 0), (pad, 0)] + [(0, 0)] * (leaf.ndim - 2)) for leaf in steps))
         anew.append(apply(params, window, newest_only=True)[:, 0])
     return np.array(decoded, np.float32), np.array(anew, np.float32)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.1)])
+def test_decoding_discrete_actions_predicts_as_the_window_does(dtype, tolerance):
+    config = discrete(dtype=dtype)
+    decoded, anew = decoded_and_read_anew(config)
+    assert decoded.shape == (3 * config.context_length, 5, 5)
+    distance = np.abs(decoded - anew).max(axis=(1, 2))
+    assert max(distance[: config.context_length]) < tolerance
+    assert max(distance) > 1e-3
 
 
 @pytest.mark.parametrize(("num_layers", "num_heads", "length"), [(1, 1, 4), (1, 2, 3), (1, 1, 1), (2, 1, 4)])

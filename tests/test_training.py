@@ -7,7 +7,7 @@ import pytest
 import jaxdt
 from jaxdt.config import OptimizerConfig
 from jaxdt.models import build_model
-from jaxdt.training import learning_rate_schedule, make_optimizer, make_train_step, masked_mse
+from jaxdt.training import learning_rate_schedule, make_optimizer, make_train_step, masked_cross_entropy, masked_mse
 from tests.conftest import make_store, tiny_model
 
 
@@ -30,6 +30,14 @@ def test_loss_is_the_mean_over_the_elements_of_real_steps():
     mask = jnp.array([[True, True, False]])
     # (1 + 1 + 4 + 0) / 4: the third step is padding and counts neither above nor below.
     assert float(masked_mse(predicted, target, mask)) == pytest.approx(6 / 4)
+
+
+def test_cross_entropy_is_the_mean_over_real_steps():
+    logits = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [0.0, 0.5, 0.5]]]) + 1e-9)
+    mask = jnp.array([[True, True, False]])
+    loss = masked_cross_entropy(logits, jnp.array([[0, 2, 0]]), mask)
+    assert float(loss) == pytest.approx(-(np.log(0.5) + np.log(0.8)) / 2, rel=1e-5)
+    assert float(masked_cross_entropy(logits, jnp.array([[0, 2, 0]]), ~mask & mask)) == 0.0
 
 
 def test_loss_of_nothing_real_is_zero_not_nan():

@@ -20,7 +20,9 @@ class ModelConfig:
     state_dim: Suppress[int | None] = None
     """Length of an observation; None: taken from the data."""
     action_dim: Suppress[int | None] = None
-    """Length of an action; None: taken from the data."""
+    """Length of a continuous action; None: taken from the data."""
+    num_actions: Suppress[int | None] = None
+    """How many discrete actions there are; then `action_dim` stays None."""
     context_length: int = 20
     """Environment steps the policy sees; three tokens each."""
     max_episode_length: int = 1000
@@ -36,7 +38,7 @@ class ModelConfig:
     activation: Literal["relu", "gelu", "gelu_new"] = "relu"
     """Of the MLP; gelu is the exact one, gelu_new its tanh approximation."""
     action_tanh: bool = True
-    """Squash predicted actions into [-1, 1]."""
+    """Squash predicted continuous actions into [-1, 1]."""
     layer_norm_epsilon: float = 1e-5
     """Added to the variance in every LayerNorm but the embedding's, which keeps 1e-5 (Hugging Face's rule)."""
     initialization: Literal["original", "huggingface"] = "original"
@@ -53,10 +55,11 @@ class ModelConfig:
     def __post_init__(self):
         for name in ("context_length", "max_episode_length", "width", "num_layers", "num_heads"):
             at_least(self, name, 1)
-        for name in ("state_dim", "action_dim", "mlp_width"):
+        for name in ("state_dim", "action_dim", "num_actions", "mlp_width"):
             if getattr(self, name) is not None:
                 at_least(self, name, 1)
-        for name in ("state_dim", "action_dim", "max_episode_length", "width", "num_layers", "mlp_width"):
+        sizes = ("state_dim", "action_dim", "num_actions", "max_episode_length", "width", "num_layers", "mlp_width")
+        for name in sizes:
             at_most(self, name, 2**24)
         at_most(self, "context_length", 4096)
         if self.width % self.num_heads:

@@ -24,7 +24,7 @@ class Apply(Protocol):
 
     def __call__(
         self, params: Params, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "b queries a"]: ...
+    ) -> Float[Array, "b q outputs"]: ...
 
 
 @runtime_checkable
@@ -35,11 +35,11 @@ class DecodeStep(Protocol):
         self,
         params: Params,
         cache: DecodeCache,
-        previous_action: Float[Array, "b a"],
+        previous_action: Float[Array, "b a"] | Int[Array, " b"],
         states: Float[Array, "b *s"],
         returns_to_go: Float[Array, " b"],
         timestep: Int[Array, ""],
-    ) -> tuple[DecodeCache, Float[Array, "b a"]]:
+    ) -> tuple[DecodeCache, Float[Array, "b outputs"]]:
         """One step of `b` episodes side by side.
 
         `previous_action` is what was executed at the step before, as a window has it; at the first step any valid
@@ -52,11 +52,11 @@ def build_model(config: ModelConfig) -> tuple[Callable[[PRNGKeyArray], Params], 
     """The model as two pure functions.
 
     - `init(key) -> params`: a nested dict of float32 arrays, initialised as `config.initialization` says.
-    - `apply(params, window, *, newest_only=False, key=None) -> actions`: (b, t, a), in [-1, 1] unless
-      `action_tanh` is off, the action predicted at each step from what came before it; (b, 1, a) for the
-      newest step alone. Dropout is on exactly when `key` is given.
+    - `apply(params, window, *, newest_only=False, key=None)`: the prediction at each step from what came before
+      it, or at the newest step alone (then t is 1). Continuous actions (b, t, a), in [-1, 1] unless `action_tanh`
+      is off, or the logits (b, t, n) of discrete ones. Dropout is on exactly when `key` is given.
 
-    Raises JaxdtError when `state_dim` or `action_dim` is not set.
+    Raises JaxdtError unless `state_dim` and exactly one of `action_dim` and `num_actions` are set.
     """
     make, with_params = _module(config)
 
@@ -65,7 +65,7 @@ def build_model(config: ModelConfig) -> tuple[Callable[[PRNGKeyArray], Params], 
 
     def apply(
         params: Params, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "b queries a"]:
+    ) -> Float[Array, "b q outputs"]:
         window = Window(*map(jnp.asarray, window))
         return with_params(params)(window, newest_only=newest_only, key=key)
 
@@ -94,11 +94,11 @@ def build_decoder(config: ModelConfig) -> tuple[Callable[[int], DecodeCache], De
     def decode_step(
         params: Params,
         cache: DecodeCache,
-        previous_action: Float[Array, "b a"],
+        previous_action: Float[Array, "b a"] | Int[Array, " b"],
         states: Float[Array, "b *s"],
         returns_to_go: Float[Array, " b"],
         timestep: Int[Array, ""],
-    ) -> tuple[DecodeCache, Float[Array, "b a"]]:
+    ) -> tuple[DecodeCache, Float[Array, "b outputs"]]:
         return with_params(params).decode_step(cache, previous_action, states, returns_to_go, timestep)
 
     return start, decode_step
@@ -123,8 +123,11 @@ def _module(
     config: ModelConfig,
 ) -> tuple[Callable[[PRNGKeyArray], DecisionTransformer], Callable[[Params], DecisionTransformer]]:
     """Makes the module from a key, and from parameters; kept, since its shapes alone take a second to find."""
-    if config.state_dim is None or config.action_dim is None:
-        raise JaxdtError(f"build_model needs state_dim and action_dim; got {config.state_dim} and {config.action_dim}.")
+    if config.state_dim is None or (config.action_dim is None) == (config.num_actions is None):
+        raise JaxdtError(
+            "a model needs state_dim and exactly one of action_dim and num_actions; "
+            f"got {config.state_dim}, {config.action_dim} and {config.num_actions}."
+        )
 
     def make(key: PRNGKeyArray) -> DecisionTransformer:
         return DecisionTransformer(config, rngs=nnx.Rngs(key))

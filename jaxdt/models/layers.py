@@ -35,6 +35,10 @@ def torch_linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
     return nnx.Linear(inputs, outputs, kernel_init=uniform, bias_init=uniform, rngs=rngs)
 
 
+def embedding(rows: int, width: int, rngs: nnx.Rngs, *, std: float = STD) -> nnx.Embed:
+    return nnx.Embed(rows, width, embedding_init=nnx.initializers.normal(std), rngs=rngs)
+
+
 def dense(layer: nnx.Linear, x: Float[Array, "*rows i"]) -> Float[Array, "*rows o"]:
     # On flattened rows XLA computes the weight gradient without transposing its inputs: 1.7 x a whole step on CPU.
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], layer.out_features)

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxdt.config import ModelConfig
-from jaxdt.models.layers import STD, dense, drop, gpt2_linear, layer_norm, split, torch_linear
+from jaxdt.models.layers import STD, dense, drop, embedding, gpt2_linear, layer_norm, split, torch_linear
 from jaxdt.types import Window
 
 
@@ -127,34 +127,36 @@ class DecodeCache(NamedTuple):
 
 
 class DecisionTransformer(nnx.Module):
-    """Causal transformer over the tokens (return-to-go, state, action) of each step."""
+    """Causal transformer over the tokens (return-to-go, state, action) of each step.
+
+    Predicts continuous actions, or the logits of discrete ones.
+    """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         assert config.state_dim is not None
-        assert config.action_dim is not None
+        self.is_discrete = config.num_actions is not None
+        outputs = config.num_actions or config.action_dim
+        assert outputs is not None
         width, as_huggingface = config.width, config.initialization == "huggingface"
         linear = gpt2_linear if as_huggingface else torch_linear
         self.last_timestep = config.max_episode_length - 1
-        self.action_tanh, self.dtype = config.action_tanh, config.dtype
-        self.embed_timestep = nnx.Embed(
-            config.max_episode_length,
-            width,
-            embedding_init=nnx.initializers.normal(STD if as_huggingface else 1.0),
-            rngs=rngs,
-        )
+        self.action_tanh, self.dtype = config.action_tanh and not self.is_discrete, config.dtype
+        timestep_std = STD if as_huggingface else 1.0  # PyTorch's default
+        self.embed_timestep = embedding(config.max_episode_length, width, rngs, std=timestep_std)
         self.embed_return = linear(1, width, rngs)
         self.embed_state = linear(config.state_dim, width, rngs)
-        self.embed_action = linear(config.action_dim, width, rngs)
+        # N(0, 0.02), as in the original's model for Atari and in Hugging Face's tables.
+        self.embed_action = embedding(outputs, width, rngs) if self.is_discrete else linear(outputs, width, rngs)
         # Hugging Face adds the one row wpe[0] of a position table to every token: here it is part of this bias.
         self.embed_norm = layer_norm(width, _TORCH_EPSILON, rngs, bias_std=STD if as_huggingface else 0.0)
         self.embedding_dropout = config.embedding_dropout
         self.blocks = nnx.Dict({f"block_{i}": Block(config, rngs=rngs) for i in range(config.num_layers)})
         self.final_norm = layer_norm(width, config.layer_norm_epsilon, rngs)
-        self.predict_action = linear(width, config.action_dim, rngs)
+        self.predict_action = linear(width, outputs, rngs)
 
     def __call__(
         self, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "b queries a"]:
+    ) -> Float[Array, "b q outputs"]:
         t = window.mask.shape[1]
         embed_key, *block_keys = split(key, 1 + len(self.blocks))
         x = drop(self.embed_norm(self._embed(window)).astype(self.dtype), self.embedding_dropout, embed_key)
@@ -171,16 +173,16 @@ class DecisionTransformer(nnx.Module):
     def decode_step(
         self,
         cache: DecodeCache,
-        previous_action: Float[Array, "b a"],
+        previous_action: Float[Array, "b a"] | Int[Array, " b"],
         states: Float[Array, "b *s"],
         returns_to_go: Float[Array, " b"],
         timestep: Int[Array, ""],
-    ) -> tuple[DecodeCache, Float[Array, "b a"]]:
+    ) -> tuple[DecodeCache, Float[Array, "b outputs"]]:
         """The prediction at a new step, from three new tokens: the action before it, its return-to-go and its state."""
         length = cache.blocks[0].keys.shape[-1] // 3
         time = self._embed_time(timestep)[None]
         tokens = (
-            dense(self.embed_action, previous_action) + self._embed_time(cache.timestep)[None],
+            self._embed_action(previous_action) + self._embed_time(cache.timestep)[None],
             dense(self.embed_return, returns_to_go[:, None]) + time,
             dense(self.embed_state, states.reshape(states.shape[0], -1)) + time,
         )
@@ -193,9 +195,12 @@ class DecisionTransformer(nnx.Module):
             blocks.append(new)
         return DecodeCache(tuple(blocks), timestep, cache.steps_seen + 1), self._predict(x)[:, 0]
 
-    def _predict(self, x: Float[Array, "b q d"]) -> Float[Array, "b q a"]:
-        actions = dense(self.predict_action, self.final_norm(x.astype(jnp.float32)))
-        return jnp.tanh(actions) if self.action_tanh else actions
+    def _predict(self, x: Float[Array, "b q d"]) -> Float[Array, "b q outputs"]:
+        outputs = dense(self.predict_action, self.final_norm(x.astype(jnp.float32)))
+        return jnp.tanh(outputs) if self.action_tanh else outputs
+
+    def _embed_action(self, actions: Float[Array, "*b a"] | Int[Array, "*b"]) -> Float[Array, "*b d"]:
+        return self.embed_action(actions) if self.is_discrete else dense(self.embed_action, actions)
 
     def _embed_time(self, timesteps: Int[Array, "*b"]) -> Float[Array, "*b d"]:
         # nnx.Embed gives NaN for an index out of range; steps past the table share its last row.
@@ -208,7 +213,7 @@ class DecisionTransformer(nnx.Module):
         tokens = (
             dense(self.embed_return, window.returns_to_go[..., None]),
             dense(self.embed_state, states),
-            dense(self.embed_action, window.actions),
+            self._embed_action(window.actions),
         )
         return jnp.stack([token + time for token in tokens], axis=2).reshape(b, 3 * t, -1)
 
