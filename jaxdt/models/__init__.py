@@ -3,8 +3,8 @@
 from jaxdt.models.building import (
     Apply as Apply,
     DecodeStep as DecodeStep,
-    Params as Params,
     build_decoder as build_decoder,
     build_model as build_model,
     cached_policy as cached_policy,
 )
+from jaxdt.models.functional import Init as Init, Params as Params

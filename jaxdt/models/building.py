@@ -6,16 +6,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxdt.config import ModelConfig
 from jaxdt.errors import JaxdtError
+from jaxdt.models.functional import Init, Params, as_functions
 from jaxdt.models.transformer import DecisionTransformer, DecodeCache, KVCache
 from jaxdt.types import Policy, Turn, Window
-
-
-Params = dict[str, Any]
 
 
 @runtime_checkable
@@ -48,7 +45,7 @@ class DecodeStep(Protocol):
         ...
 
 
-def build_model(config: ModelConfig) -> tuple[Callable[[PRNGKeyArray], Params], Apply]:
+def build_model(config: ModelConfig) -> tuple[Init, Apply]:
     """The model as two pure functions.
 
     - `init(key) -> params`: a nested dict of float32 arrays, initialised as `config.initialization` says.
@@ -58,10 +55,7 @@ def build_model(config: ModelConfig) -> tuple[Callable[[PRNGKeyArray], Params], 
 
     Raises JaxdtError unless `state_dim` and exactly one of `action_dim` and `num_actions` are set.
     """
-    make, with_params = _module(config)
-
-    def init(key: PRNGKeyArray) -> Params:
-        return nnx.to_pure_dict(nnx.state(make(key), nnx.Param))
+    init, with_params = _functions(config)
 
     def apply(
         params: Params, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
@@ -81,7 +75,7 @@ def build_decoder(config: ModelConfig) -> tuple[Callable[[int], DecodeCache], De
     The first `context_length` predictions are those of `apply`. Later ones are not: there `apply` computes every
     token from the window alone, while the cached ones have seen what has left the window since.
     """
-    _, with_params = _module(config)
+    _, with_params = _functions(config)
     heads, head, length = config.num_heads, config.width // config.num_heads, 3 * config.context_length
 
     def start(batch: int) -> DecodeCache:
@@ -119,26 +113,18 @@ def cached_policy(config: ModelConfig) -> Policy:
 
 
 @functools.lru_cache(maxsize=8)
-def _module(
-    config: ModelConfig,
-) -> tuple[Callable[[PRNGKeyArray], DecisionTransformer], Callable[[Params], DecisionTransformer]]:
-    """Makes the module from a key, and from parameters; kept, since its shapes alone take a second to find."""
+def _functions(config: ModelConfig) -> tuple[Init, Callable[[Params], DecisionTransformer]]:
+    """Kept, so that the same model is compiled once."""
     if config.state_dim is None or (config.action_dim is None) == (config.num_actions is None):
         raise JaxdtError(
             "a model needs state_dim and exactly one of action_dim and num_actions; "
             f"got {config.state_dim}, {config.action_dim} and {config.num_actions}."
         )
-
-    def make(key: PRNGKeyArray) -> DecisionTransformer:
-        return DecisionTransformer(config, rngs=nnx.Rngs(key))
-
-    graph, shapes = nnx.split(nnx.eval_shape(lambda: make(jax.random.key(0))))
+    init, with_float32_params = as_functions(lambda rngs: DecisionTransformer(config, rngs=rngs))
 
     def with_params(params: Params) -> DecisionTransformer:
         # Only the blocks compute in `config.dtype`: a bfloat16 return-to-go of 12 could not tell 12,000 from 12,050.
         blocks = jax.tree.map(lambda leaf: leaf.astype(config.dtype), params["blocks"])
-        state = jax.tree.map(lambda leaf: leaf, shapes)  # a copy: the next line writes into it
-        nnx.replace_by_pure_dict(state, {**params, "blocks": blocks})
-        return nnx.merge(graph, state)
+        return with_float32_params({**params, "blocks": blocks})
 
-    return make, with_params
+    return init, with_params

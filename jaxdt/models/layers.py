@@ -7,36 +7,31 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
+from jaxdt.models.initialization import Constant, Normal, Uniform, drawn_from
+
 
 STD = 0.02
 """Of GPT-2's weights."""
 
 
 def layer_norm(width: int, epsilon: float, rngs: nnx.Rngs, *, bias_std: float = 0.0) -> nnx.LayerNorm:
-    bias_init = nnx.initializers.normal(bias_std) if bias_std else nnx.initializers.zeros
+    init = drawn_from(scale=Constant(1.0), bias=Normal(bias_std) if bias_std else Constant(0.0))
     # PyTorch's two-pass variance; Flax's default is E[x^2] - E[x]^2.
-    return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, bias_init=bias_init, rngs=rngs)
+    return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, rngs=rngs, **init)
 
 
 def gpt2_linear(inputs: int, outputs: int, rngs: nnx.Rngs, *, std: float = STD) -> nnx.Linear:
-    return nnx.Linear(
-        inputs, outputs, kernel_init=nnx.initializers.normal(std), bias_init=nnx.initializers.zeros, rngs=rngs
-    )
+    return nnx.Linear(inputs, outputs, rngs=rngs, **drawn_from(kernel=Normal(std), bias=Constant(0.0)))
 
 
 def torch_linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
     """Weights and biases uniform in +-1/sqrt(inputs): PyTorch's default, which the original leaves in place."""
-    bound = 1 / math.sqrt(inputs)
-
-    def uniform(key, shape, dtype=jnp.float32, out_sharding=None):
-        del out_sharding
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return nnx.Linear(inputs, outputs, kernel_init=uniform, bias_init=uniform, rngs=rngs)
+    uniform = Uniform(1 / math.sqrt(inputs))
+    return nnx.Linear(inputs, outputs, rngs=rngs, **drawn_from(kernel=uniform, bias=uniform))
 
 
 def embedding(rows: int, width: int, rngs: nnx.Rngs, *, std: float = STD) -> nnx.Embed:
-    return nnx.Embed(rows, width, embedding_init=nnx.initializers.normal(std), rngs=rngs)
+    return nnx.Embed(rows, width, rngs=rngs, **drawn_from(embedding=Normal(std)))
 
 
 def dense(layer: nnx.Linear, x: Float[Array, "*rows i"]) -> Float[Array, "*rows o"]:
