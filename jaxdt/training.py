@@ -1,5 +1,6 @@
 """Loss, optimiser and the jitted update."""
 
+import functools
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -142,6 +143,7 @@ def make_update(
     return jax.jit(over_seeds(called) if several_seeds else called, donate_argnums=0)
 
 
+@functools.partial(jax.jit, static_argnames="config")  # else each of its many arrays is made by a program of its own
 def initial_state(params: PyTree[Array], config: OptimizerConfig) -> TrainState:
     params = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)
     return TrainState(
