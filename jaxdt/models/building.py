@@ -60,7 +60,7 @@ def build_model(config: ModelConfig) -> tuple[Init, Apply]:
     def apply(
         params: Params, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
     ) -> Float[Array, "b q outputs"]:
-        window = Window(*map(jnp.asarray, window))
+        window = jax.tree.map(jnp.asarray, window)
         return with_params(params)(window, newest_only=newest_only, key=key)
 
     return init, apply
@@ -99,7 +99,7 @@ def build_decoder(config: ModelConfig) -> tuple[Callable[[int], DecodeCache], De
 
 
 def cached_policy(config: ModelConfig) -> Policy:
-    """Acts by `build_decoder`."""
+    """Acts with continuous actions by `build_decoder`."""
     start_cache, decode_step = build_decoder(config)
 
     def start(batch: int) -> tuple[DecodeCache, Float[Array, "b a"]]:

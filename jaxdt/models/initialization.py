@@ -70,7 +70,7 @@ def draw(parameters: PyTree[Parameter], key: PRNGKeyArray) -> PyTree[Float[Array
     )
     # As jax.random.normal does it; without -1, where the inverse error function is infinite.
     above = np.nextafter(np.float32(-1), np.float32(0))
-    uniform = jax.random.uniform(key, (num_normal + num_uniform,), minval=above, maxval=1)
+    uniform = jax.random.uniform(key, (num_normal + num_uniform,), jnp.float32, above, 1)
     normal = math.sqrt(2) * jax.lax.erf_inv(uniform[:num_normal])
     uniform = uniform[num_normal:]
     values, normals_used, uniforms_used = [], 0, 0

@@ -1,4 +1,7 @@
-"""Layers with the initialisation of the systems that we follow, and dropout."""
+"""Layers with the initialisation of the systems that we follow, and dropout.
+
+Flax asks for `rngs`; what a layer's parameters are drawn from is only noted (`initialization.py`).
+"""
 
 import math
 
