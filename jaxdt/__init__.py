@@ -1,11 +1,19 @@
-"""jaxdt: the Decision Transformer in JAX. Names load on first use, so reading data needs no jax."""
+"""jaxdt: the Decision Transformer and its kin in JAX. Names load on first use, so reading data needs no jax."""
 
 import importlib
 from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from jaxdt.config import ModelConfig as ModelConfig, OptimizerConfig as OptimizerConfig, TrainConfig as TrainConfig
+    from jaxdt.algorithms import make_algorithm as make_algorithm
+    from jaxdt.algorithms.decision_transformer import make_train_step as make_train_step
+    from jaxdt.config import (
+        BehaviorCloningConfig as BehaviorCloningConfig,
+        DecisionTransformerConfig as DecisionTransformerConfig,
+        ModelConfig as ModelConfig,
+        OptimizerConfig as OptimizerConfig,
+        TrainConfig as TrainConfig,
+    )
     from jaxdt.data.episodes import EpisodeStore as EpisodeStore
     from jaxdt.data.loading import load_episodes as load_episodes
     from jaxdt.data.windows import WindowSampler as WindowSampler
@@ -16,18 +24,28 @@ if TYPE_CHECKING:
     from jaxdt.run.exporting import to_huggingface as to_huggingface
     from jaxdt.run.importing import from_huggingface as from_huggingface
     from jaxdt.run.train import train as train
-    from jaxdt.training import make_train_step as make_train_step
-    from jaxdt.types import Evaluation as Evaluation, Window as Window
+    from jaxdt.types import (
+        Box as Box,
+        Discrete as Discrete,
+        Evaluation as Evaluation,
+        Spec as Spec,
+        Window as Window,
+    )
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Agent": "jaxdt.run.agent",
+    "BehaviorCloningConfig": "jaxdt.config",
+    "Box": "jaxdt.types",
+    "DecisionTransformerConfig": "jaxdt.config",
+    "Discrete": "jaxdt.types",
     "EpisodeStore": "jaxdt.data.episodes",
     "Evaluation": "jaxdt.types",
     "JaxdtError": "jaxdt.errors",
     "ModelConfig": "jaxdt.config",
     "OptimizerConfig": "jaxdt.config",
+    "Spec": "jaxdt.types",
     "TrainConfig": "jaxdt.config",
     "Window": "jaxdt.types",
     "WindowSampler": "jaxdt.data.windows",
@@ -35,7 +53,8 @@ _HOMES = {
     "evaluate": "jaxdt.run.evaluate",
     "from_huggingface": "jaxdt.run.importing",
     "load_episodes": "jaxdt.data.loading",
-    "make_train_step": "jaxdt.training",
+    "make_algorithm": "jaxdt.algorithms",
+    "make_train_step": "jaxdt.algorithms.decision_transformer",
     "to_huggingface": "jaxdt.run.exporting",
     "train": "jaxdt.run.train",
 }

@@ -14,6 +14,10 @@ class JaxdtError(ValueError):
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown))
 
 
+class VersionError(JaxdtError):
+    """What another version of jaxdt wrote and this one cannot read."""
+
+
 class RunError(RuntimeError):
     """A run that was asked for correctly and failed while running."""
 

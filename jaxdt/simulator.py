@@ -71,14 +71,6 @@ def action_space(simulator: "gymnasium.Env") -> Box | Discrete:
     return Box(low, np.where(np.isfinite(high), high, low + 2))
 
 
-def action_bounds(simulator: "gymnasium.Env") -> Box:
-    """`action_space` where it must be continuous."""
-    space = action_space(simulator)
-    if isinstance(space, Discrete):
-        raise JaxdtError("the environment has discrete actions, which are not yet trained on; choose another.")
-    return space
-
-
 def episode_limit(simulator: "gymnasium.Env") -> int:
     """Environment steps after which an episode is cut off; 1000 where the environment names none."""
     return getattr(simulator.spec, "max_episode_steps", None) or 1000

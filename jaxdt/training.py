@@ -1,6 +1,7 @@
-"""Loss, optimiser and the jitted update."""
+"""The state that training changes, its optimiser, and the compiled update of any algorithm."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -10,8 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jaxdt.config import OptimizerConfig
 from jaxdt.errors import JaxdtError
-from jaxdt.seeds import over_seeds
-from jaxdt.types import Window
+from jaxdt.parallel import over_seeds
 
 
 class TrainState(NamedTuple):
@@ -31,25 +31,9 @@ Metrics = dict[str, Float[Array, "*n"]]
 
 @runtime_checkable
 class TrainStep(Protocol):
-    """`step(state, window, key) -> (state, metrics)`: one compiled call; the state is donated."""
+    """`step(state, batch, key) -> (state, metrics)`: one compiled call; the state is donated."""
 
-    def __call__(self, state: TrainState, window: Window, key: PRNGKeyArray) -> tuple[TrainState, Metrics]: ...
-
-
-def masked_mse(
-    predicted: Float[Array, "b t a"], target: Float[Array, "b t a"], mask: Bool[Array, "b t"]
-) -> Float[Array, ""]:
-    """Mean squared error over the elements of real steps only (the original's `seq_trainer.py`)."""
-    squared = jnp.sum(jnp.square(predicted - target), axis=-1)
-    return jnp.sum(squared * mask) / jnp.maximum(jnp.sum(mask) * target.shape[-1], 1)
-
-
-def masked_cross_entropy(
-    logits: Float[Array, "b t n"], actions: Int[Array, "b t"], mask: Bool[Array, "b t"]
-) -> Float[Array, ""]:
-    """Mean cross-entropy, in nats, over real steps only."""
-    per_step = optax.softmax_cross_entropy_with_integer_labels(logits, actions)
-    return jnp.sum(per_step * mask) / jnp.maximum(jnp.sum(mask), 1)
+    def __call__(self, state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, Metrics]: ...
 
 
 def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
@@ -78,8 +62,9 @@ def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """Clipping by global norm, then AdamW; decay on every parameter unless `decay_biases` is off."""
+    clip = optax.identity() if config.max_grad_norm is None else optax.clip_by_global_norm(config.max_grad_norm)
     return optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
+        clip,
         optax.adamw(
             learning_rate_schedule(config),
             b1=config.beta1,
@@ -99,45 +84,52 @@ def _is_weight(params: PyTree[Array]) -> PyTree[bool]:
     )
 
 
-def make_train_step(
-    apply: Any, params: PyTree[Array], config: OptimizerConfig, *, updates_per_call: int | None = None
-) -> tuple[TrainStep, TrainState]:
-    """The jitted update and the state it starts from.
+def gradient_update(
+    loss: Callable[[PyTree[Array], PyTree, PRNGKeyArray], Float[Array, ""]], config: OptimizerConfig
+) -> Callable[[TrainState, PyTree, PRNGKeyArray], tuple[TrainState, Metrics]]:
+    """The update of an algorithm with one loss and one optimiser; `loss(params, batch, key)` is a scalar.
 
-    `apply(params, window, key=...) -> actions (b, t, a)` as `build_model` returns it. The state holds copies,
-    so the caller's `params` survive its donation. `step` folds `state.step` into the key: give it the
-    same key every time. Metrics: `loss`, `grad_norm` before clipping, `learning_rate`. With `updates_per_call`,
-    one call makes `n` updates: the windows are stacked along a new first axis, which the metrics have too.
+    Metrics: `loss`, `grad_norm` before clipping, `learning_rate`.
     """
-    return make_update(apply, config, updates_per_call=updates_per_call), initial_state(params, config)
+
+    def update(state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
+        value, gradients = jax.value_and_grad(loss)(state.params, batch, key)
+        updates, opt_state = make_optimizer(config).update(gradients, state.opt_state, state.params)
+        metrics = {
+            "loss": value,
+            "grad_norm": optax.tree.norm(gradients),
+            "learning_rate": learning_rate_schedule(config)(state.step),
+        }
+        return state._replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state), metrics
+
+    return update
 
 
-def make_update(
-    apply: Any, config: OptimizerConfig, *, updates_per_call: int | None = None, several_seeds: bool = False
+def compile_update(
+    update: Callable[[TrainState, PyTree, PRNGKeyArray], tuple[TrainState, Metrics]],
+    *,
+    updates_per_call: int | None = None,
+    several_seeds: bool = False,
 ) -> TrainStep:
-    """The update of `make_train_step`; of several seeds, everything is stacked along one more axis before all others.
+    """One call of an algorithm's update, jitted; the state is donated.
 
-    Each seed's state, windows and key are then its own, and so is what becomes of them.
+    Counts the updates and folds the count into the key: give it the same key every time. From the first update with a
+    metric or weight that is not finite on, the state stays as it was before. With `updates_per_call`, one call makes
+    `n` updates: the batches are stacked along a new first axis, which the metrics have too. Of several seeds everything
+    is stacked along one more axis before all others: each seed's state, batches and key are its own.
     """
-    optimizer = make_optimizer(config)
-    schedule = learning_rate_schedule(config)
 
-    def loss_of(params: PyTree[Array], window: Window, key: PRNGKeyArray) -> Float[Array, ""]:
-        return masked_mse(apply(params, window, key=key), window.actions, window.mask)
-
-    def step(state: TrainState, window: Window, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
-        step_key = jax.random.fold_in(key, state.step)
-        loss, gradients = jax.value_and_grad(loss_of)(state.params, window, step_key)
-        grad_norm = optax.tree.norm(gradients)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state, state.finite)
-        finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(new.params))
+    def step(state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
+        new, metrics = update(state, batch, jax.random.fold_in(key, state.step))
+        finite = state.finite & jnp.isfinite(optax.tree.norm(new.params))
+        for value in metrics.values():
+            finite &= jnp.isfinite(value)
+        new = new._replace(step=state.step + 1)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
-        metrics = {"loss": loss, "grad_norm": grad_norm, "learning_rate": schedule(state.step)}
         return kept._replace(finite=finite), metrics
 
-    def steps(state: TrainState, windows: Window, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
-        return jax.lax.scan(lambda state, window: step(state, window, key), state, windows, length=updates_per_call)
+    def steps(state: TrainState, batches: PyTree, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(lambda state, batch: step(state, batch, key), state, batches, length=updates_per_call)
 
     called = step if updates_per_call is None else steps
     return jax.jit(over_seeds(called) if several_seeds else called, donate_argnums=0)
@@ -145,6 +137,7 @@ def make_update(
 
 @functools.partial(jax.jit, static_argnames="config")  # else each of its many arrays is made by a program of its own
 def initial_state(params: PyTree[Array], config: OptimizerConfig) -> TrainState:
+    """The state before the first update; it holds copies of the parameters, which its donation would destroy."""
     params = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
 from jaxdt.errors import JaxdtError
 
@@ -36,10 +36,26 @@ class Spec:
     observation_dtype: str = "float32"
     """As NumPy names it: float32, uint8, ..."""
     action: Box | Discrete
-    constants: dict[str, Shaped[np.ndarray, "..."]] = dataclasses.field(default_factory=dict)
-    """What an algorithm measured on its training data, by name, such as `state_mean` and `state_std`."""
+    constants: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What an algorithm measured on its training data: float32 arrays by name, such as `state_mean`."""
     delayed_reward: bool = False
     """Trained on rewards moved to the episode's end: acting does not lower the return-to-go."""
+
+    def __post_init__(self):
+        """Brings what a user gives to the types above; raises JaxdtError for what cannot be."""
+        shape = tuple(int(size) for size in self.observation_shape)
+        if not shape or not all(0 < size < 2**24 for size in shape):
+            raise JaxdtError(f"observation_shape must be one or more sizes above 0; got {list(shape)!r:.80}.")
+        try:
+            dtype = np.dtype(self.observation_dtype)
+        except TypeError as error:
+            raise JaxdtError(f"observation_dtype must be NumPy's name; got {self.observation_dtype!r:.40}.") from error
+        if dtype.kind not in "biuf":
+            raise JaxdtError(f"observation_dtype must be of numbers; got {dtype.name}.")
+        constants = {name: numbers_from_json(value, f"the constant {name}") for name, value in self.constants.items()}
+        canonical = {"observation_shape": shape, "observation_dtype": dtype.name, "constants": constants}
+        for name, value in {**canonical, "action": _checked_action(self.action)}.items():
+            object.__setattr__(self, name, value)
 
     @property
     def action_shape(self) -> tuple[int, ...]:
@@ -79,15 +95,29 @@ class Spec:
         }
 
 
+def _checked_action(action: Box | Discrete) -> Box | Discrete:
+    if isinstance(action, Discrete):
+        n, start = int(action.n), int(action.start)
+        if not 0 < n < 2**24 or abs(start) >= 2**30:
+            raise JaxdtError(f"discrete actions must be at least one and below 2**24, from a start; got {n}, {start}.")
+        return Discrete(n, start)
+    low, high = (numbers_from_json(bound, f"the actions' {name}") for name, bound in action._asdict().items())
+    if low.ndim != 1 or low.shape != high.shape:
+        raise JaxdtError(f"the actions' low and high must be two lists as long; got {low.shape} and {high.shape}.")
+    if (high < low).any():
+        raise JaxdtError(f"the actions' high must not be below low; got {high.tolist()!r:.80}.")
+    return Box(low, high)
+
+
 def spec_from_json(values: Any) -> Spec:
     """The Spec that `Spec.to_json` wrote, in a file of anybody's; raises JaxdtError naming the wrong field."""
     if not isinstance(values, dict):
         raise JaxdtError(f"spec must be a JSON object; got {type(values).__name__}.")
     shape, dtype, delayed = (values.get(n) for n in ("observation_shape", "observation_dtype", "delayed_reward"))
-    if not (isinstance(shape, list) and shape and all(type(size) is int and 0 < size < 2**24 for size in shape)):
-        raise JaxdtError(f"spec.observation_shape must be a list of whole numbers above 0; got {shape!r:.80}.")
-    if dtype not in _OBSERVATION_DTYPES:
-        raise JaxdtError(f"spec.observation_dtype must be one of {', '.join(_OBSERVATION_DTYPES)}; got {dtype!r:.40}.")
+    if not (isinstance(shape, list) and all(type(size) is int for size in shape)):
+        raise JaxdtError(f"spec.observation_shape must be a list of whole numbers; got {shape!r:.80}.")
+    if not isinstance(dtype, str):
+        raise JaxdtError(f"spec.observation_dtype must be NumPy's name; got {dtype!r:.40}.")
     if not isinstance(delayed, bool):
         raise JaxdtError(f"spec.delayed_reward must be true or false; got {delayed!r:.40}.")
     constants = values.get("constants")
@@ -97,32 +127,23 @@ def spec_from_json(values: Any) -> Spec:
         observation_shape=tuple(shape),
         observation_dtype=dtype,
         action=_action_from_json(values.get("action")),
-        constants={name: _numbers_from_json(value, f"spec.constants.{name}") for name, value in constants.items()},
+        constants=constants,
         delayed_reward=delayed,
     )
 
 
-_OBSERVATION_DTYPES = ("float32", "bool", *(f"{sign}int{bits}" for sign in ("u", "") for bits in (8, 16, 32, 64)))
-
-
 def _action_from_json(values: Any) -> Box | Discrete:
     if isinstance(values, dict) and set(values) == {"low", "high"}:
-        low, high = (_numbers_from_json(values[name], f"spec.action.{name}") for name in ("low", "high"))
-        if low.ndim != 1 or low.shape != high.shape:
-            raise JaxdtError(f"spec.action: low and high must be two lists as long; got {low.shape} and {high.shape}.")
-        if (high < low).any():
-            raise JaxdtError(f"spec.action.high must not be below low; got {values['high']!r:.80}.")
-        return Box(low, high)
-    if isinstance(values, dict) and set(values) == {"n", "start"}:
-        n, start = values["n"], values["start"]
-        if type(n) is int and type(start) is int and 0 < n < 2**16 and abs(start) < 2**30:
-            return Discrete(n, start)
+        return Box(values["low"], values["high"])
+    if isinstance(values, dict) and set(values) == {"n", "start"} and all(type(v) is int for v in values.values()):
+        return Discrete(values["n"], values["start"])
     raise JaxdtError(f"spec.action must have low and high, or n and start; got {values!r:.80}.")
 
 
-def _numbers_from_json(values: Any, where: str) -> Float[np.ndarray, "..."]:
+def numbers_from_json(values: Any, where: str, dtype: Any = np.float32) -> Float[np.ndarray, "..."]:
+    """Nested lists of finite numbers as an array; raises JaxdtError, which begins with `where`, for anything else."""
     try:
-        numbers = np.asarray(values, np.float32)
+        numbers = np.asarray(values, dtype)
     except (ValueError, TypeError, OverflowError) as error:
         raise JaxdtError(f"{where} must be numbers; got {values!r:.80}.") from error
     if not numbers.size or not np.isfinite(numbers).all():
@@ -139,7 +160,7 @@ class Window(NamedTuple):
     states: Float[Any, "b t *s"]
     """Normalised observations; 0 where padded."""
     actions: Float[Any, "b t a"] | Int[Any, "b t"]
-    """In [-1, 1], or of discrete actions their numbers; 0 where padded."""
+    """In [-1, 1], or the numbers of discrete ones; 0 where padded."""
     returns_to_go: Float[Any, "b t"]
     """Undiscounted sum of rewards from this step to the episode's end, divided by the return scale."""
     timesteps: Int[Any, "b t"]
@@ -148,47 +169,82 @@ class Window(NamedTuple):
     """True at real steps, False at padding."""
 
 
-class Turn(NamedTuple):
-    """What a policy is shown at one step of `b` episodes that run side by side."""
-
-    states: Float[Any, "b *s"]
-    """Normalised observations."""
-    returns_to_go: Float[Any, " b"]
-    """What is still to be reached, divided by the return scale."""
-    timestep: Int[Any, ""]
-    """Steps since the episodes began, below the model's `max_episode_length`."""
-
-
 class Policy(NamedTuple):
-    """Acts in `b` episodes side by side; both functions are pure."""
+    """Acts in `b` episodes side by side, in the environment's own units; both functions are pure."""
 
-    start: Callable[[int], Any]
-    """`start(b) -> memory` before the first step."""
-    act: Callable[[Any, Any, Turn], tuple[Any, Any]]
-    """`act(params, memory, turn) -> (memory, actions (b, a) in [-1, 1])`."""
+    start: Callable[[Any], Any]
+    """`start(targets (b,)) -> memory` before the first step; targets in reward units, ignored by some policies."""
+    act: Callable[[Any, Any, Any, Any, Any], tuple[Any, Any]]
+    """`act(params, memory, observation (b, *s), reward (b,), keys (b,)) -> (memory, action (b, *a))`.
+
+    `reward` is what the last action earned, 0 at the first step. Each episode draws from its own key; without keys
+    (None) nothing is drawn at random.
+    """
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Interface:
-    """What stands between a policy and its environment; without it weights are useless."""
+@runtime_checkable
+class Sampler(Protocol):
+    """Endless batches; batch `i` depends on the seed and `i` alone, so `position` is the stream's whole state."""
 
-    state_mean: Float[np.ndarray, "*s"]
-    state_std: Float[np.ndarray, "*s"]
-    """Standard deviation + 1e-6 of the training observations."""
-    action_low: Float[np.ndarray, " a"]
-    action_high: Float[np.ndarray, " a"]
-    """The action space that [-1, 1] is mapped onto."""
-    return_scale: float = 1000.0
-    delayed_reward: bool = False
-    """Trained on rewards moved to the episode's end: acting does not lower the return-to-go."""
+    position: int
+    """Number of the next batch."""
+
+    def batch(self, index: int) -> Any: ...
+
+
+class Algorithm(NamedTuple):
+    """A way to learn a policy from episodes."""
+
+    init: Callable[[Any], Any]
+    """`init(key) -> TrainState`."""
+    update: Callable[[Any, Any, Any], tuple[Any, dict[str, Any]]]
+    """`update(state, batch, key) -> (state, metrics)`: one update, pure; neither jitted nor counted nor checked here.
+
+    `metrics` are scalars by name; `loss` is there always: it is what is shown and averaged.
+    """
+    policy: Policy
+    sampler: Callable[..., Sampler]
+    """`sampler(store, batch_size, seed, windows_per_pass=None) -> Sampler`; the store's actions are in [-1, 1] or
+    0 ... n-1."""
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """A batch of episodes as pure functions; what follows an episode's end is ignored."""
+
+    name: str
+    """For people."""
+    env_id: str | None
+    """Gymnasium's, where it has one."""
+    spec: Spec
+    """Without constants."""
+    max_episode_steps: int
+    on_step: Callable[[int], None]
+    """Called on the host after each step of the batch, with its number; where there is no host, never."""
+
+    def reset(self, seeds: Any) -> tuple[Any, Any]:
+        """`(state, observation (b, *s))`; episode `i` depends on `seeds[i]` alone."""
+        ...
+
+    def step(self, state: Any, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        """`(state, observation, reward (b,), terminated (b,), truncated (b,))`."""
+        ...
+
+    def raise_failure(self, name_episode: Callable[[int], str]) -> None:
+        """Raises SimulationError if an episode failed since the last reset; `name_episode(i)` names episode `i`."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of what it holds on the host; it may be reset again."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
     """Episodes played at one target return."""
 
-    target: float
-    """Return asked for, in the environment's own reward units."""
+    target: float | None
+    """Return asked for, in the environment's own reward units; None of a policy that is asked for none."""
     returns: Float[np.ndarray, " e"]
     """Return achieved by each episode (undiscounted, unscaled)."""
     lengths: Int[np.ndarray, " e"]

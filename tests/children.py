@@ -12,7 +12,7 @@ from orbax.checkpoint import v1 as ocp
 
 import jaxdt
 from jaxdt.checkpoint import checkpoint_steps
-from jaxdt.metrics import read_lines
+from jaxdt.loggers import read_lines
 
 
 def start(arguments: list[str], cache: Path | None = None, through: Sequence[str] = (), **options) -> subprocess.Popen:

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from importlib import metadata
+from pathlib import Path
 
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -15,6 +16,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 import jax
 import numpy as np
 import pytest
+from filelock import FileLock
 
 import jaxdt
 
@@ -31,6 +33,15 @@ jax.config.update("jax_compilation_cache_dir", os.environ["JAXDT_TESTS_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 os.environ["XDG_CACHE_HOME"] = os.environ["JAXDT_TESTS_CACHE"]  # what the command itself keeps
+
+
+_LONGEST = "killing seeds importing run cli stopping fuzz resuming_seeds disk behavior_cloning discrete models".split()
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest first, so that no core is left idle at the end."""
+    ranks = {f"tests.test_{name}": rank for rank, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.module.__name__, len(ranks)))
 
 
 def make_store(lengths=(3, 7, 12), state_dim=3, action_dim=2, seed=0, env_id=None, discrete=None) -> jaxdt.EpisodeStore:
@@ -57,6 +68,15 @@ def tiny_model(**changes) -> jaxdt.ModelConfig:
     return jaxdt.ModelConfig(**{**values, "max_episode_length": 50, **changes})
 
 
+def tiny_algorithm(*, return_scale=10.0, optimizer=None, **model) -> jaxdt.DecisionTransformerConfig:
+    """Of `tiny_model`; its sizes come from the data."""
+    return jaxdt.DecisionTransformerConfig(
+        return_scale=return_scale,
+        model=tiny_model(**{"state_dim": None, "action_dim": None, **model}),
+        optimizer=optimizer or jaxdt.OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
+    )
+
+
 @pytest.fixture
 def store() -> jaxdt.EpisodeStore:
     return make_store()
@@ -71,6 +91,28 @@ def quick_plots():
         path.touch()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxdt.run.ledger.plot_loss", touch)
-        patch.setattr("jaxdt.run.ledger.plot_returns", touch)
+        patch.setattr("jaxdt.run.writer.plot_loss", touch)
+        patch.setattr("jaxdt.run.writer.plot_returns", touch)
         yield
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, worker_id) -> Path:
+    """The whole run of `tests.runs`, never interrupted; tests only read it.
+
+    One process of the session trains it for all of them, and draws its figures for real.
+    """
+    from jaxdt import plots
+    from tests.runs import CONFIG, STORE
+    from tests.toys import Drift
+
+    shared = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        shared = shared.parent
+    path = shared / "finished"
+    with FileLock(shared / "finished.lock"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxdt.run.writer.plot_loss", plots.plot_loss)
+        patch.setattr("jaxdt.run.writer.plot_returns", plots.plot_returns)
+        if not path.exists():
+            jaxdt.train(CONFIG, STORE, out=shared / "unfinished", env=Drift()).rename(path)
+    return path

@@ -120,7 +120,7 @@ def _config(**changes) -> Callable[[Path, Path], Path]:
     def write(samples: Path, folder: Path) -> Path:
         run = shutil.copytree(samples / "run", folder, dirs_exist_ok=True)
         document = json.loads((run / "config.json").read_text())
-        document["config"]["model"] |= changes
+        document["config"]["algorithm"]["model"] |= changes
         (run / "config.json").write_text(json.dumps(document))
         return run
 
@@ -160,7 +160,7 @@ BOMBS: dict[str, tuple[str, str, Callable[[Path, Path], Path]]] = {
     "parquet schema of 100,000 groups": ("episodes", "nested more than 100 deep", _deep_schema),
     "pickle keys of one hash": ("episodes", "as a key", _pickle(b"\x80\x04]}(" + _KEYS + b"ua.")),
     "pickle places of one hash": ("episodes", "as a key", _pickle(b"]" + _PLACES + b".")),
-    "run of a thousand layers": ("agent", "num_layers is 1000; the checkpoint has 2", _config(num_layers=1000)),
+    "run of a thousand layers": ("agent", "num_layers is 1000; the checkpoint has 41 arrays", _config(num_layers=1000)),
     "run of endless sizes": ("agent", "does not fit its config", _config(width=2**24, max_episode_length=2**24)),
     "run of an endless context": ("agent", "context_length must be at most 4096", _config(context_length=10**9)),
 }

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from jaxdt.checkpoint.sums import SUMS, sums_of
+from jaxdt.checkpoint.checksums import CHECKSUMS, checksums_of
 from jaxdt.run.importing import import_run
 from tests import fuzz_odd, test_hdf5, test_minari
 from tests.conftest import make_store
@@ -25,7 +25,7 @@ from tests.test_pickled import episodes_of
 
 class Target(NamedTuple):
     count: int
-    """Mutants in the plain suite."""
+    """Mutants in the slow tests; the plain suite has fewer."""
     kind: str
     """What the worker does with them."""
     mutations: st.SearchStrategy
@@ -112,7 +112,7 @@ def _tree(
             path.write_bytes(mutated(path.read_bytes(), changes, path.read_bytes()[::-1]))
         if resum:
             checkpoint = folder / "checkpoints" / "0"
-            (checkpoint / SUMS).write_text(json.dumps(sums_of(checkpoint)))
+            (checkpoint / CHECKSUMS).write_text(json.dumps(checksums_of(checkpoint)))
         return folder
 
     return Target(count, kind, st.tuples(st.sampled_from(names), edits), write)
@@ -141,7 +141,7 @@ TARGETS = {
     "state dict instructions": Target(100, "weights", *fuzz_odd.TORCH),
     "statistics": _tree(30, "import", "import", "stats.json", edits=JSON_EDITS),
     "run config": _tree(60, "agent", "run", "config.json", edits=JSON_EDITS),
-    "checkpoint": _tree(20, "agent", "run", f"checkpoints/0/{SUMS}", *_CHECKPOINT),
+    "checkpoint": _tree(20, "agent", "run", f"checkpoints/0/{CHECKSUMS}", *_CHECKPOINT),
     "checkpoint with its sums": _tree(16, "agent", "run", *_CHECKPOINT, resum=True),
     "checkpoint json with its sums": _tree(12, "agent", "run", *_CHECKPOINT[:2], edits=JSON_EDITS, resum=True),
 }

@@ -109,19 +109,19 @@ def check_weights(imported: Imported) -> None:
         assert np.isfinite(leaf).all()
     assert imported.params["embed_state"]["kernel"].shape == (imported.config.state_dim, imported.config.width)
     for name in ("state_mean", "state_std", "action_low", "action_high"):
-        values = getattr(imported.surroundings, name)
+        values = getattr(imported.known, name)
         assert values is None or np.isfinite(values).all(), name
 
 
 def check_agent(agent: jaxdt.Agent) -> None:
     agent.reset(1.0)
     try:
-        action = agent.act(np.zeros(agent.state_mean.shape))
+        action = agent.act(np.zeros(agent.spec.observation_shape))
     except JaxdtError as error:
         assert "not finite" in str(error)
     else:
         assert action.dtype == np.float32, action.dtype
-        assert action.shape == (agent.config.action_dim,), action.shape
+        assert action.shape == agent.spec.action_shape, action.shape
         assert np.isfinite(action).all(), action
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 
 import jax
@@ -9,27 +10,37 @@ import jaxdt
 from jaxdt.checkpoint import CheckpointWriter
 from jaxdt.config import TrainConfig
 from jaxdt.errors import JaxdtError
+from jaxdt.evaluation.environments import make_environment
+from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.models import build_model
 from jaxdt.run.directory import RunDirectory, RunRecord, write_record
-from jaxdt.run.evaluate import Player
+from jaxdt.types import spec_from_json
 from tests.conftest import tiny_model
-from tests.toys import DRIFT_INTERFACE, Drift
+from tests.toys import DRIFT_SPEC, Drift
 
 
 CONFIG = tiny_model(max_episode_length=10)
+ALGORITHM = jaxdt.DecisionTransformerConfig(return_scale=4.0, model=CONFIG)
+
+
+@functools.cache
+def make_params():
+    return jax.tree.map(lambda leaf: leaf * 3, jax.jit(build_model(CONFIG)[0])(jax.random.key(0)))
+
+
+IMPORTED = {"imported_from": "elsewhere"}
 
 
 def make_agent(delayed=False) -> jaxdt.Agent:
-    params = jax.tree.map(lambda leaf: leaf * 3, jax.jit(build_model(CONFIG)[0])(jax.random.key(0)))
-    return jaxdt.Agent(CONFIG, params, dataclasses.replace(DRIFT_INTERFACE, delayed_reward=delayed))
+    return jaxdt.Agent(ALGORITHM, make_params(), dataclasses.replace(DRIFT_SPEC, delayed_reward=delayed))
 
 
 @pytest.mark.parametrize("delayed", [False, True])
 def test_agent_repeats_what_a_rollout_did_on_the_same_inputs(delayed):
     agent = make_agent(delayed)
-    player = Player(CONFIG, agent.apply, agent.interface, Drift(), record=True)
+    evaluator = Evaluator(agent.policy, make_environment(Drift()), record=True)
     targets = [5.0, -20.0]
-    played = player.play(agent.params, targets, episodes=1, seed=4)
+    played = evaluator.run_episodes(agent.params, targets, episodes=1, seed=4)
     for i, target in enumerate(targets):
         agent.reset(target_return=target)
         for t in range(int(played.lengths[i])):
@@ -65,7 +76,7 @@ def test_reset_forgets_the_episode_before():
 
 def test_config_and_params_fit_build_model():
     agent = make_agent()
-    _, apply = build_model(agent.config)
+    _, apply = build_model(agent.config.model)
     window = jaxdt.Window(
         np.zeros((1, 4, 3), np.float32),
         np.zeros((1, 4, 2), np.float32),
@@ -101,7 +112,7 @@ def test_a_directory_without_a_run_is_named(tmp_path):
         jaxdt.Agent.load(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"config": {"steps": "many"}}', '{"config": {}}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"config": {"steps": "many"}}', '{"config": {}}', '{"format": 2}'])
 def test_a_damaged_config_is_one_clear_error(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(JaxdtError, match=r"config\.json is damaged"):
@@ -109,12 +120,12 @@ def test_a_damaged_config_is_one_clear_error(tmp_path, text):
 
 
 def test_a_cached_agent_does_as_the_cached_rollout_and_nearly_as_the_exact_one():
-    params, interface = make_agent().params, DRIFT_INTERFACE
-    agent = jaxdt.Agent(CONFIG, params, interface, context="cached")
+    agents = [make_agent().acting_with(context=context) for context in ("cached", "exact")]
     played = [
-        Player(CONFIG, agent.apply, interface, Drift(), context=context, record=True).play(params, [5.0], 2, seed=4)
-        for context in ("cached", "exact")
+        Evaluator(each.policy, make_environment(Drift()), record=True).run_episodes(each.params, [5.0], 2, seed=4)
+        for each in agents
     ]
+    agent = agents[0]
     for i in range(2):
         agent.reset(target_return=5.0)
         for t in range(int(played[0].lengths[i])):
@@ -130,14 +141,30 @@ def test_a_cached_agent_does_as_the_cached_rollout_and_nearly_as_the_exact_one()
 @pytest.mark.parametrize(
     ("part", "name", "value", "says"),
     [
-        ("interface", "state_mean", [0.0, float("nan"), 0.0], "state_mean has numbers that are not finite float32"),
-        ("interface", "state_std", [1.0, 10**400, 1.0], "too large"),
-        ("interface", "state_std", [1.0, 0.0, 1.0], "state_std must be above 0"),
-        ("interface", "state_std", [[1.0, 1.0, 1.0]], "state_std"),
-        ("interface", "action_low", [None, -1.0], "action_low has numbers that are not finite float32"),
-        ("interface", "action_high", [[1.0, 1.0]], "action_high"),
-        ("interface", "action_high", [1.0, -5.0], "action_high must not be below action_low"),
-        ("interface", "return_scale", float("inf"), "return_scale must be above 0 and finite"),
+        (
+            "constants",
+            "state_mean",
+            [0.0, float("nan"), 0.0],
+            "the constant state_mean must be one or more finite",
+        ),
+        ("constants", "state_std", [1.0, 10**400, 1.0], "the constant state_std must be numbers"),
+        ("constants", "state_std", [1.0, 0.0, 1.0], "state_std must be above 0"),
+        ("constants", "state_std", [[1.0, 1.0, 1.0]], "state_std has shape"),
+        ("constants", "state_mean", [], "the constant state_mean must be one or more finite"),
+        ("action", "low", [None, -1.0], "the actions' low must be one or more finite numbers"),
+        ("action", "high", [[1.0, 1.0]], "low and high must be two lists as long"),
+        ("action", "high", [1.0, -5.0], "the actions' high must not be below low"),
+        ("action", "n", 3, "action must have low and high, or n and start"),
+        ("spec", "action", {"n": 0, "start": 0}, "discrete actions must be at least one and below"),
+        ("spec", "observation_shape", [4], "state_mean has shape"),
+        ("spec", "observation_shape", [-3], "observation_shape must be one or more sizes above 0"),
+        ("spec", "observation_dtype", "object", "observation_dtype must be of numbers; got object"),
+        ("spec", "constants", {}, "constants has no state_mean"),
+        ("spec", "delayed_reward", 1, "delayed_reward must be true or false"),
+        ("algorithm", "name", "sorcery", "config.algorithm is 'sorcery', which this version does not know"),
+        ("algorithm", "spells", 3, "unknown field 'spells'; it was written by another version"),
+        ("algorithm", "temperature", 0, "temperature must be above 0 and finite"),
+        ("algorithm", "return_scale", float("inf"), "return_scale must be above 0 and finite"),
         ("model", "width", 2**40, "width must be at most 16777216"),
         ("model", "context_length", 10**9, "context_length must be at most 4096"),
         ("model", "layer_norm_epsilon", 10**400, "too large"),
@@ -145,18 +172,46 @@ def test_a_cached_agent_does_as_the_cached_rollout_and_nearly_as_the_exact_one()
 )
 def test_a_run_that_cannot_be_acted_with_is_refused_before_its_model_is_built(tmp_path, part, name, value, says):
     agent = make_agent()
-    record = RunRecord(config=TrainConfig(model=agent.config), interface=agent.interface, data={}, made_with={})
+    record = RunRecord(config=TrainConfig(algorithm=agent.config), spec=agent.spec, data=IMPORTED, made_with={})
     write_record(RunDirectory(tmp_path), record)
     document = json.loads((tmp_path / "config.json").read_text())
-    (document["config"]["model"] if part == "model" else document["interface"])[name] = value
+    spec, algorithm = document["spec"], document["config"]["algorithm"]
+    parts = {"spec": spec, "action": spec["action"], "constants": spec["constants"], "algorithm": algorithm}
+    {**parts, "model": algorithm["model"]}[part][name] = value
     (tmp_path / "config.json").write_text(json.dumps(document))
     with pytest.raises(JaxdtError, match=says):
         jaxdt.Agent.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "as_read"),
+    [
+        ({"action": jaxdt.Discrete(np.int64(70_000))}, {"action": jaxdt.Discrete(70_000)}),
+        ({"observation_dtype": ">i4"}, {"observation_dtype": "int32"}),
+        ({"observation_dtype": "float16"}, {"observation_dtype": "float16"}),
+        ({"action": jaxdt.Box([-1.0], [1])}, {"action": jaxdt.Box(-np.ones(1, np.float32), np.ones(1, np.float32))}),
+    ],
+)
+def test_a_spec_that_a_user_writes_is_brought_to_the_one_that_is_read_back(change, as_read):
+    plain = {"observation_shape": (2,), "action": jaxdt.Discrete(3), "constants": {"edges": [1, 2.5]}}
+    spec = jaxdt.Spec(**{**plain, **change})
+    assert spec == jaxdt.Spec(**{**plain, **as_read}) == spec_from_json(json.loads(json.dumps(spec.to_json())))
+    assert hash(spec) == hash(jaxdt.Spec(**{**plain, **as_read}))
+    assert spec != jaxdt.Spec(**{**plain, **as_read, "constants": {"edges": [1, 2]}})
+
+
+def test_a_wrong_option_is_not_called_damage(tmp_path):
+    agent = make_agent()
+    record = RunRecord(config=TrainConfig(algorithm=agent.config), spec=agent.spec, data=IMPORTED, made_with={})
+    write_record(RunDirectory(tmp_path), record)
+    CheckpointWriter(RunDirectory(tmp_path).checkpoints).save(0, params=agent.params, metadata={}, score=None)
+    with pytest.raises(JaxdtError, match=r"^sampling='sample' is for discrete actions"):
+        jaxdt.Agent.load(tmp_path, sampling="sample")
+
+
 def test_weights_that_are_not_finite_are_refused(tmp_path):
     agent = make_agent()
-    record = RunRecord(config=TrainConfig(model=agent.config), interface=agent.interface, data={}, made_with={})
+    record = RunRecord(config=TrainConfig(algorithm=agent.config), spec=agent.spec, data=IMPORTED, made_with={})
     write_record(RunDirectory(tmp_path), record)
     writer = CheckpointWriter(RunDirectory(tmp_path).checkpoints)
     writer.save(0, params=jax.tree.map(lambda leaf: leaf * np.float32("inf"), agent.params), metadata={}, score=None)

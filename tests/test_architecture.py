@@ -11,27 +11,27 @@ import jaxdt
 PACKAGE = Path(jaxdt.__file__).parent
 BASE = {"config", "types", "errors", "files"}
 MAY_IMPORT = {
-    "config": {"errors"},
+    "config": {"errors", "types"},
     "types": {"errors"},
     "errors": set(),
     "files": {"errors"},
     "pickles": {"errors"},
     "progress": set(),
-    "seeds": set(),
     "simulator": {"errors", "types"},
     "data": BASE | {"simulator", "pickles", "progress"},
     "models": BASE,
+    "parallel": BASE,
+    "training": BASE | {"parallel"},
+    "algorithms": BASE | {"data", "models", "training"},
+    "evaluation": BASE | {"simulator", "progress", "parallel", "data"},
     "interop": BASE | {"pickles", "simulator", "data"},
-    "training": BASE | {"seeds"},
-    "evaluation": BASE | {"simulator", "progress", "seeds"},
     "checkpoint": BASE,
-    "metrics": BASE,
+    "loggers": BASE,
     "plots": BASE,
     "run": BASE
-    | {"simulator", "progress", "data", "models", "training", "evaluation", "interop"}
-    | {"checkpoint", "metrics", "plots", "seeds"},
-    "report": BASE | {"data", "metrics", "checkpoint", "run"},
-    "cli": BASE | {"progress", "simulator", "data", "run", "report"},
+    | {"simulator", "progress", "data", "models", "algorithms", "training", "parallel", "evaluation", "interop"}
+    | {"checkpoint", "loggers", "plots"},
+    "cli": BASE | {"progress", "simulator", "data", "loggers", "checkpoint", "run"},
     "__main__": {"cli"},
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -22,9 +22,9 @@ from benchmarking.report import document, quantity, remarks, table
 from benchmarking.rows import Line, Row, make_rows, measure_row
 from benchmarking.shapes import Shapes, num_cores, store_of
 from benchmarking.timing import one_by_one, repeatedly
+from jaxdt.algorithms.decision_transformer import make_train_step, with_sizes
 from jaxdt.config import PAPER
 from jaxdt.models import build_model
-from jaxdt.training import make_train_step
 
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -74,7 +74,7 @@ def test_operations_of_a_small_model_are_those_counted_by_hand():
 @pytest.mark.parametrize("newest_only", [False, True])
 def test_operations_of_the_papers_forward_pass_are_about_xlas(newest_only):
     shapes = Shapes(num_episodes=2, batch_size=4)
-    init, apply = build_model(ours._model_config(shapes))
+    init, apply = build_model(with_sizes(ours._config(shapes).model, ours._spec(shapes)))
     params = jax.eval_shape(init, jax.random.key(0))
     lowered = jax.jit(apply, static_argnames="newest_only").lower(
         params, ours._full_windows(shapes, 4), newest_only=newest_only
@@ -85,11 +85,11 @@ def test_operations_of_the_papers_forward_pass_are_about_xlas(newest_only):
 
 def test_operations_of_the_papers_update_are_about_xlas():
     shapes = Shapes(num_episodes=2, batch_size=8)
-    init, apply = build_model(ours._model_config(shapes))
+    init, apply = build_model(with_sizes(ours._config(shapes).model, ours._spec(shapes)))
     params = jax.eval_shape(init, jax.random.key(0))
 
     def update(params, window, key):
-        step, state = make_train_step(apply, params, PAPER.optimizer)
+        step, state = make_train_step(apply, params, PAPER.algorithm.optimizer)
         return step(state, window, key)
 
     lowered = jax.jit(update).lower(params, ours._full_windows(shapes, 8), jax.random.key(1))

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from jaxdt.checkpoint import (
-    SUMS,
+    CHECKSUMS,
     CheckpointWriter,
     checkpoint_steps,
     damaged_checkpoints,
     find_checkpoint,
     load_checkpoint,
+    quarantine_damaged,
     read_metadata,
     reading,
-    set_damaged_aside,
 )
 from jaxdt.errors import JaxdtError
 
@@ -119,7 +119,7 @@ def test_any_file_of_a_checkpoint_that_is_not_as_saved_is_noticed(tmp_path, harm
         copy = shutil.copytree(tmp_path / "whole", tmp_path / f"copy{i}")
         if (copy / name).stat().st_size:
             harm(copy / name)
-            gone = not (copy / "1" / SUMS).exists()  # without its sums it is an unfinished one
+            gone = not (copy / "1" / CHECKSUMS).exists()  # without its sums it is an unfinished one
             assert checkpoint_steps(copy) == [] if gone else list(damaged_checkpoints(copy)) == [1], name
     (tmp_path / "whole" / "1" / "more").write_text("x")
     assert damaged_checkpoints(tmp_path / "whole") == {1: "more was not saved with it"}
@@ -136,11 +136,11 @@ def test_a_link_out_of_a_checkpoint_is_damage(tmp_path, name):
 def test_sums_name_files_and_never_places_outside(tmp_path):
     save_all(tmp_path, {1: None})
     (tmp_path / "outside").write_text("x")
-    sums = json.loads((tmp_path / "1" / SUMS).read_text())
+    sums = json.loads((tmp_path / "1" / CHECKSUMS).read_text())
     for name in ("../outside", str(tmp_path / "outside")):
-        (tmp_path / "1" / SUMS).write_text(json.dumps({**sums, name: hashlib.sha256(b"x").hexdigest()}))
+        (tmp_path / "1" / CHECKSUMS).write_text(json.dumps({**sums, name: hashlib.sha256(b"x").hexdigest()}))
         assert damaged_checkpoints(tmp_path) == {1: f"{name} is missing"}
-    (tmp_path / "1" / SUMS).write_text("[" * 100_000)
+    (tmp_path / "1" / CHECKSUMS).write_text("[" * 100_000)
     assert "nested too deep" in damaged_checkpoints(tmp_path)[1]
 
 
@@ -159,9 +159,9 @@ def test_damaged_checkpoints_are_set_aside_and_the_one_before_is_found(tmp_path)
     with pytest.warns(
         UserWarning, match=r"checkpoint \d of .* is damaged \(params/.* has changed\); it is now \d.damaged"
     ):
-        set_damaged_aside(tmp_path)
+        quarantine_damaged(tmp_path)
     assert checkpoint_steps(tmp_path) == [2]
-    assert (tmp_path / "3.damaged" / SUMS).exists()
+    assert (tmp_path / "3.damaged" / CHECKSUMS).exists()
     save_all(tmp_path, {3: None})  # the step can be saved again
     assert checkpoint_steps(tmp_path) == [2, 3]
 
@@ -173,19 +173,19 @@ def test_with_every_checkpoint_damaged_there_is_a_clear_error(tmp_path):
         with pytest.raises(JaxdtError, match=r"every checkpoint in .* is damaged; restore one from a copy"):
             find_checkpoint(tmp_path)
     with pytest.warns(UserWarning, match="is damaged"), pytest.raises(JaxdtError, match="every checkpoint in"):
-        set_damaged_aside(tmp_path)
+        quarantine_damaged(tmp_path)
     with pytest.raises(JaxdtError, match="every checkpoint in"):
-        set_damaged_aside(tmp_path)  # it does not begin anew the second time
+        quarantine_damaged(tmp_path)  # it does not begin anew the second time
 
 
 def test_a_checkpoint_without_its_sums_is_unfinished_and_cleaned(tmp_path):
     save_all(tmp_path, {1: None, 2: None})
-    (tmp_path / "2" / SUMS).unlink()
+    (tmp_path / "2" / CHECKSUMS).unlink()
     assert checkpoint_steps(tmp_path) == [1]
     save_all(tmp_path, {2: None})
     assert checkpoint_steps(tmp_path) == [1, 2]
     for step in ("1", "2"):
-        (tmp_path / step / SUMS).unlink()
+        (tmp_path / step / CHECKSUMS).unlink()
     CheckpointWriter(tmp_path)  # where nothing else is there, nothing is thrown away
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.unfinished", "2.unfinished"]
 

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from jaxdt import JaxdtError, ModelConfig, OptimizerConfig, TrainConfig
-from jaxdt.config import CHANGEABLE, DEMO, PAPER, PRESETS
+from jaxdt.config import CHANGEABLE, DEMO, PAPER, PRESETS, BehaviorCloningConfig, DecisionTransformerConfig
 from jaxdt.run.config_json import config_from_json, config_to_json
 
 
@@ -57,20 +57,23 @@ def test_the_optimizer_defaults_to_the_papers():
 def test_the_paper_preset_is_the_papers():
     assert PRESETS["paper"] is PAPER
     assert TrainConfig() == PAPER
-    assert (PAPER.model, PAPER.optimizer) == (ModelConfig(), OptimizerConfig())
-    expected = {"preset": "paper", "steps": 100_000, "batch_size": 64, "return_scale": 1000.0, "best_fraction": 1.0}
+    assert PAPER.algorithm == DecisionTransformerConfig()
+    assert (PAPER.algorithm.model, PAPER.algorithm.optimizer) == (ModelConfig(), OptimizerConfig())
+    assert PAPER.algorithm.return_scale == 1000.0
+    expected = {"preset": "paper", "steps": 100_000, "batch_size": 64, "best_fraction": 1.0}
     expected |= {"eval_every": 10_000, "eval_episodes": 100, "delayed_reward": False, "targets": None}
     assert {name: getattr(PAPER, name) for name in expected} == expected
 
 
 def test_the_huggingface_preset_is_the_tutorials():
     preset = PRESETS["huggingface"]
+    algorithm = preset.algorithm
     assert (preset.steps, preset.passes, preset.batch_size) == (None, 120, 64)
-    assert (preset.targets, preset.return_scale) == ((12_000.0,), 1000.0)
+    assert (preset.targets, algorithm.return_scale) == ((12_000.0,), 1000.0)
     model = {"max_episode_length": 4096, "initialization": "huggingface"}
-    assert values_of(preset.model) == values_of(ModelConfig()) | model
+    assert values_of(algorithm.model) == values_of(ModelConfig()) | model
     optimizer = {"warmup_steps": None, "schedule": "linear", "decay_biases": False}
-    assert values_of(preset.optimizer) == values_of(OptimizerConfig()) | optimizer
+    assert values_of(algorithm.optimizer) == values_of(OptimizerConfig()) | optimizer
 
 
 def test_the_demo_preset_is_a_small_run_on_the_demo_episodes():
@@ -81,7 +84,9 @@ def test_the_demo_preset_is_a_small_run_on_the_demo_episodes():
     assert not DEMO.paper_targets
 
 
-@pytest.mark.parametrize("kind", [ModelConfig, OptimizerConfig, TrainConfig])
+@pytest.mark.parametrize(
+    "kind", [ModelConfig, OptimizerConfig, TrainConfig, DecisionTransformerConfig, BehaviorCloningConfig]
+)
 def test_a_config_cannot_be_changed(kind):
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(kind(), dataclasses.fields(kind)[0].name, 1)
@@ -132,8 +137,28 @@ def test_a_config_cannot_be_changed(kind):
         ),
         (TrainConfig, {"seed": -1}, "seed must be at least 0 and below"),
         (TrainConfig, {"eval_seed": -1}, "eval_seed must be at least 0 and below"),
-        (TrainConfig, {"return_scale": 0.0}, "return_scale must be above 0 and finite; got 0.0."),
-        (TrainConfig, {"return_scale": float("inf")}, "return_scale must be above 0 and finite; got inf."),
+        (DecisionTransformerConfig, {"return_scale": 0.0}, "return_scale must be above 0 and finite; got 0.0."),
+        (
+            DecisionTransformerConfig,
+            {"return_scale": float("inf")},
+            "return_scale must be above 0 and finite; got inf.",
+        ),
+        (DecisionTransformerConfig, {"temperature": 0.0}, "temperature must be above 0 and finite; got 0.0 (for the"),
+        (BehaviorCloningConfig, {"temperature": -1.0}, "temperature must be above 0 and finite; got -1.0 (for the"),
+        (
+            DecisionTransformerConfig,
+            {"temperature": 0.5},
+            "temperature=0.5 changes nothing with sampling='greedy'; add sampling='sample', or leave it out.",
+        ),
+        (BehaviorCloningConfig, {"num_layers": 0}, "num_layers must be at least 1; got 0."),
+        (BehaviorCloningConfig, {"dropout": 1.0}, "dropout must be at least 0 and below 1; got 1.0."),
+        (
+            TrainConfig,
+            {"algorithm": BehaviorCloningConfig(), "targets": (1.0,)},
+            "behavior-cloning is asked for no return; leave targets out (got [1.0]).",
+        ),
+        (TrainConfig, {"model": ModelConfig()}, "TrainConfig has no model of its own any more; write TrainConfig(alg"),
+        (TrainConfig, {"eval_context": "cached"}, "TrainConfig has no eval_context of its own any more; write"),
         (TrainConfig, {"best_fraction": 0.0}, "best_fraction must be above 0 and at most 1; got 0.0."),
         (TrainConfig, {"best_fraction": 1.5}, "best_fraction must be above 0 and at most 1; got 1.5."),
         (TrainConfig, {"targets": ()}, "targets must be one or more finite returns; got []."),
@@ -168,45 +193,60 @@ def test_an_unknown_activation_is_refused():
             env="none",
             video=True,
             delayed_reward=True,
-            model=ModelConfig(state_dim=3, action_dim=1, mlp_width=7, activation="gelu_new"),
-            optimizer=OptimizerConfig(learning_rate=0.003),
+            algorithm=DecisionTransformerConfig(
+                sampling="sample",
+                temperature=0.5,
+                model=ModelConfig(state_dim=3, action_dim=1, mlp_width=7, activation="gelu_new"),
+                optimizer=OptimizerConfig(learning_rate=0.003, max_grad_norm=None),
+            ),
         ),
+        TrainConfig(algorithm=BehaviorCloningConfig(width=3)),
     ],
-    ids=["demo", "paper", "own"],
+    ids=["demo", "paper", "own", "behaviour cloning"],
 )
 def test_a_config_survives_json(config):
     assert there_and_back(config) == config
 
 
 def test_whole_numbers_stand_for_real_ones_in_json():
-    config = config_from_json({"return_scale": 10, "targets": [3, 4.5]})
-    assert (config.return_scale, config.targets) == (10, (3.0, 4.5))
-    assert type(config.return_scale) is float
+    config = config_from_json({"save_every_minutes": 10, "targets": [3, 4.5]})
+    assert (config.save_every_minutes, config.targets) == (10, (3.0, 4.5))
+    assert type(config.save_every_minutes) is float
 
 
 def test_fields_that_json_leaves_out_take_their_defaults():
-    assert config_from_json({"steps": 5, "model": {"width": 16}}) == TrainConfig(steps=5, model=ModelConfig(width=16))
+    found = config_from_json({"steps": 5, "algorithm": {"name": "decision-transformer", "model": {"width": 16}}})
+    assert found == TrainConfig(steps=5, algorithm=DecisionTransformerConfig(model=ModelConfig(width=16)))
+
+
+DT = {"name": "decision-transformer"}
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"stepz": 5}, "config has the unknown field 'stepz'"),
-        ({"model": {"depth": 5}}, "config.model has the unknown field 'depth'"),
+        ({"algorithm": DT | {"model": {"depth": 5}}}, "config.algorithm.model has the unknown field 'depth'"),
         ({"steps": 5.0}, "config.steps has the wrong type; got 5.0"),
         ({"steps": "5"}, "config.steps has the wrong type; got '5'"),
         ({"steps": None}, "steps or passes must be given; both are None."),
         ({"steps": True}, "config.steps has the wrong type; got True"),
         ({"video": 1}, "config.video has the wrong type; got 1"),
-        ({"return_scale": "1000"}, "config.return_scale has the wrong type; got '1000'"),
+        ({"algorithm": DT | {"return_scale": "1"}}, "config.algorithm.return_scale has the wrong type; got '1'"),
         ({"dataset": ["a.npz"]}, r"config.dataset has the wrong type; got \['a.npz'\]"),
         ({"targets": 5.0}, "config.targets must be a list of numbers; got 5.0"),
         ({"targets": ["5"]}, r"config.targets must be a list of numbers; got \['5'\]"),
         ({"targets": [True]}, r"config.targets must be a list of numbers; got \[True\]"),
         ({"target_quantiles": None}, "config.target_quantiles must be a list of numbers; got None"),
-        ({"model": {"activation": 3}}, "config.model.activation has the wrong type; got 3"),
-        ({"optimizer": []}, "config.optimizer must be a JSON object; got list"),
-        ({"optimizer": {"beta1": 3}}, "beta1 must be at least 0 and below 1; got 3.0"),
+        (
+            {"algorithm": DT | {"model": {"activation": 3}}},
+            "config.algorithm.model.activation has the wrong type",
+        ),
+        ({"algorithm": DT | {"optimizer": []}}, "config.algorithm.optimizer must be a JSON object; got list"),
+        ({"algorithm": []}, "config.algorithm must be a JSON object; got list"),
+        ({"algorithm": {}}, "config.algorithm is None, which this version does not know"),
+        ({"algorithm": {"name": "sorcery"}}, "config.algorithm is 'sorcery', which this version does not know .it kn"),
+        ({"algorithm": DT | {"optimizer": {"beta1": 3}}}, "beta1 must be at least 0 and below 1; got 3.0"),
         ([], "config must be a JSON object; got list"),
         (None, "config must be a JSON object; got NoneType"),
     ],
@@ -218,5 +258,5 @@ def test_json_that_is_no_config_is_refused_with_the_field(values, message):
 
 def test_what_may_change_on_resuming_says_nothing_about_learning():
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
-    learned = {"preset", "dataset", "env", "batch_size", "seed", "return_scale", "best_fraction", "delayed_reward"}
-    assert set(CHANGEABLE) <= fields - learned - {"clip_actions", "model", "optimizer", "eval_seed"}
+    learned = {"preset", "dataset", "env", "batch_size", "seed", "best_fraction", "delayed_reward"}
+    assert set(CHANGEABLE) <= fields - learned - {"clip_actions", "algorithm", "eval_seed"}

@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 
 import jaxdt
-from jaxdt.checkpoint import SUMS, CheckpointWriter, checkpoint_steps, damaged_checkpoints
+from jaxdt.checkpoint import CHECKSUMS, CheckpointWriter, checkpoint_steps, damaged_checkpoints
 from jaxdt.cli import run as command
 from jaxdt.errors import WriteError
+from jaxdt.run.importing import import_run
+from jaxdt.types import Box, Spec
 from tests.children import everything_saved, start, without_clock
-from tests.test_run import CONFIG as OF_RUN, STORE
+from tests.conftest import tiny_algorithm
+from tests.runs import CONFIG as OF_RUN, STORE
 from tests.toys import Drift
 
 
@@ -93,13 +96,8 @@ def fail_and_go_on(disk, whole, out, sites):
     assert not left
 
 
-def test_a_write_that_fails_ends_the_run_which_then_goes_on(disk, whole, tmp_path):
-    sites = [("/metrics.jsonl", 3, "metrics.jsonl"), (f".{SUMS}.", 1, SUMS)]
-    fail_and_go_on(disk, whole, tmp_path / "run", sites)
-
-
 @pytest.mark.slow
-def test_every_write_of_a_run_may_fail(disk, whole, tmp_path):
+def test_every_write_of_a_run_may_fail(disk, whole, tmp_path):  # before `quick_plots`: its figures are drawn
     sites = [
         (".holder.", 1, ".holder"),
         (".config.json.", 1, "config.json"),
@@ -109,16 +107,21 @@ def test_every_write_of_a_run_may_fail(disk, whole, tmp_path):
         ("orbax-checkpoint-tmp", 1, "checkpoints/2"),
         ("params/array_metadatas", 1, "checkpoints/2"),
         ("_CHECKPOINT_METADATA", 1, "checkpoints/2"),
-        (f".{SUMS}.", 1, SUMS),
-        (f".{SUMS}.", 2, SUMS),
+        (f".{CHECKSUMS}.", 1, CHECKSUMS),
+        (f".{CHECKSUMS}.", 2, CHECKSUMS),
         (".metrics.jsonl.", 1, "metrics.jsonl"),  # cut back to the checkpoint
         ("/evaluations.jsonl", 2, "evaluations.jsonl"),
         (".loss.png.", 1, "loss.png"),
         (".returns.png.", 1, "returns.png"),
-        (f".{SUMS}.", 1, SUMS),
+        (f".{CHECKSUMS}.", 1, CHECKSUMS),
         (".config.json.", 1, "config.json"),
         ("/metrics.jsonl", 2, "metrics.jsonl"),
     ]
+    fail_and_go_on(disk, whole, tmp_path / "run", sites)
+
+
+def test_a_write_that_fails_ends_the_run_which_then_goes_on(disk, whole, tmp_path, quick_plots):
+    sites = [("/metrics.jsonl", 3, "metrics.jsonl"), (f".{CHECKSUMS}.", 1, CHECKSUMS)]
     fail_and_go_on(disk, whole, tmp_path / "run", sites)
 
 
@@ -127,7 +130,7 @@ def test_a_failed_save_leaves_the_checkpoints_before_it_and_no_litter(disk, tmp_
     writer = CheckpointWriter(tmp_path)
     for step in (1, 2):
         writer.save(step, params=params, metadata={}, score=None)
-    for name in ("/tmp", "3.orbax-checkpoint-tmp", "params", f".{SUMS}."):
+    for name in ("/tmp", "3.orbax-checkpoint-tmp", "params", f".{CHECKSUMS}."):
         with pytest.raises(WriteError, match=r"3.* cannot be written: the file would be larger"), disk.fails_at(name):
             writer.save(3, params=params, metadata={}, score=None)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"], name
@@ -137,7 +140,7 @@ def test_a_failed_save_leaves_the_checkpoints_before_it_and_no_litter(disk, tmp_
 
 
 def test_tensorboard_on_a_full_disk_fails_instead_of_waiting_forever(disk, tmp_path):
-    from jaxdt.metrics import TensorBoard
+    from jaxdt.loggers import TensorBoard
 
     board = TensorBoard(tmp_path / "tensorboard")
     for step in range(20):
@@ -174,16 +177,24 @@ def test_other_commands_say_it_in_one_sentence_too(disk, small, tmp_path, capsys
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A dataset, a run and its export, all small."""
+    """A dataset, a run that was never trained and its export, all small."""
     from tests.children import pendulum_episodes
 
     path = tmp_path_factory.mktemp("small")
     pendulum_episodes(path / "data.npz")
     store = jaxdt.load_episodes(path / "data.npz")
-    config = dataclasses.replace(CONFIG, steps=1, env="none", targets=None)
-    run = jaxdt.train(config, store, out=path / "run")
-    jaxdt.to_huggingface(run, path / "exported")
-    return {"data": path / "data.npz", "run": run, "exported": path / "exported"}
+    algorithm = tiny_algorithm(state_dim=store.state_dim, action_dim=store.action_dim)
+    constants = {"state_mean": store.statistics.mean, "state_std": store.statistics.std}
+    spec = Spec(
+        observation_shape=(4,), action=Box(np.full(1, -3, np.float32), np.full(1, 3, np.float32)), constants=constants
+    )
+    params = jax.jit(jaxdt.build_model(algorithm.model)[0])(jax.random.key(0))
+    jaxdt.to_huggingface(jaxdt.Agent(algorithm, params, spec), path / "exported")
+    return {
+        "data": path / "data.npz",
+        "run": import_run(path / "exported", path / "run"),
+        "exported": path / "exported",
+    }
 
 
 MOUNTED = """

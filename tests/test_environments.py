@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import threading
 
 import gymnasium
@@ -9,14 +10,14 @@ import pytest
 from gymnasium import spaces
 
 import jaxdt
+from jaxdt.algorithms.decision_transformer import window_policy
 from jaxdt.errors import JaxdtError, SimulationError
-from jaxdt.evaluation.context import window_policy
 from jaxdt.evaluation.environments import GymnasiumEnvironment
+from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.evaluation.rollout import make_rollout
 from jaxdt.progress import Progress
-from jaxdt.run.evaluate import Player
-from jaxdt.simulator import action_bounds, make_simulator
-from jaxdt.types import Interface
+from jaxdt.simulator import action_space, make_simulator
+from jaxdt.types import Box, Spec
 
 
 class Fragile(gymnasium.Env):
@@ -56,23 +57,46 @@ for _trouble in ("none", "raises", "nan", "flags", "ends", "begins"):
     )
 
 
+def spec_of(low=-2.0, high=4.0, mean=0.0, std=1.0) -> Spec:
+    constants = {"state_mean": np.full(2, mean, np.float32), "state_std": np.full(2, std, np.float32)}
+    bounds = Box(np.array([low], np.float32), np.array([high], np.float32))
+    return Spec(observation_shape=(2,), action=bounds, constants=constants)
+
+
+ALGORITHM = jaxdt.DecisionTransformerConfig(
+    return_scale=5.0, model=jaxdt.ModelConfig(width=8, num_layers=1, context_length=3, max_episode_length=6)
+)
+
+
+@functools.cache
+def small_params():
+    init, _ = jaxdt.build_model(dataclasses.replace(ALGORITHM.model, state_dim=2, action_dim=1))
+    return jax.jit(init)(jax.random.key(0))
+
+
+def small_agent(scale=1.0, **spec) -> jaxdt.Agent:
+    params = jax.tree.map(lambda leaf: scale * leaf, small_params())
+    return jaxdt.Agent(ALGORITHM, params, spec_of(**spec))
+
+
+def acting(policy, **spec):
+    """`policy(params, window) -> (b, 1)` in [-1, 1], as one that remembers its window."""
+    return window_policy(
+        ALGORITHM, lambda params, window, newest_only: policy(params, window)[:, None], spec_of(**spec)
+    )
+
+
 def play(name, policy=lambda params, window: jnp.full((window.mask.shape[0], 1), params), seeds=(0, 1, 2)):
     environment = GymnasiumEnvironment(f"jaxdt-tests/{name}-v0")
-    interface = Interface(
-        state_mean=np.zeros(2, np.float32),
-        state_std=np.ones(2, np.float32),
-        action_low=np.array([-2.0], np.float32),
-        action_high=np.array([4.0], np.float32),
-    )
-    acting = window_policy(policy, 3, (2,), 1)
-    rollout = make_rollout(acting, environment, interface, max_episode_length=6, record=True)
+    rollout = make_rollout(acting(policy), environment, record=True)
     targets = np.zeros(len(seeds), np.float32)
     return environment, rollout(jnp.float32(0.5), np.array(seeds, np.int32), targets)
 
 
 def test_episodes_are_seeded_rescaled_and_cut_at_the_time_limit():
     environment, played = play("none")
-    assert (environment.state_dim, environment.action_dim, environment.max_episode_steps) == (2, 1, 6)
+    assert environment.spec == dataclasses.replace(spec_of(), constants={})
+    assert environment.max_episode_steps == 6
     np.testing.assert_array_equal(played.lengths, [6, 6, 6])
     np.testing.assert_allclose(played.returns, [15.0] * 3)  # 0.5 of [-1, 1] is 2.5 of [-2, 4], six times
     np.testing.assert_array_equal(played.trajectory.observations[0, :, 0], [0, 1, 2])  # the seeds
@@ -132,18 +156,7 @@ def test_an_action_that_is_not_finite_never_reaches_the_simulator():
 
 def test_an_environment_is_as_good_as_new_after_a_failure():
     environment, _ = play("raises")
-    interface = Interface(
-        state_mean=np.zeros(2, np.float32),
-        state_std=np.ones(2, np.float32),
-        action_low=-np.ones(1, np.float32),
-        action_high=np.ones(1, np.float32),
-    )
-    rollout = make_rollout(
-        window_policy(lambda params, window: jnp.zeros((window.mask.shape[0], 1)), 3, (2,), 1),
-        environment,
-        interface,
-        max_episode_length=6,
-    )
+    rollout = make_rollout(acting(lambda params, window: jnp.zeros((window.mask.shape[0], 1))), environment)
     played = rollout(jnp.float32(0), np.array([5, 6], np.int32), np.zeros(2, np.float32))
     np.testing.assert_array_equal(played.lengths, [6, 6])
     environment.raise_failure(str)
@@ -158,41 +171,25 @@ def test_an_unbounded_action_space_counts_as_unit():
     class Unbounded:
         action_space = spaces.Box(np.array([-np.inf, -2.0]), np.array([np.inf, 3.0]), dtype=np.float64)
 
-    low, high = action_bounds(Unbounded())  # type: ignore[arg-type]
+    low, high = action_space(Unbounded())  # type: ignore[arg-type]
     np.testing.assert_array_equal(low, [-1, -2])
     np.testing.assert_array_equal(high, [1, 3])
 
 
 def test_episode_j_of_every_target_starts_from_seed_plus_j():
-    config = jaxdt.ModelConfig(state_dim=2, action_dim=1, width=8, num_layers=1, context_length=3)
-    init, apply = jaxdt.build_model(config)
-    interface = Interface(
-        state_mean=np.zeros(2, np.float32),
-        state_std=np.ones(2, np.float32),
-        action_low=-np.ones(1, np.float32),
-        action_high=np.ones(1, np.float32),
-    )
-    player = Player(config, apply, interface, "jaxdt-tests/none-v0", record=True)
-    played = player.play(init(jax.random.key(0)), [1.0, 2.0], episodes=3, seed=40)
+    agent = small_agent()
+    evaluator = Evaluator(agent.policy, GymnasiumEnvironment("jaxdt-tests/none-v0"), record=True)
+    played = evaluator.run_episodes(agent.params, [1.0, 2.0], episodes=3, seed=40)
     np.testing.assert_array_equal(played.trajectory.observations[0, :, 0], [40, 41, 42] * 2)
-
-
-def small_agent():
-    config = jaxdt.ModelConfig(state_dim=2, action_dim=1, width=8, num_layers=1, context_length=3)
-    interface = Interface(
-        state_mean=np.zeros(2, np.float32),
-        state_std=np.ones(2, np.float32),
-        action_low=np.array([-2.0], np.float32),
-        action_high=np.array([4.0], np.float32),
-    )
-    return jaxdt.Agent(config, jaxdt.build_model(config)[0](jax.random.key(0)), interface)
 
 
 @pytest.fixture
 def compiled(monkeypatch):
     """The rollouts that were made."""
     made = []
-    monkeypatch.setattr("jaxdt.run.evaluate.make_rollout", lambda *a, **k: made.append(a) or make_rollout(*a, **k))
+    monkeypatch.setattr(
+        "jaxdt.evaluation.evaluator.make_rollout", lambda *a, **k: made.append(a) or make_rollout(*a, **k)
+    )
     return made
 
 
@@ -216,8 +213,7 @@ def test_an_agent_that_is_evaluated_again_is_not_compiled_again(compiled):
 def test_what_has_changed_since_is_compiled_anew(compiled):
     agent = small_agent()
     before = returns_of(agent)
-    agent.interface = dataclasses.replace(agent.interface, action_high=np.array([40.0], np.float32))
-    assert returns_of(agent) != before
+    assert returns_of(small_agent(high=40.0)) != before
     shorter = gymnasium.spec("jaxdt-tests/none-v0")
     for limit in (2, 6):
         gymnasium.register(shorter.id, shorter.entry_point, max_episode_steps=limit, disable_env_checker=True)
@@ -244,18 +240,9 @@ def test_two_evaluations_of_one_agent_at_once_do_not_share_simulators():
 
 
 def test_agent_repeats_what_a_rollout_did_behind_the_host_callback():
-    config = jaxdt.ModelConfig(state_dim=2, action_dim=1, width=8, num_layers=1, context_length=3)
-    init, _ = jaxdt.build_model(config)
-    interface = Interface(
-        state_mean=np.full(2, 1.5, np.float32),
-        state_std=np.full(2, 0.7, np.float32),
-        action_low=np.array([-2.0], np.float32),
-        action_high=np.array([4.0], np.float32),
-        return_scale=5.0,
-    )
-    agent = jaxdt.Agent(config, jax.tree.map(lambda leaf: 3 * leaf, init(jax.random.key(0))), interface)
-    player = Player(config, agent.apply, interface, "jaxdt-tests/none-v0", record=True)
-    played = player.play(agent.params, [7.0], episodes=1, seed=3)
+    agent = small_agent(scale=3.0, mean=1.5, std=0.7)
+    evaluator = Evaluator(agent.policy, GymnasiumEnvironment("jaxdt-tests/none-v0"), record=True)
+    played = evaluator.run_episodes(agent.params, [7.0], episodes=1, seed=3)
     agent.reset(target_return=7.0)
     for t in range(6):
         reward = float(played.trajectory.rewards[t - 1, 0]) if t else 0.0

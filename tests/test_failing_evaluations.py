@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 import jaxdt
+from jaxdt.algorithms import make_algorithm
 from jaxdt.checkpoint import checkpoint_steps, find_checkpoint
 from jaxdt.cli import run as command
 from jaxdt.errors import RunError, SimulationError
-from jaxdt.metrics import read_lines
-from jaxdt.types import Policy
-from tests.conftest import make_store, tiny_model
+from jaxdt.loggers import read_lines
+from jaxdt.types import Box, Policy, Spec
+from tests.conftest import make_store, tiny_algorithm, tiny_model
+from tests.runs import CONFIG as OF_DRIFT
 from tests.test_environments import Fragile
-from tests.test_run import CONFIG as OF_DRIFT
-from tests.toys import DRIFT_INTERFACE, Drift
+from tests.toys import DRIFT_SPEC, Drift
 
 
 class BadDrift(Drift):
@@ -61,9 +62,9 @@ def first_to_the_right(seeds=8):
 
 @pytest.fixture(scope="module")
 def agent():
-    config = tiny_model(embedding_dropout=0.0)
-    interface = dataclasses.replace(DRIFT_INTERFACE, delayed_reward=True)  # so that huge rewards stay out of the model
-    return jaxdt.Agent(config, jaxdt.build_model(config)[0](jax.random.key(0)), interface, targets=(1.0, 5.0))
+    params = jax.jit(jaxdt.build_model(tiny_model())[0])(jax.random.key(0))
+    spec = dataclasses.replace(DRIFT_SPEC, delayed_reward=True)  # so that huge rewards stay out of the model
+    return jaxdt.Agent(tiny_algorithm(), params, spec, targets=(1.0, 5.0))
 
 
 @pytest.mark.parametrize(
@@ -109,16 +110,16 @@ def test_a_jax_environment_that_raises_is_named(agent, trouble, says):
         jaxdt.evaluate(agent, BadDrift(trouble), episodes=8)
 
 
-def nan_at_step_2(config, *_):
-    def act(params, memory, turn):
-        action = jnp.where(turn.timestep == 2, jnp.nan, 0.0)
-        return memory, jnp.full((turn.states.shape[0], config.action_dim), action)
+def nan_at_step_2(config, model, spec):
+    def act(params, timestep, observation, reward, key):
+        action = jnp.where(timestep == 2, jnp.nan, 0.0)
+        return timestep + 1, jnp.full((len(observation), *spec.action_shape), action)
 
-    return Policy(start=lambda batch: (), act=act)
+    return Policy(start=lambda targets: jnp.int32(0), act=act)
 
 
 def test_an_action_that_is_not_finite_is_named_in_jax_environments_too(agent):
-    broken = jaxdt.Agent(agent.config, jax.tree.map(lambda leaf: leaf * jnp.nan, agent.params), DRIFT_INTERFACE)
+    broken = jaxdt.Agent(agent.config, jax.tree.map(lambda leaf: leaf * jnp.nan, agent.params), DRIFT_SPEC)
     with pytest.raises(SimulationError, match=r"^Drift, target 3, episode 0, step 0: the policy.s action"):
         jaxdt.evaluate(broken, Drift(), targets=[3.0], episodes=2)
 
@@ -189,7 +190,8 @@ def test_a_run_whose_evaluations_all_fail_keeps_its_weights_and_says_so(
     own = not isinstance(environment, str)
     config = dataclasses.replace(CONFIG, env=None if own else environment, eval_seed=first_to_the_right() if own else 0)
     if policy is not None:
-        monkeypatch.setattr("jaxdt.run.evaluate.make_policy", policy)
+        monkeypatch.setattr("jaxdt.algorithms.decision_transformer.window_policy", policy)
+        make_algorithm.cache_clear()
     out, store = tmp_path / "run", make_store() if own else STORE
     with pytest.warns(UserWarning, match=f"failed and training goes on: .*{says}"):
         with pytest.raises(RunError, match="the last evaluation failed; the weights are in"):
@@ -212,11 +214,13 @@ def test_simulators_get_no_action_that_is_not_finite():
             return super().step(action)
 
     gymnasium.register("jaxdt-tests/strict-v0", lambda render_mode=None: Strict("none"), max_episode_steps=6)
-    config = tiny_model(state_dim=2, action_dim=1)
-    params = jax.tree.map(lambda leaf: leaf * jnp.nan, jaxdt.build_model(config)[0](jax.random.key(0)))
+    model = tiny_model(state_dim=2, action_dim=1)
+    params = jax.tree.map(lambda leaf: leaf * jnp.nan, jaxdt.build_model(model)[0](jax.random.key(0)))
     ones = np.ones(2, np.float32)
-    interface = dataclasses.replace(
-        DRIFT_INTERFACE, state_mean=ones, state_std=ones, action_low=-ones[:1], action_high=ones[:1]
+    spec = Spec(
+        observation_shape=(2,),
+        action=Box(-ones[:1], ones[:1]),
+        constants={"state_mean": ones, "state_std": ones},
     )
     with pytest.raises(SimulationError, match="target 2, episode 0, step 0: the policy's action is not finite"):
-        jaxdt.evaluate(jaxdt.Agent(config, params, interface), "jaxdt-tests/strict-v0", [2.0], 2)
+        jaxdt.evaluate(jaxdt.Agent(tiny_algorithm(), params, spec), "jaxdt-tests/strict-v0", [2.0], 2)

@@ -1,7 +1,7 @@
 """A run directory of an earlier version does all that it did: it loads, acts, evaluates, resumes and exports.
 
 `golden/run-1` was written by the version that wrote format 1, and `golden/run-1.json` says what that version then did
-with it. Neither is ever made anew.
+with it; `run-2` is the first of format 2, with discrete actions. None is ever made anew.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ import pytest
 import jaxdt
 from jaxdt.checkpoint import checkpoint_steps, find_checkpoint
 from jaxdt.errors import JaxdtError
-from jaxdt.metrics import read_evaluations, read_lines
+from jaxdt.loggers import read_evaluations, read_lines
 from jaxdt.run.directory import RunDirectory, read_record
-from tests.toys import Counter
+from tests.toys import Buttons, Counter, button_episodes
 
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -75,12 +75,25 @@ def test_it_is_exported_and_read_back_as_the_same_policy(tmp_path):
     assert exported.targets == (-20.0, 0.0, 20.0)
 
 
+def test_a_run_of_format_2_is_evaluated_and_resumes_as_it_did(tmp_path):
+    run, expected = GOLDEN / "run-2", json.loads((GOLDEN / "run-2.json").read_text())
+    assert json.loads((run / "config.json").read_text())["format"] == 2
+    evaluations = jaxdt.evaluate(run, Buttons(), episodes=2)
+    found = [{"target": each.target, "returns": each.returns.tolist()} for each in evaluations]
+    assert found == expected["evaluations"]
+    part = shutil.copytree(run, tmp_path / "run-2")
+    config = dataclasses.replace(read_record(RunDirectory(part)).config, steps=400)
+    jaxdt.train(config, button_episodes(), out=part, env=Buttons(), resume=True)
+    losses = {str(line["step"]): line["loss"] for line in read_lines(part / "metrics.jsonl")}
+    assert losses == {step: pytest.approx(loss, rel=1e-4) for step, loss in expected["losses"].items()}
+
+
 @pytest.mark.parametrize("unknown", [0, 3, "1", None, True])
 def test_a_format_that_is_not_known_is_refused(copied, unknown):
     path = copied / "config.json"
     document = json.loads(path.read_text())
     path.write_text(json.dumps({**document, "format": unknown}))
-    with pytest.raises(JaxdtError, match=r"config.json is of format .*; read it with the version that wrote it"):
+    with pytest.raises(JaxdtError, match=r"config.json: it is of format .*; read it with the version that wrote it"):
         jaxdt.Agent.load(copied)
 
 

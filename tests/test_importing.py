@@ -11,28 +11,22 @@ import numpy as np
 import pytest
 
 import jaxdt
-from jaxdt import JaxdtError
+from jaxdt import BehaviorCloningConfig, JaxdtError
 from jaxdt.checkpoint import checkpoint_steps
 from jaxdt.cli import run
-from jaxdt.metrics import read_lines
+from jaxdt.loggers import read_lines
 from jaxdt.models import build_model
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.importing import import_run
-from jaxdt.types import Interface
-from tests.conftest import make_store, tiny_model
+from jaxdt.types import Box, Spec
+from tests.conftest import make_store, tiny_algorithm, tiny_model
 from tests.hub_server import HubServer
-from tests.test_run import CONFIG, STORE, weights_of
-from tests.toys import DRIFT_INTERFACE, Drift
+from tests.runs import CONFIG, STORE, weights_of
+from tests.toys import DRIFT_SPEC, Drift
 
 
 pytestmark = pytest.mark.usefixtures("quick_plots")
 GOLDEN = Path(__file__).parent / "golden"
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, quick_plots):
-    """A run to export; tests only read it."""
-    return jaxdt.train(CONFIG, STORE, out=tmp_path_factory.mktemp("run") / "finished", env=Drift())
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +42,10 @@ def refusal(call, *arguments, kind=JaxdtError, **options) -> str:
     return str(caught.value)
 
 
+def constant(agent, name) -> np.ndarray:
+    return agent.spec.constants[f"state_{name}"]
+
+
 def same(a, b) -> bool:
     return jax.tree.all(jax.tree.map(lambda x, y: bool((np.asarray(x) == np.asarray(y)).all()), a, b))
 
@@ -59,9 +57,9 @@ def test_an_exported_run_comes_back_as_it_was(finished, exported):
     before, after = jaxdt.Agent.load(finished), jaxdt.from_huggingface(exported)
     assert same(before.params, after.params)
     ignored = {"mlp_width": 64}  # a number there, derived here
-    assert {**vars(before.config), **ignored} == {**vars(after.config), **ignored}
-    for name in ("state_mean", "state_std", "action_low", "action_high", "return_scale", "delayed_reward"):
-        assert np.array_equal(getattr(before.interface, name), getattr(after.interface, name)), name
+    assert {**vars(before.config.model), **ignored} == {**vars(after.config.model), **ignored}
+    assert before.config.return_scale == after.config.return_scale
+    assert before.spec == after.spec
     assert after.targets == before.targets
 
 
@@ -85,20 +83,24 @@ def test_statistics_are_required_and_the_message_says_how_to_give_them(tmp_path)
 def test_statistics_come_from_arguments_a_file_or_a_dataset(tmp_path):
     mean, std = np.arange(5.0), np.arange(1.0, 6.0)
     agent = jaxdt.from_huggingface(GOLDEN / "bin", state_mean=mean, state_std=std, return_scale=10.0, context_length=6)
-    assert (agent.state_mean.tolist(), agent.state_std.tolist()) == (mean.tolist(), std.tolist())
-    assert (agent.return_scale, agent.config.context_length) == (10.0, 6)
-    assert (agent.interface.action_low == -1).all()
-    assert (agent.interface.action_high == 1).all()
+    assert (constant(agent, "mean").tolist(), constant(agent, "std").tolist()) == (mean.tolist(), std.tolist())
+    assert (agent.config.return_scale, agent.config.model.context_length) == (10.0, 6)
+    assert (agent.spec.action.low == -1).all()
+    assert (agent.spec.action.high == 1).all()
 
     (tmp_path / "stats.json").write_text(json.dumps({"state_mean": mean.tolist(), "state_std": std.tolist()}))
     from_file = import_run(GOLDEN / "bin", tmp_path / "a", stats=str(tmp_path / "stats.json"), targets=[3.0])
     loaded = jaxdt.Agent.load(from_file)
-    assert (loaded.state_std.tolist(), loaded.targets, loaded.return_scale) == (std.tolist(), (3.0,), 1000.0)
+    assert (constant(loaded, "std").tolist(), loaded.targets, loaded.config.return_scale) == (
+        std.tolist(),
+        (3.0,),
+        1000.0,
+    )
 
     store = make_store(state_dim=5, action_dim=3, env_id="Hopper-v5")
     store.save(tmp_path / "data.npz")
     loaded = jaxdt.Agent.load(import_run(GOLDEN / "bin", tmp_path / "b", stats=str(tmp_path / "data.npz")))
-    assert np.array_equal(loaded.state_mean, store.statistics.mean)
+    assert np.array_equal(constant(loaded, "mean"), store.statistics.mean)
     assert loaded.env_id == "Hopper-v5"
     np.testing.assert_allclose(loaded.targets, np.quantile(store.returns, (0.2, 0.5, 0.8, 1.0)))
 
@@ -106,10 +108,13 @@ def test_statistics_come_from_arguments_a_file_or_a_dataset(tmp_path):
 def hub_checkpoint(directory: Path, name: str, state_dim: int, action_dim: int) -> Path:
     """A directory named as one of Hugging Face's nine checkpoints, of their sizes but narrow."""
     config = tiny_model(state_dim=state_dim, action_dim=action_dim)
-    init, _ = build_model(config)
+    shapes = jax.eval_shape(build_model(config)[0], jax.random.key(0))
+    params = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.1, leaf.dtype), shapes)  # nobody asks what it predicts
     zeros, ones = np.zeros(state_dim, np.float32), np.ones(state_dim, np.float32)
-    bounds = {"action_low": -np.ones(action_dim, np.float32), "action_high": np.ones(action_dim, np.float32)}
-    agent = jaxdt.Agent(config, init(jax.random.key(0)), Interface(state_mean=zeros, state_std=ones, **bounds))
+    bounds = np.ones(action_dim, np.float32)
+    constants = {"state_mean": zeros, "state_std": ones}
+    spec = Spec(observation_shape=(state_dim,), action=Box(-bounds, bounds), constants=constants)
+    agent = jaxdt.Agent(jaxdt.DecisionTransformerConfig(model=config), params, spec)
     path = jaxdt.to_huggingface(agent, directory / name)
     (path / "normalization.json").unlink()
     return path
@@ -127,9 +132,9 @@ def hub_checkpoint(directory: Path, name: str, state_dim: int, action_dim: int) 
 )
 def test_hugging_faces_checkpoints_are_known_by_name(tmp_path, name, sizes, env_id, targets, first):
     agent = jaxdt.from_huggingface(hub_checkpoint(tmp_path, f"decision-transformer-gym-{name}", *sizes))
-    assert (agent.env_id, agent.targets, agent.return_scale) == (env_id, targets, 1000.0)
-    assert (agent.state_std > 0).all()
-    assert first is None or agent.state_mean[0] == pytest.approx(first, abs=1e-6)
+    assert (agent.env_id, agent.targets, agent.config.return_scale) == (env_id, targets, 1000.0)
+    assert (constant(agent, "std") > 0).all()
+    assert first is None or constant(agent, "mean")[0] == pytest.approx(first, abs=1e-6)
 
 
 def test_all_nine_are_in_the_table(tmp_path):
@@ -137,16 +142,16 @@ def test_all_nine_are_in_the_table(tmp_path):
         directory = hub_checkpoint(tmp_path, f"model-{env}", *sizes)
         for kind in ("medium", "medium-replay", "expert"):
             path = directory.rename(tmp_path / f"decision-transformer-gym-{env}-{kind}")
-            assert jaxdt.from_huggingface(path).state_mean.shape == (sizes[0],)
+            assert jaxdt.from_huggingface(path).spec.observation_shape == (sizes[0],)
             directory = path.rename(tmp_path / f"model-{env}")
 
 
 def test_only_the_nine_themselves_are_known_on_the_hub():
-    from jaxdt.interop.source import _surroundings
+    from jaxdt.interop.source import _known_of
 
     beside = Path("absent.json")
-    assert _surroundings("edbeeching/decision-transformer-gym-hopper-medium", beside).env_id == "Hopper-v4"
-    assert _surroundings("alice/decision-transformer-gym-hopper-medium", beside).state_mean is None
+    assert _known_of("edbeeching/decision-transformer-gym-hopper-medium", beside).env_id == "Hopper-v4"
+    assert _known_of("alice/decision-transformer-gym-hopper-medium", beside).state_mean is None
 
 
 def test_a_copy_of_one_of_the_nine_is_known_from_inside_and_by_its_file(tmp_path, monkeypatch):
@@ -236,7 +241,8 @@ def test_the_command_imports_describes_and_will_not_resume(tmp_path, capsys):
     assert "imported from" in printed.out
     assert run(["info", str(out)]) == 0
     record = read_record(RunDirectory(out))
-    assert (record.config.targets, record.model.context_length, record.model.num_heads) == ((10.0, 20.0), 8, 2)
+    model = record.config.algorithm.model
+    assert (record.config.targets, model.context_length, model.num_heads) == ((10.0, 20.0), 8, 2)
     assert run(["train", "--resume", "--out", str(out)]) == 2
     assert "was imported and has no training to resume; start a run from it with --init" in capsys.readouterr().err
 
@@ -250,7 +256,7 @@ def test_the_export_holds_what_others_need(finished, exported):
     config = json.loads((exported / "config.json").read_text())
     assert (config["state_dim"], config["act_dim"], config["hidden_size"], config["n_positions"]) == (3, 2, 16, 1024)
     beside = json.loads((exported / "normalization.json").read_text())
-    assert beside["state_mean"] == jaxdt.Agent.load(finished).state_mean.tolist()
+    assert beside["state_mean"] == constant(jaxdt.Agent.load(finished), "mean").tolist()
     assert (beside["return_scale"], beside["targets"], beside["context_length"]) == (10.0, [1.0, 5.0], 4)
 
 
@@ -259,7 +265,7 @@ def test_the_model_card_states_what_a_stranger_must_know(finished, exported):
     last = [line for line in read_lines(finished / "evaluations.jsonl") if line["step"] == 12]
     for line in last:
         assert f"| {line['target']:g} | {line['return_mean']:.1f} ± {line['return_std']:.1f} | 2 | - |" in card
-    mean = ", ".join(f"{value:.9g}" for value in jaxdt.Agent.load(finished).state_mean)
+    mean = ", ".join(f"{value:.9g}" for value in constant(jaxdt.Agent.load(finished), "mean"))
     assert f"mean = [{mean}]" in card
     for text in (
         "divided by 10 before",
@@ -278,7 +284,7 @@ def test_the_model_card_states_what_a_stranger_must_know(finished, exported):
 
 def test_the_card_says_how_actions_and_returns_are_mapped(finished, tmp_path):
     agent = jaxdt.Agent.load(finished)
-    delayed = dataclasses.replace(DRIFT_INTERFACE, delayed_reward=True)
+    delayed = dataclasses.replace(DRIFT_SPEC, delayed_reward=True)
     out = jaxdt.to_huggingface(jaxdt.Agent(agent.config, agent.params, delayed), tmp_path / "model")
     card = (out / "README.md").read_text()
     assert "predictions lie in [-1, 1] and are mapped onto [-1, -3], [1, 5]" in card
@@ -290,7 +296,8 @@ def test_the_card_says_how_actions_and_returns_are_mapped(finished, tmp_path):
 def test_no_path_of_the_machine_is_in_the_export(tmp_path):
     (tmp_path / "secret").mkdir()
     STORE.save(tmp_path / "secret" / "data.npz")
-    config = dataclasses.replace(CONFIG, dataset=str(tmp_path / "secret" / "data.npz"), env="none", targets=None)
+    dataset = str(tmp_path / "secret" / "data.npz")
+    config = dataclasses.replace(CONFIG, dataset=dataset, env="none", targets=None, steps=1)
     out = jaxdt.train(config, out=tmp_path / "run")
     exported = jaxdt.to_huggingface(out, tmp_path / "model")
     text = "".join((exported / name).read_text() for name in ("README.md", "config.json", "normalization.json"))
@@ -355,24 +362,17 @@ def test_a_run_is_pushed_and_fetched_over_a_real_connection(finished, exported, 
         code = f"""
 from jaxdt.cli import run
 assert run(["export", {str(finished)!r}, {str(tmp_path / "model")!r}, "--push", "somebody/cheetah"]) == 0
-"""
-        done = hub.python(code, tmp_path / "home", JAX_PLATFORMS="cpu")
-        assert done.returncode == 0, done.stderr
-        assert "pushed to somebody/cheetah" in done.stdout
-        pushed = hub.uploads["somebody/cheetah"]
-        assert set(pushed) >= {"README.md", "config.json", "model.safetensors", "normalization.json"}
-        assert pushed["model.safetensors"] == (exported / "model.safetensors").read_bytes()
-        assert b"# cheetah" in pushed["README.md"]
-
-        hub.add("models", "somebody/cheetah", "main", pushed)
-        code = f"""
-from jaxdt.cli import run
 assert run(["import", "somebody/cheetah", {str(tmp_path / "fetched")!r}]) == 0
 assert run(["import", "somebody/nothing", {str(tmp_path / "nothing")!r}]) == 2
 """
         done = hub.python(code, tmp_path / "home", JAX_PLATFORMS="cpu")
         assert done.returncode == 0, done.stderr
+        assert "pushed to somebody/cheetah" in done.stdout
         assert "'somebody/nothing' is no local path and cannot be fetched from the hub" in done.stderr
+        pushed = hub.uploads["somebody/cheetah"]
+        assert set(pushed) >= {"README.md", "config.json", "model.safetensors", "normalization.json"}
+        assert pushed["model.safetensors"] == (exported / "model.safetensors").read_bytes()
+        assert b"# cheetah" in pushed["README.md"]
     assert same(weights_of(tmp_path / "fetched"), weights_of(finished))
     assert not (tmp_path / "nothing").exists()
     with HubServer() as hub:  # fetched once, it is in the hub's cache
@@ -390,7 +390,9 @@ assert run(["export", {str(finished)!r}, {str(tmp_path / "unsent")!r}, "--push",
 # ---- fine-tuning
 
 
-FINE_TUNE = dataclasses.replace(CONFIG, model=jaxdt.ModelConfig(), steps=6, eval_every=6)
+FINE_TUNE = dataclasses.replace(
+    CONFIG, algorithm=dataclasses.replace(CONFIG.algorithm, model=jaxdt.ModelConfig()), steps=6, eval_every=6
+)
 OTHER_DATA = make_store((5, 9), seed=3)
 
 
@@ -400,19 +402,22 @@ def test_training_starts_from_a_runs_weights_and_keeps_its_normalisation(finishe
     for before, after in zip(jax.tree.leaves(weights_of(finished)), jax.tree.leaves(weights_of(out)), strict=True):
         np.testing.assert_allclose(after, before, atol=1e-3)  # Adam's first step is at most the learning rate
     record, before = read_record(RunDirectory(out)), read_record(RunDirectory(finished))
-    assert record.interface.state_mean.tolist() == before.interface.state_mean.tolist()
-    assert record.interface.state_std.tolist() != OTHER_DATA.statistics.std.tolist()
-    assert record.model == before.model
+    assert record.spec == before.spec
+    assert record.spec.constants["state_std"].tolist() != OTHER_DATA.statistics.std.tolist()
+    assert record.config.algorithm.model == before.config.algorithm.model
     assert record.data["fingerprint"] == OTHER_DATA.fingerprint
 
 
 def test_windows_are_normalised_as_the_weights_expect(finished, tmp_path, monkeypatch):
     seen = []
-    real = jaxdt.WindowSampler.batch
-    monkeypatch.setattr(
-        jaxdt.WindowSampler, "batch", lambda self, i: seen.append(self._store.statistics) or real(self, i)
-    )
-    jaxdt.train(dataclasses.replace(FINE_TUNE, init=str(finished), env="none"), OTHER_DATA, out=tmp_path / "tuned")
+
+    def noted(*arguments, statistics, **options):
+        seen.append(statistics)
+        return jaxdt.WindowSampler(*arguments, statistics=statistics, **options)
+
+    monkeypatch.setattr("jaxdt.algorithms.decision_transformer.WindowSampler", noted)
+    config = dataclasses.replace(FINE_TUNE, init=str(finished), env="none", steps=1)
+    jaxdt.train(config, OTHER_DATA, out=tmp_path / "tuned")
     mean, std = seen[0]
     assert mean.tolist() == STORE.statistics.mean.tolist()
     assert std.tolist() == STORE.statistics.std.tolist()
@@ -422,11 +427,11 @@ def test_an_imported_model_trains_on(tmp_path):
     imported = import_run(GOLDEN / "bin", tmp_path / "imported", stats=_stats(tmp_path))
     store = make_store((9, 14), state_dim=5, action_dim=3)
     config = dataclasses.replace(FINE_TUNE, init=str(imported), env="none", targets=None, steps=40, log_every=10)
-    config = dataclasses.replace(config, return_scale=1000.0)
+    config = dataclasses.replace(config, algorithm=dataclasses.replace(config.algorithm, return_scale=1000.0))
     out = jaxdt.train(config, store, out=tmp_path / "tuned")
     losses = [line["loss"] for line in read_lines(out / "metrics.jsonl")]
     assert losses[-1] < 0.8 * losses[0]
-    assert read_record(RunDirectory(out)).model.activation == "gelu_new"
+    assert read_record(RunDirectory(out)).config.algorithm.model.activation == "gelu_new"
 
 
 def test_fine_tuning_resumes_to_the_same_weights_without_the_first_run(finished, tmp_path):
@@ -441,20 +446,24 @@ def test_fine_tuning_resumes_to_the_same_weights_without_the_first_run(finished,
 
 
 def test_another_model_or_other_data_than_the_weights_are_for_is_refused(finished, tmp_path):
-    wide = dataclasses.replace(FINE_TUNE, init=str(finished), model=tiny_model(width=32))
+    wide = dataclasses.replace(FINE_TUNE, init=str(finished), algorithm=tiny_algorithm(width=32))
     message = refusal(jaxdt.train, wide, OTHER_DATA, out=tmp_path / "a", env=Drift())
-    assert "have width=16 and cannot be used with 32; leave it out, or give model=Agent.load(" in message
+    assert "finished: the weights have width=16 and cannot be used with 32; leave it out, or take the" in message
     other = make_store(state_dim=4)
     message = refusal(
         jaxdt.train, dataclasses.replace(FINE_TUNE, init=str(finished), env="none"), other, out=tmp_path / "b"
     )
-    assert "was trained on observations of shape (3,), the data have (4,)" in message
+    assert "observations of the data have 4 numbers, those of the run" in message
     message = refusal(
         jaxdt.train, dataclasses.replace(FINE_TUNE, init="nowhere", env="none"), STORE, out=tmp_path / "c"
     )
     assert "nowhere holds no run" in message
-    scaled = dataclasses.replace(FINE_TUNE, init=str(finished), return_scale=500.0)
+    scaled = dataclasses.replace(FINE_TUNE, init=str(finished), algorithm=tiny_algorithm(return_scale=500.0))
     message = refusal(jaxdt.train, scaled, OTHER_DATA, out=tmp_path / "d", env=Drift())
+    cloned = dataclasses.replace(FINE_TUNE, init=str(finished), algorithm=BehaviorCloningConfig(), targets=None)
+    assert "the weights are of decision-transformer and cannot be trained by behavior-cloning" in refusal(
+        jaxdt.train, cloned, OTHER_DATA, out=tmp_path / "e", env=Drift()
+    )
     assert "have return_scale=10.0; give them that, not 500.0" in message
     assert not list(tmp_path.iterdir())
 
@@ -466,7 +475,8 @@ def test_the_command_takes_model_and_scale_from_the_first_run(finished, tmp_path
     options += ["--steps", "2", "--batch-size", "4", "--residual-dropout", "0.3"]
     assert run(["train", "paper", *options]) == 0
     record = read_record(RunDirectory(out))
-    assert (record.model.width, record.model.residual_dropout, record.config.return_scale) == (16, 0.3, 10.0)
+    algorithm = record.config.algorithm
+    assert (algorithm.model.width, algorithm.model.residual_dropout, algorithm.return_scale) == (16, 0.3, 10.0)
     assert os.path.samefile(record.config.init, finished)
 
 
@@ -474,9 +484,10 @@ def test_the_command_takes_model_and_scale_from_the_first_run(finished, tmp_path
 
 
 def test_a_run_by_passes_takes_the_trainers_number_of_updates(tmp_path):
-    optimizer = dataclasses.replace(jaxdt.config.HUGGINGFACE.optimizer, learning_rate=1e-3)
+    optimizer = dataclasses.replace(jaxdt.config.HUGGINGFACE.algorithm.optimizer, learning_rate=1e-3)
+    algorithm = tiny_algorithm(optimizer=optimizer)
     config = dataclasses.replace(
-        CONFIG, steps=None, passes=5, batch_size=2, env="none", targets=None, log_every=1, optimizer=optimizer
+        CONFIG, steps=None, passes=5, batch_size=2, env="none", targets=None, log_every=1, algorithm=algorithm
     )
     out = jaxdt.train(config, STORE, out=tmp_path / "run")  # 3 episodes: 2 batches a pass
     lines = read_lines(out / "metrics.jsonl")

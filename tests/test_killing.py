@@ -11,7 +11,7 @@ import pytest
 
 from jaxdt.checkpoint import checkpoint_steps, find_checkpoint
 from jaxdt.cli import run as command
-from jaxdt.metrics import read_lines
+from jaxdt.loggers import read_lines
 from jaxdt.run.directory import RunDirectory
 from tests.children import everything_saved, pendulum_episodes, start, without_clock
 

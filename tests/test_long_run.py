@@ -17,7 +17,7 @@ import jax
 import jaxdt
 from jaxdt.config import OptimizerConfig, TrainConfig
 from jaxdt.progress import Progress
-from tests.conftest import make_store, tiny_model
+from tests.conftest import make_store, tiny_algorithm
 from tests.toys import Drift
 
 compiled, measured = [], []
@@ -37,10 +37,9 @@ class Measuring(Progress):
         if done % {UPDATES // 100} == 50:  # between the evaluations and saves
             measure(done)
 
-model = tiny_model(state_dim=None, action_dim=None, num_layers=1, context_length=2)
 config = TrainConfig(
     steps={UPDATES}, batch_size=2, targets=(1.0, 5.0), eval_every=1000, eval_episodes=1, save_every=1000, log_every=100,
-    model=model, optimizer=OptimizerConfig(warmup_steps=2),
+    algorithm=tiny_algorithm(num_layers=1, context_length=2),
 )
 jaxdt.train(config, make_store(), out=sys.argv[1], env=Drift(), progress=Measuring())
 print(json.dumps(measured))

@@ -15,9 +15,9 @@ import pytest
 from jaxdt import EpisodeStore, TrainConfig, WindowSampler, load_episodes, train
 from jaxdt.cli import run
 from jaxdt.data.writing import write_episodes
-from jaxdt.metrics import read_lines
+from jaxdt.loggers import read_lines
 from jaxdt.run.directory import RunDirectory, read_record
-from tests.conftest import make_store, tiny_model
+from tests.conftest import make_store, tiny_algorithm
 from tests.test_arrow import write_parquet
 from tests.test_mapped import cache as cache
 
@@ -146,7 +146,8 @@ def test_info_says_that_and_where_episodes_are_mapped(tmp_path, capsys, cache):
 def test_a_run_on_mapped_episodes_is_the_run_on_those_in_memory(tmp_path):
     path = tmp_path / "a.npz"
     write_episodes(make_store(), path)
-    config = TrainConfig(dataset=str(path), env="none", steps=4, batch_size=4, updates_per_call=2, model=tiny_model())
+    algorithm = tiny_algorithm()
+    config = TrainConfig(dataset=str(path), env="none", steps=4, batch_size=8, updates_per_call=2, algorithm=algorithm)
     kept = train(config, out=tmp_path / "kept")
     mapped = train(dataclasses.replace(config, map_above=0.0), out=tmp_path / "mapped")
     assert read_lines(mapped / "metrics.jsonl")[-1]["loss"] == read_lines(kept / "metrics.jsonl")[-1]["loss"]

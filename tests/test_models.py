@@ -7,8 +7,8 @@ import optax
 import pytest
 
 import jaxdt
+from jaxdt.algorithms.decision_transformer import masked_cross_entropy
 from jaxdt.models import build_decoder, build_model
-from jaxdt.training import masked_cross_entropy
 from jaxdt.types import Window
 from tests.conftest import tiny_model
 
@@ -235,24 +235,24 @@ def test_building_without_sizes_names_them():
 
 def test_without_tanh_an_action_may_leave_the_unit_interval():
     config = tiny_model(action_tanh=False)
-    init, apply = build_model(config)
+    init, apply = jitted_model(config)
     params = init(jax.random.key(0))
     params["predict_action"]["bias"] += 5.0
     window = random_window(config)
     raw = apply(params, window)
     assert float(raw.min()) > 1
-    _, squashed = build_model(tiny_model())
+    _, squashed = jitted_model(tiny_model())
     np.testing.assert_allclose(squashed(params, window), np.tanh(raw), rtol=1e-5)
 
 
 def test_the_epsilon_is_of_every_norm_but_the_embeddings():
     window = random_window(tiny_model())
-    init, apply = build_model(tiny_model())
+    init, apply = jitted_model(tiny_model())
     params = init(jax.random.key(0))
     # States so small that an epsilon of 1 would silence them: nothing else reaches the first norm.
     for name in ("embed_return", "embed_action", "embed_state", "embed_timestep"):
         params[name] = jax.tree.map(lambda leaf: 1e-2 * leaf, params[name])
-    _, with_large_epsilon = build_model(tiny_model(layer_norm_epsilon=0.9))
+    _, with_large_epsilon = jitted_model(tiny_model(layer_norm_epsilon=0.9))
     changed = np.abs(np.asarray(apply(params, window)) - np.asarray(with_large_epsilon(params, window))).max()
     assert changed > 1e-3
     params["blocks"] = jax.tree.map(jnp.zeros_like, params["blocks"])
@@ -263,7 +263,7 @@ def test_the_epsilon_is_of_every_norm_but_the_embeddings():
 def test_bfloat16_predicts_nearly_as_float32_does():
     window, predicted = random_window(tiny_model(), real=[1, 3, 4]), {}
     for dtype in ("float32", "bfloat16"):
-        init, apply = build_model(tiny_model(dtype=dtype))
+        init, apply = jitted_model(tiny_model(dtype=dtype))
         predicted[dtype] = apply(jax.tree.map(lambda leaf: leaf * 3, init(jax.random.key(0))), window)
         assert predicted[dtype].dtype == jnp.float32
     difference = float(jnp.abs(predicted["float32"] - predicted["bfloat16"]).max())
@@ -393,6 +393,7 @@ def test_decoding_step_by_step_predicts_as_the_window_does(num_layers, num_heads
 def test_the_first_decoded_prediction_does_not_look_at_the_previous_action(model):
     config, params, _ = model
     start, decode_step = build_decoder(config)
+    decode_step = jax.jit(decode_step)
     states, returns_to_go = jnp.ones((5, 3)), jnp.ones(5)
     first = [
         decode_step(params, start(5), jnp.full((5, 2), action), states, returns_to_go, jnp.int32(0))[1]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import jaxdt
+from jaxdt.algorithms.decision_transformer import masked_mse, with_sizes
 from jaxdt.config import OptimizerConfig
 from jaxdt.interop.names import params_from_tensors
 from jaxdt.models import build_model
-from jaxdt.training import masked_mse
-from jaxdt.types import Interface, Window
+from jaxdt.types import Box, Spec, Window
 from tests.conftest import make_store
 
 
@@ -114,13 +114,13 @@ def test_predictions_agree_both_ways(tmp_path, changes):
     window = make_window()
     model = make_model(**changes)
     agent = as_agent(model, tmp_path / "theirs")
-    assert_same_actions(model, agent.apply, agent.params, window)
+    assert_same_actions(model, apply_of(agent), agent.params, window)
 
     jaxdt.to_huggingface(agent, tmp_path / "ours")
     loaded, loading = DecisionTransformerModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(loading.values())
     assert loaded.config.to_dict() == {**model.config.to_dict(), **differing(loaded.config)}
-    assert_same_actions(loaded.eval(), agent.apply, agent.params, window)
+    assert_same_actions(loaded.eval(), apply_of(agent), agent.params, window)
 
 
 def differing(config) -> dict:
@@ -137,12 +137,11 @@ def test_a_model_of_ours_predicts_the_same_there(tmp_path, initialization):
         state_dim=STATE, action_dim=ACTION, width=48, num_heads=4, context_length=STEPS, initialization=initialization
     )
     init, apply = build_model(config)
-    zeros, ones = np.zeros(ACTION, np.float32), np.ones(ACTION, np.float32)
-    interface = Interface(
-        state_mean=np.zeros(STATE, np.float32), state_std=np.ones(STATE, np.float32), action_low=zeros, action_high=ones
-    )
+    constants = {"state_mean": np.zeros(STATE, np.float32), "state_std": np.ones(STATE, np.float32)}
+    bounds = Box(np.zeros(ACTION, np.float32), np.ones(ACTION, np.float32))
+    spec = Spec(observation_shape=(STATE,), action=bounds, constants=constants)
     params = init(jax.random.key(3))
-    jaxdt.to_huggingface(jaxdt.Agent(config, params, interface), tmp_path / "model")
+    jaxdt.to_huggingface(jaxdt.Agent(jaxdt.DecisionTransformerConfig(model=config), params, spec), tmp_path / "model")
     loaded, loading = DecisionTransformerModel.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not any(loading.values())
     import torch
@@ -167,16 +166,22 @@ def test_gradients_of_the_loss_agree(tmp_path, changes):
         for name, parameter in model.named_parameters()
     }
     theirs["encoder.wpe.weight"] = np.zeros_like(theirs["encoder.wpe.weight"])  # the same as of embed_ln.bias
-    expected, _ = params_from_tensors(theirs, agent.config, "the gradients")
+    expected, _ = params_from_tensors(theirs, with_sizes(agent.config.model, agent.spec), "the gradients")
+
+    apply = apply_of(agent)
 
     def loss(params):
-        return masked_mse(agent.apply(params, window), jnp.asarray(window.actions), jnp.asarray(window.mask))
+        return masked_mse(apply(params, window), jnp.asarray(window.actions), jnp.asarray(window.mask))
 
     ours = jax.jit(jax.grad(loss))(agent.params)
     for path, gradient in jax.tree_util.tree_leaves_with_path(expected):
         found = np.asarray(leaf_at(ours, path))
         scale = np.abs(gradient).max()
         np.testing.assert_allclose(found, gradient, atol=1e-4 * scale, rtol=0, err_msg=jax.tree_util.keystr(path))
+
+
+def apply_of(agent):
+    return build_model(with_sizes(agent.config.model, agent.spec))[1]
 
 
 def leaf_at(tree, path):
@@ -195,7 +200,7 @@ def test_ten_updates_of_the_papers_recipe_have_the_same_losses(tmp_path, positio
     model.encoder.wpe.weight.requires_grad_(positions_train)
     agent = as_agent(model, tmp_path / "model")
     config = OptimizerConfig(learning_rate=1e-4, warmup_steps=10)
-    step, state = jaxdt.make_train_step(agent.apply, agent.params, config)
+    step, state = jaxdt.make_train_step(apply_of(agent), agent.params, config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4)
     warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 10, 1))
     ours, theirs = [], []
@@ -218,7 +223,7 @@ def test_the_huggingface_presets_schedule_and_decay_are_the_trainers():
     from torch.optim import SGD
     from transformers import Trainer, get_linear_schedule_with_warmup
 
-    config = dataclasses.replace(jaxdt.config.HUGGINGFACE.optimizer, warmup_steps=3, total_steps=20)
+    config = dataclasses.replace(jaxdt.config.HUGGINGFACE.algorithm.optimizer, warmup_steps=3, total_steps=20)
     ours = jaxdt.training.learning_rate_schedule(config)
     optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
     schedule = get_linear_schedule_with_warmup(optimizer, 3, 20)

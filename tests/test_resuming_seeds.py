@@ -12,11 +12,11 @@ import jaxdt
 from jaxdt.checkpoint import checkpoint_steps
 from jaxdt.cli import run as command
 from jaxdt.errors import JaxdtError, StoppedError
-from jaxdt.metrics import read_lines
+from jaxdt.loggers import read_lines
 from jaxdt.run.lock import sole_process
 from tests.children import everything_saved, without_clock
 from tests.conftest import make_store
-from tests.test_run import CONFIG, STORE
+from tests.runs import CONFIG, STORE
 from tests.test_seeds import SEEDS
 from tests.test_stopping import stop_at
 from tests.toys import Drift
@@ -73,16 +73,6 @@ def test_what_the_runs_show_is_told_of_all_of_them(finished, capsys):
         jaxdt.Agent.load(finished)
 
 
-def test_stopped_seeds_resume_to_what_they_would_have_been(finished, tmp_path):
-    out = tmp_path / "stopped"
-    with pytest.raises(StoppedError) as caught:
-        jaxdt.train(CONFIG, STORE, seeds=SEEDS, out=out, env=Drift(), stop=stop_at(7))
-    assert str(caught.value) == f"stopped after update 7 of 12; go on with jaxdt train --resume --out {out}"
-    assert [checkpoint_steps(out / f"seed-{seed}" / "checkpoints")[-1] for seed in SEEDS] == [7, 7, 7]
-    jaxdt.train(CONFIG, STORE, out=out, env=Drift(), resume=True)
-    is_the_same(out, finished)
-
-
 def test_seeds_killed_between_their_saves_go_back_to_a_checkpoint_that_all_have(finished, copied):
     shutil.rmtree(copied / "seed-0" / "checkpoints" / "12")
     assert checkpoint_steps(copied / "seed-0" / "checkpoints")[-1] == 8
@@ -93,11 +83,15 @@ def test_seeds_killed_between_their_saves_go_back_to_a_checkpoint_that_all_have(
     is_the_same(copied, finished)
 
 
-def test_seeds_killed_before_all_have_begun_begin_again(finished, copied):
+def test_seeds_killed_before_all_have_begun_begin_again_and_stopped_ones_go_on(finished, copied):
     for seed in SEEDS:
         shutil.rmtree(copied / f"seed-{seed}" / "checkpoints")
     shutil.rmtree(copied / "seed-3")
     (copied / "summary.json").write_text(json.dumps({"seeds": SEEDS, "evaluations": []}))
+    with pytest.raises(StoppedError) as caught:
+        jaxdt.train(CONFIG, STORE, out=copied, env=Drift(), resume=True, stop=stop_at(7))
+    assert str(caught.value) == f"stopped after update 7 of 12; go on with jaxdt train --resume --out {copied}"
+    assert [checkpoint_steps(copied / f"seed-{seed}" / "checkpoints")[-1] for seed in SEEDS] == [7, 7, 7]
     jaxdt.train(CONFIG, STORE, out=copied, env=Drift(), resume=True)
     is_the_same(copied, finished)
 

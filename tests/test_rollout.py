@@ -5,16 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdt.evaluation.context import window_policy
+import jaxdt
+from jaxdt.algorithms.decision_transformer import window_policy
 from jaxdt.evaluation.environments import VectorizedEnvironment
 from jaxdt.evaluation.rollout import make_rollout
 from jaxdt.models import build_model
 from jaxdt.types import Window
 from tests.conftest import tiny_model
-from tests.toys import DRIFT_INTERFACE, Drift
+from tests.toys import DRIFT_SPEC, Drift
 
 
 CONFIG = tiny_model(max_episode_length=10)  # shorter than Drift's 12 steps: the last embedding is shared
+ALGORITHM = jaxdt.DecisionTransformerConfig(return_scale=4.0, model=CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -24,23 +26,18 @@ def policy_and_params():
     return jax.jit(lambda params, window: apply(params, window)[:, -1]), params
 
 
-def rollout_of(policy, interface=DRIFT_INTERFACE, environment=None, **options):
-    return make_rollout(
-        window_policy(policy, CONFIG.context_length, (3,), 2),
-        VectorizedEnvironment(environment or Drift()),
-        interface,
-        max_episode_length=CONFIG.max_episode_length,
-        **options,
-    )
+def rollout_of(policy, spec=DRIFT_SPEC, environment=None, **options):
+    acting = window_policy(ALGORITHM, lambda params, window, newest_only: policy(params, window)[:, None], spec)
+    return make_rollout(acting, VectorizedEnvironment(environment or Drift()), **options)
 
 
-def python_loop(policy, params, seed, target, interface=DRIFT_INTERFACE):
+def python_loop(policy, params, seed, target, spec=DRIFT_SPEC):
     """One episode as the original plays it: growing history, cropped to K, left-padded with zeros."""
     environment, k = Drift(), CONFIG.context_length
     state, observation = environment.reset(jax.random.key(seed))
     states, actions, returns, score, happened = [], [], [target], 0.0, []
     for t in range(environment.max_episode_steps):
-        states.append((np.asarray(observation) - interface.state_mean) / interface.state_std)
+        states.append((np.asarray(observation) - spec.constants["state_mean"]) / spec.constants["state_std"])
         actions.append(np.zeros(2, np.float32))
         real = min(k, t + 1)
 
@@ -52,16 +49,16 @@ def python_loop(policy, params, seed, target, interface=DRIFT_INTERFACE):
         window = Window(
             states=padded(states, (3,)),
             actions=padded(actions, (2,)),
-            returns_to_go=padded(np.array(returns) / interface.return_scale),
+            returns_to_go=padded(np.array(returns) / ALGORITHM.return_scale),
             timesteps=padded([min(i, CONFIG.max_episode_length - 1) for i in range(t + 1)]).astype(np.int32),
             mask=np.arange(k)[None] >= k - real,
         )
         actions[-1] = np.asarray(policy(params, window))[0]
-        executed = interface.action_low + (actions[-1] + 1) / 2 * (interface.action_high - interface.action_low)
+        executed = spec.action.low + (actions[-1] + 1) / 2 * (spec.action.high - spec.action.low)
         happened.append(executed)
         state, observation, reward, done = environment.step(state, jnp.asarray(executed))
         score += float(reward)
-        returns.append(returns[-1] - (0.0 if interface.delayed_reward else float(reward)))
+        returns.append(returns[-1] - (0.0 if spec.delayed_reward else float(reward)))
         if done:
             break
     return score, t + 1, np.array(happened)
@@ -78,7 +75,7 @@ def test_a_cpu_reads_windows_in_blocks_to_the_same_actions(policy_and_params, mo
 
     seeds, targets = jnp.arange(7), jnp.linspace(-5.0, 20.0, 7)
     whole = rollout_of(policy, record=True)(params, seeds, targets)
-    monkeypatch.setattr("jaxdt.evaluation.context.BLOCK", block)
+    monkeypatch.setattr("jaxdt.algorithms.decision_transformer.BLOCK", block)
     played = rollout_of(counting, record=True)(params, seeds, targets)
     assert set(sizes) == {block}
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5), played, whole)
@@ -87,12 +84,12 @@ def test_a_cpu_reads_windows_in_blocks_to_the_same_actions(policy_and_params, mo
 @pytest.mark.parametrize("delayed", [False, True])
 def test_the_compiled_loop_equals_a_python_loop(policy_and_params, delayed):
     policy, params = policy_and_params
-    interface = dataclasses.replace(DRIFT_INTERFACE, delayed_reward=delayed)
+    spec = dataclasses.replace(DRIFT_SPEC, delayed_reward=delayed)
     seeds, targets = np.array([3, 4, 3], np.int32), np.array([6.0, 6.0, -20.0], np.float32)
-    played = rollout_of(policy, interface, record=True)(params, seeds, targets)
+    played = rollout_of(policy, spec, record=True)(params, seeds, targets)
     lengths = []
     for i, (seed, target) in enumerate(zip(seeds, targets, strict=True)):
-        score, length, actions = python_loop(policy, params, int(seed), float(target), interface)
+        score, length, actions = python_loop(policy, params, int(seed), float(target), spec)
         lengths.append(length)
         assert int(played.lengths[i]) == length
         np.testing.assert_allclose(played.returns[i], score, rtol=1e-4, atol=1e-5)
@@ -135,7 +132,8 @@ def test_only_the_first_episode_counts(policy_and_params):
     np.testing.assert_array_equal(played.trajectory.rewards.sum(axis=0), [3.0, 2.0])
 
 
-def test_steps_with_nobody_alive_are_skipped(policy_and_params):
+def test_scans_with_nobody_alive_are_skipped(policy_and_params, monkeypatch):
+    monkeypatch.setattr("jaxdt.evaluation.rollout.SCAN_STEPS", 5)  # so three scans of four steps fill Drift's twelve
     _, params = policy_and_params
     asked = []
 
@@ -146,7 +144,7 @@ def test_steps_with_nobody_alive_are_skipped(policy_and_params):
     rollout = rollout_of(counting, environment=EndsEarly())
     jax.block_until_ready(rollout(params, np.zeros(2, np.int32), np.ones(2, np.float32)))
     jax.effects_barrier()
-    assert len(asked) == 3
+    assert len(asked) == 4
 
 
 def test_new_targets_and_params_compile_nothing(policy_and_params):

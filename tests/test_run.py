@@ -11,46 +11,17 @@ import jaxdt
 from jaxdt.checkpoint import checkpoint_steps, find_checkpoint, load_checkpoint
 from jaxdt.config import OptimizerConfig, TrainConfig
 from jaxdt.errors import JaxdtError, NonFiniteError, RunError, SimulationError
-from jaxdt.metrics import read_lines
-from jaxdt.models import build_model
+from jaxdt.loggers import read_lines
 from jaxdt.run.directory import RunDirectory, read_record
-from jaxdt.run.prepare import fill_schedule
-from tests.conftest import make_store, tiny_model
+from jaxdt.run.loop import what_is_due
+from jaxdt.run.prepare import fill_schedule, prepare_run
+from tests.conftest import make_store, tiny_algorithm
+from tests.runs import CONFIG, STORE, weights_of, without_clock
 from tests.toys import Dial, Drift, dial_episodes
 
 
-# In this order: the plots of the finished run are drawn.
-pytestmark = pytest.mark.usefixtures("finished", "quick_plots")
-CONFIG = TrainConfig(
-    steps=12,
-    batch_size=8,
-    return_scale=10.0,
-    targets=(1.0, 5.0),
-    eval_every=6,
-    eval_episodes=2,
-    save_every=4,
-    log_every=5,
-    model=tiny_model(state_dim=None, action_dim=None),
-    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
-)
-STORE = make_store()
-
-
-def weights_of(path):
-    init, _ = build_model(read_record(RunDirectory(path)).model)
-    step = checkpoint_steps(path / "checkpoints")[-1]
-    shapes = jax.eval_shape(init, jax.random.key(0))
-    return load_checkpoint(path / "checkpoints", step, params=shapes)["params"]
-
-
-def without_clock(path):
-    return [{k: v for k, v in line.items() if k != "updates_per_second"} for line in read_lines(path)]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A whole run, never interrupted; tests only read it."""
-    return jaxdt.train(CONFIG, STORE, out=tmp_path_factory.mktemp("run") / "finished", env=Drift())
+pytestmark = pytest.mark.usefixtures("quick_plots")
+CONFIG_WITHOUT_ENVIRONMENT = dataclasses.replace(CONFIG, env="none")
 
 
 @pytest.fixture
@@ -87,7 +58,8 @@ def test_evaluations_name_every_target_at_every_interval(finished):
 
 
 def test_logged_loss_is_the_mean_since_the_line_before(finished, tmp_path):
-    each = jaxdt.train(dataclasses.replace(CONFIG, log_every=1), STORE, out=tmp_path / "each", env=Drift())
+    config = dataclasses.replace(CONFIG, log_every=1, save_every=12, env="none")
+    each = jaxdt.train(config, STORE, out=tmp_path / "each")
     losses = [line["loss"] for line in read_lines(each / "metrics.jsonl")]
     means = [line["loss"] for line in read_lines(finished / "metrics.jsonl")]
     np.testing.assert_allclose(means, [np.mean(losses[:5]), np.mean(losses[5:10]), np.mean(losses[10:])], rtol=1e-6)
@@ -148,12 +120,14 @@ def test_videos_that_a_kill_prevented_are_made_up_for(copied, monkeypatch):
     assert rendered == [copied / "videos"]
 
 
-def test_a_finished_run_trains_longer_with_more_steps(copied):
-    jaxdt.train(dataclasses.replace(CONFIG, steps=14, targets=(2.0,)), STORE, out=copied, env=Drift(), resume=True)
-    assert checkpoint_steps(copied / "checkpoints")[-1] == 14
-    last = read_lines(copied / "evaluations.jsonl")[-1]
-    assert (last["step"], last["target"]) == (14, 2.0)
-    assert read_record(RunDirectory(copied)).config.targets == (2.0,)
+def test_a_finished_run_trains_longer_for_other_targets_and_best_is_of_them(copied):
+    jaxdt.train(dataclasses.replace(CONFIG, steps=18, targets=(-50.0,)), STORE, out=copied, env=Drift(), resume=True)
+    assert checkpoint_steps(copied / "checkpoints")[-1] == 18
+    lines = read_lines(copied / "evaluations.jsonl")
+    assert (lines[-1]["step"], lines[-1]["target"]) == (18, -50.0)
+    assert read_record(RunDirectory(copied)).config.targets == (-50.0,)
+    means = {line["step"]: line["return_mean"] for line in lines if line["target"] == -50.0}
+    assert means[find_checkpoint(copied / "checkpoints", "best")] == max(means.values())
 
 
 def test_resuming_before_the_first_checkpoint_starts_again(finished, copied):
@@ -163,17 +137,20 @@ def test_resuming_before_the_first_checkpoint_starts_again(finished, copied):
     assert without_clock(copied / "metrics.jsonl") == without_clock(finished / "metrics.jsonl")
 
 
-def test_resuming_an_absent_directory_starts_from_the_config(tmp_path):
-    out = jaxdt.train(dataclasses.replace(CONFIG, steps=1), STORE, out=tmp_path / "new", env=Drift(), resume=True)
+def test_resuming_an_absent_directory_starts_from_the_config_at_quantiles_of_the_datas_returns(tmp_path):
+    config = dataclasses.replace(CONFIG, targets=None, steps=1)
+    out = jaxdt.train(config, STORE, out=tmp_path / "new", env=Drift(), resume=True)
     assert checkpoint_steps(out / "checkpoints") == [1]
+    expected = np.quantile(STORE.returns, [0.2, 0.5, 0.8, 1.0])
+    np.testing.assert_allclose(read_record(RunDirectory(out)).config.targets, expected)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"seed": 3}, "seed=0 and cannot go on with 3"),
-        ({"optimizer": OptimizerConfig(learning_rate=1.0, warmup_steps=2)}, "learning_rate"),
-        ({"model": tiny_model(state_dim=None, action_dim=None, width=32)}, "width"),
+        ({"algorithm": tiny_algorithm(optimizer=OptimizerConfig(learning_rate=1.0, warmup_steps=2))}, "learning_rate"),
+        ({"algorithm": tiny_algorithm(width=32)}, "width"),
         ({"steps": 3}, "12 updates already; --steps 3 is fewer"),
     ],
 )
@@ -229,6 +206,13 @@ def test_without_a_simulator_it_trains_and_does_not_evaluate(tmp_path):
         jaxdt.evaluate(out)
 
 
+def test_the_library_prints_nothing_of_itself(tmp_path, capfd):
+    jaxdt.train(dataclasses.replace(CONFIG, env="none", steps=1), STORE, out=tmp_path / "run")
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err == ""
+
+
 class PoisonedSampler(jaxdt.WindowSampler):
     """The third batch has a return-to-go that is not a number."""
 
@@ -239,7 +223,7 @@ class PoisonedSampler(jaxdt.WindowSampler):
 
 @pytest.mark.parametrize("updates_per_call", [1, 2])
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path, monkeypatch, updates_per_call):
-    monkeypatch.setattr("jaxdt.run.loop.WindowSampler", PoisonedSampler)
+    monkeypatch.setattr("jaxdt.algorithms.decision_transformer.WindowSampler", PoisonedSampler)
     config = dataclasses.replace(CONFIG, env="none", log_every=6, save_every=2)
     whole = jaxdt.train(dataclasses.replace(config, steps=2, log_every=1), STORE, out=tmp_path / "whole")
     loss = read_lines(whole / "metrics.jsonl")[1]["loss"]  # not of update 4, whose batch is sound
@@ -254,19 +238,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path, monk
     assert read_lines(tmp_path / "run" / "metrics.jsonl") == []
 
 
-def test_best_is_of_the_targets_that_the_run_has_now(copied):
-    jaxdt.train(dataclasses.replace(CONFIG, steps=18, targets=(-50.0,)), STORE, out=copied, env=Drift(), resume=True)
-    at_new_target = [line for line in read_lines(copied / "evaluations.jsonl") if line["target"] == -50.0]
-    best = find_checkpoint(copied / "checkpoints", "best")
-    means = {line["step"]: line["return_mean"] for line in at_new_target}
-    assert means[best] == max(means.values())
-
-
 def test_an_evaluation_that_fails_is_told_and_training_goes_on(tmp_path, monkeypatch):
     def fail(*arguments):
         raise SimulationError("the motor is gone")
 
-    monkeypatch.setattr("jaxdt.run.evaluate.Player.play", fail)
+    monkeypatch.setattr("jaxdt.evaluation.evaluator.Evaluator.run_episodes", fail)
     with pytest.warns(UserWarning, match=r"update \d+ failed and training goes on: the motor is gone"):
         with pytest.raises(RunError, match="the last evaluation failed; the weights are in"):
             jaxdt.train(CONFIG, STORE, out=tmp_path / "run", env=Drift())
@@ -288,29 +264,24 @@ def test_best_is_the_highest_mean_return_at_the_highest_target(finished):
     np.testing.assert_allclose(evaluations[0].returns, best["returns"], rtol=1e-5)
 
 
-def test_default_targets_are_quantiles_of_the_datas_returns(tmp_path):
-    config = dataclasses.replace(CONFIG, targets=None, steps=1)
-    out = jaxdt.train(config, STORE, out=tmp_path / "run", env=Drift())
-    expected = np.quantile(STORE.returns, [0.2, 0.5, 0.8, 1.0])
-    np.testing.assert_allclose(read_record(RunDirectory(out)).config.targets, expected)
-
-
 def test_another_run_of_the_same_model_compiles_nothing_anew(tmp_path, monkeypatch):
     config = dataclasses.replace(CONFIG, env="none", targets=None, steps=1)
     jaxdt.train(config, STORE, out=tmp_path / "first")
-    monkeypatch.setattr("jaxdt.run.loop.make_update", None)
+    monkeypatch.setattr("jaxdt.run.loop.compile_update", None)
     jaxdt.train(dataclasses.replace(config, seed=1), STORE, out=tmp_path / "second")
     with pytest.raises(TypeError):
         jaxdt.train(
-            dataclasses.replace(config, optimizer=OptimizerConfig(warmup_steps=1)), STORE, out=tmp_path / "third"
+            dataclasses.replace(config, algorithm=tiny_algorithm(optimizer=OptimizerConfig(warmup_steps=1))),
+            STORE,
+            out=tmp_path / "third",
         )
 
 
-def test_filters_reach_the_run(tmp_path):
+def test_filters_reach_the_run():
     config = dataclasses.replace(CONFIG, env="none", steps=1, best_fraction=0.5, delayed_reward=True)
-    record = read_record(RunDirectory(jaxdt.train(config, STORE, out=tmp_path / "run")))
-    assert record.interface.delayed_reward
-    np.testing.assert_allclose(record.interface.state_mean, STORE.statistics.mean, rtol=1e-6)
+    record = prepare_run(config, STORE, None, None, None).record
+    assert record.spec.delayed_reward
+    np.testing.assert_allclose(record.spec.constants["state_mean"], STORE.statistics.mean, rtol=1e-6)
 
 
 def test_the_return_asked_for_changes_what_the_policy_does(tmp_path):
@@ -318,16 +289,37 @@ def test_the_return_asked_for_changes_what_the_policy_does(tmp_path):
     config = TrainConfig(
         steps=400,
         batch_size=32,
-        return_scale=8.0,
         targets=(-4.0, 0.0, 4.0),
         eval_every=400,
         eval_episodes=2,
-        model=tiny_model(state_dim=None, action_dim=None, embedding_dropout=0.0),
-        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=20),
+        algorithm=tiny_algorithm(
+            return_scale=8.0, embedding_dropout=0.0, optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=20)
+        ),
     )
     out = jaxdt.train(config, dial_episodes(), out=tmp_path / "dial", env=Dial())
     achieved = [line["return_mean"] for line in read_lines(out / "evaluations.jsonl")]
     np.testing.assert_allclose(achieved, [-4.0, 0.0, 4.0], atol=0.8)
+
+
+@pytest.mark.parametrize(
+    ("step", "minutes", "stopping", "due"),
+    [
+        (1, 0.0, False, ""),
+        (5, 0.0, False, "log"),
+        (6, 0.0, False, "evaluate"),
+        (8, 0.0, False, "save"),
+        (10, 0.0, False, "log"),
+        (12, 0.0, False, "log evaluate save"),
+        (1, 10.1, False, "save"),
+        (1, 9.9, False, ""),
+        (1, 0.0, True, "save"),
+    ],
+)
+def test_what_is_due_after_an_update(step, minutes, stopping, due):
+    config = dataclasses.replace(CONFIG, env="custom")  # 12 steps; log every 5, evaluate every 6, save every 4
+    found = what_is_due(config, step, minutes_since_save=minutes, stopping=stopping)
+    assert [name for name in found._fields if getattr(found, name)] == due.split()
+    assert not what_is_due(CONFIG_WITHOUT_ENVIRONMENT, 12, minutes_since_save=0.0, stopping=False).evaluate
 
 
 @pytest.mark.parametrize(
@@ -341,4 +333,4 @@ def test_the_return_asked_for_changes_what_the_policy_does(tmp_path):
 )
 def test_as_many_updates_a_call_as_fit_are_chosen(intervals, chosen):
     config = dataclasses.replace(CONFIG, **intervals)
-    assert fill_schedule(config, num_episodes=3)["updates_per_call"] == chosen
+    assert fill_schedule(config, num_episodes=3).updates_per_call == chosen

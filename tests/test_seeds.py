@@ -8,18 +8,23 @@ import numpy as np
 import pytest
 
 import jaxdt
+from jaxdt.algorithms import make_algorithm
+from jaxdt.algorithms.decision_transformer import with_sizes
 from jaxdt.checkpoint import checkpoint_steps
 from jaxdt.cli import run as command
 from jaxdt.errors import JaxdtError, NonFiniteError, RunError, SimulationError
-from jaxdt.metrics import read_lines
+from jaxdt.evaluation.environments import make_environment
+from jaxdt.evaluation.evaluator import Evaluator
+from jaxdt.loggers import read_lines
+from jaxdt.parallel import stacked
 from jaxdt.run import loop
 from jaxdt.run.directory import RunDirectory, read_record
-from jaxdt.run.evaluate import Player
-from jaxdt.seeds import stacked
+from jaxdt.types import Evaluation
 from tests.children import everything_saved, pendulum_episodes
-from tests.conftest import make_store, tiny_model
-from tests.test_run import CONFIG, STORE, PoisonedSampler
-from tests.toys import DRIFT_INTERFACE, Drift
+from tests.conftest import make_store, tiny_algorithm
+from tests.runs import CONFIG, STORE
+from tests.test_run import PoisonedSampler
+from tests.toys import DRIFT_SPEC, Drift
 
 
 SEEDS = (3, 0, 5)
@@ -30,18 +35,27 @@ WITHOUT_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual
 @pytest.fixture(params=["lax.map", "vmap"])
 def mapping(request, monkeypatch):
     """Both ways over seeds, whatever this machine would choose."""
-    monkeypatch.setattr("jaxdt.seeds._one_after_the_other", lambda: request.param == "lax.map")
-    loop._make_model.cache_clear()
+    monkeypatch.setattr("jaxdt.parallel._one_after_the_other", lambda: request.param == "lax.map")
+    loop._compiled.cache_clear()
     yield
-    loop._make_model.cache_clear()
+    loop._compiled.cache_clear()
+
+
+def model_and_policy(context):
+    algorithm = dataclasses.replace(tiny_algorithm(), context=context)
+    init, _ = jaxdt.build_model(with_sizes(algorithm.model, DRIFT_SPEC))
+    return jax.jit(init), make_algorithm(algorithm, DRIFT_SPEC).policy
 
 
 def twenty_updates(dropout):
-    model = tiny_model(state_dim=None, action_dim=None, **{} if dropout else WITHOUT_DROPOUT)
-    return dataclasses.replace(CONFIG, steps=20, log_every=2, eval_every=20, save_every=20, model=model)
+    algorithm = tiny_algorithm(**{} if dropout else WITHOUT_DROPOUT)
+    return dataclasses.replace(CONFIG, steps=20, log_every=2, eval_every=20, save_every=20, algorithm=algorithm)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["without dropout", "with dropout"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(False, marks=pytest.mark.slow, id="without dropout"), pytest.param(True, id="with dropout")],
+)
 def singles(request, tmp_path_factory, quick_plots):
     """The config, and a run of its own for each of two seeds."""
     config, path = twenty_updates(request.param), tmp_path_factory.mktemp("singles")
@@ -69,40 +83,43 @@ def test_each_seed_is_its_single_run(singles, mapping, tmp_path):
 
 @pytest.mark.parametrize("context", ["exact", "cached"])
 def test_each_seeds_model_plays_its_share_of_one_batch(mapping, context):
-    config = tiny_model()
-    init, apply = jaxdt.build_model(config)
+    init, policy = model_and_policy(context)
     params = [jax.tree.map(lambda leaf: leaf * 3, init(jax.random.key(seed))) for seed in SEEDS]
-    together = Player(config, apply, DRIFT_INTERFACE, Drift(), context=context, training_seeds=SEEDS)
-    alone = Player(config, apply, DRIFT_INTERFACE, Drift(), context=context)
-    played = together.play(stacked(params), [1.0, 5.0], 2, seed=7)
+    together = Evaluator(policy, make_environment(Drift()), training_seeds=SEEDS)
+    alone = Evaluator(policy, make_environment(Drift()))
+    played = together.run_episodes(stacked(params), [1.0, 5.0], 2, seed=7)
     assert played.returns.shape == (len(SEEDS) * 2 * 2,)
-    each = [alone.play(its, [1.0, 5.0], 2, seed=7) for its in params]
+    each = [alone.run_episodes(single, [1.0, 5.0], 2, seed=7) for single in params]
     np.testing.assert_allclose(played.returns, np.concatenate([one.returns for one in each]), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(played.lengths, np.concatenate([one.lengths for one in each]))
     assert np.abs(each[0].returns - each[1].returns).max() > 1e-3
 
 
 def test_an_episode_that_fails_is_named_with_its_training_seed():
-    config = tiny_model()
-    init, apply = jaxdt.build_model(config)
+    init, policy = model_and_policy("exact")
     sound = init(jax.random.key(0))
     params = stacked([sound, jax.tree.map(lambda leaf: leaf * np.nan, sound), sound])
-    player = Player(config, apply, DRIFT_INTERFACE, Drift(), training_seeds=SEEDS)
+    evaluator = Evaluator(policy, make_environment(Drift()), training_seeds=SEEDS)
     with pytest.raises(SimulationError, match=r"^Drift, seed 0, target 1, episode 0, step 0: the policy's action"):
-        player.evaluate_each(params, [1.0, 5.0], 1, seed=0)
+        evaluator.evaluate(params, [1.0, 5.0], 1, seed=0)
 
 
 def test_when_one_seed_saves_its_best_all_save(tmp_path, monkeypatch):
     """Else a kill between their saves might leave them without a checkpoint in common."""
 
-    def only_seed_3_improves(self, step, evaluations):
-        return float(step if "seed-3" in str(self._run.path) else -step)
+    def only_seed_3_improves(self, params, targets, episodes, seed):
+        evaluator_calls.append(1)
+        step = len(evaluator_calls)
+        returns = [np.array([float(step)]), *[np.array([-float(step)])] * 2]  # of seeds 3, 0 and 5
+        return [[Evaluation(target=t, returns=r, lengths=np.ones(1, int)) for t in targets] for r in returns]
 
-    monkeypatch.setattr("jaxdt.run.ledger.Ledger.note_evaluations", only_seed_3_improves)
+    evaluator_calls = []
+    monkeypatch.setattr("jaxdt.evaluation.evaluator.Evaluator.evaluate", only_seed_3_improves)
     config = dataclasses.replace(CONFIG, steps=4, eval_every=1, save_every=4)
-    out = jaxdt.train(config, STORE, seeds=(0, 3), out=tmp_path / "out", env=Drift())
+    out = jaxdt.train(config, STORE, seeds=SEEDS, out=tmp_path / "out", env=Drift())
     assert checkpoint_steps(out / "seed-3" / "checkpoints") == [3, 4]
-    assert checkpoint_steps(out / "seed-0" / "checkpoints") == [1, 3, 4]
+    for seed in (0, 5):
+        assert checkpoint_steps(out / f"seed-{seed}" / "checkpoints") == [1, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +143,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_seed(tmp_path, monkeypatch)
         sampler = PoisonedSampler if seed == 5 else jaxdt.WindowSampler
         return sampler(*arguments, seed=seed, **options)
 
-    monkeypatch.setattr("jaxdt.run.loop.WindowSampler", poisoned_once)
+    monkeypatch.setattr("jaxdt.algorithms.decision_transformer.WindowSampler", poisoned_once)
     config = dataclasses.replace(CONFIG, env="none", save_every=2)
     with pytest.raises(
         NonFiniteError, match=r"^of seed 5, the loss or gradient of update 3, .* last good checkpoint is 2"
@@ -138,7 +155,7 @@ def test_an_evaluation_that_fails_is_recorded_for_each_seed(tmp_path, monkeypatc
     def fail(*arguments):
         raise SimulationError("the motor is gone")
 
-    monkeypatch.setattr("jaxdt.run.evaluate.Player.play", fail)
+    monkeypatch.setattr("jaxdt.evaluation.evaluator.Evaluator.run_episodes", fail)
     out = tmp_path / "out"
     with pytest.warns(UserWarning, match=r"update \d+ failed and training goes on: the motor is gone"):
         with pytest.raises(RunError, match=r"the last evaluation failed; the weights are in .*seed-3.*seed-0.*seed-5"):
@@ -151,9 +168,10 @@ def test_an_evaluation_that_fails_is_recorded_for_each_seed(tmp_path, monkeypatc
 
 def test_one_seed_of_an_experiment_is_a_run_like_any_other(tmp_path):
     out = jaxdt.train(dataclasses.replace(CONFIG, steps=2), STORE, seeds=[4], out=tmp_path / "out", env=Drift())
-    single = jaxdt.train(dataclasses.replace(CONFIG, steps=2, seed=4), STORE, out=tmp_path / "single", env=Drift())
-    of_both = (everything_saved(run / "checkpoints") for run in (out / "seed-4", single))
-    jax.tree.map(np.testing.assert_array_equal, *of_both)
+    alone = dataclasses.replace(CONFIG, steps=2, seed=4, env="none")
+    single = jaxdt.train(alone, STORE, out=tmp_path / "single")
+    both = (everything_saved(run / "checkpoints") for run in (out / "seed-4", single))
+    jax.tree.map(np.testing.assert_array_equal, *both)
     (line, _) = json.loads((out / "summary.json").read_text())["evaluations"]
     assert line["return_std"] is None
 
@@ -181,8 +199,8 @@ def test_the_command_trains_seeds_from_beginning_to_end(tmp_path, capsys):
 
 
 def test_a_demo_experiment_keeps_the_episodes_in_each_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxdt.run.train.collect_demo_episodes", lambda progress: make_store())
-    config = dataclasses.replace(CONFIG, steps=1, dataset="demo")
-    out = jaxdt.train(config, seeds=(0, 1), out=tmp_path / "out", env=Drift())
-    for seed in (0, 1):
+    monkeypatch.setattr("jaxdt.run.train.load_episodes", lambda *_, **__: make_store())
+    config = dataclasses.replace(CONFIG, steps=1, dataset="demo", env="none")
+    out = jaxdt.train(config, seeds=SEEDS, out=tmp_path / "out")
+    for seed in SEEDS:
         assert jaxdt.load_episodes(out / f"seed-{seed}" / "episodes.npz").fingerprint == STORE.fingerprint

@@ -15,12 +15,12 @@ import jaxdt
 from jaxdt import JaxdtError
 from jaxdt.checkpoint import checkpoint_steps
 from jaxdt.errors import StoppedError
-from jaxdt.metrics import read_lines
+from jaxdt.loggers import read_lines
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.lock import sole_process
 from jaxdt.run.stopping import never, stop_signals
 from tests.conftest import make_store
-from tests.test_run import CONFIG, STORE, weights_of, without_clock
+from tests.runs import CONFIG, STORE, weights_of, without_clock
 from tests.toys import Drift
 
 
@@ -33,32 +33,26 @@ def stop_at(update: int, number: int = signal.SIGTERM):
     return lambda: int(number) if next(calls) >= update else None
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, quick_plots):
-    """A run that nothing stops; tests only read it."""
-    return jaxdt.train(CONFIG, STORE, out=tmp_path_factory.mktemp("run") / "whole", env=Drift())
-
-
-@pytest.mark.parametrize("update", [1, 5, 6])
-def test_a_stopped_run_resumes_to_what_it_would_have_been(whole, tmp_path, update):
+def test_a_run_stopped_again_and_again_ends_as_what_it_would_have_been(finished, tmp_path):
     out = tmp_path / "stopped"
-    with pytest.raises(StoppedError) as caught:
-        jaxdt.train(CONFIG, STORE, out=out, env=Drift(), stop=stop_at(update))
-    assert str(caught.value) == f"stopped after update {update} of 12; go on with jaxdt train --resume --out {out}"
-    assert caught.value.signal_number == 15
-    assert checkpoint_steps(out / "checkpoints")[-1] == update
+    for first, update in ((0, 1), (1, 5), (5, 6)):
+        with pytest.raises(StoppedError) as caught:
+            jaxdt.train(CONFIG, STORE, out=out, env=Drift(), resume=True, stop=stop_at(update - first))
+        assert str(caught.value) == f"stopped after update {update} of 12; go on with jaxdt train --resume --out {out}"
+        assert caught.value.signal_number == 15
+        assert checkpoint_steps(out / "checkpoints")[-1] == update
     jaxdt.train(CONFIG, STORE, out=out, env=Drift(), resume=True)
-    jax.tree.map(np.testing.assert_array_equal, weights_of(out), weights_of(whole))
+    jax.tree.map(np.testing.assert_array_equal, weights_of(out), weights_of(finished))
     for name in ("metrics.jsonl", "evaluations.jsonl"):
-        assert without_clock(out / name) == without_clock(whole / name)
+        assert without_clock(out / name) == without_clock(finished / name)
 
 
 def test_a_call_of_several_updates_is_finished_before_a_stop(tmp_path):
-    config = dataclasses.replace(CONFIG, log_every=6, save_every=12, updates_per_call=3)
+    config = dataclasses.replace(CONFIG, log_every=6, save_every=12, updates_per_call=2)
     whole = jaxdt.train(config, STORE, out=tmp_path / "whole", env=Drift())
     out = tmp_path / "stopped"
-    with pytest.raises(StoppedError, match="stopped after update 9 of 12; go on"):
-        jaxdt.train(config, STORE, out=out, env=Drift(), stop=stop_at(3))
+    with pytest.raises(StoppedError, match="stopped after update 8 of 12; go on"):
+        jaxdt.train(config, STORE, out=out, env=Drift(), stop=stop_at(4))
     jaxdt.train(config, STORE, out=out, env=Drift(), resume=True)
     jax.tree.map(np.testing.assert_array_equal, weights_of(out), weights_of(whole))
     for name in ("metrics.jsonl", "evaluations.jsonl"):
@@ -66,7 +60,8 @@ def test_a_call_of_several_updates_is_finished_before_a_stop(tmp_path):
 
 
 def test_a_run_asked_to_stop_at_its_last_update_is_finished(tmp_path):
-    out = jaxdt.train(dataclasses.replace(CONFIG, steps=3), STORE, out=tmp_path / "run", env=Drift(), stop=stop_at(3))
+    config = dataclasses.replace(CONFIG, steps=3, env="none")
+    out = jaxdt.train(config, STORE, out=tmp_path / "run", stop=stop_at(3))
     assert read_lines(out / "metrics.jsonl")[-1]["step"] == 3
 
 

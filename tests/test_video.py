@@ -30,6 +30,19 @@ def test_an_episode_becomes_a_film_or_the_machine_says_what_is_missing(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # imageio's
+def test_discrete_actions_become_a_film_too(tmp_path):
+    import imageio.v3 as imageio
+
+    path = tmp_path / "target-1.mp4"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # starting ffmpeg forks
+        warnings.simplefilter("ignore", UserWarning)  # pygame's import looks resources up in an old way
+        warnings.simplefilter("ignore", DeprecationWarning)
+        render_episode(path, "CartPole-v1", 0, np.array([0, 1, 1, 0], np.int32))
+        assert len(imageio.imread(path)) == 4
+
+
 def test_without_the_encoder_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
     with pytest.raises(JaxdtError, match=r"jaxdt\[video\]"):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdt
-from jaxdt.types import Interface
+from jaxdt.types import Box, Discrete, Spec
 
 
 class Drift:
@@ -26,14 +26,15 @@ class Drift:
         return state, state, reward, state[1] > 0.9
 
 
-DRIFT_INTERFACE = Interface(
-    state_mean=np.array([0.1, -0.2, 0.3], np.float32),
-    state_std=np.array([0.5, 2.0, 1.5], np.float32),
-    action_low=np.array([-1.0, -3.0], np.float32),
-    action_high=np.array([1.0, 5.0], np.float32),
-    return_scale=4.0,
+DRIFT_SPEC = Spec(
+    observation_shape=(3,),
+    action=Box(np.array([-1.0, -3.0], np.float32), np.array([1.0, 5.0], np.float32)),
+    constants={
+        "state_mean": np.array([0.1, -0.2, 0.3], np.float32),
+        "state_std": np.array([0.5, 2.0, 1.5], np.float32),
+    },
 )
-"""Nothing about it is trivial: every mean, std, bound and the scale would be missed if left out."""
+"""Nothing about it is trivial: every mean, std and bound would be missed if left out."""
 
 
 class Dial:
@@ -109,3 +110,32 @@ def counter_episodes(episodes=60, seed=0) -> jaxdt.EpisodeStore:
         ends.append(len(columns[0]))
     observations, actions, rewards, terminations = map(np.asarray, columns)
     return jaxdt.EpisodeStore.from_arrays(observations, actions, rewards, terminations, episode_ends=ends)
+
+
+class Buttons:
+    """Each step earns the number of the button that is pressed, 5, 6 or 7, less 6; only the return-to-go tells which.
+
+    The first episode step shows 1 in the observation, the later ones 0.
+    """
+
+    max_episode_steps = 8
+    spec = Spec(observation_shape=(2,), action=Discrete(3, start=5))
+
+    def reset(self, key):
+        del key
+        return jnp.zeros((), jnp.int32), jnp.array([1.0, 1.0])
+
+    def step(self, state, action):
+        reward = jnp.asarray(action - 6, jnp.float32)
+        return state + 1, jnp.array([1.0, 0.0]), reward, jnp.zeros((), bool), state >= 7
+
+
+def button_episodes(episodes=60, seed=0) -> jaxdt.EpisodeStore:
+    """Episodes of Buttons that press one button all the time."""
+    steps = Buttons.max_episode_steps
+    actions = np.repeat(np.random.default_rng(seed).integers(5, 8, size=episodes), steps)
+    observations = np.tile([1.0, 0.0], (len(actions), 1))
+    observations[::steps, 1] = 1.0
+    return jaxdt.EpisodeStore.from_arrays(
+        observations, actions, actions - 6, episode_ends=steps * np.arange(1, episodes + 1)
+    )

@@ -11,7 +11,7 @@ import jax
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from jaxdt.checkpoint.sums import checkpoint_steps, damaged_checkpoints, none_left
+from jaxdt.checkpoint.checksums import checkpoint_steps, damaged_checkpoints, none_left
 from jaxdt.errors import JaxdtError, one_line
 
 

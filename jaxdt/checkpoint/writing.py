@@ -12,8 +12,8 @@ import jax
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
+from jaxdt.checkpoint.checksums import CHECKSUMS, checkpoint_steps, checksums_of, free_name, numbered_directories
 from jaxdt.checkpoint.reading import best_of, quiet_orbax, read_metadata
-from jaxdt.checkpoint.sums import SUMS, checkpoint_steps, free_name, numbered_directories, sums_of
 from jaxdt.errors import WriteError
 from jaxdt.files import open_atomically, writing
 
@@ -41,7 +41,7 @@ class CheckpointWriter:
         for torn in numbered_directories(directory) - set(finished):  # saved, but not yet summed
             if finished:
                 shutil.rmtree(directory / str(torn))
-            else:  # perhaps all there is: of a version that wrote no sums
+            else:  # perhaps all there is: of a version that wrote no checksums
                 (directory / str(torn)).rename(free_name(directory, f"{torn}.unfinished"))
 
     def save(
@@ -68,8 +68,8 @@ class CheckpointWriter:
                     {"params": params} if training is None else {"params": params, "training": training},
                     custom_metadata=note,
                 )
-            with open_atomically(checkpoint / SUMS) as file:
-                json.dump(sums_of(checkpoint), file, indent=1)
+            with open_atomically(checkpoint / CHECKSUMS) as file:
+                json.dump(checksums_of(checkpoint), file, indent=1)
         except WriteError:
             with quiet_orbax():
                 gc.collect()  # Orbax's unfinished tasks complain as they go
@@ -99,8 +99,8 @@ def drop_checkpoints_after(directory: Path, last: int) -> None:
 
 
 def _drop(checkpoint: Path) -> None:
-    # The sums go first: what a kill leaves of the rest is then unfinished, not damaged.
-    (checkpoint / SUMS).unlink()
+    # The checksums go first: what a kill leaves of the rest is then unfinished, not damaged.
+    (checkpoint / CHECKSUMS).unlink()
     shutil.rmtree(checkpoint)
 
 

@@ -15,11 +15,11 @@ from jaxdt.errors import JaxdtError, RunError, StoppedError
 
 USAGE = """usage: jaxdt COMMAND [OPTIONS]
 
-A Decision Transformer in JAX: offline episodes in, a policy steered by a target return out.
+The Decision Transformer and its kin in JAX: offline episodes in, a policy out, steered by a target return.
 
 commands:
   train [PRESET]       train on offline episodes, evaluate, leave a run directory
-  evaluate RUN ...     play episodes at target returns and print what they reach
+  evaluate RUN ...     play episodes and print what they reach
   collect              record episodes of a behaviour policy
   convert SPEC OUT     write a dataset as .npz, .parquet or .hdf5
   import SOURCE OUT    turn a Hugging Face or original checkpoint into a run directory

@@ -25,6 +25,7 @@ def keep_compiled_programs() -> None:
     directory = private_cache("compiled")
     if jax.config.jax_compilation_cache_dir is None and directory is not None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(directory))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many small programs take long, too
 
 
 def device_line() -> str:

@@ -7,10 +7,10 @@ from typing import Any
 from tyro.conf import Positional
 
 from jaxdt.cli.common import parse
+from jaxdt.cli.report import dataset_report, run_report
 from jaxdt.errors import JaxdtError
-from jaxdt.report import dataset_report, run_report
 from jaxdt.run.directory import RunDirectory
-from jaxdt.run.experiment import stored_seeds
+from jaxdt.run.seed_group import stored_seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,8 @@ class ConvertArguments:
     """Write a dataset in another format: `.npz` (ours), `.parquet` (Hugging Face's), `.hdf5` (D4RL's)."""
 
     spec: Positional[str]
-    """What `--dataset` takes: a file, hf:OWNER/NAME/CONFIG, minari:NAME, `demo`, or several joined by `+`."""
+    """What `--dataset` takes: a file, hf:OWNER/NAME/CONFIG, minari:NAME, `demo`, `cartpole`, `acrobot`, or several
+    joined by `+`."""
     out: Positional[Path]
     """File to write; its ending chooses the format; it must not exist yet."""
     map_above: float | None = None

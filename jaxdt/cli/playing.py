@@ -8,10 +8,10 @@ from typing import Literal
 from tyro.conf import Positional
 
 from jaxdt.cli.common import device_line, keep_compiled_programs, parse
-from jaxdt.config import Context
+from jaxdt.cli.report import evaluation_table, evaluations_document, runs_table
+from jaxdt.config import Context, Sampling
 from jaxdt.errors import JaxdtError
 from jaxdt.files import open_atomically
-from jaxdt.report import evaluation_table, evaluations_document, runs_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +30,13 @@ class EvaluateArguments:
     """Environment seed of each target's first episode; the next ones count up."""
     checkpoint: Literal["latest", "best"] = "latest"
     """Which weights; best: of the highest mean return at the run's highest target."""
-    context: Context = "exact"
-    """exact: every window read anew; cached: each token computed once, much faster, slightly another policy."""
+    context: Context | None = None
+    """exact: every window read anew; cached: each token computed once, much faster, slightly another policy; None: as
+    the run was evaluated."""
+    sampling: Sampling | None = None
+    """Of discrete actions; greedy: the likeliest; sample: drawn from the predicted distribution; None: the run's."""
+    temperature: float | None = None
+    """Logits are divided by this before sampling; None: the run's."""
     json: Path | None = None
     """Also write every episode's return and length to this file."""
     video: bool = False
@@ -47,20 +52,25 @@ def evaluate_command(arguments: list[str]) -> None:
     from jaxdt.run.evaluate import evaluate, render_videos
 
     progress = console_progress()
-    agents = [Agent.load(path, parsed.checkpoint, context=parsed.context) for path in parsed.runs]
-    if len({(parsed.env or agent.env_id, parsed.targets or agent.targets) for agent in agents}) > 1:
+    acting = {"context": parsed.context, "sampling": parsed.sampling, "temperature": parsed.temperature}
+    agents = [Agent.load(path, parsed.checkpoint, **acting) for path in parsed.runs]
+    takers = [agent for agent in agents if agent.config.takes_target]
+    environments = {parsed.env or agent.env_id for agent in agents}
+    targets_differ = parsed.targets is None and len({agent.targets for agent in takers}) > 1
+    if len(environments) > 1 or targets_differ:
         raise JaxdtError("the runs have different environments or targets; give --env and --targets to compare them.")
     keep_compiled_programs()
     progress.say(device_line())
     results = []
     for path, agent in zip(parsed.runs, agents, strict=True):
-        evaluations = evaluate(agent, parsed.env, parsed.targets, parsed.episodes, parsed.seed, progress=progress)
+        targets = parsed.targets if agent in takers or not takers else None  # the others are asked for none
+        evaluations = evaluate(agent, parsed.env, targets, parsed.episodes, parsed.seed, progress=progress)
         results.append(evaluations)
         print(evaluation_table(str(path), evaluations))
         if parsed.video:
-            videos = render_videos(agent, path / "videos", parsed.env, parsed.targets, parsed.seed, progress=progress)
+            videos = render_videos(agent, path / "videos", parsed.env, targets, parsed.seed, progress=progress)
             print("\n".join(f"wrote {video}" for video in videos))
-    if len(results) > 1:
+    if len(results) > 1 and len({tuple(e.target for e in evaluations) for evaluations in results}) == 1:
         print(runs_table(results))
     if parsed.json is not None:
         runs = [str(path) for path in parsed.runs]

@@ -1,30 +1,29 @@
 """`jaxdt train`."""
 
 import dataclasses
+import itertools
 from pathlib import Path
-from typing import Literal
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes
 
 from jaxdt.cli.common import device_line, keep_compiled_programs, parse
-from jaxdt.config import PRESETS, TrainConfig
+from jaxdt.cli.report import run_report
+from jaxdt.config import DEMO, PRESETS, TrainConfig, check_same_algorithm
 from jaxdt.errors import JaxdtError
-from jaxdt.report import run_report
-from jaxdt.run.directory import RunDirectory, read_record
-from jaxdt.run.experiment import stored_config
+from jaxdt.run.directory import RunDirectory, RunRecord, read_record
+from jaxdt.run.seed_group import stored_config
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainArguments:
-    """Train a Decision Transformer on offline episodes, evaluate it and leave a run directory.
+    """Train a policy on offline episodes, evaluate it and leave a run directory.
 
-    Without options: collects HalfCheetah-v5 episodes from the shipped policies, trains on them and evaluates, in
-    minutes on a laptop's CPU. The preset sets the defaults: `demo` is that, `paper` the recipe of Chen et al. 2021,
-    `huggingface` that of Hugging Face's tutorial.
+    Without options: collects HalfCheetah-v5 episodes from the shipped policies, trains a Decision Transformer on them
+    and evaluates it, in minutes on a laptop's CPU. The preset, which comes first (`jaxdt train paper --steps 1000`),
+    sets the defaults: `demo` is that, `cartpole` the like with discrete actions, `paper` the recipe of Chen et al.
+    2021, `huggingface` that of Hugging Face's tutorial, `bc` the original's behaviour cloning.
     """
 
-    preset: Positional[Literal["demo", "huggingface", "paper"]]
-    """Where the defaults come from; `jaxdt train paper --help` shows that preset's."""
     config: OmitArgPrefixes[TrainConfig]
     seeds: tuple[int, ...] | None = None
     """Train one run of each seed, all in one program, in OUT/seed-N; mean and std over them are in OUT/summary.json."""
@@ -57,37 +56,59 @@ def train_command(arguments: list[str]) -> None:
 
 
 def _parse_train(arguments: list[str]) -> TrainArguments:
-    """Twice: first for the preset, --out with --resume, or --init, then with the defaults that these bring."""
-    without_help = [argument for argument in arguments if argument not in ("-h", "--help")]
-    first = parse(TrainArguments, without_help, "jaxdt train", _train_defaults("demo"))
-    defaults = _train_defaults(first.preset)
-    for given, other in (("steps", "passes"), ("passes", "steps")):
-        if _names(arguments, given) and not _names(arguments, other):
-            # How long is said in one way: the preset's other way must not stand beside it.
-            values = {given: getattr(first.config, given), other: None}
-            defaults = dataclasses.replace(defaults, config=dataclasses.replace(defaults.config, **values))
-    stored = stored_config(first.out) if first.resume and first.out is not None else None
-    if first.config.init is not None and stored is None:
-        started_from = read_record(RunDirectory(first.config.init)).config
-        inherited = {name: getattr(started_from, name) for name in ("model", "return_scale", "delayed_reward")}
-        defaults = dataclasses.replace(defaults, config=dataclasses.replace(defaults.config, **inherited))
-    # A preset that was given wins over either default; one that was not follows it.
-    second = parse(TrainArguments, without_help, "jaxdt train", _train_defaults("paper"))
-    preset_given = first.preset == second.preset
-    if first.resume and first.out is not None and not (stored or preset_given or _names(arguments, "dataset")):
-        raise JaxdtError(
-            f"{first.out} holds no run to resume; check --out, or give a preset or --dataset too, which then begins it."
-        )
+    """One parse, whose defaults are those of the preset, of the run that goes on, or of the one that it starts from."""
+    preset = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    _check_words(arguments, preset)
+    config = PRESETS[preset or DEMO.preset]
+    out, init = _value_of(arguments, "out"), _value_of(arguments, "init")
+    resume = "--resume" in arguments
+    stored = stored_config(out) if out is not None and resume else None
     if stored is not None:
-        if preset_given and first.preset != stored.preset:
-            raise JaxdtError(f"the run was started with the preset {stored.preset}; leave {first.preset} out.")
-        defaults = dataclasses.replace(defaults, config=stored)
-    return parse(TrainArguments, arguments, "jaxdt train", defaults)
+        if preset not in (None, stored.preset):
+            raise JaxdtError(f"the run was started with the preset {stored.preset}; leave {preset} out.")
+        config = stored
+    elif out is not None and resume and preset is None and not _is_given(arguments, "dataset"):
+        raise JaxdtError(
+            f"{out} holds no run to resume; check --out, or give a preset or --dataset too, which then begins it."
+        )
+    elif init is not None:
+        config = _starting_from(read_record(RunDirectory(init)), preset)
+    for given, other in (("steps", "passes"), ("passes", "steps")):
+        if stored is None and _is_given(arguments, given) and not _is_given(arguments, other):
+            # How long is said in one way: the preset's other way must not stand beside it.
+            config = dataclasses.replace(config, **{other: None, given: getattr(config, given) or 1})
+    rest = arguments[1:] if preset is not None else arguments
+    return parse(TrainArguments, rest, f"jaxdt train{f' {preset}' if preset else ''}", TrainArguments(config=config))
 
 
-def _names(arguments: list[str], flag: str) -> bool:
+def _check_words(arguments: list[str], preset: str | None) -> None:
+    if preset is not None and preset not in PRESETS:
+        raise JaxdtError(f"{preset!r} is not a preset; choose one of {', '.join(PRESETS)}.")
+    for before, argument in itertools.pairwise(arguments):
+        if argument in PRESETS and not before.startswith("-"):
+            raise JaxdtError(f"the preset comes first: jaxdt train {argument} ... (it stands after {before!r:.40}).")
+    if _is_given(arguments, "eval-context"):
+        raise JaxdtError("--eval-context is now called --context.")
+
+
+def _starting_from(trained: RunRecord, preset: str | None) -> TrainConfig:
+    """A preset with what fine-tuning keeps of the run that it starts from as defaults."""
+    algorithm = trained.config.algorithm
+    same = [each for each in PRESETS.values() if type(each.algorithm) is type(algorithm)]
+    config = PRESETS.get(preset or trained.config.preset, same[0])
+    check_same_algorithm(config.algorithm, algorithm)
+    algorithm = dataclasses.replace(algorithm, optimizer=config.algorithm.optimizer)
+    return dataclasses.replace(config, algorithm=algorithm, delayed_reward=trained.spec.delayed_reward)
+
+
+def _is_given(arguments: list[str], flag: str) -> bool:
     return any(argument.split("=")[0] == f"--{flag}" for argument in arguments)
 
 
-def _train_defaults(preset: str) -> TrainArguments:
-    return TrainArguments(preset=preset, config=PRESETS[preset])  # type: ignore[arg-type]
+def _value_of(arguments: list[str], flag: str) -> str | None:
+    """What a flag is given, as `--flag VALUE` or `--flag=VALUE`."""
+    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
+        name, equals, value = argument.partition("=")
+        if name == f"--{flag}":
+            return value if equals else following
+    return None

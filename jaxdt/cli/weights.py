@@ -7,8 +7,8 @@ from typing import Literal
 from tyro.conf import Positional
 
 from jaxdt.cli.common import parse
+from jaxdt.cli.report import run_report
 from jaxdt.errors import JaxdtError
-from jaxdt.report import run_report
 
 
 @dataclasses.dataclass(frozen=True)

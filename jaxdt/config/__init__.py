@@ -1,7 +1,20 @@
 """Every choice that a run makes, as frozen dataclasses that check themselves, and the presets. Loads no jax."""
 
-from jaxdt.config.model import ModelConfig as ModelConfig, OptimizerConfig as OptimizerConfig
+from jaxdt.config.behavior_cloning import BehaviorCloningConfig as BehaviorCloningConfig
+from jaxdt.config.checks import (
+    Sampling as Sampling,
+    check_same_algorithm as check_same_algorithm,
+    flatten as flatten,
+)
+from jaxdt.config.decision_transformer import (
+    Context as Context,
+    DecisionTransformerConfig as DecisionTransformerConfig,
+)
+from jaxdt.config.model import ModelConfig as ModelConfig
+from jaxdt.config.optimizer import OptimizerConfig as OptimizerConfig
 from jaxdt.config.presets import (
+    BEHAVIOR_CLONING as BEHAVIOR_CLONING,
+    CARTPOLE as CARTPOLE,
     DEMO as DEMO,
     HUGGINGFACE as HUGGINGFACE,
     PAPER as PAPER,
@@ -10,6 +23,6 @@ from jaxdt.config.presets import (
 from jaxdt.config.run import (
     CHANGEABLE as CHANGEABLE,
     INTERVALS as INTERVALS,
-    Context as Context,
+    AlgorithmConfig as AlgorithmConfig,
     TrainConfig as TrainConfig,
 )

@@ -1,8 +1,18 @@
 """Rules that the fields of a config must keep; each raises JaxdtError with the rule and the value."""
 
-from typing import Any
+import dataclasses
+import math
+import typing
+from typing import Any, Literal, TypeVar
+
+import numpy as np
 
 from jaxdt.errors import JaxdtError
+from jaxdt.types import Box, Spec
+
+
+Sampling = Literal["greedy", "sample"]
+"""How a discrete action is chosen: the likeliest, or one drawn from the predicted distribution."""
 
 
 def at_least(config: Any, name: str, least: int) -> None:
@@ -27,3 +37,80 @@ def one_of(config: Any, name: str, choices: tuple[str, ...]) -> None:
     value = getattr(config, name)
     if value not in choices:
         raise JaxdtError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
+
+
+Config = TypeVar("Config", bound=Any)
+
+
+def check_same_algorithm(given: Any, trained: Any) -> None:
+    if type(given) is not type(trained):
+        raise JaxdtError(
+            f"the weights are of {trained.name} and cannot be trained by {given.name}; choose a preset of the same "
+            "algorithm."
+        )
+
+
+def inherited(given: Config, trained: Config, free_to_change: tuple[str, ...]) -> Config:
+    """The shape of trained weights with the fields `free_to_change` from `given`; all from `trained` if none is given.
+
+    Raises JaxdtError where `given` asks for another shape.
+    """
+    default = type(given)()
+    if given == default:
+        return trained
+    shape = [f.name for f in dataclasses.fields(given) if f.name not in (*free_to_change, "initialization")]
+    if any(getattr(given, name) != getattr(default, name) for name in shape):
+        for name in shape:
+            mine, theirs = getattr(given, name), getattr(trained, name)
+            if mine not in (None, theirs):
+                raise JaxdtError(
+                    f"the weights have {name}={theirs} and cannot be used with {mine}; leave it out, or take the "
+                    "model of the run that they are from."
+                )
+    return dataclasses.replace(trained, **{name: getattr(given, name) for name in free_to_change})
+
+
+def check_sampling(config: Any) -> None:
+    """How discrete actions are chosen: the fields `sampling` and `temperature`."""
+    one_of(config, "sampling", typing.get_args(Sampling))
+    if not 0 < config.temperature < math.inf:
+        raise JaxdtError(
+            f"temperature must be above 0 and finite; got {config.temperature} (for the likeliest action use "
+            "sampling='greedy')."
+        )
+    if config.temperature != 1 and config.sampling == "greedy":
+        raise JaxdtError(
+            f"temperature={config.temperature} changes nothing with sampling='greedy'; add sampling='sample', or leave "
+            "it out."
+        )
+
+
+def check_sampled_actions(config: Any, spec: Spec) -> None:
+    if isinstance(spec.action, Box) and config.sampling == "sample":
+        raise JaxdtError("sampling='sample' is for discrete actions; continuous ones are predicted, not drawn.")
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every choice by its name, those of configs within configs as `algorithm.model.width`."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), prefix + field.name
+        values |= flatten(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+    return values
+
+
+def check_normalization(spec: Spec) -> None:
+    """Raises JaxdtError where a spec has no mean and standard deviation of its observations to normalise them by."""
+    for name in ("state_mean", "state_std"):
+        values = spec.constants.get(name)
+        if values is None:
+            raise JaxdtError(f"spec.constants has no {name}; measure it on the training data.")
+        if values.shape != spec.observation_shape:
+            raise JaxdtError(
+                f"spec.constants.{name} has shape {values.shape} and should have that of an observation, "
+                f"{spec.observation_shape}."
+            )
+        if not np.isfinite(values).all():
+            raise JaxdtError(f"spec.constants.{name} has numbers that are not finite.")
+    if not (spec.constants["state_std"] > 0).all():
+        raise JaxdtError("spec.constants.state_std must be above 0 everywhere.")

@@ -1,11 +1,10 @@
-"""The transformer's shape and how its weights are updated.
+"""The transformer's shape.
 
 The defaults are the paper's gym recipe (Chen et al. 2021, appendix A; the original's `gym/experiment.py`).
 """
 
 import dataclasses
-import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tyro.conf import Suppress
 
@@ -16,6 +15,15 @@ from jaxdt.errors import JaxdtError
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Shape of the transformer (paper section 3)."""
+
+    free_to_change: ClassVar[tuple[str, ...]] = (
+        "context_length",
+        "dtype",
+        "embedding_dropout",
+        "attention_dropout",
+        "residual_dropout",
+    )
+    """Fields that fine-tuning may give other values than the weights were trained with."""
 
     state_dim: Suppress[int | None] = None
     """Length of an observation; None: taken from the data."""
@@ -73,46 +81,3 @@ class ModelConfig:
         one_of(self, "activation", ("relu", "gelu", "gelu_new"))
         one_of(self, "initialization", ("original", "huggingface"))
         one_of(self, "dtype", ("float32", "bfloat16"))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """AdamW with a linear warm-up."""
-
-    learning_rate: float = 1e-4
-    """Step size after the warm-up."""
-    warmup_steps: int | None = 10_000
-    """Updates over which the learning rate rises linearly from 0; None: `warmup-fraction` of all."""
-    warmup_fraction: float = 0.1
-    """Share of all updates, where `warmup-steps` is None."""
-    schedule: Literal["constant", "linear"] = "constant"
-    """After the warm-up; linear: falls to 0 at the last update, and the warm-up starts at 0 exactly."""
-    total_steps: Suppress[int | None] = None
-    """Where a linear schedule ends; None: taken from the run's steps."""
-    weight_decay: float = 1e-4
-    """Decoupled decay, multiplied by the learning rate."""
-    decay_biases: bool = True
-    """Decay every parameter; otherwise not the biases and LayerNorms."""
-    beta1: float = 0.9
-    """Adam's decay rate of the mean gradient."""
-    beta2: float = 0.999
-    """Adam's decay rate of the mean squared gradient."""
-    epsilon: float = 1e-8
-    """Adam's term against division by zero."""
-    max_grad_norm: float = 0.25
-    """Gradients are scaled down to this global norm."""
-
-    def __post_init__(self):
-        for name in ("warmup_steps", "total_steps"):
-            if getattr(self, name) is not None:
-                at_least(self, name, 0)
-        one_of(self, "schedule", ("constant", "linear"))
-        within(self, "warmup_fraction", 0.0, 1.0)
-        for name in ("learning_rate", "weight_decay", "epsilon"):
-            within(self, name, 0.0, math.inf)
-        for name in ("beta1", "beta2"):
-            within(self, name, 0.0, 1.0)
-        if not 0 < self.max_grad_norm < math.inf:
-            raise JaxdtError(
-                f"max_grad_norm must be above 0 and finite; got {self.max_grad_norm} (1e9 switches clipping off)."
-            )

@@ -1,19 +1,20 @@
 """A whole run: data, method, schedule and evaluation."""
 
 import dataclasses
+import functools
 import math
-import typing
-from typing import Literal
+from typing import Any
 
-from tyro.conf import OmitArgPrefixes, Suppress
+from tyro.conf import AvoidSubcommands, OmitArgPrefixes, Suppress
 
-from jaxdt.config.checks import at_least, one_of, within
-from jaxdt.config.model import ModelConfig, OptimizerConfig
+from jaxdt.config.behavior_cloning import BehaviorCloningConfig
+from jaxdt.config.checks import at_least, within
+from jaxdt.config.decision_transformer import DecisionTransformerConfig
 from jaxdt.errors import JaxdtError
 
 
-Context = Literal["exact", "cached"]
-"""How acting reads its context: every window anew, or from the keys and values of tokens as they were when new."""
+AlgorithmConfig = DecisionTransformerConfig | BehaviorCloningConfig
+"""What a policy is learned by; `jaxdt.algorithms.make_algorithm` makes it."""
 
 INTERVALS = ("log_every", "eval_every", "save_every")
 """Of a TrainConfig, in updates."""
@@ -21,14 +22,15 @@ INTERVALS = ("log_every", "eval_every", "save_every")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A whole run: data, model, optimiser, schedule and evaluation."""
+    """A whole run: data, algorithm, schedule and evaluation."""
 
     preset: Suppress[str] = "paper"
     """Name of the preset that the values started from."""
     init: str | None = None
     """Run directory to start from: its weights, model and normalisation; None: random weights."""
     dataset: str | None = None
-    """Episodes: a file, hf:OWNER/NAME/CONFIG, minari:NAME, `demo`, or several joined by `+`; None: `demo`."""
+    """Episodes: a file, hf:OWNER/NAME/CONFIG, minari:NAME, `demo`, `cartpole`,
+    `acrobot`, or several joined by `+`; None: `demo`."""
     map_above: float | None = None
     """GiB; larger episodes are unpacked once into a cache on disk and mapped from it; None: a quarter of memory."""
     env: str | None = None
@@ -41,8 +43,6 @@ class TrainConfig:
     """Windows an update."""
     seed: int = 0
     """Of the initial weights, the windows and dropout; evaluation uses environment seeds of its own."""
-    return_scale: float = 1000.0
-    """Returns-to-go are divided by this, in reward units."""
     best_fraction: float = 1.0
     """Train on the best episodes only, up to this share of all steps (the paper's %BC rule)."""
     delayed_reward: bool = False
@@ -61,8 +61,6 @@ class TrainConfig:
     """Episodes a target in each evaluation."""
     eval_seed: int = 1000
     """Environment seed of the first episode of each target; the next ones count up."""
-    eval_context: Context = "exact"
-    """How evaluation reads its context; cached: each token is computed once, much faster, slightly another policy."""
     save_every: int = 10_000
     """Updates between checkpoints; one always follows the last update."""
     save_every_minutes: float = 10.0
@@ -76,8 +74,9 @@ class TrainConfig:
     """After training, render one episode a target to videos/ (needs the `video` extra)."""
     tensorboard: bool = False
     """Also write metrics for TensorBoard (needs the `tensorboard` extra)."""
-    model: OmitArgPrefixes[ModelConfig] = dataclasses.field(default_factory=ModelConfig)
-    optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=OptimizerConfig)
+    algorithm: OmitArgPrefixes[AvoidSubcommands[AlgorithmConfig]] = dataclasses.field(
+        default_factory=DecisionTransformerConfig
+    )
 
     def __post_init__(self):
         for name in ("steps", "passes", "batch_size", "eval_episodes", "updates_per_call", *INTERVALS):
@@ -91,22 +90,48 @@ class TrainConfig:
                 )
         if self.steps is None and self.passes is None:
             raise JaxdtError("steps or passes must be given; both are None.")
-        one_of(self, "eval_context", typing.get_args(Context))
         for name in ("seed", "eval_seed"):
             within(self, name, 0.0, 2.0**30)
         if self.map_above is not None:
             within(self, "map_above", 0.0, math.inf)
         if not 0 < self.save_every_minutes < math.inf:
             raise JaxdtError(f"save_every_minutes must be above 0 and finite; got {self.save_every_minutes}.")
-        if not 0 < self.return_scale < math.inf:
-            raise JaxdtError(f"return_scale must be above 0 and finite; got {self.return_scale}.")
         if not 0 < self.best_fraction <= 1:
             raise JaxdtError(f"best_fraction must be above 0 and at most 1; got {self.best_fraction}.")
         if self.targets is not None and not (self.targets and all(map(math.isfinite, self.targets))):
             raise JaxdtError(f"targets must be one or more finite returns; got {list(self.targets)}.")
+        if self.targets is not None and not self.algorithm.takes_target:
+            raise JaxdtError(
+                f"{self.algorithm.name} is asked for no return; leave targets out (got {list(self.targets)})."
+            )
         if not (self.target_quantiles and all(0 <= q <= 1 for q in self.target_quantiles)):
             raise JaxdtError(f"target_quantiles must lie between 0 and 1; got {list(self.target_quantiles)}.")
 
+    @property
+    def evaluation_targets(self) -> tuple[float | None, ...]:
+        """Target returns of each evaluation; (None,) where the policy is asked for none, () before they are chosen."""
+        return (self.targets or ()) if self.algorithm.takes_target else (None,)
+
+
+_MOVED = {
+    "model": "TrainConfig(algorithm=DecisionTransformerConfig(model=...))",
+    "optimizer": "TrainConfig(algorithm=DecisionTransformerConfig(optimizer=...))",
+    "return_scale": "TrainConfig(algorithm=DecisionTransformerConfig(return_scale=...))",
+    "eval_context": "TrainConfig(algorithm=DecisionTransformerConfig(context=...))",
+}
+
+
+def _say_what_moved(init: Any) -> Any:
+    @functools.wraps(init)
+    def __init__(self, **values):
+        for name in values.keys() & _MOVED.keys():
+            raise JaxdtError(f"TrainConfig has no {name} of its own any more; write {_MOVED[name]}.")
+        init(self, **values)
+
+    return __init__
+
+
+TrainConfig.__init__ = _say_what_moved(TrainConfig.__init__)
 
 CHANGEABLE = (
     "map_above",
@@ -114,11 +139,11 @@ CHANGEABLE = (
     "targets",
     "eval_every",
     "eval_episodes",
-    "eval_context",
     "save_every",
     "save_every_minutes",
     "log_every",
     "video",
     "tensorboard",
 )
-"""What may differ when a run is resumed: how long and what is looked at, never what is learned."""
+"""What may differ when a run is resumed, and the algorithm's acting options: how long and what is looked at, never what
+is learned."""

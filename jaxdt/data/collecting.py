@@ -49,12 +49,12 @@ def collect_episodes(
         if not 0 <= behaviour.noise < np.inf:
             raise JaxdtError(f"noise must be at least 0 and finite; got {behaviour.noise}.")
     simulator = make_simulator(env_id)
-    if isinstance(action_space(simulator), Discrete) and any(behaviour.noise for behaviour in behaviours):
-        raise JaxdtError(f"noise is for continuous actions and {env_id} has discrete ones; leave it at 0.")
     plays = [behaviour for behaviour in behaviours for _ in range(behaviour.episodes)]
     columns: list[list] = [[], [], [], [], []]
     ends = []
     try:
+        if isinstance(action_space(simulator), Discrete) and any(behaviour.noise for behaviour in behaviours):
+            raise JaxdtError(f"noise is for continuous actions and {env_id} has discrete ones; leave it at 0.")
         for episode, behaviour in enumerate(plays):
             for column, values in zip(columns, _play(simulator, behaviour, seed, episode), strict=True):
                 column.extend(values)

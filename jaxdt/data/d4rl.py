@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 
-class Environment(NamedTuple):
+class D4RLTask(NamedTuple):
     name: str
     """Gymnasium's, without version."""
     random: float
@@ -20,14 +20,14 @@ class Environment(NamedTuple):
 
 
 ENVIRONMENTS = {
-    "halfcheetah": Environment("HalfCheetah", -280.178953, 12135.0, 17, (6000.0, 12000.0)),
-    "hopper": Environment("Hopper", -20.272305, 3234.3, 11, (1800.0, 3600.0)),
-    "walker2d": Environment("Walker2d", 1.629008, 4592.3, 17, (2500.0, 5000.0)),
-    "ant": Environment("Ant", -325.6, 3879.7, 27),
-    "pen": Environment("AdroitHandPen", 96.262799, 3076.8331),
-    "door": Environment("AdroitHandDoor", -56.512833, 2880.5693),
-    "hammer": Environment("AdroitHandHammer", -274.856578, 12794.1348),
-    "relocate": Environment("AdroitHandRelocate", -6.425911, 4233.8778),
+    "halfcheetah": D4RLTask("HalfCheetah", -280.178953, 12135.0, 17, (6000.0, 12000.0)),
+    "hopper": D4RLTask("Hopper", -20.272305, 3234.3, 11, (1800.0, 3600.0)),
+    "walker2d": D4RLTask("Walker2d", 1.629008, 4592.3, 17, (2500.0, 5000.0)),
+    "ant": D4RLTask("Ant", -325.6, 3879.7, 27),
+    "pen": D4RLTask("AdroitHandPen", 96.262799, 3076.8331),
+    "door": D4RLTask("AdroitHandDoor", -56.512833, 2880.5693),
+    "hammer": D4RLTask("AdroitHandHammer", -274.856578, 12794.1348),
+    "relocate": D4RLTask("AdroitHandRelocate", -6.425911, 4233.8778),
 }
 """By D4RL's name."""
 

@@ -125,7 +125,7 @@ class EpisodeStore:
             action = Box(-ones, ones)
         return Spec(
             observation_shape=self.observations.shape[1:],
-            observation_dtype=str(self.observations.dtype),
+            observation_dtype=self.observations.dtype.name,
             action=action,
         )
 
@@ -206,10 +206,6 @@ class EpisodeStore:
         rewards = np.zeros_like(self.rewards)
         rewards[self.offsets[1:] - 1] = self.returns
         return dataclasses.replace(self, rewards=rewards, statistics_before_filters=self.statistics)
-
-    def with_statistics(self, mean: Float[np.ndarray, "*s"], std: Float[np.ndarray, "*s"]) -> "EpisodeStore":
-        """The same episodes, to be normalised by a mean and a standard deviation that were found elsewhere."""
-        return dataclasses.replace(self, statistics_before_filters=Statistics(mean, std))
 
     def with_actions_of(self, space: Box | Discrete, *, clip: bool = False) -> "EpisodeStore":
         """Actions of an environment as models take them: a Box mapped onto [-1, 1], a Discrete counted from 0.

@@ -32,6 +32,7 @@ class WindowSampler(Iterator[Window]):
     steps, so windows that reach an episode's end are short and padded on the left (the original's
     `get_batch`). Batch `i` depends on `seed` and `i` alone: `position` is the stream's whole state. A sampler
     serves one thread; another thread makes its own.
+    `statistics`: mean and standard deviation (*s) to normalise by; default: the store's own.
     With `windows_per_pass`, the last batch of every pass is filled up with windows of nothing but padding
     (Hugging Face's trainer counts one window an episode as a pass).
 
@@ -47,6 +48,7 @@ class WindowSampler(Iterator[Window]):
         return_scale: float = 1000.0,
         max_episode_length: int = 1000,
         windows_per_pass: int | None = None,
+        statistics: tuple[np.ndarray, np.ndarray] | None = None,
     ):
         for name, value in (
             ("context_length", context_length),
@@ -76,7 +78,9 @@ class WindowSampler(Iterator[Window]):
         self._timesteps = _sliding(np.minimum(timesteps, max_episode_length - 1), context_length)
         self._precision = np.result_type(store.observations, np.float32)
         # For all steps of a window: NumPy is slow at rows as short as one observation.
-        self._mean, self._std = (np.repeat(values[None], context_length, axis=0) for values in store.statistics)
+        self._mean, self._std = (
+            np.repeat(values[None], context_length, axis=0) for values in statistics or store.statistics
+        )
         self.position = 0
         """Number of the batch that `next` gives."""
 

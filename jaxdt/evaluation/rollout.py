@@ -1,28 +1,31 @@
-"""All episodes side by side in one compiled loop over environment steps."""
+"""All episodes side by side in one compiled program: scans over environment steps, until the last episode ends."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
-from jaxdt.evaluation.context import lower_return_to_go, make_turn, to_action_space
-from jaxdt.evaluation.environments import Environment
-from jaxdt.types import Interface, Policy
+from jaxdt.types import Box, Environment, Policy, Spec
+
+
+SCAN_STEPS = 50
+"""Most environment steps of one scan; so many are played at most after the last episode's end."""
 
 
 class Trajectory(NamedTuple):
     """What happened at each step `T` of each episode; 0 after its end."""
 
-    observations: Float[Array, "T b s"]
+    observations: Num[Array, "T b *s"]
     """What the action was chosen from."""
-    actions: Float[Array, "T b a"]
+    actions: Num[Array, "T b *a"]
     """In the environment's action space."""
     rewards: Float[Array, "T b"]
 
 
-TROUBLES = (
+FAILURES = (
     "",
     "the environment's first observation is not finite",
     "the policy's action is not finite",
@@ -31,117 +34,132 @@ TROUBLES = (
 )
 
 
-class Played(NamedTuple):
+class Episodes(NamedTuple):
     """Outcome of one rollout."""
 
     returns: Float[Array, " b"]
     lengths: Int[Array, " b"]
-    troubles: Int[Array, " b"]
-    """Why an episode could not go on, an index of TROUBLES; its last step is the one that failed."""
+    failures: Int[Array, " b"]
+    """Why an episode could not go on, an index of FAILURES; its last step is the one that failed."""
     trajectory: Trajectory | None
     """None unless recording was asked for."""
 
 
-Rollout = Callable[[PyTree, Int[Array, " b"], Float[Array, " b"]], Played]
-"""`rollout(params, seeds, targets)`: episode `i` starts from `seeds[i]` and aims at the return `targets[i]`."""
+Rollout = Callable[[PyTree, Int[Array, " b"], Float[Array, " b"]], Episodes]
+"""`rollout(params, seeds, targets)`: episode `i` starts and draws from `seeds[i]` and aims at `targets[i]`."""
 
 
 class _Carry(NamedTuple):
     env_state: PyTree
-    observation: Float[Array, "b s"]
+    observation: Num[Array, "b *s"]
     memory: PyTree  # the policy's
-    returns_to_go: Float[Array, " b"]  # in the environment's units
+    reward: Float[Array, " b"]  # of the last action
     score: Float[Array, " b"]
     length: Int[Array, " b"]
     alive: Bool[Array, " b"]
-    trouble: Int[Array, " b"]  # ends an episode too
+    failure: Int[Array, " b"]  # ends an episode too
 
 
-class _Loop(NamedTuple):
-    carry: _Carry
-    t: Int[Array, ""]
-    trajectory: Trajectory | None
-
-
-def make_rollout(
-    policy: Policy,
-    environment: Environment,
-    interface: Interface,
-    *,
-    max_episode_length: int,
-    record: bool = False,
-) -> Rollout:
+def make_rollout(policy: Policy, environment: Environment, *, record: bool = False) -> Rollout:
     """A jitted rollout (the original's `evaluate_episode_rtg`, over a batch).
 
-    The target is lowered by each reward; an episode counts until it is first done, or until something in it is no
-    longer a number. Later timesteps than `max_episode_length - 1` share the last timestep embedding. Call it again
-    with other params, seeds or targets of the same number and nothing is compiled anew.
+    An episode counts until it is first terminated or truncated, or until something in it is no longer a number. Call
+    it again with other params, seeds or targets of the same number and nothing is compiled anew.
     """
+    spec, most = environment.spec, environment.max_episode_steps
+    num_scans = math.ceil(most / SCAN_STEPS)
+    scan_steps = math.ceil(most / num_scans)
 
     def start(seeds: Int[Array, " b"], targets: Float[Array, " b"]) -> _Carry:
         env_state, observation = environment.reset(seeds)
-        b = seeds.shape[0]
-        zeros = jnp.zeros((b,), jnp.float32)
-        lengths = jnp.zeros((b,), jnp.int32)
-        usable = _finite(observation)
-        trouble = jnp.where(usable, 0, 1)
-        return _Carry(env_state, observation, policy.start(b), targets, zeros, lengths, usable, trouble)
+        zeros = jnp.zeros(seeds.shape, jnp.float32)
+        lengths = jnp.zeros(seeds.shape, jnp.int32)
+        usable = _is_finite(observation)
+        return _Carry(
+            env_state, observation, policy.start(targets), zeros, zeros, lengths, usable, jnp.where(usable, 0, 1)
+        )
 
-    def act(carry: _Carry, t: Int[Array, ""], params: PyTree) -> tuple[_Carry, Trajectory]:
-        timestep = jnp.minimum(t, max_episode_length - 1)
-        turn = make_turn(carry.observation, carry.returns_to_go, timestep, interface)
-        memory, action = policy.act(params, carry.memory, turn)
-        executed = to_action_space(action, interface)
-        env_state, observation, reward, done = environment.step(carry.env_state, executed)
+    def step(carry: _Carry, t: Int[Array, ""], params: PyTree, keys: Array) -> tuple[_Carry, Trajectory]:
+        memory, action = policy.act(params, carry.memory, carry.observation, carry.reward, keys_of_step(keys, t))
+        env_state, observation, reward, terminated, truncated = environment.step(carry.env_state, action)
         reward = jnp.where(carry.alive, reward, 0)
         score = carry.score + reward
-        troubles = [~_finite(executed), ~(_finite(observation) & jnp.isfinite(reward)), ~jnp.isfinite(score)]
-        trouble = jnp.where(carry.alive, jnp.select(troubles, [2, 3, 4], 0), carry.trouble)
-        happened = Trajectory(
-            jnp.where(carry.alive[:, None], carry.observation, 0),
-            jnp.where(carry.alive[:, None], executed, 0),
-            reward,
-        )
+        failures = [~_is_action(action, spec), ~(_is_finite(observation) & jnp.isfinite(reward)), ~jnp.isfinite(score)]
+        failure = jnp.where(carry.alive, jnp.select(failures, [2, 3, 4], 0), carry.failure)
+        happened = Trajectory(_where(carry.alive, carry.observation), _where(carry.alive, action), reward)
         new = _Carry(
             env_state=env_state,
             observation=observation,
             memory=memory,
-            returns_to_go=lower_return_to_go(carry.returns_to_go, reward, interface),
+            reward=reward,
             score=score,
             length=carry.length + carry.alive,
-            alive=carry.alive & ~done & (trouble == 0),
-            trouble=trouble,
+            alive=carry.alive & ~terminated & ~truncated & (failure == 0) & (t + 1 < most),
+            failure=failure,
         )
         return new, happened
 
-    def nothing_yet(carry: _Carry) -> Trajectory:
-        b, steps = carry.score.shape[0], environment.max_episode_steps
-        return Trajectory(
-            jnp.zeros((steps, *carry.observation.shape), carry.observation.dtype),
-            jnp.zeros((steps, b, environment.action_dim)),
-            jnp.zeros((steps, b)),
-        )
-
     @jax.jit
-    def rollout(params: PyTree, seeds: Int[Array, " b"], targets: Float[Array, " b"]) -> Played:
-        def goes_on(loop: _Loop) -> Bool[Array, ""]:
-            return jnp.any(loop.carry.alive) & (loop.t < environment.max_episode_steps)
+    def rollout(params: PyTree, seeds: Int[Array, " b"], targets: Float[Array, " b"]) -> Episodes:
+        keys = keys_of_episodes(seeds)  # of a policy that draws nothing they are never computed
 
-        def step(loop: _Loop) -> _Loop:
-            carry, happened = act(loop.carry, loop.t, params)
-            so_far = loop.trajectory
-            if so_far is not None:
-                so_far = jax.tree.map(lambda steps, new: steps.at[loop.t].set(new), so_far, happened)
-            return _Loop(carry, loop.t + 1, so_far)
+        def scan(carry: _Carry, first: Int[Array, ""]) -> tuple[_Carry, Trajectory | None]:
+            def body(carry: _Carry, t: Int[Array, ""]) -> tuple[_Carry, Trajectory | None]:
+                new, happened = step(carry, t, params, keys)
+                return new, happened if record else None
 
-        first = start(seeds, targets)
-        # A scan would have to skip the steps after the last episode's end, which copies the policy's memory each time.
-        loop = _Loop(first, jnp.zeros((), jnp.int32), nothing_yet(first) if record else None)
-        last, _, trajectory = jax.lax.while_loop(goes_on, step, loop)
-        return Played(last.score, last.length, last.trouble, trajectory)
+            return jax.lax.scan(body, carry, first + jnp.arange(scan_steps))
+
+        def goes_on(loop: tuple) -> Bool[Array, ""]:
+            carry, first, _ = loop
+            return jnp.any(carry.alive) & (first < most)
+
+        def next_scan(loop: tuple) -> tuple:
+            carry, first, so_far = loop
+            carry, happened = scan(carry, first)
+            if record:
+                so_far = jax.tree.map(
+                    lambda steps, new: jax.lax.dynamic_update_slice_in_dim(steps, new, first, 0), so_far, happened
+                )
+            return carry, first + scan_steps, so_far
+
+        carry = start(seeds, targets)
+        nothing_yet = _nothing_yet(num_scans * scan_steps, carry.observation, spec) if record else None
+        last, _, trajectory = jax.lax.while_loop(goes_on, next_scan, (carry, jnp.zeros((), jnp.int32), nothing_yet))
+        if trajectory is not None:
+            trajectory = jax.tree.map(lambda steps: steps[:most], trajectory)
+        return Episodes(last.score, last.length, last.failure, trajectory)
 
     return rollout
 
 
-def _finite(rows: Float[Array, "b *n"]) -> Bool[Array, " b"]:
+def keys_of_episodes(seeds: Int[Array, " b"]) -> Key[Array, " b"]:
+    """What each episode draws its actions from: it depends on the episode's own environment seed alone."""
+    # Folded once, since a pure-JAX environment begins from the seed's key itself.
+    return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
+
+
+def keys_of_step(keys: Key[Array, " b"], step: Int[Array, ""]) -> Key[Array, " b"]:
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
+
+
+def _nothing_yet(steps: int, observation: Num[Array, "b *s"], spec: Spec) -> Trajectory:
+    batch = observation.shape[0]
+    return Trajectory(
+        jnp.zeros((steps, *observation.shape), observation.dtype),
+        jnp.zeros((steps, batch, *spec.action_shape), spec.action_dtype),
+        jnp.zeros((steps, batch)),
+    )
+
+
+def _where(alive: Bool[Array, " b"], rows: Num[Array, "b *n"]) -> Num[Array, "b *n"]:
+    return jnp.where(alive.reshape(-1, *[1] * (rows.ndim - 1)), rows, 0)
+
+
+def _is_action(action: Num[Array, "b *a"], spec: Spec) -> Bool[Array, " b"]:
+    """A discrete policy whose logits are not finite gives a number below the first."""
+    return _is_finite(action) if isinstance(spec.action, Box) else action >= spec.action.start
+
+
+def _is_finite(rows: Num[Array, "b *n"]) -> Bool[Array, " b"]:
     return jnp.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))

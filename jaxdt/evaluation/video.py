@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Num
 
 from jaxdt.errors import JaxdtError, WriteError, one_line
 from jaxdt.files import writing
@@ -17,7 +17,7 @@ from jaxdt.simulator import make_simulator
 
 
 def render_episode(
-    path: Path, env_id: str, seed: int, actions: Float[np.ndarray, "t a"], *, progress: Progress | None = None
+    path: Path, env_id: str, seed: int, actions: Num[np.ndarray, "t *a"], *, progress: Progress | None = None
 ) -> None:
     """Replays recorded actions from the seed they were recorded from; MuJoCo repeats the episode exactly.
 
@@ -66,8 +66,12 @@ def _load_writer() -> Any:
 
 
 def _frame(simulator: Any) -> np.ndarray:
+    import gymnasium
+
     try:
         frame = simulator.render()
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise JaxdtError(f"this environment cannot be rendered: {one_line(error, 200)}.") from error
     except Exception as error:  # MuJoCo's renderers raise what their C library happens to raise
         raise JaxdtError(
             f"this machine cannot render ({type(error).__name__}: {error}); install EGL (Debian: apt install libegl1) "

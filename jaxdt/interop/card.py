@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxdt.types import Interface
+from jaxdt.types import Box, Spec
 
 
 def model_card(
     name: str,
-    interface: Interface,
+    spec: Spec,
     *,
+    return_scale: float,
     env_id: str | None,
     context_length: int,
     targets: Sequence[float],
@@ -29,8 +30,8 @@ def model_card(
         "A [Decision Transformer](https://arxiv.org/abs/2106.01345), written by jaxdt for "
         "`transformers.DecisionTransformerModel`.",
         "## Results\n\n" + _results(evaluations),
-        "## How to use it\n\n" + _usage(interface, env_id, context_length, targets),
-        "## Normalisation\n\n" + _normalization(interface),
+        "## How to use it\n\n" + _usage(spec, return_scale, env_id, context_length, targets),
+        "## Normalisation\n\n" + _normalization(spec),
         "## Training\n\n" + "\n".join(f"- {sentence}" for sentence in training),
         "## Untrained tensors\n\nThis model has no such weights; they are zeros, and what they predict means nothing: "
         + ", ".join(f"`{tensor}`" for tensor in untrained)
@@ -76,28 +77,39 @@ def _results(evaluations: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _usage(interface: Interface, env_id: str | None, context_length: int, targets: Sequence[float]) -> str:
-    low, high = interface.action_low, interface.action_high
-    delayed = interface.delayed_reward
+def _usage(spec: Spec, return_scale: float, env_id: str | None, context_length: int, targets: Sequence[float]) -> str:
     lines = [
         f"- Environment: {env_id or 'not a Gymnasium one'}.",
         f"- Context: the last {context_length} steps (`K`), padded on the left, `attention_mask` 0 at padding.",
-        f"- Returns-to-go are divided by {interface.return_scale:g} before they enter the model"
-        + (" and stay as they are while acting (trained on delayed rewards)." if delayed else "."),
+        f"- Returns-to-go are divided by {return_scale:g} before they enter the model"
+        + (" and stay as they are while acting (trained on delayed rewards)." if spec.delayed_reward else "."),
         f"- Target returns used: {', '.join(f'{target:g}' for target in targets) or 'none recorded'}.",
-        "- Actions: predictions are the environment's own."
-        if np.all(low == -1) and np.all(high == 1)
-        else f"- Actions: predictions lie in [-1, 1] and are mapped onto [{_row(low)}], [{_row(high)}]: "
-        "low + (prediction + 1) / 2 * (high - low); actions that enter the model are mapped back.",
+        f"- Actions: {_actions(spec)}",
         "- In JAX: `jaxdt.from_huggingface(...)` reads the weights and `normalization.json`.",
     ]
     return "\n".join(lines)
 
 
-def _normalization(interface: Interface) -> str:
+def _actions(spec: Spec) -> str:
+    if not isinstance(spec.action, Box):
+        n, start = spec.action
+        return (
+            f"one of {n}, numbered from {start} in the environment; one-hot vectors enter the model, and its "
+            "`action_preds` are their logits."
+        )
+    low, high = spec.action
+    if np.all(low == -1) and np.all(high == 1):
+        return "predictions are the environment's own."
+    return (
+        f"predictions lie in [-1, 1] and are mapped onto [{_row(low)}], [{_row(high)}]: "
+        "low + (prediction + 1) / 2 * (high - low); actions that enter the model are mapped back."
+    )
+
+
+def _normalization(spec: Spec) -> str:
     return (
         "Observations enter the model as (observation - mean) / std; also in `normalization.json`.\n\n"
-        f"mean = [{_row(interface.state_mean)}]\n\nstd = [{_row(interface.state_std)}]"
+        f"mean = [{_row(spec.constants['state_mean'])}]\n\nstd = [{_row(spec.constants['state_std'])}]"
     )
 
 

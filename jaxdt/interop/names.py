@@ -118,6 +118,18 @@ def config_from_tensors(tensors: Tensors, num_heads: int, context_length: int, s
     )
 
 
+def one_hot_params(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of a model of discrete actions as those of one that reads them as one-hot vectors: the same model."""
+    table = np.asarray(params["embed_action"]["embedding"])
+    return {**params, "embed_action": {"kernel": table, "bias": np.zeros_like(table[0])}}
+
+
+def discrete_params(params: dict[str, Any]) -> dict[str, Any]:
+    """The way back: every one-hot vector becomes a row of a table."""
+    layer = params["embed_action"]
+    return {**params, "embed_action": {"embedding": layer["kernel"] + layer["bias"]}}
+
+
 def _leaves(config: ModelConfig, layout: Layout) -> Iterator[_Leaf]:
     """Every tensor but the attention's joined one and those that only one side has."""
     assert config.state_dim is not None

@@ -17,6 +17,7 @@ from jaxdt.interop.huggingface import config_from_huggingface
 from jaxdt.interop.names import config_from_tensors, layout_of, params_from_tensors
 from jaxdt.interop.tensors import Tensors, read_tensors
 from jaxdt.simulator import checked_env_id
+from jaxdt.types import numbers_from_json
 
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -24,8 +25,8 @@ NORMALIZATION = "normalization.json"
 """Beside the weights that we export: what stands between them and their environment."""
 
 
-class Surroundings(NamedTuple):
-    """What weights need to be used; None where nothing is known."""
+class PartialSpec(NamedTuple):
+    """What weights need to be used, as a flat document says it; None where nothing is known."""
 
     state_mean: Float[np.ndarray, "*s"] | None = None
     state_std: Float[np.ndarray, "*s"] | None = None
@@ -35,6 +36,10 @@ class Surroundings(NamedTuple):
     targets: tuple[float, ...] | None = None
     action_low: Float[np.ndarray, " a"] | None = None
     action_high: Float[np.ndarray, " a"] | None = None
+    num_actions: int | None = None
+    """Of discrete ones, which the model sees as one-hot vectors."""
+    first_action: int | None = None
+    """The environment's number of the first of them."""
     delayed_reward: bool | None = None
 
 
@@ -43,7 +48,7 @@ class Imported(NamedTuple):
 
     config: ModelConfig
     params: dict[str, Any]
-    surroundings: Surroundings
+    known: PartialSpec
     dropped: list[str]
     """Names of the untrained tensors that were left out."""
 
@@ -57,8 +62,8 @@ def read_model(source: str, context_length: int | None = None, num_heads: int | 
     path = _local(source)
     weights = path if path.is_file() else _weights_in(path)
     config_file = weights.parent / "config.json"
-    surroundings = _surroundings(source, weights.parent / NORMALIZATION)
-    length = next(value for value in (context_length, surroundings.context_length, 20) if value is not None)
+    known = _known_of(source, weights.parent / NORMALIZATION)
+    length = next(value for value in (context_length, known.context_length, 20) if value is not None)
     tensors = read_tensors(weights)
     if layout_of(tensors, str(weights)) == "encoder":
         if not config_file.is_file():
@@ -69,8 +74,8 @@ def read_model(source: str, context_length: int | None = None, num_heads: int | 
     else:
         config = _original_config(tensors, num_heads, length, weights)
     params, dropped = params_from_tensors(tensors, config, str(weights))
-    _check_sizes(surroundings, config, source)
-    return Imported(config, params, surroundings, dropped)
+    _check_sizes(known, config, source)
+    return Imported(config, params, known, dropped)
 
 
 def read_json(path: Path) -> Any:
@@ -83,24 +88,30 @@ def read_json(path: Path) -> Any:
         raise JaxdtError(f"{path} is not a readable JSON file: {one_line(error, 200)}; copy it again.") from error
 
 
-def read_surroundings(values: Any, source: str) -> Surroundings:
+def read_partial_spec(values: Any, source: str) -> PartialSpec:
     """What a JSON object says, checked field by field; raises JaxdtError naming the wrong one."""
     if not isinstance(values, dict):
         raise JaxdtError(f"{source} must be a JSON object with state_mean and state_std; got {type(values).__name__}.")
-    known = {name: values[name] for name in Surroundings._fields if values.get(name) is not None}
+    known = {name: values[name] for name in PartialSpec._fields if values.get(name) is not None}
     if isinstance(known.get("targets"), list) and not known["targets"]:
         del known["targets"]
     for name in ("state_mean", "state_std", "action_low", "action_high"):
         if name in known:
-            known[name] = _numbers(known[name], f"{source}: {name}")
+            known[name] = numbers_from_json(known[name], f"{source}: {name}")
     if "targets" in known:
-        known["targets"] = tuple(_numbers(known["targets"], f"{source}: targets", np.float64).reshape(-1).tolist())
+        known["targets"] = tuple(
+            numbers_from_json(known["targets"], f"{source}: targets", np.float64).reshape(-1).tolist()
+        )
     if "return_scale" in known:
-        known["return_scale"] = float(_numbers([known["return_scale"]], f"{source}: return_scale", np.float64)[0])
+        known["return_scale"] = float(
+            numbers_from_json([known["return_scale"]], f"{source}: return_scale", np.float64)[0]
+        )
     rules = {
         "state_std": ("must be above 0 everywhere", lambda std: bool((std > 0).all())),
         "return_scale": ("must be above 0", lambda scale: scale > 0),
         "context_length": ("must be a whole number of 1 or more", lambda k: type(k) is int and k >= 1),
+        "num_actions": ("must be a whole number of 1 or more", lambda n: type(n) is int and n >= 1),
+        "first_action": ("must be a whole number", lambda first: type(first) is int and abs(first) < 2**30),
         "delayed_reward": ("must be true or false", lambda flag: isinstance(flag, bool)),
     }
     for name, (rule, holds) in rules.items():
@@ -108,7 +119,7 @@ def read_surroundings(values: Any, source: str) -> Surroundings:
             raise JaxdtError(f"{source}: {name} {rule}; got {values[name]!r:.80}.")
     if "env_id" in known:
         checked_env_id(known["env_id"], source)
-    return Surroundings(**known)
+    return PartialSpec(**known)
 
 
 def _local(source: str) -> Path:
@@ -155,10 +166,10 @@ def _original_config(tensors: Tensors, num_heads: int | None, context_length: in
     return config_from_tensors(tensors, num_heads, context_length, str(path))
 
 
-def _surroundings(source: str, beside: Path) -> Surroundings:
+def _known_of(source: str, beside: Path) -> PartialSpec:
     """From the file beside the weights, or from the table of Hugging Face's nine checkpoints, by name."""
     if beside.is_file():
-        return read_surroundings(read_json(beside), str(beside))
+        return read_partial_spec(read_json(beside), str(beside))
     table = json.loads(resources.files("jaxdt.interop").joinpath("hub_statistics.json").read_text(encoding="utf-8"))
     by_name = {name.split("/")[1]: values for name, values in table["models"].items()}
     path = Path(source).expanduser()
@@ -167,11 +178,11 @@ def _surroundings(source: str, beside: Path) -> Surroundings:
     else:
         name = source.removeprefix("edbeeching/")
     if name not in by_name:
-        return Surroundings()
+        return PartialSpec()
     state_mean = np.array(by_name[name]["state_mean"], np.float32)
     env_id = d4rl_env_id(f"{name.removeprefix('decision-transformer-gym-')}-v2", len(state_mean))
     assert env_id is not None
-    return Surroundings(
+    return PartialSpec(
         state_mean=state_mean,
         state_std=np.array(by_name[name]["state_std"], np.float32),
         return_scale=1000.0,
@@ -180,22 +191,17 @@ def _surroundings(source: str, beside: Path) -> Surroundings:
     )
 
 
-def _check_sizes(surroundings: Surroundings, config: ModelConfig, source: str) -> None:
+def _check_sizes(known: PartialSpec, config: ModelConfig, source: str) -> None:
     sizes = {"state_mean": config.state_dim, "state_std": config.state_dim}
     sizes |= {"action_low": config.action_dim, "action_high": config.action_dim}
+    if known.num_actions not in (None, config.action_dim):
+        raise JaxdtError(
+            f"{source}: num_actions is {known.num_actions}, the model has {config.action_dim}; they belong to another "
+            "one."
+        )
     for name, size in sizes.items():
-        values = getattr(surroundings, name)
+        values = getattr(known, name)
         if values is not None and values.size != size:
             raise JaxdtError(
                 f"{source}: {name} has {values.size} numbers, the model {size}; they belong to another one."
             )
-
-
-def _numbers(values: Any, where: str, dtype: Any = np.float32) -> np.ndarray:
-    try:
-        array = np.asarray(values, dtype)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise JaxdtError(f"{where} must be numbers; got {values!r:.80}.") from error
-    if not array.size or not np.isfinite(array).all():
-        raise JaxdtError(f"{where} must be one or more finite numbers; got {values!r:.80}.")
-    return array

@@ -1,11 +1,10 @@
-"""The transformer as pure functions; the only room that imports `flax.nnx`."""
+"""Networks as pure functions; the only room that imports `flax.nnx`."""
 
 from jaxdt.models.building import (
     Apply as Apply,
     DecodeStep as DecodeStep,
     build_decoder as build_decoder,
     build_model as build_model,
-    cached_policy as cached_policy,
 )
 from jaxdt.models.functional import Init as Init, Params as Params
 from jaxdt.models.mlp import ApplyMLP as ApplyMLP, build_mlp as build_mlp

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxdt.config import ModelConfig
 from jaxdt.errors import JaxdtError
 from jaxdt.models.functional import Init, Params, as_functions
 from jaxdt.models.transformer import DecisionTransformer, DecodeCache, KVCache
-from jaxdt.types import Policy, Turn, Window
+from jaxdt.types import Window
 
 
 @runtime_checkable
@@ -96,20 +96,6 @@ def build_decoder(config: ModelConfig) -> tuple[Callable[[int], DecodeCache], De
         return with_params(params).decode_step(cache, previous_action, states, returns_to_go, timestep)
 
     return start, decode_step
-
-
-def cached_policy(config: ModelConfig) -> Policy:
-    """Acts with continuous actions by `build_decoder`."""
-    start_cache, decode_step = build_decoder(config)
-
-    def start(batch: int) -> tuple[DecodeCache, Float[Array, "b a"]]:
-        return start_cache(batch), jnp.zeros((batch, config.action_dim or 0))
-
-    def act(params: Params, memory: Any, turn: Turn) -> tuple[Any, Float[Array, "b a"]]:
-        cache, action = decode_step(params, *memory, turn.states, turn.returns_to_go, turn.timestep)
-        return (cache, action), action
-
-    return Policy(start, act)
 
 
 @functools.lru_cache(maxsize=8)

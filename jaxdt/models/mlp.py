@@ -19,7 +19,7 @@ class MLP(nnx.Module):
         self, *, inputs: int, outputs: int, width: int, num_layers: int, dropout: float, tanh: bool, rngs: nnx.Rngs
     ):
         sizes = [inputs] + [width] * num_layers
-        self.hidden = nnx.Dict({f"layer_{i}": torch_linear(*sizes[i : i + 2], rngs) for i in range(num_layers)})
+        self.hidden = nnx.Dict({f"layer_{i}": torch_linear(sizes[i], sizes[i + 1], rngs) for i in range(num_layers)})
         self.output = torch_linear(sizes[-1], outputs, rngs)
         self.dropout, self.tanh = dropout, tanh
 

@@ -200,7 +200,8 @@ class DecisionTransformer(nnx.Module):
         return jnp.tanh(outputs) if self.action_tanh else outputs
 
     def _embed_action(self, actions: Float[Array, "*b a"] | Int[Array, "*b"]) -> Float[Array, "*b d"]:
-        return self.embed_action(actions) if self.is_discrete else dense(self.embed_action, actions)
+        layer = self.embed_action
+        return dense(layer, actions) if isinstance(layer, nnx.Linear) else layer(actions)
 
     def _embed_time(self, timesteps: Int[Array, "*b"]) -> Float[Array, "*b d"]:
         # nnx.Embed gives NaN for an index out of range; steps past the table share its last row.

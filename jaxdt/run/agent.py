@@ -1,33 +1,34 @@
 """A trained policy to act with, outside our own evaluation."""
 
 import contextlib
+import dataclasses
 import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
+from jaxdt.algorithms import make_algorithm
 from jaxdt.checkpoint import (
     Which,
     damaged_checkpoints,
     find_checkpoint,
     load_checkpoint,
-    set_damaged_aside,
+    quarantine_damaged,
     stored_shapes,
 )
-from jaxdt.config import Context, ModelConfig
+from jaxdt.config import AlgorithmConfig, flatten
 from jaxdt.errors import JaxdtError
-from jaxdt.evaluation.context import lower_return_to_go, make_turn, to_action_space, window_policy
-from jaxdt.models import Apply, Params, build_model, cached_policy
+from jaxdt.evaluation.rollout import keys_of_episodes, keys_of_step
 from jaxdt.run.directory import RunDirectory, environment_of_record, read_record
 from jaxdt.run.lock import sole_process
-from jaxdt.types import Interface, Policy, Window
+from jaxdt.types import Box, Spec
 
 
 class Agent:
-    """Acts in one episode at a time, asked for a target return.
+    """Acts in one episode at a time, asked for a target return where its algorithm takes one.
 
     ```python
     agent = jaxdt.Agent.load("runs/cheetah")
@@ -39,141 +40,126 @@ class Agent:
 
     def __init__(
         self,
-        config: ModelConfig,
-        params: Params,
-        interface: Interface,
+        config: AlgorithmConfig,
+        params: PyTree,
+        spec: Spec,
         *,
         env_id: str | None = None,
-        targets: tuple[float, ...] = (),
-        context: Context = "exact",
+        targets: tuple[float, ...] | None = None,
     ):
         self.config = config
-        """The model's shape."""
+        """Of the algorithm; `acting_with` gives an agent with other acting options."""
         self.params = params
-        """Weights, for `build_model(config)`'s `apply`."""
-        self.interface = interface
+        self.spec = spec
         self.env_id = env_id
-        self.targets = targets
-        """Target returns the run was evaluated at."""
-        self.apply: Apply
-        _, self.apply = build_model(config)
-        self._advance = jax.jit(self._advance_one_step)
-        self.context: Context = context
-        """How it reads its context: every window anew, or from keys and values it keeps."""
-        self._policy = make_policy(config, self.apply, interface, context)
-        self.players: list[Any] = []
+        self.targets: tuple[float | None, ...] = (targets or ()) if config.takes_target else (None,)
+        """Target returns the run was evaluated at; (None,) where the policy is asked for none."""
+        self.kept_evaluators: list[Any] = []
         """The one that `evaluate` keeps, with what it compiled."""
+        self.policy = make_algorithm(config, spec).policy
+        self._act = jax.jit(self._act_once)
         self._memory: Any = None
-        self._return_to_go: Any = None
-        self._timestep = -1
+        self._seed, self._steps = 0, 0
 
     @classmethod
-    def load(
-        cls, run_dir: str | os.PathLike[str], checkpoint: Which = "latest", *, context: Context = "exact"
-    ) -> "Agent":
+    def load(cls, run_dir: str | os.PathLike[str], checkpoint: Which = "latest", **acting: Any) -> "Agent":
         """The agent of a run directory; raises JaxdtError when it holds no run or no such checkpoint.
 
-        `context`: `cached` computes three tokens an action instead of three for every step of the context, and is
-        slightly another policy once an episode is longer than the context.
+        `acting`: options of its algorithm for acting, such as `context="cached"`, `sampling="sample"` or
+        `temperature=0.5`; default: the run's.
         """
         run = RunDirectory(run_dir)
         record = read_record(run)
         damaged = damaged_checkpoints(run.checkpoints)
         if damaged:
             with contextlib.suppress(JaxdtError, OSError), sole_process(run.path):  # not of a live or read-only run
-                set_damaged_aside(run.checkpoints)
+                quarantine_damaged(run.checkpoints)
         step = find_checkpoint(run.checkpoints, checkpoint, damaged=damaged)
-        _check_depth(record.model, stored_shapes(run.checkpoints, step, "params"), run)
-        init, _ = build_model(record.model)
-        shapes = jax.eval_shape(init, jax.random.key(0))
-        params = load_checkpoint(run.checkpoints, step, params=shapes)["params"]
-        if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(params)):
-            raise JaxdtError(f"checkpoint {run.checkpoints / str(step)} has weights that are not finite; use another.")
+        config = with_acting_options(record.config.algorithm, **acting)
+        config.check_spec(record.spec)
+        params = load_params(run, step, config, record.spec)
         return cls(
-            record.model,
+            config,
             params,
-            record.interface,
+            record.spec,
             env_id=environment_of_record(record),
-            targets=record.config.targets or (),
-            context=context,
+            targets=record.config.targets,
         )
 
-    @property
-    def state_mean(self) -> Float[np.ndarray, "*s"]:
-        return self.interface.state_mean
+    def acting_with(self, **options: Any) -> "Agent":
+        """An agent of the same weights with other acting options; itself where they are what it has."""
+        config = with_acting_options(self.config, **options)
+        if config == self.config:
+            return self
+        targets = tuple(target for target in self.targets if target is not None)
+        return Agent(config, self.params, self.spec, env_id=self.env_id, targets=targets)
 
-    @property
-    def state_std(self) -> Float[np.ndarray, "*s"]:
-        """Standard deviation + 1e-6 of the training observations."""
-        return self.interface.state_std
+    def reset(self, target_return: float | None = None, *, seed: int = 0) -> None:
+        """Begins an episode that should reach `target_return`, in the environment's reward units.
 
-    @property
-    def return_scale(self) -> float:
-        return self.interface.return_scale
+        `seed`: of the actions, where they are drawn at random; an episode that `evaluate` starts from this seed alone
+        draws the same ones. Raises JaxdtError without a target where the policy
+        takes one, and with one where it takes none.
+        """
+        if self.config.takes_target and (target_return is None or not np.isfinite(target_return)):
+            raise JaxdtError(f"target_return must be a finite number; got {target_return}.")
+        if not self.config.takes_target and target_return is not None:
+            raise JaxdtError(f"{self.config.name} is asked for no return; leave target_return={target_return} out.")
+        self._memory = self.policy.start(jnp.full((1,), target_return or 0.0, jnp.float32))
+        self._seed, self._steps = seed, 0
 
-    def reset(self, target_return: float) -> None:
-        """Begins an episode that should reach `target_return`, in the environment's reward units."""
-        if not np.isfinite(target_return):
-            raise JaxdtError(f"target_return must be finite; got {target_return}.")
-        self._memory = self._policy.start(1)
-        self._return_to_go = jnp.full((1,), target_return, jnp.float32)
-        self._timestep = -1
+    def act(self, observation: Any, reward: float = 0.0) -> Float[np.ndarray, " a"] | np.integer:
+        """The next action, in the environment's action space: a vector, or a whole number where they are discrete.
 
-    def act(self, observation: Any, reward: float = 0.0) -> Float[np.ndarray, " a"]:
-        """The next action, in the environment's action space.
-
-        `observation` (s,) is the newest one and `reward` what the previous action earned; at the first step
+        `observation` (*s) is the newest one and `reward` what the previous action earned; at the first step
         of an episode the reward is not used. Raises JaxdtError before `reset`, for an observation of another
         shape, and for numbers that are not finite.
         """
         if self._memory is None:
-            raise JaxdtError("the agent has no target yet; call agent.reset(target_return=...) first.")
+            raise JaxdtError("no episode has begun; call agent.reset(target_return=...) first.")
         observation = np.asarray(observation, np.float32)
-        if observation.shape != self.interface.state_mean.shape:
-            raise JaxdtError(
-                f"the observation must have shape {self.interface.state_mean.shape}; got {observation.shape}."
-            )
+        if observation.shape != self.spec.observation_shape:
+            raise JaxdtError(f"the observation must have shape {self.spec.observation_shape}; got {observation.shape}.")
         if not (np.isfinite(observation).all() and np.isfinite(reward)):
             raise JaxdtError("the observation and the reward must be finite.")
-        self._timestep += 1
-        earned = np.array([reward if self._timestep else 0.0], np.float32)
-        timestep = np.int32(min(self._timestep, self.config.max_episode_length - 1))
-        self._memory, self._return_to_go, action = self._advance(
-            self.params, self._memory, self._return_to_go, observation[None], earned, timestep
-        )
-        if not np.isfinite(action := np.asarray(action)[0]).all():
+        earned = np.array([reward if self._steps else 0.0], np.float32)
+        place = np.array([self._seed, self._steps], np.int32)
+        self._memory, actions = self._act(self.params, self._memory, observation[None], earned, place)
+        self._steps += 1
+        action, space = np.asarray(actions)[0], self.spec.action
+        if not (np.isfinite(action).all() if isinstance(space, Box) else action >= space.start):
             raise JaxdtError("the action is not finite: the weights overflow at this observation; train them again.")
         return action
 
-    def _advance_one_step(
-        self,
-        params: PyTree,
-        memory: PyTree,
-        return_to_go: Float[Array, " b"],
-        observation: Float[Array, "b *s"],
-        reward: Float[Array, " b"],
-        timestep: Int[Array, ""],
-    ) -> tuple[PyTree, Float[Array, " b"], Float[Array, "b a"]]:
-        return_to_go = lower_return_to_go(return_to_go, reward, self.interface)
-        turn = make_turn(observation, return_to_go, timestep, self.interface)
-        memory, action = self._policy.act(params, memory, turn)
-        return memory, return_to_go, to_action_space(action, self.interface)
+    def _act_once(self, params: PyTree, memory: PyTree, observation: Array, reward: Array, place: Array):
+        seed, step = place
+        keys = keys_of_episodes(seed[None])  # of a policy that draws nothing, no part is computed
+        return self.policy.act(params, memory, observation, reward, keys_of_step(keys, step))
 
 
-def _check_depth(config: ModelConfig, stored: dict[str, tuple], run: RunDirectory) -> None:
-    """Before the model is built, which takes minutes if a damaged config asks for many layers."""
-    layers = len({name.split("/")[1] for name in stored if name.startswith("blocks/")})
-    if layers != config.num_layers:
-        raise JaxdtError(f"{run.config} is damaged: num_layers is {config.num_layers}; the checkpoint has {layers}.")
+def with_acting_options(config: AlgorithmConfig, **options: Any) -> AlgorithmConfig:
+    """The config with the options that are not None; raises JaxdtError for one that its algorithm does not have."""
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if name not in config.acting_options:
+            raise JaxdtError(
+                f"{config.name} has no acting option {name}; it has {', '.join(config.acting_options) or 'none'}."
+            )
+    return dataclasses.replace(config, **given)
 
 
-def make_policy(config: ModelConfig, apply: Apply, interface: Interface, context: Context = "exact") -> Policy:
-    """How the model acts: from its whole window at each step, or from keys and values it keeps."""
-    if context == "cached":
-        return cached_policy(config)
-    assert config.action_dim is not None
-
-    def answer(params: Params, window: Window) -> Float[Array, "b a"]:
-        return apply(params, window, newest_only=True)[:, 0]
-
-    return window_policy(answer, config.context_length, interface.state_mean.shape, config.action_dim)
+def load_params(run: RunDirectory, step: int, config: AlgorithmConfig, spec: Spec) -> PyTree:
+    """The weights of a checkpoint; raises JaxdtError where they do not fit the config or are not finite."""
+    stored = stored_shapes(run.checkpoints, step, "params")
+    layers = max((v for name, v in flatten(config).items() if name.endswith("num_layers")), default=0)
+    if layers > len(stored):  # building so many would take minutes
+        raise JaxdtError(f"{run.config} is damaged: num_layers is {layers}; the checkpoint has {len(stored)} arrays.")
+    try:
+        algorithm = make_algorithm(config, spec)
+    except JaxdtError as error:
+        raise JaxdtError(f"{run.config} is damaged: {error}") from error
+    shapes = jax.eval_shape(algorithm.init, jax.random.key(0)).params
+    params = load_checkpoint(run.checkpoints, step, params=shapes)["params"]
+    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(params)):
+        raise JaxdtError(f"checkpoint {run.checkpoints / str(step)} has weights that are not finite; use another.")
+    return params

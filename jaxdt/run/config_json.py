@@ -4,12 +4,13 @@ import dataclasses
 import typing
 from typing import Any, Literal
 
-from jaxdt.config import TrainConfig
-from jaxdt.errors import JaxdtError
+from jaxdt.config import AlgorithmConfig, TrainConfig
+from jaxdt.errors import JaxdtError, VersionError
 
 
 def config_to_json(config: TrainConfig) -> dict[str, Any]:
-    return dataclasses.asdict(config)
+    values = dataclasses.asdict(config)
+    return {**values, "algorithm": {"name": config.algorithm.name, **values["algorithm"]}}
 
 
 def config_from_json(values: Any) -> TrainConfig:
@@ -21,13 +22,16 @@ def _from_json(kind: type, values: Any, where: str) -> Any:
     if not isinstance(values, dict):
         raise JaxdtError(f"{where} must be a JSON object; got {type(values).__name__}.")
     hints = typing.get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise JaxdtError(f"{where} has the unknown field {unknown[0]!r}; it was written by another version.")
-    return kind(**{name: _value_from_json(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+        raise VersionError(f"{where} has the unknown field {unknown[0]!r}; it was written by another version.")
+    return kind(**{name: _value_from_json(fields[name], value, f"{where}.{name}") for name, value in values.items()})
 
 
 def _value_from_json(hint: Any, value: Any, where: str) -> Any:
+    if hint == AlgorithmConfig:
+        return _algorithm_from_json(value, where)
     if dataclasses.is_dataclass(hint):
         return _from_json(typing.cast(type, hint), value, where)
     allowed = {typing.get_origin(part) or part for part in typing.get_args(hint) or (hint,)}
@@ -44,3 +48,17 @@ def _value_from_json(hint: Any, value: Any, where: str) -> Any:
     if type(value) in allowed:
         return value
     raise JaxdtError(f"{where} has the wrong type; got {value!r:.80}.")
+
+
+def _algorithm_from_json(values: Any, where: str) -> AlgorithmConfig:
+    """By the name that it bears, one of those that this version knows."""
+    if not isinstance(values, dict):
+        raise JaxdtError(f"{where} must be a JSON object; got {type(values).__name__}.")
+    known = {kind.name: kind for kind in typing.get_args(AlgorithmConfig)}
+    name = values.get("name")
+    if not isinstance(name, str) or name not in known:
+        raise VersionError(
+            f"{where} is {name!r:.40}, which this version does not know (it knows {', '.join(known)}); use the version "
+            "that wrote it, or a newer one."
+        )
+    return _from_json(known[name], {field: value for field, value in values.items() if field != "name"}, where)

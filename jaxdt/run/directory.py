@@ -9,18 +9,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from jaxdt.config import ModelConfig, TrainConfig
-from jaxdt.errors import JaxdtError, one_line
+from jaxdt.config import TrainConfig
+from jaxdt.errors import JaxdtError, VersionError, one_line
 from jaxdt.files import is_free, open_atomically, read_json
+from jaxdt.run import upgrade
 from jaxdt.run.config_json import config_from_json, config_to_json
 from jaxdt.simulator import is_plain_env_id
-from jaxdt.types import Interface
+from jaxdt.types import Spec, spec_from_json
 
 
-FORMAT = 1
-"""Of config.json; what is written without a format is of this one too."""
+FORMAT = 2
+"""Of config.json as this version writes it; earlier ones are brought up to it when they are read."""
 
 
 class RunDirectory:
@@ -54,16 +53,12 @@ class RunRecord:
     """What `config.json` holds."""
 
     config: TrainConfig
-    """As given, with `env`, `targets` and the model's sizes filled in."""
-    interface: Interface
+    """As given, with `env`, `targets` and whatever depends on the number of updates filled in."""
+    spec: Spec
     data: dict[str, Any]
-    """`spec`, `fingerprint`, counts and returns of the episodes."""
+    """`spec` (what `load_episodes` takes), `fingerprint`, counts and returns of the episodes."""
     made_with: dict[str, Any]
     """Versions, device and command line."""
-
-    @property
-    def model(self) -> ModelConfig:
-        return self.config.model
 
     @property
     def env_id(self) -> str | None:
@@ -72,11 +67,10 @@ class RunRecord:
 
 
 def write_record(run: RunDirectory, record: RunRecord) -> None:
-    interface = dataclasses.asdict(record.interface)
     document = {
         "format": FORMAT,
         "config": config_to_json(record.config),
-        "interface": {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in interface.items()},
+        "spec": record.spec.to_json(),
         "data": record.data,
         "made_with": record.made_with,
     }
@@ -87,27 +81,38 @@ def write_record(run: RunDirectory, record: RunRecord) -> None:
 def read_record(run: RunDirectory) -> RunRecord:
     """Raises JaxdtError when the directory holds no run or its config.json is damaged."""
     if not run.holds_run:
-        of_seeds = sorted(str(path.parent) for path in run.path.glob("seed-*/config.json"))
-        if of_seeds:
-            raise JaxdtError(f"{run.path} holds the runs of several seeds; give one of them: {', '.join(of_seeds)}.")
+        single_runs = sorted(str(path.parent) for path in run.path.glob("seed-*/config.json"))
+        if single_runs:
+            raise JaxdtError(f"{run.path} holds the runs of several seeds; give one of them: {', '.join(single_runs)}.")
         raise JaxdtError(f"{run.path} holds no run: config.json is missing; give a directory that jaxdt train wrote.")
     document = None
     try:
         document = read_json(run.config)
-        _check_format(run, document.get("format", FORMAT))
+        document = _of_this_format(document)
         record = RunRecord(
             config=config_from_json(document["config"]),
-            interface=_read_interface(document["interface"]),
+            spec=spec_from_json(document["spec"]),
             data=document["data"],
             made_with=document["made_with"],
         )
+        record.config.algorithm.check_spec(record.spec)
+    except VersionError as error:
+        raise VersionError(f"{run.config}: {error}") from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         if isinstance(document, dict) and "model_type" in document:
             message = f"{run.path} is a Hugging Face model and no run; make it one with jaxdt import {run.path} RUN."
             raise JaxdtError(message) from error
         raise JaxdtError(f"{run.config} is damaged: {one_line(error, 300)}; restore it from a copy.") from error
-    _check_record(run, record)
+    for name in ("data", "made_with"):
+        if not isinstance(getattr(record, name), dict):
+            raise JaxdtError(f"{run.config} is damaged: {name} must be a JSON object; restore it from a copy.")
+    missing = [] if "imported_from" in record.data else sorted(_DATA - record.data.keys())
+    if missing:
+        raise JaxdtError(f"{run.config} is damaged: data has no {missing[0]}; restore it from a copy.")
     return record
+
+
+_DATA = {"spec", "fingerprint", "num_episodes", "num_steps", "return_mean", "return_min", "return_max"}
 
 
 def environment_of_record(record: RunRecord) -> str | None:
@@ -129,49 +134,14 @@ def describe_making(command: list[str] | None) -> dict[str, Any]:
     }
 
 
-def _check_format(run: RunDirectory, found: Any) -> None:
+def _of_this_format(document: dict[str, Any]) -> dict[str, Any]:
+    found = document.get("format", 1)  # the first versions wrote none
     if type(found) is not int or not 1 <= found <= FORMAT:
-        raise JaxdtError(
-            f"{run.config} is of format {found!r:.40}, and this version of jaxdt reads formats up to {FORMAT}; read it "
+        raise VersionError(
+            f"it is of format {found!r:.40}, and this version of jaxdt reads formats up to {FORMAT}; read it "
             "with the version that wrote it, or a newer one."
         )
-
-
-def _read_interface(values: dict[str, Any]) -> Interface:
-    arrays = {
-        name: np.asarray(values[name], np.float32) for name in ("state_mean", "state_std", "action_low", "action_high")
-    }
-    return Interface(
-        **arrays, return_scale=float(values["return_scale"]), delayed_reward=bool(values["delayed_reward"])
-    )
-
-
-def _check_record(run: RunDirectory, record: RunRecord) -> None:
-    model, interface = record.model, record.interface
-    sizes = {
-        "state_mean": (interface.state_mean.size, model.state_dim),
-        "state_std": (interface.state_std.size, model.state_dim),
-        "action_low": (interface.action_low.size, model.action_dim),
-        "action_high": (interface.action_high.size, model.action_dim),
-    }
-    for name, (size, expected) in sizes.items():
-        if size != expected:
-            raise JaxdtError(f"{run.config} is damaged: {name} has {size} numbers and should have {expected}.")
-        if not np.isfinite(getattr(interface, name)).all():
-            raise JaxdtError(f"{run.config} is damaged: {name} has numbers that are not finite float32.")
-    rules = {
-        "state_std must be above 0": (interface.state_std > 0).all(),
-        "state_std must have the shape of state_mean": interface.state_std.shape == interface.state_mean.shape,
-        "action_low must be a list of numbers": interface.action_low.ndim == 1,
-        "action_high must be a list of numbers": interface.action_high.ndim == 1,
-        "action_high must not be below action_low": (interface.action_high >= interface.action_low).all(),
-        "return_scale must be above 0 and finite": 0 < interface.return_scale < np.inf,
-        "data must be a JSON object": isinstance(record.data, dict),
-        "made_with must be a JSON object": isinstance(record.made_with, dict),
-    }
-    for rule, holds in rules.items():
-        if not holds:
-            raise JaxdtError(f"{run.config} is damaged: {rule}; restore it from a copy.")
+    return upgrade.from_format_1(document) if found == 1 else document
 
 
 def _version(package: str) -> str | None:

@@ -1,5 +1,6 @@
 """A run or an Agent as a directory that `transformers` loads."""
 
+import dataclasses
 import json
 import os
 import re
@@ -10,17 +11,20 @@ from typing import Any
 from safetensors.numpy import save
 
 from jaxdt import __version__
+from jaxdt.algorithms.decision_transformer import with_sizes
 from jaxdt.checkpoint import Which, find_checkpoint
+from jaxdt.config import DecisionTransformerConfig, ModelConfig
 from jaxdt.errors import JaxdtError, RunError, one_line
 from jaxdt.files import directory_atomically, is_free
 from jaxdt.interop.card import model_card
 from jaxdt.interop.huggingface import config_to_huggingface, num_positions
-from jaxdt.interop.names import tensors_from_params
+from jaxdt.interop.names import one_hot_params, tensors_from_params
 from jaxdt.interop.source import NORMALIZATION
-from jaxdt.metrics import read_evaluations
+from jaxdt.loggers import read_evaluations
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
 from jaxdt.run.evaluate import video_paths
+from jaxdt.types import Box
 
 
 def to_huggingface(
@@ -43,21 +47,23 @@ def to_huggingface(
     if push is not None and not re.fullmatch(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*", push, re.ASCII):
         raise JaxdtError(f"a name on the hub must be OWNER/NAME of letters, digits, - _ and .; got {push!r}.")
     agent = run if isinstance(run, Agent) else Agent.load(run, checkpoint)
-    tensors, untrained = tensors_from_params(agent.params, agent.config, num_positions(agent.config))
+    config, model, params = _as_huggingface(agent)
+    tensors, untrained = tensors_from_params(params, model, num_positions(model))
     directory = None if isinstance(run, Agent) else RunDirectory(run)
     step = None if directory is None else find_checkpoint(directory.checkpoints, checkpoint)
     evaluations = [] if directory is None else read_evaluations(directory.evaluations)[0]
     training = ["Made outside a run directory."] if directory is None else _training(read_record(directory), step)
     with directory_atomically(out) as temporary:
         (temporary / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
-        _write_json(temporary / "config.json", config_to_huggingface(agent.config))
-        _write_json(temporary / NORMALIZATION, _normalization(agent))
+        _write_json(temporary / "config.json", config_to_huggingface(model))
+        _write_json(temporary / NORMALIZATION, _normalization(agent, config))
         card = model_card(
             (push or str(out.absolute())).rstrip("/").split("/")[-1],
-            agent.interface,
+            agent.spec,
+            return_scale=config.return_scale,
             env_id=agent.env_id,
-            context_length=agent.config.context_length,
-            targets=agent.targets,
+            context_length=model.context_length,
+            targets=_targets(agent),
             evaluations=[evaluation for evaluation in evaluations if evaluation["step"] == step],
             training=training,
             untrained=untrained,
@@ -71,27 +77,50 @@ def to_huggingface(
     return out
 
 
-def _normalization(agent: Agent) -> dict[str, Any]:
-    interface = agent.interface
+def _as_huggingface(agent: Agent) -> tuple[DecisionTransformerConfig, ModelConfig, dict[str, Any]]:
+    """The model in Hugging Face's terms; raises JaxdtError where theirs has none."""
+    if not isinstance(agent.config, DecisionTransformerConfig):
+        raise JaxdtError(
+            f"only Decision Transformers can be written for transformers; this run is of {agent.config.name}."
+        )
+    config = agent.config
+    model = with_sizes(config.model, agent.spec)
+    if model.num_actions is None:
+        return config, model, agent.params
+    one_hot = dataclasses.replace(model, action_dim=model.num_actions, num_actions=None, action_tanh=False)
+    return config, one_hot, one_hot_params(agent.params)
+
+
+def _targets(agent: Agent) -> list[float]:
+    return [target for target in agent.targets if target is not None]
+
+
+def _normalization(agent: Agent, config: DecisionTransformerConfig) -> dict[str, Any]:
+    """What `read_partial_spec` reads."""
+    spec = agent.spec
+    if isinstance(spec.action, Box):
+        action = {"action_low": spec.action.low.tolist(), "action_high": spec.action.high.tolist()}
+    else:
+        action = {"num_actions": spec.action.n, "first_action": spec.action.start}
     return {
-        "state_mean": interface.state_mean.tolist(),
-        "state_std": interface.state_std.tolist(),
-        "return_scale": interface.return_scale,
-        "context_length": agent.config.context_length,
+        "state_mean": spec.constants["state_mean"].tolist(),
+        "state_std": spec.constants["state_std"].tolist(),
+        "return_scale": config.return_scale,
+        "context_length": config.model.context_length,
         "env_id": agent.env_id,
-        "targets": list(agent.targets) or None,
-        "action_low": interface.action_low.tolist(),
-        "action_high": interface.action_high.tolist(),
-        "delayed_reward": interface.delayed_reward,
+        "targets": _targets(agent) or None,
+        **action,
+        "delayed_reward": spec.delayed_reward,
     }
 
 
 def _training(record: RunRecord, step: int | None) -> list[str]:
     config, data, made = record.config, record.data, record.made_with
+    assert isinstance(config.algorithm, DecisionTransformerConfig)
     if "imported_from" in data:
         source = data["imported_from"]
         return [f"Imported from {source if source.count('/') == 1 else Path(source).name}; jaxdt did not train it."]
-    model, optimizer = config.model, config.optimizer
+    model, optimizer = config.algorithm.model, config.algorithm.optimizer
     return [
         f"jaxdt {__version__}, preset `{config.preset}`, seed {config.seed}: {step} of {config.steps} updates of "
         f"{config.batch_size} windows of {model.context_length} steps"
@@ -102,8 +131,8 @@ def _training(record: RunRecord, step: int | None) -> list[str]:
         f"{data['return_max']:.1f}"
         + (f"; the best {config.best_fraction:g} of it." if config.best_fraction < 1 else "."),
         f"AdamW, learning rate {optimizer.learning_rate:g}, {optimizer.schedule} after a warm-up of "
-        f"{optimizer.warmup_steps} updates, weight decay {optimizer.weight_decay:g}, gradients clipped to norm "
-        f"{optimizer.max_grad_norm:g}.",
+        f"{optimizer.warmup_steps} updates, weight decay {optimizer.weight_decay:g}, gradients "
+        + (f"clipped to norm {optimizer.max_grad_norm:g}." if optimizer.max_grad_norm else "not clipped."),
         f"Dropout {model.embedding_dropout:g} (embedding), {model.attention_dropout:g} (attention), "
         f"{model.residual_dropout:g} (residual).",
         f"Made with {', '.join(f'{name} {version}' for name, version in made['versions'].items() if version)} on "
@@ -118,9 +147,9 @@ def _file_names(spec: str | None) -> str:
 
 
 def _video(run: RunDirectory | None, agent: Agent) -> Path | None:
-    if run is None or not agent.targets:
+    if run is None or not _targets(agent):
         return None
-    (path,) = video_paths(run.videos, [max(agent.targets)])
+    (path,) = video_paths(run.videos, [max(_targets(agent))])
     return path if path.is_file() else None
 
 

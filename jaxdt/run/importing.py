@@ -1,5 +1,6 @@
 """Weights of others as an Agent or a run directory."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,16 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdt.checkpoint import CheckpointWriter
-from jaxdt.config import TrainConfig
+from jaxdt.config import DecisionTransformerConfig, ModelConfig, TrainConfig
 from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError
 from jaxdt.files import directory_atomically, is_free
-from jaxdt.interop.source import Imported, Surroundings, read_json, read_model, read_surroundings
+from jaxdt.interop.names import discrete_params
+from jaxdt.interop.source import Imported, PartialSpec, read_json, read_model, read_partial_spec
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, write_record
 from jaxdt.simulator import make_simulator
-from jaxdt.types import Interface
+from jaxdt.types import Box, Discrete, Spec
 
 
 def from_huggingface(
@@ -46,7 +48,7 @@ def from_huggingface(
     folded into the embedding's LayerNorm exactly; untrained heads are left out.
     """
     numbers = {"state_mean": state_mean, "state_std": state_std, "return_scale": return_scale, "targets": targets}
-    given = _flat(read_surroundings({**numbers, "context_length": context_length}, "the arguments"))
+    given = _flat(read_partial_spec({**numbers, "context_length": context_length}, "the arguments"))
     imported = read_model(os.fspath(path), context_length, num_heads)
     return _agent(imported, given._replace(env_id=env_id), os.fspath(path))
 
@@ -76,20 +78,20 @@ def import_run(
     if env is not None:
         make_simulator(env).close()  # or it says what is wrong with that id
     numbers = {"return_scale": return_scale, "targets": targets, "context_length": context_length}
-    options = read_surroundings(numbers, "the arguments")._replace(env_id=env)
+    options = read_partial_spec(numbers, "the arguments")._replace(env_id=env)
     imported = read_model(source, context_length, num_heads)
     given = _given_statistics(stats, progress)._replace(**_not_none(**options._asdict()))
     agent = _agent(imported, given, source)
+    targets = [target for target in agent.targets if target is not None]
     config = TrainConfig(
         preset="imported",
         env=agent.env_id or "none",
-        targets=agent.targets or None,
-        return_scale=agent.return_scale,
-        delayed_reward=agent.interface.delayed_reward,
-        model=agent.config,
+        targets=tuple(targets) or None,
+        delayed_reward=agent.spec.delayed_reward,
+        algorithm=agent.config,
     )
     data = {"imported_from": source, "left_out": imported.dropped}
-    record = RunRecord(config=config, interface=agent.interface, data=data, made_with=describe_making(command))
+    record = RunRecord(config=config, spec=agent.spec, data=data, made_with=describe_making(command))
     with directory_atomically(run.path) as temporary:
         write_record(RunDirectory(temporary), record)
         writer = CheckpointWriter(RunDirectory(temporary).checkpoints)
@@ -99,23 +101,23 @@ def import_run(
     return run.path
 
 
-def _given_statistics(stats: str | None, progress: Progress) -> Surroundings:
+def _given_statistics(stats: str | None, progress: Progress) -> PartialSpec:
     if stats is None:
-        return Surroundings()
+        return PartialSpec()
     if stats.endswith(".json"):
-        known = read_surroundings(read_json(Path(stats).expanduser()), stats)
+        known = read_partial_spec(read_json(Path(stats).expanduser()), stats)
         if known.state_mean is None or known.state_std is None:
             raise JaxdtError(f"{stats} must hold state_mean and state_std, one number for each of the observation's.")
         return _flat(known)
     store = load_episodes(stats, progress=progress)
     mean, std = store.statistics
     quantiles = tuple(float(target) for target in np.quantile(store.returns, TrainConfig().target_quantiles))
-    return Surroundings(state_mean=mean, state_std=std, env_id=store.env_id, targets=quantiles)
+    return PartialSpec(state_mean=mean, state_std=std, env_id=store.env_id, targets=quantiles)
 
 
-def _agent(imported: Imported, given: Surroundings, source: str) -> Agent:
+def _agent(imported: Imported, given: PartialSpec, source: str) -> Agent:
     """What is given wins over what is known of the source."""
-    known = imported.surroundings._replace(**_not_none(**given._asdict()))
+    known = imported.known._replace(**_not_none(**given._asdict()))
     config = imported.config
     if known.state_mean is None or known.state_std is None:
         raise JaxdtError(
@@ -131,21 +133,36 @@ def _agent(imported: Imported, given: Surroundings, source: str) -> Agent:
             )
     if not (known.state_std > 0).all():
         raise JaxdtError("state_std must be above 0 everywhere; the original adds 1e-6 to it.")
+    spec, params = _spec(known, config), imported.params
+    if isinstance(spec.action, Discrete):
+        params = discrete_params(params)
+    model = dataclasses.replace(config, state_dim=None, action_dim=None)  # the spec has them
+    algorithm = DecisionTransformerConfig(return_scale=known.return_scale or 1000.0, model=model)
+    params = jax.tree.map(jnp.asarray, params)
+    return Agent(algorithm, params, spec, env_id=known.env_id, targets=known.targets)
+
+
+def _spec(known: PartialSpec, config: ModelConfig) -> Spec:
+    assert known.state_mean is not None
+    assert known.state_std is not None
     assert config.action_dim is not None
-    ones = np.ones(config.action_dim, np.float32)
-    interface = Interface(
-        state_mean=known.state_mean,
-        state_std=known.state_std,
-        action_low=-ones if known.action_low is None else known.action_low,
-        action_high=ones if known.action_high is None else known.action_high,
-        return_scale=1000.0 if known.return_scale is None else known.return_scale,
+    if known.num_actions is not None:
+        action: Box | Discrete = Discrete(known.num_actions, known.first_action or 0)
+    else:
+        ones = np.ones(config.action_dim, np.float32)
+        action = Box(
+            -ones if known.action_low is None else known.action_low,
+            ones if known.action_high is None else known.action_high,
+        )
+    return Spec(
+        observation_shape=known.state_mean.shape,
+        action=action,
+        constants={"state_mean": known.state_mean, "state_std": known.state_std},
         delayed_reward=bool(known.delayed_reward),
     )
-    params = jax.tree.map(jnp.asarray, imported.params)
-    return Agent(config, params, interface, env_id=known.env_id, targets=known.targets or ())
 
 
-def _flat(given: Surroundings) -> Surroundings:
+def _flat(given: PartialSpec) -> PartialSpec:
     """Statistics that a person wrote are of vectors, however they are nested."""
     statistics = {"state_mean": given.state_mean, "state_std": given.state_std}
     return given._replace(**{k: v.reshape(-1) for k, v in statistics.items() if v is not None})

@@ -1,86 +1,96 @@
 """Whether and how a run may go on."""
 
 import dataclasses
-from typing import Any
 
 from jaxdt.checkpoint import checkpoint_steps, drop_checkpoints_after
-from jaxdt.config import CHANGEABLE, ModelConfig, TrainConfig
+from jaxdt.config import CHANGEABLE, TrainConfig, flatten
 from jaxdt.errors import JaxdtError
 from jaxdt.run.directory import RunRecord
-from jaxdt.run.experiment import Experiment
+from jaxdt.run.seed_group import SeedGroup
 
 
-FILLED_IN = ("env", "targets", "steps", "updates_per_call", "state_dim", "action_dim", "warmup_steps", "total_steps")
+FILLED_IN = (
+    "env",
+    "targets",
+    "steps",
+    "updates_per_call",
+    "state_dim",
+    "action_dim",
+    "num_actions",
+    "warmup_steps",
+    "total_steps",
+)
 """What `prepare_run` replaces where it is None."""
 
 
 def agree_with_record(config: TrainConfig, previous: RunRecord) -> TrainConfig:
     """The run's own config with what may change taken from `config`; raises JaxdtError where they disagree."""
     stored = previous.config
-    if config.init is not None and config.model == ModelConfig():
-        config = dataclasses.replace(config, model=stored.model)  # it is that of the run it started from
-    given, own = _flat(config), _flat(stored)
+    if type(config.algorithm) is not type(stored.algorithm):
+        raise JaxdtError(
+            f"the run was started with {stored.algorithm.name} and cannot go on with {config.algorithm.name}; choose "
+            "another --out."
+        )
+    if config.init is not None:
+        config = dataclasses.replace(config, algorithm=config.algorithm.trained_on_from(stored.algorithm))
+    acting = [f"algorithm.{name}" for name in stored.algorithm.acting_options]
+    given, own = flatten(config), flatten(stored)
     for name in given:
-        filled_in = name in FILLED_IN and given[name] is None
+        filled_in = name.split(".")[-1] in FILLED_IN and given[name] is None
         # The dataset may have moved: its fingerprint is compared, not its name.
-        if given[name] != own[name] and name not in (*CHANGEABLE, "dataset") and not filled_in:
+        if given[name] != own[name] and name not in (*CHANGEABLE, *acting, "dataset") and not filled_in:
             raise JaxdtError(
                 f"the run was started with {name}={own[name]!r} and cannot go on with {given[name]!r}; "
                 "leave that flag out, or choose another --out."
             )
     changes = {name: given[name] for name in CHANGEABLE if not (name in FILLED_IN and given[name] is None)}
-    if changes.get("steps", stored.steps) != stored.steps and stored.optimizer.schedule == "linear":
+    if changes.get("steps", stored.steps) != stored.steps and stored.algorithm.last_step is not None:
         raise JaxdtError(
             f"the run's learning rate falls to 0 at update {stored.steps}, so it cannot end at {changes['steps']}; "
             "leave --steps out, or start another run from this one with --init."
         )
     changes["dataset"] = config.dataset or stored.dataset
-    return dataclasses.replace(stored, **changes)
+    algorithm = dataclasses.replace(stored.algorithm, **{name.split(".")[-1]: given[name] for name in acting})
+    return dataclasses.replace(stored, algorithm=algorithm, **changes)
 
 
-def _flat(config: TrainConfig) -> dict[str, Any]:
-    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    model, optimizer = values.pop("model"), values.pop("optimizer")
-    return values | vars(model) | vars(optimizer)
-
-
-def agree_with_records(config: TrainConfig, experiment: Experiment, records: list[RunRecord | None]) -> TrainConfig:
+def agree_with_records(config: TrainConfig, group: SeedGroup, records: list[RunRecord | None]) -> TrainConfig:
     """The config that all the runs go on with, of those that have begun; raises JaxdtError where they disagree."""
-    pairs = zip(experiment.configs(config), records, strict=True)
+    pairs = zip(group.configs(config), records, strict=True)
     agreed = [agree_with_record(given, record) for given, record in pairs if record is not None]
     config = agreed[0]
     for other in agreed[1:]:
         if dataclasses.replace(other, seed=config.seed) != config:
             raise JaxdtError(
                 f"the runs of the seeds {config.seed} and {other.seed} have gone on with different configs; resume "
-                f"each alone: jaxdt train --resume --out {experiment.path / f'seed-{other.seed}'}."
+                f"each alone: jaxdt train --resume --out {group.path / f'seed-{other.seed}'}."
             )
     return config
 
 
-def is_finished(experiment: Experiment, config: TrainConfig) -> bool:
+def is_finished(group: SeedGroup, config: TrainConfig) -> bool:
     """Raises JaxdtError when a run has more updates than are asked for."""
     assert config.steps is not None
-    newest = {run.path: steps[-1] for run in experiment.runs if (steps := checkpoint_steps(run.checkpoints))}
+    newest = {run.path: steps[-1] for run in group.runs if (steps := checkpoint_steps(run.checkpoints))}
     for path, step in newest.items():
         if step > config.steps:
             raise JaxdtError(f"{path} has {step} updates already; --steps {config.steps} is fewer.")
-    return [newest.get(run.path) for run in experiment.runs] == [config.steps] * len(experiment.runs)
+    return [newest.get(run.path) for run in group.runs] == [config.steps] * len(group.runs)
 
 
-def meet_at_one_checkpoint(experiment: Experiment) -> None:
+def meet_at_one_checkpoint(group: SeedGroup) -> None:
     """Drops what comes after the newest checkpoint that all the runs have: a kill may have come between their saves.
 
     Raises JaxdtError where a run would lose more than the one checkpoint that a kill can have cost.
     """
-    shared = experiment.steps[-1] if experiment.steps else 0
-    for run in experiment.runs:
+    shared = group.steps[-1] if group.steps else 0
+    for run in group.runs:
         later = [step for step in checkpoint_steps(run.checkpoints) if step > shared]
         if len(later) > 1:
             raise JaxdtError(
-                f"the runs in {experiment.path} are too far apart to go on together: {run.path.name} is at update "
+                f"the runs in {group.path} are too far apart to go on together: {run.path.name} is at update "
                 f"{later[-1]}, and the newest checkpoint that all have is {shared or 'none'}; resume each alone, "
                 f"as in jaxdt train --resume --out {run.path}."
             )
-    for run in experiment.runs:
+    for run in group.runs:
         drop_checkpoints_after(run.checkpoints, shared)

@@ -28,7 +28,7 @@ def stop_signals() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield never
         return
-    asked: list[int] = []
+    signals: list[int] = []
     reading, writing = os.pipe()
     if sys.platform != "win32":
         os.set_blocking(writing, False)
@@ -37,16 +37,16 @@ def stop_signals() -> Iterator[Stop]:
         # A thread of its own: Python's handlers wait until a compilation or an evaluation returns, this does not.
         while byte := os.read(reading, 1):
             if byte[0] in CAUGHT:
-                asked.append(byte[0])
-            if len(asked) > 1:
-                os._exit(128 + asked[-1])
+                signals.append(byte[0])
+            if len(signals) > 1:
+                os._exit(128 + signals[-1])
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     handlers = {number: signal.signal(number, lambda number, frame: None) for number in CAUGHT}
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     try:
-        yield lambda: asked[0] if asked else None
+        yield lambda: signals[0] if signals else None
     finally:
         signal.set_wakeup_fd(wakeup)
         for number, handler in handlers.items():

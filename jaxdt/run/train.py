@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jaxdt.checkpoint import set_damaged_aside
+from jaxdt.checkpoint import quarantine_damaged
 from jaxdt.config import TrainConfig
-from jaxdt.data.demo import collect_demo_episodes, num_demo_episodes
+from jaxdt.data.demo import DEMOS
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError, WriteError
@@ -19,11 +19,11 @@ from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record, write_record
 from jaxdt.run.evaluate import render_videos, video_paths
-from jaxdt.run.experiment import Experiment, check_seeds, open_experiment
 from jaxdt.run.lock import sole_process
 from jaxdt.run.loop import train_and_evaluate
 from jaxdt.run.prepare import prepare_run
 from jaxdt.run.resume import agree_with_records, is_finished, meet_at_one_checkpoint
+from jaxdt.run.seed_group import SeedGroup, check_seeds, open_seed_group
 from jaxdt.run.stopping import Stop, never
 
 
@@ -39,7 +39,7 @@ def train(
     stop: Stop = never,
     command: list[str] | None = None,
 ) -> Path:
-    """Trains a Decision Transformer and leaves a run directory; returns its path.
+    """Trains a policy and leaves a run directory; returns its path.
 
     - `store`: the episodes; default: what `config.dataset` names.
     - `seeds`: train one run of each in one program, `out/seed-<n>`, instead of the one of `config.seed`, which must
@@ -62,42 +62,44 @@ def train(
             check_seeds(config, seeds)
         config, store = _with_store(config, store, progress)
         out = _next_free_directory(config, store)
-    experiment = open_experiment(out, config, seeds, resume)
+    group = open_seed_group(out, config, seeds, resume)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_saying_what_is_safe(experiment))
-        records = [read_record(run) if run.holds_run else None for run in experiment.runs]
-        previous, begun = next(filter(None, records), None), experiment.has_begun
+        stack.enter_context(_saying_what_is_safe(group))
+        records = [read_record(run) if run.holds_run else None for run in group.runs]
+        previous, begun = next(filter(None, records), None), group.has_begun
         if begun:
-            stack.enter_context(_held(experiment))
+            stack.enter_context(_held(group))
         if previous is not None:
-            config = _continued(config, experiment, records)
-            if is_finished(experiment, config):
-                experiment.write_summary()
-                progress.say(f"{experiment.path} is finished: {config.steps} of {config.steps} updates done.")
-                for run in experiment.runs if config.video else ():  # a kill may have come before the last video
-                    if not all(path.exists() for path in video_paths(run.videos, config.targets or ())):
+            config = _continued(config, group, records)
+            if is_finished(group, config):
+                group.write_summary()
+                progress.say(f"{group.path} is finished: {config.steps} of {config.steps} updates done.")
+                for run in group.runs if config.video else ():  # a kill may have come before the last video
+                    if not all(path.exists() for path in video_paths(run.videos, config.evaluation_targets)):
                         _render(run, config, previous.env_id, progress)
-                return experiment.path
-        config, store = _with_store(config, store, progress, [run.episodes for run in experiment.runs])
+                return group.path
+        config, store = _with_store(config, store, progress, [run.episodes for run in group.runs])
         if any(record.data["fingerprint"] != store.fingerprint for record in filter(None, records)):
             raise JaxdtError(
-                f"the episodes are not those that {experiment.path} was trained on (their fingerprints differ); "
+                f"the episodes are not those that {group.path} was trained on (their fingerprints differ); "
                 "resume with the same data, or choose another --out."
             )
         prepared = prepare_run(config, store, env, command, previous)
+        if prepared.environment is not None:
+            stack.callback(prepared.environment.close)
         if not begun:
-            stack.enter_context(_held(experiment, new=True))
-        meet_at_one_checkpoint(experiment)  # after every check, for it throws checkpoints away
-        for run, record in zip(experiment.runs, experiment.records(prepared.record), strict=True):
+            stack.enter_context(_held(group, new=True))
+        meet_at_one_checkpoint(group)  # after every check, for it throws checkpoints away
+        for run, record in zip(group.runs, group.records(prepared.record), strict=True):
             _tidy(run)
             if not run.holds_run:
                 write_record(run, record)
-            if config.dataset == "demo" and not run.episodes.exists():
+            if config.dataset in DEMOS and not run.episodes.exists():
                 store.save(run.episodes)
-        train_and_evaluate(experiment, prepared, store.returns, progress, stop)
-        for run in experiment.runs if config.video else ():
+        train_and_evaluate(group, prepared, store.returns, progress, stop)
+        for run in group.runs if config.video else ():
             _render(run, config, prepared.record.env_id, progress)
-    return experiment.path
+    return group.path
 
 
 def _render(run: RunDirectory, config: TrainConfig, env_id: str | None, progress: Progress) -> None:
@@ -105,39 +107,39 @@ def _render(run: RunDirectory, config: TrainConfig, env_id: str | None, progress
 
 
 @contextlib.contextmanager
-def _saying_what_is_safe(experiment: Experiment) -> Iterator[None]:
+def _saying_what_is_safe(group: SeedGroup) -> Iterator[None]:
     try:
         yield
     except WriteError as error:
-        if not any(run.holds_run for run in experiment.runs):
+        if not any(run.holds_run for run in group.runs):
             raise
-        steps = experiment.steps
+        steps = group.steps
         safe = f"the run is safe up to checkpoint {steps[-1]}" if steps else "no checkpoint was saved yet"
         raise WriteError(
-            f"{error}; {safe}, and goes on with jaxdt train --resume --out {experiment.path} when that is put right"
+            f"{error}; {safe}, and goes on with jaxdt train --resume --out {group.path} when that is put right"
         ) from error
 
 
-def _continued(config: TrainConfig, experiment: Experiment, records: list[RunRecord | None]) -> TrainConfig:
+def _continued(config: TrainConfig, group: SeedGroup, records: list[RunRecord | None]) -> TrainConfig:
     """The config of runs that go on, each from an undamaged checkpoint."""
-    for run, record in zip(experiment.runs, records, strict=True):
+    for run, record in zip(group.runs, records, strict=True):
         if record is not None and "imported_from" in record.data:
             raise JaxdtError(f"{run.path} was imported and has no training to resume; start a run from it with --init.")
-        set_damaged_aside(run.checkpoints)
-    return agree_with_records(config, experiment, records)
+        quarantine_damaged(run.checkpoints)
+    return agree_with_records(config, group, records)
 
 
 @contextlib.contextmanager
-def _held(experiment: Experiment, *, new: bool = False) -> Iterator[None]:
+def _held(group: SeedGroup, *, new: bool = False) -> Iterator[None]:
     """Makes the directories that are missing and holds them all; of new ones, another process may have been quicker."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_made_and_held(experiment.path))
+        stack.enter_context(_made_and_held(group.path))
         if new:
-            if not RunDirectory(experiment.path).is_free:
-                raise JaxdtError(f"another process has begun a run in {experiment.path}; choose another --out.")
-            experiment.write_summary()
-        if experiment.seeds:
-            for run in experiment.runs:
+            if not RunDirectory(group.path).is_free:
+                raise JaxdtError(f"another process has begun a run in {group.path}; choose another --out.")
+            group.write_summary()
+        if group.seeds:
+            for run in group.runs:
                 stack.enter_context(_made_and_held(run.path))
         yield
 
@@ -159,21 +161,13 @@ def _tidy(run: RunDirectory) -> None:
 def _with_store(
     config: TrainConfig, store: EpisodeStore | None, progress: Progress, collected: Sequence[Path] = ()
 ) -> tuple[TrainConfig, EpisodeStore]:
-    """The episodes given, or those that the config names; `collected`: where demo runs keep theirs."""
+    """The episodes given, or those that the config names; `collected`: where runs keep what was collected for them."""
     if store is not None:
         return config, store
     config = dataclasses.replace(config, dataset=config.dataset or "demo")
     assert config.dataset is not None
-    if config.dataset != "demo":
-        return config, load_episodes(config.dataset, map_above=config.map_above, progress=progress)
-    for path in collected:
-        if path.exists():
-            return config, load_episodes(path)
-    progress.start("collect demo episodes", num_demo_episodes(), "episode")
-    try:
-        return config, collect_demo_episodes(progress=lambda done, total: progress.advance(done))
-    finally:
-        progress.stop()
+    kept = next((path for path in collected if path.exists()), None) if config.dataset in DEMOS else None
+    return config, load_episodes(kept or config.dataset, map_above=config.map_above, progress=progress)
 
 
 def _next_free_directory(config: TrainConfig, store: EpisodeStore) -> Path:

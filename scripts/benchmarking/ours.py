@@ -18,15 +18,17 @@ import jaxdt
 from benchmarking import floors
 from benchmarking.shapes import ENV_ID, RETURN_SCALE, TARGET, Shapes, make_store, num_cores, store_of
 from benchmarking.timing import one_by_one, repeatedly
+from jaxdt.algorithms.decision_transformer import with_sizes
 from jaxdt.config import PAPER
 from jaxdt.data.writing import write_episodes
-from jaxdt.metrics import read_lines
-from jaxdt.run.evaluate import Player
-from jaxdt.run.loop import next_windows
+from jaxdt.evaluation.environments import make_environment
+from jaxdt.evaluation.evaluator import Evaluator
+from jaxdt.loggers import read_lines
+from jaxdt.parallel import stacked
+from jaxdt.run.loop import next_batches
 from jaxdt.run.prepare import MOST_UPDATES_PER_CALL
-from jaxdt.seeds import stacked
-from jaxdt.training import initial_state, make_update
-from jaxdt.types import Interface, Window
+from jaxdt.training import compile_update
+from jaxdt.types import Algorithm, Box, Spec, Window
 
 
 def describe(shapes: Shapes) -> Iterator[dict[str, Any]]:
@@ -49,10 +51,11 @@ def write_store(shapes: Shapes, path: str) -> Iterator[int]:
 
 def train(shapes: Shapes, updates: int = MOST_UPDATES_PER_CALL, seeds: int = 1) -> Iterator[float]:
     """Seconds an update (of all seeds), so many in a call as in `jaxdt train`, on batches that are on the device."""
-    params, apply = _model(shapes)
-    step = make_update(apply, PAPER.optimizer, updates_per_call=updates, several_seeds=seeds > 1)
-    state = jax.device_put(stacked([initial_state(params, PAPER.optimizer)] * seeds), jax.devices()[0])
-    windows = next_windows([_sampler(shapes) for _ in range(seeds)], updates)
+    algorithm = _algorithm(shapes)
+    step = compile_update(algorithm.update, updates_per_call=updates, several_seeds=seeds > 1)
+    first = jax.jit(algorithm.init)(jax.random.key(0))
+    state = jax.device_put(stacked([first] * seeds), jax.devices()[0])
+    windows = next_batches([_sampler(shapes) for _ in range(seeds)], updates)
     keys = stacked([jax.random.key(seed) for seed in range(seeds)])
 
     def update() -> Any:
@@ -73,7 +76,7 @@ def pipeline(shapes: Shapes, directory: str, calls: int = 4) -> Iterator[float]:
     """Seconds an update of a whole run, as its own metrics say of all calls but the first; each time a new run."""
     steps = calls * MOST_UPDATES_PER_CALL
     config = dataclasses.replace(PAPER, env="none", steps=steps, log_every=steps, batch_size=shapes.batch_size)
-    config = dataclasses.replace(config, model=_model_config(shapes), eval_every=steps, save_every=steps)
+    config = dataclasses.replace(config, algorithm=_config(shapes), eval_every=steps, save_every=steps)
     while True:
         run = jaxdt.train(config, store_of(shapes), out=Path(tempfile.mkdtemp(dir=directory)))
         yield 1 / read_lines(run / "metrics.jsonl")[-1]["updates_per_second"]
@@ -106,10 +109,10 @@ def rollout(shapes: Shapes, environments: int, steps: int = 100) -> Iterator[flo
     if env_id not in gymnasium.registry:
         gymnasium.register(env_id, gymnasium.spec(ENV_ID).entry_point, max_episode_steps=steps)
     agent = _agent(shapes)
-    player = Player(agent.config, agent.apply, agent.interface, env_id)
+    evaluator = Evaluator(agent.policy, make_environment(env_id))
 
     def play() -> int:
-        return int(np.sum(player.play(agent.params, [TARGET], environments, 0).lengths))
+        return int(np.sum(evaluator.run_episodes(agent.params, [TARGET], environments, 0).lengths))
 
     play()  # compiles
     return one_by_one(play)
@@ -156,19 +159,31 @@ def _seconds_to_first_update(command: list[str], out: Path, environment: dict[st
     return seconds
 
 
-def _model_config(shapes: Shapes) -> jaxdt.ModelConfig:
-    return jaxdt.ModelConfig(
-        state_dim=shapes.state_dim,
-        action_dim=shapes.action_dim,
+def _config(shapes: Shapes) -> jaxdt.DecisionTransformerConfig:
+    model = jaxdt.ModelConfig(
         context_length=shapes.context_length,
         max_episode_length=shapes.max_episode_length,
         width=shapes.width,
         num_layers=shapes.num_layers,
     )
+    return jaxdt.DecisionTransformerConfig(return_scale=RETURN_SCALE, model=model)
+
+
+def _spec(shapes: Shapes) -> Spec:
+    bounds = np.ones(shapes.action_dim, np.float32)
+    constants = {
+        "state_mean": np.zeros(shapes.state_dim, np.float32),
+        "state_std": np.ones(shapes.state_dim, np.float32),
+    }
+    return Spec(observation_shape=(shapes.state_dim,), action=Box(-bounds, bounds), constants=constants)
+
+
+def _algorithm(shapes: Shapes) -> Algorithm:
+    return jaxdt.make_algorithm(_config(shapes), _spec(shapes))
 
 
 def _model(shapes: Shapes) -> tuple[Any, Any]:
-    init, apply = jaxdt.build_model(_model_config(shapes))
+    init, apply = jaxdt.build_model(with_sizes(_config(shapes).model, _spec(shapes)))
     return jax.jit(init)(jax.random.key(0)), apply
 
 
@@ -195,14 +210,7 @@ def _full_windows(shapes: Shapes, count: int) -> Window:
 
 
 def _agent(shapes: Shapes) -> jaxdt.Agent:
-    interface = Interface(
-        state_mean=np.zeros(shapes.state_dim, np.float32),
-        state_std=np.ones(shapes.state_dim, np.float32),
-        action_low=-np.ones(shapes.action_dim, np.float32),
-        action_high=np.ones(shapes.action_dim, np.float32),
-        return_scale=RETURN_SCALE,
-    )
-    return jaxdt.Agent(_model_config(shapes), _model(shapes)[0], interface)
+    return jaxdt.Agent(_config(shapes), _model(shapes)[0], _spec(shapes))
 
 
 TASKS = floors.TASKS | {

@@ -1,4 +1,4 @@
-"""The run directories that one call of train writes: one, or one a seed with their summary beside them."""
+"""The run directories that one call of train writes: one, or one for each seed with their summary beside them."""
 
 import dataclasses
 import json
@@ -12,11 +12,11 @@ import numpy as np
 from jaxdt.config import TrainConfig
 from jaxdt.errors import JaxdtError
 from jaxdt.files import open_atomically
-from jaxdt.metrics import read_evaluations
+from jaxdt.loggers import read_evaluations
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
 
 
-class Experiment:
+class SeedGroup:
     """`path` is the run directory itself, or with `seeds` holds one `seed-<n>` each, and `summary.json`."""
 
     def __init__(self, path: str | os.PathLike[str], seeds: Sequence[int] = ()):
@@ -53,8 +53,8 @@ class Experiment:
 
     def _summaries(self) -> list[dict[str, Any]]:
         """One for each step and target that all the runs were evaluated at."""
-        of_runs = [read_evaluations(run.evaluations)[0] for run in self.runs]
-        by_key = [{(record["step"], record["target"]): record for record in records} for records in of_runs]
+        evaluations = [read_evaluations(run.evaluations)[0] for run in self.runs]
+        by_key = [{(record["step"], record["target"]): record for record in records} for records in evaluations]
         shared = [key for key in by_key[0] if all(key in records for records in by_key)]
         return [{"step": key[0], **summarize([records[key] for records in by_key])} for key in shared]
 
@@ -84,7 +84,7 @@ def stored_seeds(path: str | os.PathLike[str]) -> tuple[int, ...]:
 def read_summary(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What `summary.json` of a directory holds; no seeds and no evaluations where it has none of ours."""
     try:
-        document = json.loads(Experiment(path).summary.read_text(encoding="utf-8"))
+        document = json.loads(SeedGroup(path).summary.read_text(encoding="utf-8"))
         if all(type(seed) is int for seed in document["seeds"]) and isinstance(document["evaluations"], list):
             return document
     except (OSError, ValueError, KeyError, TypeError):
@@ -94,17 +94,17 @@ def read_summary(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def stored_config(path: str | os.PathLike[str]) -> TrainConfig | None:
     """What the run in a directory was started with, or those of several seeds; None where it holds none."""
-    experiment = Experiment(path, stored_seeds(path))
-    begun = [run for run in experiment.runs if run.holds_run]
+    group = SeedGroup(path, stored_seeds(path))
+    begun = [run for run in group.runs if run.holds_run]
     if not begun:
         return None
     config = read_record(begun[0]).config
-    return dataclasses.replace(config, seed=TrainConfig.seed) if experiment.seeds else config
+    return dataclasses.replace(config, seed=TrainConfig.seed) if group.seeds else config
 
 
-def open_experiment(
+def open_seed_group(
     path: str | os.PathLike[str], config: TrainConfig, seeds: Sequence[int] | None, resume: bool
-) -> Experiment:
+) -> SeedGroup:
     """Raises JaxdtError where the seeds cannot be, or the directory holds something else than is asked for."""
     stored, run = stored_seeds(path), RunDirectory(path)
     if seeds is not None or stored:
@@ -121,14 +121,14 @@ def open_experiment(
         )
     if seeds is not None and run.holds_run:
         raise JaxdtError(f"{path} holds a single run; leave --seeds out to continue it, or choose another --out.")
-    experiment = Experiment(path, stored or seeds or ())
-    if not (run.is_free or (experiment.has_begun and resume)):
+    group = SeedGroup(path, stored or seeds or ())
+    if not (run.is_free or (group.has_begun and resume)):
         raise JaxdtError(
             f"{path} already holds a run; continue it with --resume, or choose another --out."
             if run.holds_run
             else f"{path} is not empty and holds no run; choose another --out."
         )
-    return experiment
+    return group
 
 
 def check_seeds(config: TrainConfig, seeds: Sequence[int]) -> None:
@@ -137,7 +137,7 @@ def check_seeds(config: TrainConfig, seeds: Sequence[int]) -> None:
         raise JaxdtError(f"seeds must be one or more numbers, each given once; got {list(seeds)}.")
     if config.seed != TrainConfig.seed:
         raise JaxdtError(f"give seed or seeds, not both; got {config.seed} and {list(seeds)} (leave seed out).")
-    Experiment("", seeds).configs(config)
+    SeedGroup("", seeds).configs(config)
 
 
 def _listed(seeds: Sequence[int]) -> str:

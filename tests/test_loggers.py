@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from jaxdt import JaxdtError
-from jaxdt.metrics import NoTensorBoard, TensorBoard, append_line, cut_lines, read_evaluations, read_lines
+from jaxdt.loggers import NoTensorBoard, TensorBoard, append_line, cut_lines, read_evaluations, read_lines
 
 
 @pytest.fixture

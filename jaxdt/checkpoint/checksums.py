@@ -1,4 +1,4 @@
-"""Which checkpoints are whole: sha256 sums of their files, written last."""
+"""Which checkpoints are whole: sha256 checksums of their files, written last."""
 
 import hashlib
 import warnings
@@ -8,13 +8,13 @@ from jaxdt.errors import JaxdtError, one_line
 from jaxdt.files import read_json
 
 
-SUMS = "sha256.json"
+CHECKSUMS = "sha256.json"
 """In each checkpoint, written last: the sha256 of every other file. Orbax does not notice a flipped bit."""
 
 
 def checkpoint_steps(directory: Path) -> list[int]:
-    """Steps of the finished checkpoints, rising: those that have their sums."""
-    return sorted(step for step in numbered_directories(directory) if (directory / str(step) / SUMS).is_file())
+    """Steps of the finished checkpoints, rising: those that have their checksums."""
+    return sorted(step for step in numbered_directories(directory) if (directory / str(step) / CHECKSUMS).is_file())
 
 
 def numbered_directories(directory: Path) -> set[int]:
@@ -27,12 +27,12 @@ def numbered_directories(directory: Path) -> set[int]:
 def damaged_checkpoints(directory: Path) -> dict[int, str]:
     """The finished checkpoints whose files are not what was saved, and what is wrong with each."""
     damage = {step: _damage(directory / str(step)) for step in checkpoint_steps(directory)}
-    # What has no sums by now was not damaged: a live run deletes its old checkpoints.
+    # What has no checksums by now was not damaged: a live run deletes its old checkpoints.
     summed = set(checkpoint_steps(directory))
     return {step: what for step, what in damage.items() if what is not None and step in summed}
 
 
-def set_damaged_aside(directory: Path) -> None:
+def quarantine_damaged(directory: Path) -> None:
     """Renames damaged checkpoints to `<step>.damaged`, with a warning, so that the ones before them are used.
 
     Only for the process that alone writes to the run. Raises JaxdtError when there were some and none is left.
@@ -56,25 +56,25 @@ def free_name(directory: Path, name: str) -> Path:
     return next(directory / free for free in names if not (directory / free).exists())
 
 
-def sums_of(checkpoint: Path) -> dict[str, str]:
-    """sha256 of every file below a checkpoint but the sums themselves, by its path in it."""
-    sums = {}
+def checksums_of(checkpoint: Path) -> dict[str, str]:
+    """sha256 of every file below a checkpoint but the checksums themselves, by its path in it."""
+    checksums = {}
     for path in sorted(checkpoint.rglob("*")):
-        if path.is_file() and path != checkpoint / SUMS and not path.name.startswith(f".{SUMS}."):
+        if path.is_file() and path != checkpoint / CHECKSUMS and not path.name.startswith(f".{CHECKSUMS}."):
             with open(path, "rb") as file:
-                sums[path.relative_to(checkpoint).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return sums
+                checksums[path.relative_to(checkpoint).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return checksums
 
 
 def _damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint's files, in a few words; None where they are what was saved."""
     try:
-        saved = read_json(checkpoint / SUMS)
-        found = sums_of(checkpoint)
+        saved = read_json(checkpoint / CHECKSUMS)
+        found = checksums_of(checkpoint)
     except (OSError, ValueError) as error:
-        return f"its sums cannot be read: {one_line(error, 200)}"
+        return f"its checksums cannot be read: {one_line(error, 200)}"
     if not isinstance(saved, dict):
-        return "its sums are no JSON object"
+        return "its checksums are no JSON object"
     if links := [path.name for path in checkpoint.rglob("*") if path.is_symlink()]:
         return f"{links[0]} is a link"
     for name in sorted(set(saved) | set(found)):

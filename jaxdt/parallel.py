@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
+
+from jaxdt.types import Policy
 
 
 def over_seeds(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -37,3 +39,24 @@ def unstacked(tree: Any, count: int) -> list[Any]:
 @partial(jax.jit, static_argnums=1)
 def _split(tree: Any, count: int) -> list[Any]:
     return [jax.tree.map(itemgetter(i), tree) for i in range(count)]
+
+
+def policy_of_seeds(policy: Policy, seeds: int) -> Policy:
+    """One policy of the models of several seeds, whose params are stacked; each acts in its share of the batch.
+
+    The first seed's share comes first, and all are as large.
+    """
+
+    def shares(rows: Array) -> Array:
+        return rows.reshape(seeds, -1, *rows.shape[1:])
+
+    def start(targets: Float[Array, " b"]) -> PyTree:
+        return jax.vmap(policy.start)(shares(targets))
+
+    def act(params: PyTree, memory: PyTree, observation: Array, reward: Array, keys: Array | None):
+        memory, actions = over_seeds(policy.act)(
+            params, memory, shares(observation), shares(reward), None if keys is None else shares(keys)
+        )
+        return memory, actions.reshape(-1, *actions.shape[2:])
+
+    return Policy(start, act)

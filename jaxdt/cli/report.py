@@ -8,9 +8,9 @@ import numpy as np
 
 from jaxdt.data.d4rl import normalized_score, reference_name
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.metrics import read_evaluations, read_lines
+from jaxdt.loggers import read_evaluations, read_lines
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
-from jaxdt.run.experiment import Experiment, read_summary, summarize
+from jaxdt.run.seed_group import SeedGroup, read_summary, summarize
 from jaxdt.types import Evaluation
 
 
@@ -45,8 +45,8 @@ def _actions(store: EpisodeStore) -> str:
 def run_report(path: Path) -> str:
     """What a run is, how far it is, and its newest evaluation; of several seeds' runs, what they share."""
     summary = read_summary(path)
-    experiment = Experiment(path, summary["seeds"])
-    return _seeds_report(experiment, summary["evaluations"]) if experiment.seeds else _run_report(experiment.runs[0])
+    group = SeedGroup(path, summary["seeds"])
+    return _seeds_report(group, summary["evaluations"]) if group.seeds else _run_report(group.runs[0])
 
 
 def _run_report(run: RunDirectory) -> str:
@@ -64,7 +64,8 @@ def _run_report(run: RunDirectory) -> str:
     rows.append(("checkpoints", ", ".join(map(str, steps)) or "none yet"))
     note = read_metadata(run.checkpoints, steps[-1]) if steps else {}
     if note.get("best_score") is not None:
-        rows.append(("best return", f"{note['best_score']:.1f} at target {note['best_target']:g}"))
+        at = "" if note["best_target"] is None else f" at target {note['best_target']:g}"
+        rows.append(("best return", f"{note['best_score']:.1f}{at}"))
     if failed:
         newest_failure = f"after {failed[-1]['step']} updates: {failed[-1]['failed']}"
         rows.append(("failed evaluations", f"{len(failed)}, the newest {newest_failure}"))
@@ -77,29 +78,29 @@ def _run_report(run: RunDirectory) -> str:
     return text
 
 
-def _seeds_report(experiment: Experiment, summaries: Sequence[dict[str, Any]]) -> str:
-    records = [read_record(run) for run in experiment.runs if run.holds_run]
-    lines = [lines[-1] for run in experiment.runs if (lines := read_lines(run.metrics))]
+def _seeds_report(group: SeedGroup, summaries: Sequence[dict[str, Any]]) -> str:
+    records = [read_record(run) for run in group.runs if run.holds_run]
+    lines = [lines[-1] for run in group.runs if (lines := read_lines(run.metrics))]
     rows = _choices(records[0]) if records else []
-    rows.append(("seeds", ", ".join(map(str, experiment.seeds))))
+    rows.append(("seeds", ", ".join(map(str, group.seeds))))
     if records:
-        updates = min(line["step"] for line in lines) if len(lines) == len(experiment.runs) else 0
+        updates = min(line["step"] for line in lines) if len(lines) == len(group.runs) else 0
         rows.append(("updates", f"{updates} of {records[0].config.steps}"))
     rows.append(("loss", ", ".join(f"{line['loss']:.4f}" for line in lines) or "none yet"))
-    rows.append(("checkpoints", ", ".join(map(str, experiment.steps)) or "none yet"))
-    text = _listing(str(experiment.path), rows)
+    rows.append(("checkpoints", ", ".join(map(str, group.steps)) or "none yet"))
+    text = _listing(str(group.path), rows)
     newest = [summary for summary in summaries if summary["step"] == summaries[-1]["step"]]
     if newest:
-        text += "\n" + _summary_rows(f"after {newest[0]['step']} updates, {len(experiment.seeds)} seeds", newest)
-    return text + f"\nruns: {', '.join(str(run.path) for run in experiment.runs)}"
+        text += "\n" + _summary_rows(f"after {newest[0]['step']} updates, {len(group.seeds)} seeds", newest)
+    return text + f"\nruns: {', '.join(str(run.path) for run in group.runs)}"
 
 
 def _choices(record: RunRecord) -> list[tuple[str, str]]:
-    model, data = record.model, record.data
+    data = record.data
     rows = [
         ("preset", record.config.preset),
         ("environment", record.config.env or "none"),
-        ("model", f"width {model.width}, {model.num_layers} layers, context {model.context_length}"),
+        ("model", record.config.algorithm.summary),
     ]
     if "imported_from" in data:
         rows.append(("imported from", data["imported_from"]))
@@ -120,8 +121,9 @@ def evaluation_table(name: str, evaluations: Sequence[Evaluation]) -> str:
 
 def runs_table(results: Sequence[Sequence[Evaluation]]) -> str:
     """Mean ± sample standard deviation over runs of each target's mean return."""
-    of_targets = zip(*results, strict=True)
-    summaries = [summarize([evaluation.to_json() for evaluation in of_target]) for of_target in of_targets]
+    summaries = [
+        summarize([evaluation.to_json() for evaluation in at_target]) for at_target in zip(*results, strict=True)
+    ]
     return _summary_rows(f"{len(results)} runs", summaries)
 
 
@@ -139,7 +141,7 @@ def _evaluation_rows(name: str, evaluations: Sequence[dict[str, Any]]) -> str:
     head = ("target", "return mean", "std", "length", f"D4RL score ({reference})" if reference else "D4RL score")
     rows = [
         (
-            f"{e['target']:.1f}",
+            _target(e["target"], ".1f"),
             f"{e['return_mean']:.1f}",
             f"{e['return_std']:.1f}",
             f"{np.mean(e['lengths']):.0f}",
@@ -147,13 +149,18 @@ def _evaluation_rows(name: str, evaluations: Sequence[dict[str, Any]]) -> str:
         )
         for e in evaluations
     ]
-    return _table(f"{name}, {len(evaluations[0]['returns'])} episodes a target", head, rows)
+    each = " a target" if evaluations[0]["target"] is not None else ""
+    return _table(f"{name}, {len(evaluations[0]['returns'])} episodes{each}", head, rows)
 
 
 def _summary_rows(title: str, summaries: Sequence[dict[str, Any]]) -> str:
     head = ("target", "return, mean ± std over runs", "D4RL score")
-    rows = [(f"{s['target']:g}", _mean_and_std(s, "return"), _mean_and_std(s, "normalized")) for s in summaries]
+    rows = [(_target(s["target"], "g"), _mean_and_std(s, "return"), _mean_and_std(s, "normalized")) for s in summaries]
     return _table(title, head, rows)
+
+
+def _target(target: float | None, form: str) -> str:
+    return "-" if target is None else format(target, form)
 
 
 def _mean_and_std(summary: dict[str, Any], name: str) -> str:

@@ -1,0 +1,47 @@
+"""Between what an environment gives and takes and the numbers that networks see."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, Num
+
+from jaxdt.data.episodes import EpisodeStore
+from jaxdt.errors import JaxdtError
+from jaxdt.types import Box, Spec
+
+
+def measure(store: EpisodeStore) -> dict[str, np.ndarray]:
+    """Mean and standard deviation + 1e-6 of the observations, before any filter, as the original does."""
+    mean, std = store.statistics
+    return {"state_mean": mean, "state_std": std}
+
+
+def normalize(observation: Num[Array, "b *s"], spec: Spec) -> Float[Array, "b *s"]:
+    return (observation - spec.constants["state_mean"][None]) / spec.constants["state_std"][None]
+
+
+def choose_action(
+    prediction: Float[Array, "b n"], spec: Spec, *, temperature: float | None, keys: Key[Array, " b"] | None
+) -> Num[Array, "b *a"]:
+    """The action in the network's terms: the prediction itself, or of logits the likeliest or a drawn one.
+
+    - `temperature`: divides the logits before one is drawn with the episode's key; None: the likeliest.
+    - Logits that are not finite choose -1, which no environment takes.
+    """
+    if isinstance(spec.action, Box):
+        return prediction
+    if temperature is None:
+        chosen = jnp.argmax(prediction, axis=-1)
+    elif keys is None:
+        raise JaxdtError("sampling='sample' draws actions and needs keys; give them, or use sampling='greedy'.")
+    else:
+        chosen = jax.vmap(jax.random.categorical)(keys, prediction / temperature)
+    return jnp.where(jnp.isfinite(prediction).all(axis=-1), chosen, -1).astype(jnp.int32)
+
+
+def to_environment(action: Num[Array, "b *a"], spec: Spec) -> Num[Array, "b *a"]:
+    """[-1, 1] mapped affinely onto the action space; 0 ... n-1 onto the environment's own numbers."""
+    if isinstance(spec.action, Box):
+        low, high = jnp.asarray(spec.action.low)[None], jnp.asarray(spec.action.high)[None]
+        return low + (action + 1) / 2 * (high - low)
+    return action + spec.action.start

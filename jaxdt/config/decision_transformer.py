@@ -1,0 +1,83 @@
+"""The Decision Transformer's choices (Chen et al. 2021)."""
+
+import dataclasses
+import math
+import typing
+from typing import Any, ClassVar, Literal
+
+from tyro.conf import OmitArgPrefixes
+
+from jaxdt.config.checks import (
+    Sampling,
+    check_normalization,
+    check_same_algorithm,
+    check_sampled_actions,
+    check_sampling,
+    inherited,
+    one_of,
+)
+from jaxdt.config.model import ModelConfig
+from jaxdt.config.optimizer import OptimizerConfig
+from jaxdt.errors import JaxdtError
+from jaxdt.types import Spec
+
+
+Context = Literal["exact", "cached"]
+"""How acting reads its context: every window anew, or from the keys and values of tokens as they were when new."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecisionTransformerConfig:
+    """A transformer that predicts actions from returns-to-go, states and earlier actions."""
+
+    name: ClassVar[str] = "decision-transformer"
+    takes_target: ClassVar[bool] = True
+    """Whether its policy is asked for a return."""
+    acting_options: ClassVar[tuple[str, ...]] = ("context", "sampling", "temperature")
+    """Fields that change how trained weights act and may be chosen anew each time they are played."""
+
+    return_scale: float = 1000.0
+    """Returns-to-go are divided by this, in reward units."""
+    context: Context = "exact"
+    """Acting; exact: every window read anew; cached: each token computed once, much faster, slightly another policy."""
+    sampling: Sampling = "greedy"
+    """Acting with discrete actions; greedy: the likeliest; sample: drawn from the predicted distribution."""
+    temperature: float = 1.0
+    """Logits are divided by this before sampling; below 1 sharpens, above 1 flattens."""
+    model: OmitArgPrefixes[ModelConfig] = dataclasses.field(default_factory=ModelConfig)
+    optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=OptimizerConfig)
+
+    def __post_init__(self):
+        if not 0 < self.return_scale < math.inf:
+            raise JaxdtError(f"return_scale must be above 0 and finite; got {self.return_scale}.")
+        one_of(self, "context", typing.get_args(Context))
+        check_sampling(self)
+
+    @property
+    def summary(self) -> str:
+        """For people."""
+        model = self.model
+        return f"Decision Transformer, width {model.width}, {model.num_layers} layers, context {model.context_length}"
+
+    def for_steps(self, steps: int) -> "DecisionTransformerConfig":
+        """The same with what depends on the number of updates filled in."""
+        return dataclasses.replace(self, optimizer=self.optimizer.for_steps(steps))
+
+    @property
+    def last_step(self) -> int | None:
+        """The update at which training must end; None: it may go on."""
+        return self.optimizer.last_step
+
+    def trained_on_from(self, trained: Any) -> "DecisionTransformerConfig":
+        """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
+        check_same_algorithm(self, trained)
+        if self.return_scale != trained.return_scale:
+            raise JaxdtError(
+                f"the weights have return_scale={trained.return_scale}; give them that, not {self.return_scale}."
+            )
+        return dataclasses.replace(self, model=inherited(self.model, trained.model, ModelConfig.free_to_change))
+
+    def check_spec(self, spec: Spec) -> None:
+        """Raises JaxdtError where a spec lacks what was measured, or its actions cannot be chosen so."""
+        check_normalization(spec)
+        check_sampled_actions(self, spec)

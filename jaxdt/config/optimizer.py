@@ -1,0 +1,67 @@
+"""How weights are updated."""
+
+import dataclasses
+import math
+from typing import Literal
+
+from tyro.conf import Suppress
+
+from jaxdt.config.checks import at_least, one_of, within
+from jaxdt.errors import JaxdtError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with a linear warm-up."""
+
+    learning_rate: float = 1e-4
+    """Step size after the warm-up."""
+    warmup_steps: int | None = 10_000
+    """Updates over which the learning rate rises linearly from 0; None: `warmup-fraction` of all."""
+    warmup_fraction: float = 0.1
+    """Share of all updates, where `warmup-steps` is None."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """After the warm-up; linear: falls to 0 at the last update, and the warm-up starts at 0 exactly."""
+    total_steps: Suppress[int | None] = None
+    """Where a linear schedule ends; None: taken from the run's steps."""
+    weight_decay: float = 1e-4
+    """Decoupled decay, multiplied by the learning rate."""
+    decay_biases: bool = True
+    """Decay every parameter; otherwise not the biases and LayerNorms."""
+    beta1: float = 0.9
+    """Adam's decay rate of the mean gradient."""
+    beta2: float = 0.999
+    """Adam's decay rate of the mean squared gradient."""
+    epsilon: float = 1e-8
+    """Adam's term against division by zero."""
+    max_grad_norm: float | None = 0.25
+    """Gradients are scaled down to this global norm; None: they are not."""
+
+    def __post_init__(self):
+        for name in ("warmup_steps", "total_steps"):
+            if getattr(self, name) is not None:
+                at_least(self, name, 0)
+        one_of(self, "schedule", ("constant", "linear"))
+        within(self, "warmup_fraction", 0.0, 1.0)
+        for name in ("learning_rate", "weight_decay", "epsilon"):
+            within(self, name, 0.0, math.inf)
+        for name in ("beta1", "beta2"):
+            within(self, name, 0.0, 1.0)
+        if self.max_grad_norm is not None and not 0 < self.max_grad_norm < math.inf:
+            raise JaxdtError(
+                f"max_grad_norm must be above 0 and finite; got {self.max_grad_norm} (None switches clipping off)."
+            )
+
+    def for_steps(self, steps: int) -> "OptimizerConfig":
+        """The same with warm-up and end as numbers, for a run of `steps` updates."""
+        warmup, total = self.warmup_steps, self.total_steps
+        if warmup is None:
+            warmup = math.ceil(self.warmup_fraction * steps)
+        if self.schedule == "linear" and total is None:
+            total = steps
+        return dataclasses.replace(self, warmup_steps=warmup, total_steps=total)
+
+    @property
+    def last_step(self) -> int | None:
+        """The update at which the learning rate is 0; None: it never is."""
+        return self.total_steps if self.schedule == "linear" else None

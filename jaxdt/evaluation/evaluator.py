@@ -1,0 +1,99 @@
+"""Playing batches of episodes with a policy, and what comes of them."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from jaxdt.data.d4rl import normalized_score, reference_name
+from jaxdt.errors import SimulationError
+from jaxdt.evaluation.rollout import FAILURES, Episodes, make_rollout
+from jaxdt.parallel import policy_of_seeds
+from jaxdt.progress import Progress
+from jaxdt.types import Environment, Evaluation, Policy
+
+
+class Evaluator:
+    """Plays batches of episodes of a policy in an environment; compiles once for each number of episodes.
+
+    - `training_seeds`: of the models that play side by side, whose params are stacked; (): one model, not stacked.
+    - `record`: keep every step. `progress` may be replaced at any time.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        environment: Environment,
+        *,
+        training_seeds: Sequence[int] = (),
+        record: bool = False,
+        progress: Progress | None = None,
+    ):
+        self.environment = environment
+        self.progress = progress or Progress()
+        self._training_seeds = training_seeds
+        policy = policy_of_seeds(policy, len(training_seeds)) if training_seeds else policy
+        self._rollout = make_rollout(policy, environment, record=record)
+        environment.on_step = lambda step: self.progress.advance(step)
+
+    def run_episodes(self, params: PyTree, targets: Sequence[float | None], episodes: int, seed: int) -> Episodes:
+        """Every target's `episodes` in one batch, target by target; episode `j` starts from `seed + j`.
+
+        Of several models all targets of the first come first, from the same environment seeds. Actions
+        that are drawn depend on the episode's seed alone. Raises SimulationError naming the first step at which an
+        episode could not go on.
+        """
+        environment, models = self.environment, len(self._training_seeds) or 1
+        seeds = np.tile(np.arange(seed, seed + episodes, dtype=np.int32), models * len(targets))
+        wanted = np.tile(np.repeat(np.array([target or 0 for target in targets], np.float32), episodes), models)
+
+        def name(i: int) -> str:
+            model, episode = divmod(i, len(targets) * episodes)
+            target = targets[episode // episodes]
+            trained = f"seed {self._training_seeds[model]}, " if self._training_seeds else ""
+            return f"{trained}{'' if target is None else f'target {target:g}, '}episode {episode % episodes}"
+
+        batch = f"{f'{models} seeds x ' if models > 1 else ''}{len(targets)} targets x {episodes} episodes"
+        self.progress.start(f"evaluate {batch}", environment.max_episode_steps, "step")
+        try:
+            played = jax.block_until_ready(self._rollout(params, jnp.asarray(seeds), jnp.asarray(wanted)))
+        except jax.errors.JaxRuntimeError as error:  # a callback in the environment raised, or memory ran out
+            lines = str(error).splitlines() or [""]
+            reason = lines[-1] if "Traceback" in str(error) else lines[0]
+            raise SimulationError(f"{environment.name} could not be played: {reason}") from error
+        finally:
+            self.progress.stop()
+        environment.raise_failure(name)
+        failed = np.flatnonzero(played.failures)
+        if len(failed):
+            last = np.maximum(np.asarray(played.lengths)[failed] - 1, 0)
+            i, step = int(failed[np.argmin(last)]), last.min()
+            raise SimulationError(f"{environment.name}, {name(i)}, step {step}: {FAILURES[played.failures[i]]}.")
+        return played
+
+    def evaluate(
+        self, params: PyTree, targets: Sequence[float | None], episodes: int, seed: int
+    ) -> list[list[Evaluation]]:
+        """Of each model one Evaluation a target, in the order given; one model where there are no training seeds."""
+        played = self.run_episodes(params, targets, episodes, seed)
+        returns = np.asarray(played.returns, np.float64).reshape(-1, len(targets), episodes)
+        lengths = np.asarray(played.lengths).reshape(-1, len(targets), episodes)
+        env_id = self.environment.env_id
+        return [
+            [
+                Evaluation(
+                    target=None if target is None else float(target),
+                    returns=returns[model, i],
+                    lengths=lengths[model, i],
+                    normalized=normalized_score(env_id, returns[model, i]),
+                    reference=reference_name(env_id),
+                )
+                for i, target in enumerate(targets)
+            ]
+            for model in range(len(returns))
+        ]
+
+    def close(self) -> None:
+        self.environment.close()
