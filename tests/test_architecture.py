@@ -1,11 +1,13 @@
 """The import table of the design: which room may import which."""
 
 import ast
+import typing
 from pathlib import Path
 
 import pytest
 
 import jaxdt
+from jaxdt.config import AlgorithmConfig
 
 
 PACKAGE = Path(jaxdt.__file__).parent
@@ -72,3 +74,18 @@ def test_data_never_imports_jax_and_only_models_imports_flax(path):
 def test_every_file_is_short_enough_to_read():
     long = {path.name: count for path in FILES if (count := len(path.read_text().splitlines())) > 320}
     assert not long
+
+
+def test_nothing_but_weights_from_and_to_others_knows_an_algorithm_by_name():
+    """What is written for one method alone is a seam in the wrong place."""
+    shared = [path for path in FILES if room_of(path) in {"training", "parallel", "evaluation", "checkpoint", "cli"}]
+    shared += [
+        path for path in (PACKAGE / "run").glob("*.py") if path.stem not in ("importing", "exporting", "upgrade")
+    ]
+    named = {
+        path.name: node.id
+        for path in shared
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Name) and node.id in {kind.__name__ for kind in typing.get_args(AlgorithmConfig)}
+    }
+    assert not named

@@ -1,10 +1,20 @@
 import dataclasses
 import json
+import typing
 
 import pytest
 
 from jaxdt import JaxdtError, ModelConfig, OptimizerConfig, TrainConfig
-from jaxdt.config import CHANGEABLE, DEMO, PAPER, PRESETS, BehaviorCloningConfig, DecisionTransformerConfig
+from jaxdt.config import (
+    CHANGEABLE,
+    DEMO,
+    PAPER,
+    PRESETS,
+    AlgorithmConfig,
+    AlgorithmOptions,
+    BehaviorCloningConfig,
+    DecisionTransformerConfig,
+)
 from jaxdt.run.config_json import config_from_json, config_to_json
 
 
@@ -63,6 +73,16 @@ def test_the_paper_preset_is_the_papers():
     expected = {"preset": "paper", "steps": 100_000, "batch_size": 64, "best_fraction": 1.0}
     expected |= {"eval_every": 10_000, "eval_episodes": 100, "delayed_reward": False, "targets": None}
     assert {name: getattr(PAPER, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("kind", typing.get_args(AlgorithmConfig), ids=lambda kind: kind.__name__)
+def test_every_algorithms_config_has_what_the_house_asks_of_it(kind):
+    config = kind()
+    assert isinstance(config, AlgorithmOptions)
+    fields = {field.name for field in dataclasses.fields(kind)}
+    assert set(config.acting_options) <= fields
+    assert config.for_steps(10).for_steps(10) == config.for_steps(10)
+    assert kind.name in config_to_json(TrainConfig(algorithm=config))["algorithm"]["name"]
 
 
 def test_the_huggingface_preset_is_the_tutorials():

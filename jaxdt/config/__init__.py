@@ -20,6 +20,7 @@ from jaxdt.config.presets import (
     PAPER as PAPER,
     PRESETS as PRESETS,
 )
+from jaxdt.config.protocol import AlgorithmOptions as AlgorithmOptions
 from jaxdt.config.run import (
     CHANGEABLE as CHANGEABLE,
     INTERVALS as INTERVALS,

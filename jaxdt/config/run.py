@@ -14,7 +14,7 @@ from jaxdt.errors import JaxdtError
 
 
 AlgorithmConfig = DecisionTransformerConfig | BehaviorCloningConfig
-"""What a policy is learned by; `jaxdt.algorithms.make_algorithm` makes it."""
+"""What a policy is learned by, each as `AlgorithmOptions` says; `jaxdt.algorithms.make_algorithm` makes it."""
 
 INTERVALS = ("log_every", "eval_every", "save_every")
 """Of a TrainConfig, in updates."""

@@ -1,0 +1,39 @@
+"""What every algorithm's config has, so that record, loop and command need not know which one it is."""
+
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from jaxdt.types import Spec
+
+
+@runtime_checkable
+class AlgorithmOptions(Protocol):
+    """A frozen dataclass of choices, with what the rest of the house asks it."""
+
+    name: ClassVar[str]
+    """In `config.json` and in messages; it never changes, or old runs cannot be read."""
+    takes_target: ClassVar[bool]
+    """Whether its policy is asked for a return; otherwise evaluations have the target None."""
+    acting_options: ClassVar[tuple[str, ...]]
+    """Fields that change how trained weights act and may be chosen anew each time they are played."""
+
+    @property
+    def summary(self) -> str:
+        """For people, in a few words: the method and its size."""
+        ...
+
+    @property
+    def last_step(self) -> int | None:
+        """The update at which training must end, since its learning rate is 0 there; None: it may go on."""
+        ...
+
+    def for_steps(self, steps: int) -> Any:
+        """The same with what depends on the number of updates filled in."""
+        ...
+
+    def trained_on_from(self, trained: Any) -> Any:
+        """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
+        ...
+
+    def check_spec(self, spec: Spec) -> None:
+        """Raises JaxdtError where a spec lacks what was measured, or its actions cannot be chosen so."""
+        ...
