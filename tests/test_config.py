@@ -165,11 +165,6 @@ def test_a_config_cannot_be_changed(kind):
         ),
         (DecisionTransformerConfig, {"temperature": 0.0}, "temperature must be above 0 and finite; got 0.0 (for the"),
         (BehaviorCloningConfig, {"temperature": -1.0}, "temperature must be above 0 and finite; got -1.0 (for the"),
-        (
-            DecisionTransformerConfig,
-            {"temperature": 0.5},
-            "temperature=0.5 changes nothing with sampling='greedy'; add sampling='sample', or leave it out.",
-        ),
         (BehaviorCloningConfig, {"num_layers": 0}, "num_layers must be at least 1; got 0."),
         (BehaviorCloningConfig, {"dropout": 1.0}, "dropout must be at least 0 and below 1; got 1.0."),
         (

@@ -71,6 +71,13 @@ def test_actions_are_drawn_from_a_seed_and_the_temperature_tells_how_freely(trai
     assert returns(1e6) == wild != returns(1e6, seed=1)
 
 
+def test_a_temperature_that_changes_nothing_is_refused_where_it_is_asked_for(trained):
+    with pytest.raises(JaxdtError, match=r"temperature=0.5 changes nothing with sampling='greedy'; add sampling="):
+        jaxdt.evaluate(trained, Buttons(), [8.0], 1, temperature=0.5)
+    drawing = jaxdt.Agent.load(trained, sampling="sample", temperature=0.5)
+    assert drawing.acting_with(sampling="greedy").config.sampling == "greedy"  # whose own temperature stays unused
+
+
 def test_an_episode_draws_the_same_whoever_is_beside_it(trained):
     options = {"sampling": "sample", "temperature": 1e6}
     together = jaxdt.evaluate(trained, Buttons(), [0.0, 8.0], 3, seed=4, **options)

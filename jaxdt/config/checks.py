@@ -78,11 +78,6 @@ def check_sampling(config: Any) -> None:
             f"temperature must be above 0 and finite; got {config.temperature} (for the likeliest action use "
             "sampling='greedy')."
         )
-    if config.temperature != 1 and config.sampling == "greedy":
-        raise JaxdtError(
-            f"temperature={config.temperature} changes nothing with sampling='greedy'; add sampling='sample', or leave "
-            "it out."
-        )
 
 
 def check_sampled_actions(config: Any, spec: Spec) -> None:

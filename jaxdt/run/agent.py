@@ -98,8 +98,8 @@ class Agent:
         """Begins an episode that should reach `target_return`, in the environment's reward units.
 
         `seed`: of the actions, where they are drawn at random; an episode that `evaluate` starts from this seed alone
-        draws the same ones. Raises JaxdtError without a target where the policy
-        takes one, and with one where it takes none.
+        draws the same ones. Raises JaxdtError without a target where the policy takes one, and with one where it takes
+        none.
         """
         if self.config.takes_target and (target_return is None or not np.isfinite(target_return)):
             raise JaxdtError(f"target_return must be a finite number; got {target_return}.")
@@ -145,7 +145,13 @@ def with_acting_options(config: AlgorithmConfig, **options: Any) -> AlgorithmCon
             raise JaxdtError(
                 f"{config.name} has no acting option {name}; it has {', '.join(config.acting_options) or 'none'}."
             )
-    return dataclasses.replace(config, **given)
+    chosen = dataclasses.replace(config, **given)
+    if "temperature" in given and chosen.sampling == "greedy":
+        raise JaxdtError(
+            f"temperature={given['temperature']} changes nothing with sampling='greedy'; add sampling='sample', or "
+            "leave it out."
+        )
+    return chosen
 
 
 def load_params(run: RunDirectory, step: int, config: AlgorithmConfig, spec: Spec) -> PyTree:
