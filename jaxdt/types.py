@@ -204,7 +204,7 @@ class Algorithm(NamedTuple):
     """
     policy: Policy
     sampler: Callable[..., Sampler]
-    """`sampler(store, batch_size, seed, windows_per_pass=None) -> Sampler`; the store's actions are in [-1, 1] or
+    """`sampler(store, *, batch_size, seed, windows_per_pass=None) -> Sampler`; the store's actions are in [-1, 1] or
     0 ... n-1."""
 
 

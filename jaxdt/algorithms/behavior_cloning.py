@@ -1,7 +1,6 @@
 """Behaviour cloning by an MLP on the last states (the original's MLP-BC; paper section 5.1 calls its best part %BC)."""
 
 import math
-from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -10,7 +9,6 @@ from jaxtyping import Array, Float, Key, Num, PRNGKeyArray, PyTree
 
 from jaxdt.algorithms.normalization import choose_action, normalize, to_environment
 from jaxdt.config import BehaviorCloningConfig
-from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.windows import WindowSampler
 from jaxdt.models import build_mlp
 from jaxdt.training import gradient_update, initial_state
@@ -44,25 +42,12 @@ def make(config: BehaviorCloningConfig, spec: Spec) -> Algorithm:
         init=lambda key: initial_state(init(key), config.optimizer),
         update=gradient_update(loss, config.optimizer),
         policy=_policy(config, spec, apply),
-        sampler=partial(_sampler, config, spec),
-    )
-
-
-def _sampler(
-    config: BehaviorCloningConfig,
-    spec: Spec,
-    store: EpisodeStore,
-    batch_size: int,
-    seed: int,
-    windows_per_pass: int | None = None,
-) -> WindowSampler:
-    return WindowSampler(
-        store,
-        statistics=(spec.constants["state_mean"], spec.constants["state_std"]),
-        context_length=config.context_length,
-        batch_size=batch_size,
-        seed=seed,
-        windows_per_pass=windows_per_pass,
+        sampler=lambda store, **drawn: WindowSampler(
+            store,
+            statistics=(spec.constants["state_mean"], spec.constants["state_std"]),
+            context_length=config.context_length,
+            **drawn,
+        ),
     )
 
 

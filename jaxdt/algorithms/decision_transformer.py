@@ -13,7 +13,6 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num, PRNGKeyArray, PyTree
 
 from jaxdt.algorithms.normalization import choose_action, normalize, to_environment
 from jaxdt.config import DecisionTransformerConfig, ModelConfig, OptimizerConfig
-from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.windows import WindowSampler
 from jaxdt.errors import JaxdtError
 from jaxdt.models import Apply, build_decoder, build_model
@@ -36,7 +35,14 @@ def make(config: DecisionTransformerConfig, spec: Spec) -> Algorithm:
         policy=_cached_policy(config, model, spec)
         if config.context == "cached"
         else window_policy(config, apply, spec),
-        sampler=partial(_sampler, config, spec),
+        sampler=lambda store, **drawn: WindowSampler(
+            store,
+            statistics=(spec.constants["state_mean"], spec.constants["state_std"]),
+            context_length=config.model.context_length,
+            return_scale=config.return_scale,
+            max_episode_length=config.model.max_episode_length,
+            **drawn,
+        ),
     )
 
 
@@ -52,26 +58,6 @@ def with_sizes(config: ModelConfig, spec: Spec) -> ModelConfig:
         if given not in (None, found):
             raise JaxdtError(f"the config's {name} is {given} but the data's is {found}; leave it out of the config.")
     return dataclasses.replace(config, **sizes)
-
-
-def _sampler(
-    config: DecisionTransformerConfig,
-    spec: Spec,
-    store: EpisodeStore,
-    batch_size: int,
-    seed: int,
-    windows_per_pass: int | None = None,
-) -> WindowSampler:
-    return WindowSampler(
-        store,
-        statistics=(spec.constants["state_mean"], spec.constants["state_std"]),
-        context_length=config.model.context_length,
-        batch_size=batch_size,
-        seed=seed,
-        return_scale=config.return_scale,
-        max_episode_length=config.model.max_episode_length,
-        windows_per_pass=windows_per_pass,
-    )
 
 
 def window_loss(apply: Apply, params: PyTree, window: Window, key: PRNGKeyArray | None) -> Float[Array, ""]:

@@ -79,7 +79,12 @@ def train_and_evaluate(
     algorithm = make_algorithm(config.algorithm, spec)
     init, update = _compiled(config.algorithm, spec, count, several_seeds=len(records) > 1)
     samplers = [
-        algorithm.sampler(prepared.store, config.batch_size, record.config.seed, prepared.windows_per_pass)
+        algorithm.sampler(
+            prepared.store,
+            batch_size=config.batch_size,
+            seed=record.config.seed,
+            windows_per_pass=prepared.windows_per_pass,
+        )
         for record in records
     ]
     with contextlib.ExitStack() as stack:
