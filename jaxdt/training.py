@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jaxdt.config import OptimizerConfig
 from jaxdt.errors import JaxdtError
+from jaxdt.flat import Flat, flatten_like, unflatten
 from jaxdt.parallel import over_seeds
 
 
@@ -84,25 +85,29 @@ def _is_weight(params: PyTree[Array]) -> PyTree[bool]:
     )
 
 
-def gradient_update(
-    loss: Callable[[PyTree[Array], PyTree, PRNGKeyArray], Float[Array, ""]], config: OptimizerConfig
-) -> Callable[[TrainState, PyTree, PRNGKeyArray], tuple[TrainState, Metrics]]:
-    """The update of an algorithm with one loss and one optimiser; `loss(params, batch, key)` is a scalar.
+class GradientUpdate(NamedTuple):
+    """The update of an algorithm with one loss and one optimiser.
 
+    Its state may hold parameters and optimiser state as a `Flat`, as it does from one update of a call to the next.
     Metrics: `loss`, `grad_norm` before clipping, `learning_rate`.
     """
 
-    def update(state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
-        value, gradients = jax.value_and_grad(loss)(state.params, batch, key)
-        updates, opt_state = make_optimizer(config).update(gradients, state.opt_state, state.params)
+    loss: Callable[[PyTree[Array], PyTree, PRNGKeyArray], Float[Array, ""]]
+    """`loss(params, batch, key)` is a scalar."""
+    config: OptimizerConfig
+
+    def __call__(self, state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
+        value, gradients = jax.value_and_grad(self.loss)(unflatten(state.params), batch, key)
+        if isinstance(state.params, Flat):
+            gradients = Flat.of(gradients)
+        params, optimizer = cast(Any, state.params), make_optimizer(self.config)
+        updates, opt_state = optimizer.update(cast(Any, gradients), state.opt_state, params)
         metrics = {
             "loss": value,
             "grad_norm": optax.tree.norm(gradients),
-            "learning_rate": learning_rate_schedule(config)(state.step),
+            "learning_rate": learning_rate_schedule(self.config)(state.step),
         }
-        return state._replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state), metrics
-
-    return update
+        return state._replace(params=optax.apply_updates(params, updates), opt_state=opt_state), metrics
 
 
 def compile_update(
@@ -129,7 +134,12 @@ def compile_update(
         return kept._replace(finite=finite), metrics
 
     def steps(state: TrainState, batches: PyTree, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
-        return jax.lax.scan(lambda state, batch: step(state, batch, key), state, batches, length=updates_per_call)
+        if isinstance(update, GradientUpdate):
+            state = flatten_like(state, state.params)
+        state, metrics = jax.lax.scan(
+            lambda state, batch: step(state, batch, key), state, batches, length=updates_per_call
+        )
+        return unflatten(state), metrics
 
     called = step if updates_per_call is None else steps
     return jax.jit(over_seeds(called) if several_seeds else called, donate_argnums=0)

@@ -7,6 +7,7 @@ import pytest
 import jaxdt
 from jaxdt.algorithms.decision_transformer import make_train_step, masked_cross_entropy, masked_mse
 from jaxdt.config import OptimizerConfig
+from jaxdt.flat import Flat, flatten_like, unflatten
 from jaxdt.models import build_model
 from jaxdt.training import learning_rate_schedule, make_optimizer
 from tests.conftest import make_store, tiny_model
@@ -175,12 +176,29 @@ def test_decay_spares_biases_and_norms_only_where_asked():
     for decay_biases in (True, False):
         config = OptimizerConfig(learning_rate=1.0, warmup_steps=0, weight_decay=0.5, decay_biases=decay_biases)
         optimizer = make_optimizer(config)
-        updates = jax.jit(lambda tree, optimizer=optimizer: optimizer.update(zeros, optimizer.init(tree), tree)[0])(
-            params
-        )
+        decay = jax.jit(lambda tree, zeros, optimizer=optimizer: optimizer.update(zeros, optimizer.init(tree), tree)[0])
+        updates = decay(params, zeros)
+        flat = unflatten(decay(flatten_like(params, params), flatten_like(zeros, params)))
+        jax.tree.map(np.testing.assert_array_equal, flat, updates)
         for path, update in jax.tree_util.tree_leaves_with_path(updates):
             decayed = decay_biases or path[-1].key in ("kernel", "embedding")
             np.testing.assert_allclose(update, -0.5 if decayed else 0.0, err_msg=jax.tree_util.keystr(path))
+
+
+def test_a_flat_state_is_few_vectors_and_comes_back_as_it_was(trained_parts):
+    _, _, fresh, _ = trained_parts
+    state = fresh()
+    numbered = jax.tree.map(lambda leaf: jnp.arange(leaf.size, dtype=jnp.float32).reshape(leaf.shape), state.params)
+    state = state._replace(params=numbered)
+    flat = flatten_like(state, state.params)
+    assert isinstance(flat.params, Flat)
+    assert {leaf.ndim for leaf in jax.tree.leaves(flat.params)} == {1}
+    mean, variance = (getattr(flat.opt_state[1][0], name) for name in ("mu", "nu"))
+    assert isinstance(mean, Flat)
+    assert isinstance(variance, Flat)
+    back = unflatten(flat)
+    assert jax.tree.structure(back) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, back, state)
 
 
 def test_updates_of_one_call_are_those_of_as_many_calls(trained_parts):

@@ -11,7 +11,7 @@ from jaxdt.algorithms.normalization import choose_action, normalize, to_environm
 from jaxdt.config import BehaviorCloningConfig
 from jaxdt.data.windows import WindowSampler
 from jaxdt.models import build_mlp
-from jaxdt.training import gradient_update, initial_state
+from jaxdt.training import GradientUpdate, initial_state
 from jaxdt.types import Algorithm, Box, Policy, Spec, Window
 
 
@@ -40,7 +40,7 @@ def make(config: BehaviorCloningConfig, spec: Spec) -> Algorithm:
 
     return Algorithm(
         init=lambda key: initial_state(init(key), config.optimizer),
-        update=gradient_update(loss, config.optimizer),
+        update=GradientUpdate(loss, config.optimizer),
         policy=_policy(config, spec, apply),
         sampler=lambda store, **drawn: WindowSampler(
             store,

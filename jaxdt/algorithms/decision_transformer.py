@@ -16,7 +16,7 @@ from jaxdt.config import DecisionTransformerConfig, ModelConfig, OptimizerConfig
 from jaxdt.data.windows import WindowSampler
 from jaxdt.errors import JaxdtError
 from jaxdt.models import Apply, build_decoder, build_model
-from jaxdt.training import TrainState, TrainStep, compile_update, gradient_update, initial_state
+from jaxdt.training import GradientUpdate, TrainState, TrainStep, compile_update, initial_state
 from jaxdt.types import Algorithm, Box, Policy, Spec, Window
 
 
@@ -31,7 +31,7 @@ def make(config: DecisionTransformerConfig, spec: Spec) -> Algorithm:
     init, apply = build_model(model)
     return Algorithm(
         init=lambda key: initial_state(init(key), config.optimizer),
-        update=gradient_update(partial(window_loss, apply), config.optimizer),
+        update=GradientUpdate(partial(window_loss, apply), config.optimizer),
         policy=_cached_policy(config, model, spec)
         if config.context == "cached"
         else window_policy(config, apply, spec),
@@ -93,7 +93,7 @@ def make_train_step(
     same key every time. Metrics: `loss`, `grad_norm` before clipping, `learning_rate`. With `updates_per_call`,
     one call makes `n` updates: the windows are stacked along a new first axis, which the metrics have too.
     """
-    update = gradient_update(partial(window_loss, apply), config)
+    update = GradientUpdate(partial(window_loss, apply), config)
     return compile_update(update, updates_per_call=updates_per_call), initial_state(params, config)
 
 
