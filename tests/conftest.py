@@ -19,6 +19,7 @@ import pytest
 from filelock import FileLock
 
 import jaxdt
+from jaxdt.types import Window
 
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -116,3 +117,21 @@ def finished(tmp_path_factory, worker_id) -> Path:
         if not path.exists():
             jaxdt.train(CONFIG, STORE, out=shared / "unfinished", env=Drift()).rename(path)
     return path
+
+
+def random_window(config, *, batch=3, seed=0, real=None) -> Window:
+    """`real`: how many steps of each window are real; default all. Values where padded are random too."""
+    rng = np.random.default_rng(seed)
+    t = config.context_length
+    real = np.full(batch, t) if real is None else np.asarray(real)
+    if config.num_actions is None:
+        actions = rng.uniform(-1, 1, size=(batch, t, config.action_dim)).astype(np.float32)
+    else:
+        actions = rng.integers(0, config.num_actions, size=(batch, t)).astype(np.int32)
+    return Window(
+        states=rng.normal(size=(batch, t, config.state_dim)).astype(np.float32),
+        actions=actions,
+        returns_to_go=rng.normal(size=(batch, t)).astype(np.float32),
+        timesteps=rng.integers(0, config.max_episode_length, size=(batch, t)).astype(np.int32),
+        mask=np.arange(t) >= t - real[:, None],
+    )

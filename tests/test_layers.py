@@ -4,9 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.errors import KeyReuseError
 
-from jaxdt.models.layers import drop
+from jaxdt.config import ModelConfig
+from jaxdt.models import building
+from jaxdt.models.building import build_model
+from jaxdt.models.layers import drop, layer_norm, normalize
+from tests.conftest import random_window
 
 
 def kept(key, rate=0.1, shape=(1 << 10, 1 << 10)):
@@ -57,3 +62,35 @@ def test_dropout_takes_every_kind_of_key(make_key):
 def test_dropping_twice_with_one_key_is_found():
     with jax.debug_key_reuse(True), pytest.raises(KeyReuseError):
         jax.jit(lambda x, key: drop(x, 0.5, key) + drop(x, 0.5, key))(jnp.ones(3), jax.random.key(0))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_normalisation_is_flaxes_with_the_exact_variance(dtype):
+    layer = layer_norm(16, 1e-3, nnx.Rngs(0))
+    layer.scale[...], layer.bias[...] = jax.random.normal(jax.random.key(0), (2, 16), dtype)
+    x = (100 + jax.random.normal(jax.random.key(1), (3, 4, 16))).astype(dtype)
+    flaxes = nnx.LayerNorm(16, epsilon=1e-3, use_fast_variance=False, rngs=nnx.Rngs(0))
+    flaxes.scale[...], flaxes.bias[...] = layer.scale[...], layer.bias[...]
+    ours, theirs = normalize(layer, x), flaxes(x).astype(dtype)
+    assert ours.dtype == dtype
+    np.testing.assert_allclose(ours.astype(jnp.float32), theirs.astype(jnp.float32), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_vectors_for_each_window_change_neither_predictions_nor_gradients(dtype, monkeypatch):
+    config = ModelConfig(state_dim=3, action_dim=2, width=16, num_layers=2, context_length=4, dtype=dtype)
+    init, apply = build_model(config)
+    params = init(jax.random.key(0))
+    window = random_window(config, real=[1, 3, 4])
+
+    def loss(params):
+        return jnp.sum(jnp.square(apply(params, window, key=jax.random.key(1))))
+
+    value, gradients = jax.jit(jax.value_and_grad(loss))(params)
+    monkeypatch.setattr(building.jax, "default_backend", lambda: "gpu")
+    spread_program = jax.jit(jax.value_and_grad(lambda params: loss(params)))
+    assert "optimization_barrier" in str(spread_program.trace(params).jaxpr)  # so it is another program indeed
+    spread_value, spread_gradients = spread_program(params)
+    close = {"float32": {"rtol": 1e-5, "atol": 1e-5}, "bfloat16": {"rtol": 0.05, "atol": 0.05}}[dtype]
+    np.testing.assert_allclose(spread_value, value, **close)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), spread_gradients, gradients)

@@ -10,25 +10,7 @@ import jaxdt
 from jaxdt.algorithms.decision_transformer import masked_cross_entropy
 from jaxdt.models import build_decoder, build_model
 from jaxdt.types import Window
-from tests.conftest import tiny_model
-
-
-def random_window(config, *, batch=3, seed=0, real=None) -> Window:
-    """`real`: how many steps of each window are real; default all. Values where padded are random too."""
-    rng = np.random.default_rng(seed)
-    t = config.context_length
-    real = np.full(batch, t) if real is None else np.asarray(real)
-    if config.num_actions is None:
-        actions = rng.uniform(-1, 1, size=(batch, t, config.action_dim)).astype(np.float32)
-    else:
-        actions = rng.integers(0, config.num_actions, size=(batch, t)).astype(np.int32)
-    return Window(
-        states=rng.normal(size=(batch, t, config.state_dim)).astype(np.float32),
-        actions=actions,
-        returns_to_go=rng.normal(size=(batch, t)).astype(np.float32),
-        timesteps=rng.integers(0, config.max_episode_length, size=(batch, t)).astype(np.int32),
-        mask=np.arange(t) >= t - real[:, None],
-    )
+from tests.conftest import random_window, tiny_model
 
 
 def jitted_model(config):

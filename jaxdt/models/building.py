@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from jaxdt.config import ModelConfig
 from jaxdt.errors import JaxdtError
 from jaxdt.models.functional import Init, Params, as_functions
+from jaxdt.models.layers import for_each_window
 from jaxdt.models.transformer import DecisionTransformer, DecodeCache, KVCache
 from jaxdt.types import Window
 
@@ -61,6 +62,8 @@ def build_model(config: ModelConfig) -> tuple[Init, Apply]:
         params: Params, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
     ) -> Float[Array, "b q outputs"]:
         window = jax.tree.map(jnp.asarray, window)
+        if key is not None and jax.default_backend() != "cpu":  # on a CPU it takes 3 % longer
+            params = for_each_window(params, len(window.mask))
         return with_params(params)(window, newest_only=newest_only, key=key)
 
     return init, apply

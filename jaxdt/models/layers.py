@@ -3,12 +3,14 @@
 Flax asks for `rngs`; what a layer's parameters are drawn from is only noted (`initialization.py`).
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt32
 
 from jaxdt.models.initialization import Constant, Normal, Uniform, drawn_from
 
@@ -19,8 +21,7 @@ STD = 0.02
 
 def layer_norm(width: int, epsilon: float, rngs: nnx.Rngs, *, bias_std: float = 0.0) -> nnx.LayerNorm:
     init = drawn_from(scale=Constant(1.0), bias=Normal(bias_std) if bias_std else Constant(0.0))
-    # PyTorch's two-pass variance; Flax's default is E[x^2] - E[x]^2.
-    return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, rngs=rngs, **init)
+    return nnx.LayerNorm(width, epsilon=epsilon, rngs=rngs, **init)
 
 
 def gpt2_linear(inputs: int, outputs: int, rngs: nnx.Rngs, *, std: float = STD) -> nnx.Linear:
@@ -39,7 +40,56 @@ def embedding(rows: int, width: int, rngs: nnx.Rngs, *, std: float = STD) -> nnx
 
 def dense(layer: nnx.Linear, x: Float[Array, "*rows i"]) -> Float[Array, "*rows o"]:
     # On flattened rows XLA computes the weight gradient without transposing its inputs: 1.7 x a whole step on CPU.
-    return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], layer.out_features)
+    product = jnp.dot(x.reshape(-1, x.shape[-1]), layer.kernel[...]).reshape(*x.shape[:-1], layer.out_features)
+    return product + _for_rows(layer.bias, x)
+
+
+def normalize(layer: nnx.LayerNorm, x: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:
+    """Layer normalisation, computed in float32 whatever the type of `x`."""
+    wide = x.astype(jnp.float32)
+    mean = jnp.mean(wide, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True)  # PyTorch's two passes, not E[x^2] - E[x]^2
+    factor = jax.lax.rsqrt(variance + layer.epsilon) * _for_rows(layer.scale, x)
+    return ((wide - mean) * factor + _for_rows(layer.bias, x)).astype(x.dtype)
+
+
+def _for_rows(parameter: nnx.Param | None, x: Array) -> Float[Array, "*b_1 d"]:
+    """A vector, or one for each window, with as many axes as `x`."""
+    assert parameter is not None
+    vector = parameter[...]
+    return vector if vector.ndim == x.ndim else vector.reshape(*[1] * (x.ndim - 1), -1)
+
+
+def for_each_window(params: PyTree[Array], batch: int) -> PyTree[Array]:
+    """Every vector (d,) of a transformer's parameters as (b, 1, d), for its `b` windows; the rest as it is.
+
+    It changes no result, only the order of the sums in the gradients of biases and of LayerNorm's scales, which are
+    over all tokens of all windows. XLA gives such a sum too few of a GPU's processors, so that 3,840 rows of 128 took
+    8 µs on an H100, as long as a matrix product, 35 times an update. So each window's tokens are summed where they are
+    computed, and the sums of windows, all vectors together, in one more kernel: an update took 0.75 ms instead of 1.00.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    spread = iter(_spread([leaf for leaf in leaves if leaf.ndim == 1], batch))
+    return jax.tree.unflatten(structure, [next(spread) if leaf.ndim == 1 else leaf for leaf in leaves])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _spread(vectors: list[Array], batch: int) -> list[Array]:
+    return [jnp.broadcast_to(vector, (batch, 1, *vector.shape)) for vector in vectors]
+
+
+def _spread_forward(vectors: list[Array], batch: int) -> tuple[list[Array], None]:
+    return _spread(vectors, batch), None
+
+
+def _spread_backward(batch: int, _: None, gradients: list[Array]) -> tuple[list[Array]]:
+    joined = jnp.concatenate([gradient.reshape(batch, -1) for gradient in gradients], axis=1)
+    joined = jax.lax.optimization_barrier(joined)  # else XLA makes one sum of both again
+    ends = np.cumsum([gradient.shape[-1] for gradient in gradients])
+    return (jnp.split(joined.sum(axis=0), ends[:-1]),)
+
+
+_spread.defvjp(_spread_forward, _spread_backward)
 
 
 def drop(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:

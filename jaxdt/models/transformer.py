@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxdt.config import ModelConfig
-from jaxdt.models.layers import STD, dense, drop, embedding, gpt2_linear, layer_norm, split, torch_linear
+from jaxdt.models.layers import STD, dense, drop, embedding, gpt2_linear, layer_norm, normalize, split, torch_linear
 from jaxdt.types import Window
 
 
@@ -56,7 +56,7 @@ class Block(nnx.Module):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "b q d"]:
         """The tokens in the slice `queries`; keys and values always come from all tokens."""
-        normed = self.attention_norm(x)
+        normed = normalize(self.attention_norm, x)
         return self._attend_and_mlp(
             x[:, queries], normed[:, queries], self._keys_values(normed), may_attend[:, queries], key
         )
@@ -71,7 +71,7 @@ class Block(nnx.Module):
         queries: slice = slice(None),
     ) -> tuple[Float[Array, "b q d"], KVCache]:
         """As a call, with the keys and values of the new tokens written into the cache at `at`."""
-        normed = self.attention_norm(x)
+        normed = normalize(self.attention_norm, x)
         new = self._keys_values(normed)
         cache = KVCache(
             jax.lax.dynamic_update_slice_in_dim(cache.keys, new.keys, at, axis=3),
@@ -98,7 +98,7 @@ class Block(nnx.Module):
         attention_key, out_key, mlp_key = split(key, 3)
         attended = self._attend(dense(self.query, normed), cache, may_attend, attention_key)
         x = x + drop(dense(self.attention_out, attended), self.residual_dropout, out_key)
-        hidden = self.activation(dense(self.mlp_in, self.mlp_norm(x)))
+        hidden = self.activation(dense(self.mlp_in, normalize(self.mlp_norm, x)))
         return x + drop(dense(self.mlp_out, hidden), self.residual_dropout, mlp_key)
 
     def _attend(
@@ -159,7 +159,7 @@ class DecisionTransformer(nnx.Module):
     ) -> Float[Array, "b q outputs"]:
         t = window.mask.shape[1]
         embed_key, *block_keys = split(key, 1 + len(self.blocks))
-        x = drop(self.embed_norm(self._embed(window)).astype(self.dtype), self.embedding_dropout, embed_key)
+        x = drop(normalize(self.embed_norm, self._embed(window)).astype(self.dtype), self.embedding_dropout, embed_key)
         is_real = jnp.repeat(window.mask, 3, axis=1)
         may_attend = jnp.tril(jnp.ones((3 * t, 3 * t), bool))[None] & is_real[:, None, :]
         # Only state tokens predict, so the last block computes nothing else.
@@ -186,7 +186,7 @@ class DecisionTransformer(nnx.Module):
             dense(self.embed_return, returns_to_go[:, None]) + time,
             dense(self.embed_state, states.reshape(states.shape[0], -1)) + time,
         )
-        x = self.embed_norm(jnp.stack(tokens, axis=1)).astype(self.dtype)
+        x = normalize(self.embed_norm, jnp.stack(tokens, axis=1)).astype(self.dtype)
         slot, may_attend = cache.steps_seen % length, _newest_may_attend(cache.steps_seen, length)
         blocks = []
         for i, old in enumerate(cache.blocks):
@@ -196,7 +196,7 @@ class DecisionTransformer(nnx.Module):
         return DecodeCache(tuple(blocks), timestep, cache.steps_seen + 1), self._predict(x)[:, 0]
 
     def _predict(self, x: Float[Array, "b q d"]) -> Float[Array, "b q outputs"]:
-        outputs = dense(self.predict_action, self.final_norm(x.astype(jnp.float32)))
+        outputs = dense(self.predict_action, normalize(self.final_norm, x.astype(jnp.float32)))
         return jnp.tanh(outputs) if self.action_tanh else outputs
 
     def _embed_action(self, actions: Float[Array, "*b a"] | Int[Array, "*b"]) -> Float[Array, "*b d"]:
