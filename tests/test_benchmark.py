@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import os
 import re
 import subprocess
@@ -13,8 +14,10 @@ import jax
 import numpy as np
 import pytest
 
+import gpu_check
 from benchmarking import floors, ours
 from benchmarking.curves import CURVES, draw_curve, measure_curve
+from benchmarking.gpu_rows import FLOAT32, Row as GpuRow, failure, make_rows as gpu_rows_of
 from benchmarking.machine import Others
 from benchmarking.measure import Call, Worker, WorkerError, alternate, worker_environment
 from benchmarking.products import forward_operations, update_operations
@@ -261,7 +264,7 @@ def test_our_tasks_and_floors_measure_small_shapes(hasty, episodes):
 @pytest.mark.slow
 def test_our_longer_tasks_measure_small_shapes(tmp_path):
     measured = [
-        ours.pipeline(TINY, str(tmp_path), calls=2),
+        ours.pipeline(TINY, str(tmp_path), updates=20),
         ours.rollout(TINY, 2, steps=3),
         ours.evaluate(TINY, 1),
         ours.start(TINY, str(tmp_path)),
@@ -276,7 +279,41 @@ def test_rows_name_tasks_that_are_there(tmp_path):
     called = {call.task for row in rows for call in (row.ours, row.floor, row.beside) if call}
     called |= {call.task for curve in CURVES for call in curve.points.values()}
     assert called <= ours.TASKS.keys()
-    assert called | {"describe", "write_store", "product_rate"} == ours.TASKS.keys()
+    gpu_rows = [row for rows in gpu_rows_of(tmp_path, "cpu").values() for row in rows]
+    on_gpu = {row.call.task for row in gpu_rows if row.module == "benchmarking.ours"}
+    assert called | on_gpu | {"describe", "write_store", "product_rate"} == ours.TASKS.keys()
+
+
+def test_what_a_gpu_may_differ_by_depends_on_how_it_multiplies():
+    for settings, allowed in ((FLOAT32, 1e-4), ({}, 3e-3)):
+        row = GpuRow(name="", call=Call("agree"), settings=settings)
+        assert failure(row, [{"loss": 0.9 * allowed, "grad_norm": 0.0, "weights": 1.0}]) is None
+        assert f"may differ by {allowed:g}" in failure(row, [{"loss": 0.0, "grad_norm": 1.1 * allowed, "weights": 0.0}])
+    assert failure(GpuRow(name="", call=Call("train")), [1.0]) is None
+
+
+@pytest.mark.slow
+def test_the_gpu_check_says_every_row_and_goes_on_after_one_that_fails(tmp_path, monkeypatch, capsys):
+    rows = {
+        "agree": [GpuRow(name="float32", call=Call("agree", {"updates": 2}), shapes=TINY, repeats=1)],
+        "paper": [
+            GpuRow(name="one", call=Call("train", {"updates": 1, "sampling": True}), shapes=TINY),
+            GpuRow(name="none", call=Call("no such task"), shapes=TINY),
+        ],
+        "large": [GpuRow(name="memory", call=Call("memory"), shapes=TINY)],
+    }
+    monkeypatch.setattr(gpu_check, "make_rows", lambda directory, device: rows)
+    monkeypatch.setattr(
+        sys, "argv", ["gpu_check", "--device", "cpu", "--repeats", "1", "--json", str(tmp_path / "out")]
+    )
+    assert gpu_check.main() == 0
+    said = capsys.readouterr().out
+    assert re.search(r"float32 +loss 0.0e\+00, grad_norm 0.0e\+00, weights 0.0e\+00\n", said)
+    assert re.search(r"one +[\d.,]+ ms, [\d,]+ a second; [\d.]+ TFLOP/s", said)
+    assert re.search(r"none +no such task: KeyError: 'no such task'\n", said)
+    assert "no wrong results" in said
+    document = json.loads((tmp_path / "out").read_text())
+    assert [row["name"] for row in document["rows"]] == ["float32", "one", "none", "memory"]
 
 
 def test_curves_are_drawn(tmp_path):

@@ -60,10 +60,14 @@ class Worker:
     def close(self) -> None:
         """Ends the process; the next `ask` starts a new one."""
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)  # and a command that it may have started
+            self.kill()
             self._process.communicate()
             self._process = None
+
+    def kill(self) -> None:
+        """From another thread: an `ask` that is waiting raises WorkerError, and the next one starts a new process."""
+        with contextlib.suppress(ProcessLookupError, AttributeError):  # it has ended, or never began
+            os.killpg(self._process.pid, signal.SIGKILL)  # and a command that it may have started
 
     def _start(self) -> subprocess.Popen:
         with open(self._log, "ab") as log:

@@ -19,7 +19,7 @@ from benchmarking import floors
 from benchmarking.shapes import ENV_ID, RETURN_SCALE, TARGET, Shapes, make_store, num_cores, store_of
 from benchmarking.timing import one_by_one, repeatedly
 from jaxdt.algorithms.decision_transformer import with_sizes
-from jaxdt.config import PAPER
+from jaxdt.config import PAPER, Context
 from jaxdt.data.writing import write_episodes
 from jaxdt.evaluation.environments import make_environment
 from jaxdt.evaluation.evaluator import Evaluator
@@ -49,21 +49,59 @@ def write_store(shapes: Shapes, path: str) -> Iterator[int]:
     yield Path(path).stat().st_size
 
 
-def train(shapes: Shapes, updates: int = MOST_UPDATES_PER_CALL, seeds: int = 1) -> Iterator[float]:
-    """Seconds an update (of all seeds), so many in a call as in `jaxdt train`, on batches that are on the device."""
+def train(
+    shapes: Shapes, updates: int = MOST_UPDATES_PER_CALL, seeds: int = 1, *, sampling: bool = False
+) -> Iterator[float]:
+    """Seconds an update (of all seeds), so many in a call as in `jaxdt train`.
+
+    On batches that are on the device, or with `sampling` drawn and sent there while it works, as training does.
+    """
     algorithm = _algorithm(shapes)
     step = compile_update(algorithm.update, updates_per_call=updates, several_seeds=seeds > 1)
     first = jax.jit(algorithm.init)(jax.random.key(0))
     state = jax.device_put(stacked([first] * seeds), jax.devices()[0])
-    windows = next_batches([_sampler(shapes) for _ in range(seeds)], updates)
+    samplers = [_sampler(shapes) for _ in range(seeds)]
+    windows = next_batches(samplers, updates)
     keys = stacked([jax.random.key(seed) for seed in range(seeds)])
 
     def update() -> Any:
-        nonlocal state
+        nonlocal state, windows
         state, _ = step(state, windows, keys)
+        if sampling:
+            windows = next_batches(samplers, updates)
         return state
 
     return (seconds / updates for seconds in repeatedly(update, jax.block_until_ready))
+
+
+def agree(shapes: Shapes, updates: int = 20) -> Iterator[dict[str, float]]:
+    """Largest relative difference of the losses and gradient norms of `updates` updates here and on the CPU.
+
+    And the largest difference of a weight after them; at once with the full learning rate, so that weights move.
+    """
+    config = dataclasses.replace(_config(shapes), optimizer=jaxdt.OptimizerConfig(warmup_steps=1))
+    algorithm = jaxdt.make_algorithm(config, _spec(shapes))
+    keys, outcomes = jax.random.split(jax.random.key(0)), []
+    for device in (jax.devices()[0], jax.devices("cpu")[0]):
+        step = compile_update(algorithm.update, updates_per_call=updates)
+        with jax.default_device(device):
+            windows = jax.device_put(next_batches([_sampler(shapes)], updates), device)
+            state = jax.device_put(jax.jit(algorithm.init)(keys[0]), device)
+            state, metrics = step(state, windows, jax.device_put(keys[1], device))
+        outcomes.append(jax.tree.map(np.asarray, (metrics, state.params)))
+    (metrics, params), (expected, expected_params) = outcomes
+    differences = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))), params, expected_params)
+    relative = {name: np.abs(metrics[name] / expected[name] - 1) for name in ("loss", "grad_norm")}
+    yield {name: float(np.max(values)) for name, values in relative.items()} | {
+        "weights": max(jax.tree.leaves(differences))
+    }
+
+
+def memory(shapes: Shapes) -> Iterator[int]:
+    """The most bytes of the device that this process has held; 0 where it does not say."""
+    del shapes
+    while True:
+        yield (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
 
 
 def sample(shapes: Shapes) -> Iterator[float]:
@@ -72,11 +110,19 @@ def sample(shapes: Shapes) -> Iterator[float]:
     return repeatedly(lambda: next(sampler))
 
 
-def pipeline(shapes: Shapes, directory: str, calls: int = 4) -> Iterator[float]:
+def pipeline(shapes: Shapes, directory: str, updates: int = 40, updates_per_call: int | None = None) -> Iterator[float]:
     """Seconds an update of a whole run, as its own metrics say of all calls but the first; each time a new run."""
-    steps = calls * MOST_UPDATES_PER_CALL
-    config = dataclasses.replace(PAPER, env="none", steps=steps, log_every=steps, batch_size=shapes.batch_size)
-    config = dataclasses.replace(config, algorithm=_config(shapes), eval_every=steps, save_every=steps)
+    config = dataclasses.replace(
+        PAPER,
+        env="none",
+        steps=updates,
+        log_every=updates,
+        eval_every=updates,
+        save_every=updates,
+        updates_per_call=updates_per_call,
+        batch_size=shapes.batch_size,
+        algorithm=_config(shapes),
+    )
     while True:
         run = jaxdt.train(config, store_of(shapes), out=Path(tempfile.mkdtemp(dir=directory)))
         yield 1 / read_lines(run / "metrics.jsonl")[-1]["updates_per_second"]
@@ -92,7 +138,7 @@ def act(shapes: Shapes, environments: int) -> Iterator[float]:
 
 def evaluate(shapes: Shapes, episodes: int, **options: Any) -> Iterator[float]:
     """Seconds an environment step of the whole call `evaluate`, whose `options` are passed on."""
-    agent = _agent(shapes)
+    agent = _agent(_config(shapes), shapes)
 
     def play() -> int:
         [result] = jaxdt.evaluate(agent, ENV_ID, [TARGET], episodes, **options)
@@ -101,15 +147,14 @@ def evaluate(shapes: Shapes, episodes: int, **options: Any) -> Iterator[float]:
     return one_by_one(play)
 
 
-def rollout(shapes: Shapes, environments: int, steps: int = 100) -> Iterator[float]:
+def rollout(
+    shapes: Shapes, environments: int, steps: int = 100, env: str = ENV_ID, context: Context = "exact"
+) -> Iterator[float]:
     """Seconds an environment step of a compiled rollout; episodes are cut off after `steps`."""
-    import gymnasium
-
-    env_id = f"HalfCheetahOf{steps}Steps-v0"
-    if env_id not in gymnasium.registry:
-        gymnasium.register(env_id, gymnasium.spec(ENV_ID).entry_point, max_episode_steps=steps)
-    agent = _agent(shapes)
-    evaluator = Evaluator(agent.policy, make_environment(env_id))
+    agent = _agent(dataclasses.replace(_config(shapes), context=context), shapes)
+    environment = make_environment(env)
+    environment.max_episode_steps = steps
+    evaluator = Evaluator(agent.policy, environment)
 
     def play() -> int:
         return int(np.sum(evaluator.run_episodes(agent.params, [TARGET], environments, 0).lengths))
@@ -165,6 +210,8 @@ def _config(shapes: Shapes) -> jaxdt.DecisionTransformerConfig:
         max_episode_length=shapes.max_episode_length,
         width=shapes.width,
         num_layers=shapes.num_layers,
+        num_heads=shapes.num_heads,
+        dtype=shapes.dtype,
     )
     return jaxdt.DecisionTransformerConfig(return_scale=RETURN_SCALE, model=model)
 
@@ -209,14 +256,16 @@ def _full_windows(shapes: Shapes, count: int) -> Window:
     )
 
 
-def _agent(shapes: Shapes) -> jaxdt.Agent:
-    return jaxdt.Agent(_config(shapes), _model(shapes)[0], _spec(shapes))
+def _agent(config: jaxdt.DecisionTransformerConfig, shapes: Shapes) -> jaxdt.Agent:
+    return jaxdt.Agent(config, _model(shapes)[0], _spec(shapes))
 
 
 TASKS = floors.TASKS | {
     "describe": describe,
     "write_store": write_store,
     "train": train,
+    "agree": agree,
+    "memory": memory,
     "sample": sample,
     "pipeline": pipeline,
     "act": act,

@@ -15,7 +15,8 @@ from benchmarking.timing import one_by_one, repeatedly
 from jaxdt.simulator import make_simulator
 
 
-ATTENTION = "sdpa"  # PyTorch's fused attention, Hugging Face's default
+# PyTorch's fused attention, Hugging Face's default, where its version has it for this model.
+ATTENTION = "sdpa" if transformers.DecisionTransformerModel._supports_sdpa else "eager"
 
 torch.set_num_threads(num_cores())
 torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as jax does by default

@@ -91,14 +91,14 @@ def remarks(lines: Sequence[Line], shapes: Shapes, machine: dict[str, Any]) -> l
         return found
     if "train" in seconds:
         rate = update_operations(shapes) / seconds["train"]
-        found.append(f"train: {_number(rate / 1e12)} TFLOP/s of matrix products, {_share_of_peak(rate, machine)}")
+        found.append(f"train: {_number(rate / 1e12)} TFLOP/s of matrix products, {share_of_peak(rate, machine)}")
     if "pipeline" in seconds:
         projected = PAPER_UPDATES * seconds["pipeline"]
         found.append(f"{PAPER_UPDATES:,} paper updates at pipeline's pace: {_number(projected)} s")
     return found
 
 
-def _share_of_peak(rate: float, machine: dict[str, Any], precision: str = "TF32") -> str:
+def share_of_peak(rate: float, machine: dict[str, Any], precision: str = "TF32") -> str:
     device = machine["device"]
     for kind, peaks in PEAKS.items():
         if device.startswith(kind):

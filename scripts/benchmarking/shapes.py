@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+from typing import Literal
 
 import numpy as np
 
@@ -22,6 +23,8 @@ class Shapes:
     context_length: int = 20
     width: int = 128
     num_layers: int = 3
+    num_heads: int = 1
+    dtype: Literal["float32", "bfloat16"] = "float32"
     state_dim: int = 17
     action_dim: int = 6
     max_episode_length: int = 1000
