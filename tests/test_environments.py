@@ -106,20 +106,20 @@ def test_episodes_are_seeded_rescaled_and_cut_at_the_time_limit():
 
 def test_a_closed_environment_makes_its_simulators_anew():
     environment, _ = play("none")
-    closed = environment._simulators[:]
+    closed = environment._pool.simulators[:]
     environment.close()
-    assert environment._simulators == []
+    assert environment._pool.simulators == []
     _, observation = environment.reset(jnp.array([4, 9]))
     np.testing.assert_array_equal(observation[:, 0], [4, 9])
-    assert len(environment._simulators) == 2
-    assert not set(map(id, closed)) & set(map(id, environment._simulators))
+    assert len(environment._pool.simulators) == 2
+    assert not set(map(id, closed)) & set(map(id, environment._pool.simulators))
 
 
 def test_a_finished_episode_is_not_stepped_on():
     environment, played = play("ends")
     np.testing.assert_array_equal(played.lengths, [6, 3, 6])
     np.testing.assert_allclose(played.returns, [15.0, 15.0, 15.0])
-    assert environment._simulators[1].unwrapped.count == 3
+    assert environment._pool.simulators[1].unwrapped.count == 3
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_an_action_that_is_not_finite_never_reaches_the_simulator():
         return jnp.where(jnp.arange(3)[:, None] == 2, action, 0.0)
 
     environment, _ = play("none", policy)
-    assert environment._simulators[2].unwrapped.count == 2
+    assert environment._pool.simulators[2].unwrapped.count == 2
     with pytest.raises(SimulationError, match="episode 2, step 2: the policy's action is not finite"):
         environment.raise_failure(lambda i: f"episode {i}")
 

@@ -1,4 +1,4 @@
-"""Gymnasium simulators on the host, behind JAX's ordered callback."""
+"""Gymnasium's environments on the host, behind JAX's ordered callback."""
 
 import contextlib
 from collections.abc import Callable
@@ -11,26 +11,28 @@ from jax.experimental import io_callback
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
 from jaxdt.errors import SimulationError
+from jaxdt.evaluation.environments.pools import EpisodeError, Pool, SimulatorPool
 from jaxdt.simulator import action_space, episode_limit, make_simulator
 from jaxdt.types import Discrete, Spec
 
 
 class GymnasiumEnvironment:
-    """Gymnasium simulators behind an ordered host callback.
+    """A pool of simulators behind an ordered host callback.
 
     An ordered callback cannot be vmapped, so the batch lives inside it. The simulators' state stays on the
     host. A callback must not raise into JAX: the first failure is kept, every episode ends at that step, and
     `raise_failure` reports it when the rollout has returned.
     """
 
-    def __init__(self, env_id: str):
+    def __init__(self, env_id: str, make_pool: Callable[[str, Any], Pool] = SimulatorPool):
+        """`make_pool(env_id, simulator)`: what is stepped, of one simulator that was made to look at."""
         self.name = env_id
         self.env_id: str | None = env_id
-        self._simulators: list[Any] = [make_simulator(env_id)]
-        first = self._simulators[0]
+        first = make_simulator(env_id)
         self.spec = Spec(observation_shape=first.observation_space.shape, action=action_space(first))
         self.max_episode_steps = episode_limit(first)
         self.on_step: Callable[[int], None] = lambda step: None
+        self._pool = make_pool(env_id, first)
         self._ended = np.zeros((2, 0), bool)  # terminated and truncated, of each episode
         self._step_count = 0
         self._failure: tuple[int, int, str] | None = None
@@ -57,28 +59,20 @@ class GymnasiumEnvironment:
 
     def close(self) -> None:
         """The next reset makes new simulators."""
-        while self._simulators:
-            self._simulators.pop().close()
+        self._pool.close()
 
     def _reset_on_host(self, seeds: Any) -> np.ndarray:
         seeds = np.asarray(seeds)
         observations = np.zeros((len(seeds), *self.spec.observation_shape), np.float32)
         self._failure, self._step_count = None, 0
         self._ended = np.zeros((2, len(seeds)), bool)
-        for i, seed in enumerate(seeds):
-            try:
-                if i == len(self._simulators):
-                    self._simulators.append(make_simulator(self.name))
-                observation = self._simulators[i].reset(seed=int(seed))[0]
-                if np.shape(observation) != observations[i].shape:
-                    raise ValueError(
-                        f"its observation has shape {np.shape(observation)}, not {self.spec.observation_shape}"
-                    )
-                observations[i] = observation
-                if not np.isfinite(observations[i]).all():
-                    self._fail(i, "the environment's first observation is not finite")
-            except Exception as error:  # anything a simulator does must stay out of JAX
-                self._fail(i, f"the environment raised {type(error).__name__}: {error}")
+        try:
+            self._pool.reset(seeds, observations)
+        except EpisodeError as error:
+            self._fail(error.episode, str(error))
+        bad = ~_rows_are_finite(observations)
+        if bad.any():
+            self._fail(int(bad.argmax()), "the environment's first observation is not finite")
         return observations
 
     def _step_on_host(self, actions: Any) -> tuple[Any, ...]:
@@ -91,8 +85,11 @@ class GymnasiumEnvironment:
         if unusable.any():
             self._fail(int(alive[unusable.argmax()]), "the policy's action is not finite")
         else:
-            self._step_each(alive.tolist(), actions, observations, rewards)
-        bad = ~(np.isfinite(observations.reshape(len(actions), -1)).all(axis=1) & np.isfinite(rewards))
+            try:
+                self._pool.step(alive, actions, observations, rewards, self._ended)
+            except EpisodeError as error:
+                self._fail(error.episode, str(error))
+        bad = ~(_rows_are_finite(observations) & np.isfinite(rewards))
         if bad.any():
             observations[bad], rewards[bad] = 0, 0
             self._fail(int(bad.argmax()), "the environment's observation or reward is not finite")
@@ -108,21 +105,11 @@ class GymnasiumEnvironment:
         unusable: Any = actions < space.start if isinstance(space, Discrete) else ~np.isfinite(actions).all(axis=1)
         return unusable
 
-    def _step_each(
-        self, indices: list[int], actions: np.ndarray, observations: np.ndarray, rewards: np.ndarray
-    ) -> None:
-        """Until one raises."""
-        for i in indices:
-            try:
-                observation, reward, terminated, truncated, _ = self._simulators[i].step(actions[i])
-                with np.errstate(over="ignore"):
-                    observations[i], rewards[i] = observation, reward
-                self._ended[:, i] = bool(terminated), bool(truncated)
-            except Exception as error:  # anything a simulator does must stay out of JAX
-                self._fail(i, f"the environment raised {type(error).__name__}: {error}")
-                return
-
     def _fail(self, index: int, reason: str) -> None:
         if self._failure is None:
             self._failure = (index, self._step_count, reason)
         self._ended[0] = True
+
+
+def _rows_are_finite(observations: Float[np.ndarray, "b *s"]) -> Bool[np.ndarray, " b"]:
+    return np.isfinite(observations.reshape(len(observations), -1)).all(axis=1)
