@@ -28,7 +28,7 @@ class GymnasiumEnvironment:
         """`make_pool(env_id, simulator)`: what is stepped, of one simulator that was made to look at."""
         self.name = env_id
         self.env_id: str | None = env_id
-        first = make_simulator(env_id)
+        first: Any = make_simulator(env_id)
         self.spec = Spec(observation_shape=first.observation_space.shape, action=action_space(first))
         self.max_episode_steps = episode_limit(first)
         self.on_step: Callable[[int], None] = lambda step: None
@@ -112,4 +112,5 @@ class GymnasiumEnvironment:
 
 
 def _rows_are_finite(observations: Float[np.ndarray, "b *s"]) -> Bool[np.ndarray, " b"]:
-    return np.isfinite(observations.reshape(len(observations), -1)).all(axis=1)
+    finite: Any = np.isfinite(observations.reshape(len(observations), -1)).all(axis=1)
+    return finite

@@ -1,6 +1,6 @@
 """Simulators on the host, one an episode: what an environment's callbacks step. Loads no jax."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
@@ -16,6 +16,7 @@ class EpisodeError(Exception):
         self.episode = episode
 
 
+@runtime_checkable
 class Pool(Protocol):
     """As many simulators as there are seeds at the last reset. Raises nothing but EpisodeError."""
 

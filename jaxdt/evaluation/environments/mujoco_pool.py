@@ -1,0 +1,166 @@
+"""MuJoCo simulations stepped on all cores, where that is proved to give Gymnasium's own numbers. Loads no jax."""
+
+import inspect
+import os
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jaxdt.evaluation.environments.mujoco_tasks import TASKS, MujocoTask
+from jaxdt.evaluation.environments.pools import EpisodeError, Pool, SimulatorPool
+
+
+_PROOF_STEPS = 40
+"""Of random actions; Hopper and Walker2d fall before."""
+
+_TASKS_BY_CLASS = {task.entry_point: task for task in TASKS.values()}
+
+
+def make_pool(env_id: str, simulator: Any) -> Pool:
+    """MuJoCo's threads if one of them repeats this simulator's numbers bit for bit; Gymnasium's simulators if not."""
+    pool = _proved(simulator)
+    if pool is None:
+        return SimulatorPool(env_id, simulator)
+    simulator.close()
+    return pool
+
+
+class MujocoPool:
+    """Simulations of one model on the thread pool of `mujoco.batch`, by the rules of a task.
+
+    - `simulator`: Gymnasium's, unwrapped, whose model it is; it is not stepped.
+    - `limit`: environment steps after which an episode is truncated.
+    """
+
+    def __init__(self, task: MujocoTask, simulator: Any, limit: int, threads: int | None = None):
+        self._task, self._model, self._dt, self._limit = task, simulator.model, simulator.dt, limit
+        self._threads = threads or _usable_cores()
+        self._batch: Any = None
+        self._qpos: Any = None  # (b, q), and below (b, v) and (b, a): the simulations' own, written and read in place
+        self._qvel: Any = None
+        self._ctrl: Any = None
+        self._steps = 0
+
+    def reset(self, seeds: Int[np.ndarray, " b"], observations: Float[np.ndarray, "b *s"]) -> None:
+        try:
+            self._reset(seeds, observations)
+        except Exception as error:
+            raise _blamed(error, 0) from error
+
+    def _reset(self, seeds: np.ndarray, observations: np.ndarray) -> None:
+        from gymnasium.utils.seeding import np_random
+        from mujoco import mjtStage  # type: ignore[import-untyped]
+        from mujoco.batch import Batch  # type: ignore[import-untyped]
+
+        if self._batch is None or self._batch.nsim != len(seeds):
+            self._batch = batch = Batch(self._model, len(seeds), min(self._threads, len(seeds)))
+            self._qpos, self._qvel, self._ctrl = batch.bind("qpos"), batch.bind("qvel"), batch.bind("ctrl")
+        # As Gymnasium does it, or the solver would begin from another guess: defaults, the state, then one forward.
+        self._batch.reset(stage=mjtStage.mjSTAGE_NONE.value)
+        for i, seed in enumerate(seeds):
+            qpos, qvel = self._task.reset_noise(np_random(int(seed))[0], self._model.nq, self._model.nv)
+            self._qpos[i] += qpos
+            self._qvel[i] += qvel
+        self._batch.forward()
+        self._steps = 0
+        observations[:] = self._task.observation(np, self._qpos, self._qvel)
+
+    def step(
+        self,
+        alive: Int[np.ndarray, " alive"],
+        actions: Float[np.ndarray, "b a"],
+        observations: Float[np.ndarray, "b *s"],
+        rewards: Float[np.ndarray, " b"],
+        ended: Bool[np.ndarray, "2 b"],
+    ) -> None:
+        self._steps += 1
+        if not len(alive):
+            return
+        task, before, actions = self._task, self._qpos[alive], actions[alive]
+        try:
+            self._ctrl[alive] = actions
+            self._batch.step(alive, nstep=task.frame_skip)
+        except Exception as error:
+            raise _blamed(error, int(alive[0])) from error
+        qpos, qvel = self._qpos[alive], self._qvel[alive]
+        with np.errstate(over="ignore"):
+            observations[alive] = task.observation(np, qpos, qvel)
+            rewards[alive] = task.reward(np, before, qpos, qvel, actions, self._dt)
+        ended[0, alive] = task.terminated(np, qpos, qvel)
+        ended[1, alive] = self._steps >= self._limit
+
+    def close(self) -> None:
+        self._batch = self._qpos = self._qvel = self._ctrl = None
+
+
+def _blamed(error: Exception, episode: int) -> EpisodeError:
+    """On the first simulation that MuJoCo names; `episode` where it names none."""
+    ids = getattr(error, "ids", [])
+    return EpisodeError(int(ids[0]) if len(ids) else episode, error)
+
+
+def _usable_cores() -> int:
+    """What a container or taskset leaves to this process, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _proved(simulator: Any) -> MujocoPool | None:
+    """None where anything differs, or keeps it from being tried: an older mujoco, callbacks in Python, ..."""
+    task = _task_of(simulator)
+    if task is None:
+        return None
+    try:
+        if not _has_the_settings_of(task, simulator.unwrapped):
+            return None
+        pool = MujocoPool(task, simulator.unwrapped, simulator.spec.max_episode_steps)
+        same = _plays_alike(simulator, pool)
+        pool.close()
+    except Exception:
+        return None
+    return pool if same else None
+
+
+def _task_of(simulator: Any) -> MujocoTask | None:
+    """Of exactly Gymnasium's own class, in no other wrappers than it makes itself and cut at one time limit."""
+    from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+
+    wrappers, inner = [], simulator
+    while inner is not simulator.unwrapped:
+        wrappers.append(type(inner))
+        inner = inner.env
+    if [kind for kind in wrappers if kind not in (OrderEnforcing, PassiveEnvChecker)] != [TimeLimit]:
+        return None
+    return _TASKS_BY_CLASS.get(f"{type(inner).__module__}:{type(inner).__qualname__}")
+
+
+def _has_the_settings_of(task: MujocoTask, simulator: Any) -> bool:
+    """Whether what the simulator keeps of its arguments is the task's, or where it names none their default.
+
+    A few steps would not tell: a robot need not come near the ends of what is healthy.
+    """
+    for name, parameter in inspect.signature(type(simulator).__init__).parameters.items():
+        wanted = getattr(task, name, parameter.default)
+        if getattr(simulator, f"_{name}", getattr(simulator, name, wanted)) != wanted:
+            return False
+    return True
+
+
+def _plays_alike(simulator: Any, pool: MujocoPool) -> bool:
+    """Whether a reset and steps of random actions give the very same bits, until the episode ends."""
+    space = simulator.action_space
+    actions = np.random.default_rng(0).uniform(space.low, space.high, (_PROOF_STEPS, *space.shape)).astype(np.float32)
+    observations = np.zeros((1, *simulator.observation_space.shape))
+    rewards, ended, alive = np.zeros(1), np.zeros((2, 1), bool), np.arange(1)
+    wanted = simulator.reset(seed=0)[0]
+    pool.reset(np.zeros(1, int), observations)
+    if observations[0].tobytes() != wanted.tobytes():
+        return False
+    for action in actions:
+        observation, *others, _ = simulator.step(action)
+        pool.step(alive, action[None], observations, rewards, ended)
+        if observations[0].tobytes() != observation.tobytes() or others != [rewards[0], *ended[:, 0]]:
+            return False
+        if ended.any():
+            break
+    return True
