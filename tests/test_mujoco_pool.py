@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import TimeLimit, TransformReward
 
 from jaxdt.errors import SimulationError
@@ -25,6 +26,12 @@ from jaxdt.types import Policy
 
 
 pytest.importorskip("mujoco.batch")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet():
+    """MuJoCo's messages are passed on from the first simulator on, for those too that Gymnasium makes alone."""
+    make_simulator("HalfCheetah-v5")
 
 
 class Played:
@@ -49,10 +56,10 @@ class Played:
         return self.observations.tobytes(), self.rewards.tobytes(), self.ended.tobytes()
 
 
-def both(env_id, seeds, threads=2):
+def both(env_id, seeds, *, threads=2, task=None):
     """The same episodes, in Gymnasium's simulators and on MuJoCo's threads."""
     simulator = make_simulator(env_id)
-    batched = MujocoPool(TASKS[env_id], simulator.unwrapped, simulator.spec.max_episode_steps, threads)
+    batched = MujocoPool(task or TASKS[env_id], simulator.unwrapped, simulator.spec.max_episode_steps, threads)
     return Played(SimulatorPool(env_id, make_simulator(env_id)), simulator, seeds), Played(batched, simulator, seeds)
 
 
@@ -84,6 +91,17 @@ def test_an_episode_that_ended_stays_as_it_is():
     while len(ours.alive):
         ours.step()
     ours.step()  # of nobody
+
+
+def test_an_episode_that_begins_in_contact_is_gymnasiums_too(tmp_path, monkeypatch):
+    task, model = TASKS["HalfCheetah-v5"], tmp_path / "lying.xml"
+    model.write_text(task.model_path.read_text().replace('pos="0 0 .7"', 'pos="0 0 .5"'))
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    gymnasium.register("Lying-v0", task.entry_point, max_episode_steps=9, kwargs={"xml_file": str(model)})
+    theirs, ours = both("Lying-v0", seeds=range(20), task=task)
+    for _ in range(3):
+        assert ours.bits() == theirs.bits()
+        theirs.step(), ours.step()
 
 
 def test_a_simulation_gone_wild_begins_anew_as_in_gymnasium(caplog):
@@ -146,11 +164,11 @@ class Subclass(HalfCheetahEnv):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: TimeLimit(Subclass(), 10),
-        lambda: HalfCheetahEnv(),  # ends never
-        lambda: TimeLimit(TransformReward(HalfCheetahEnv(), lambda reward: 2 * reward), 10),
+        lambda: gymnasium.make(EnvSpec("Mine-v0", Subclass, max_episode_steps=9)),
+        lambda: gymnasium.make(EnvSpec("Mine-v0", TASKS["Hopper-v5"].entry_point)),  # no time limit
         lambda: TransformReward(gymnasium.make("HalfCheetah-v5"), lambda reward: reward),
         lambda: TimeLimit(gymnasium.make("HalfCheetah-v5"), 10),  # which of two limits counts?
+        lambda: gymnasium.make("Walker2d-v5", xml_file="walker2d.xml"),
         lambda: gymnasium.make("HalfCheetah-v5", ctrl_cost_weight=0.2),
         lambda: gymnasium.make("HalfCheetah-v5", forward_reward_weight=2.0),
         lambda: gymnasium.make("HalfCheetah-v5", reset_noise_scale=0.0),

@@ -56,7 +56,7 @@ class MujocoPool:
         if self._batch is None or self._batch.nsim != len(seeds):
             self._batch = batch = Batch(self._model, len(seeds), min(self._threads, len(seeds)))
             self._qpos, self._qvel, self._ctrl = batch.bind("qpos"), batch.bind("qvel"), batch.bind("ctrl")
-        # As Gymnasium does it, or the solver would begin from another guess: defaults, the state, then one forward.
+        # As Gymnasium does it, whose forward may leave the solver a guess (that of MuJoCo 4.0 leaves none).
         self._batch.reset(stage=mjtStage.mjSTAGE_NONE.value)
         for i, seed in enumerate(seeds):
             qpos, qvel = self._task.reset_noise(np_random(int(seed))[0], self._model.nq, self._model.nv)
@@ -75,8 +75,6 @@ class MujocoPool:
         ended: Bool[np.ndarray, "2 b"],
     ) -> None:
         self._steps += 1
-        if not len(alive):
-            return
         task, before, actions = self._task, self._qpos[alive], actions[alive]
         try:
             self._ctrl[alive] = actions
@@ -139,6 +137,8 @@ def _has_the_settings_of(task: MujocoTask, simulator: Any) -> bool:
 
     A few steps would not tell: a robot need not come near the ends of what is healthy.
     """
+    if simulator.fullpath != str(task.model_path):
+        return False
     for name, parameter in inspect.signature(type(simulator).__init__).parameters.items():
         wanted = getattr(task, name, parameter.default)
         if getattr(simulator, f"_{name}", getattr(simulator, name, wanted)) != wanted:
