@@ -261,6 +261,12 @@ def test_our_tasks_and_floors_measure_small_shapes(hasty, episodes):
         assert 0 < seconds < 10
 
 
+def test_without_mujocos_threads_the_floor_of_evaluate_is_gymnasium_in_turn(monkeypatch):
+    monkeypatch.setattr(floors, "find_spec", lambda module: None)
+    monkeypatch.setattr(floors, "_on_all_cores", None)
+    assert 0 < next(floors.physics(TINY, 2)) < 10
+
+
 @pytest.mark.slow
 def test_our_longer_tasks_measure_small_shapes(tmp_path):
     measured = [

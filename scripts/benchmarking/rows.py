@@ -122,7 +122,7 @@ def _evaluate(episodes: int, device: str, context: Context) -> Row:
         ours=Call("evaluate", {"episodes": episodes, "context": context}),
         peer=Call("evaluate", {"device": device}),
         floor=Call("physics", {"episodes": episodes}),
-        floor_is="Gymnasium's steps alone, in one thread as ours",
+        floor_is="MuJoCo's steps alone, on all cores (before MuJoCo 3.17: Gymnasium's, in one thread)",
         is_rate=True,
         repeats=LONG,
     )
