@@ -137,6 +137,9 @@ def test_what_mujoco_raises_names_an_episode(raised, episode, monkeypatch):
     with pytest.raises(EpisodeError, match=f"the environment raised {type(raised).__name__}: .*gone") as caught:
         ours.step()
     assert caught.value.episode == episode
+    ours.ended[0] = True
+    with pytest.raises(EpisodeError):  # of nobody
+        ours.step()
 
 
 def pool_of(simulator):

@@ -75,18 +75,18 @@ class MujocoPool:
         ended: Bool[np.ndarray, "2 b"],
     ) -> None:
         self._steps += 1
-        task, before, actions = self._task, self._qpos[alive], actions[alive]
         try:
+            before, actions = self._qpos[alive], actions[alive]
             self._ctrl[alive] = actions
-            self._batch.step(alive, nstep=task.frame_skip)
+            self._batch.step(alive, nstep=self._task.frame_skip)
+            qpos, qvel = self._qpos[alive], self._qvel[alive]
+            with np.errstate(over="ignore", invalid="ignore"):  # who asks looks for what is not finite
+                observations[alive] = self._task.observation(np, qpos, qvel)
+                rewards[alive] = self._task.reward(np, before, qpos, qvel, actions, self._dt)
+            ended[0, alive] = self._task.terminated(np, qpos, qvel)
+            ended[1, alive] = self._steps >= self._limit
         except Exception as error:
-            raise _blamed(error, int(alive[0])) from error
-        qpos, qvel = self._qpos[alive], self._qvel[alive]
-        with np.errstate(over="ignore"):
-            observations[alive] = task.observation(np, qpos, qvel)
-            rewards[alive] = task.reward(np, before, qpos, qvel, actions, self._dt)
-        ended[0, alive] = task.terminated(np, qpos, qvel)
-        ended[1, alive] = self._steps >= self._limit
+            raise _blamed(error, next(iter(alive.tolist()), 0)) from error
 
     def close(self) -> None:
         self._batch = self._qpos = self._qvel = self._ctrl = None
