@@ -42,6 +42,7 @@ def test_the_model_defaults_to_the_papers():
         "layer_norm_epsilon": 1e-5,
         "initialization": "original",
         "dtype": "float32",
+        "rematerialize": False,
         "embedding_dropout": 0.1,
         "attention_dropout": 0.1,
         "residual_dropout": 0.1,

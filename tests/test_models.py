@@ -382,3 +382,20 @@ def test_the_first_decoded_prediction_does_not_look_at_the_previous_action(model
         for action in (-1.0, 1.0)
     ]
     np.testing.assert_array_equal(*first)
+
+
+def test_rematerialised_blocks_keep_less_and_give_the_same_gradients_and_dropout():
+    config = tiny_model(embedding_dropout=0.3, attention_dropout=0.3, residual_dropout=0.3)
+    init, apply = build_model(config)
+    _, anew = build_model(dataclasses.replace(config, rematerialize=True))
+    params, window = init(jax.random.key(0)), random_window(config)
+
+    def kept_for_the_backward_pass(apply):
+        kept = jax.eval_shape(lambda p: jax.vjp(lambda p: apply(p, window, key=jax.random.key(1)), p)[1], params)
+        return sum(leaf.size for leaf in jax.tree.leaves(kept))
+
+    def gradients(apply):
+        return jax.jit(jax.grad(lambda p: jnp.sum(apply(p, window, key=jax.random.key(1)) ** 2)))(params)
+
+    assert kept_for_the_backward_pass(anew) < 0.5 * kept_for_the_backward_pass(apply)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), gradients(anew), gradients(apply))

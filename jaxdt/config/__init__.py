@@ -17,6 +17,7 @@ from jaxdt.config.presets import (
     CARTPOLE as CARTPOLE,
     DEMO as DEMO,
     HUGGINGFACE as HUGGINGFACE,
+    LARGE as LARGE,
     PAPER as PAPER,
     PRESETS as PRESETS,
 )

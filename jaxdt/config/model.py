@@ -19,6 +19,7 @@ class ModelConfig:
     free_to_change: ClassVar[tuple[str, ...]] = (
         "context_length",
         "dtype",
+        "rematerialize",
         "embedding_dropout",
         "attention_dropout",
         "residual_dropout",
@@ -53,6 +54,8 @@ class ModelConfig:
     """Of the weights; original: PyTorch's defaults around a GPT-2; huggingface: N(0, 0.02), less by depth."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computations; the weights, the optimiser and the loss are float32 in either case."""
+    rematerialize: bool = False
+    """Compute each block anew in the backward pass instead of keeping what it computed: less memory, more time."""
     embedding_dropout: float = 0.1
     """Probability of dropping an element after the embedding LayerNorm."""
     attention_dropout: float = 0.1

@@ -46,6 +46,15 @@ HUGGINGFACE = TrainConfig(
 )
 """The recipe of Hugging Face's tutorial (its notebook 101_train-decision-transformers and their trainer's defaults)."""
 
+LARGE = TrainConfig(
+    preset="large",
+    batch_size=256,
+    algorithm=DecisionTransformerConfig(
+        model=ModelConfig(width=1024, num_layers=12, num_heads=16, context_length=64, dtype="bfloat16")
+    ),
+)
+"""The paper's recipe with a model of 152 million parameters, for accelerators; not tuned, and no paper's."""
+
 BEHAVIOR_CLONING = TrainConfig(preset="bc", algorithm=BehaviorCloningConfig())
 """The original's MLP-BC, with the paper's data, batch, schedule and evaluation; `best_fraction=0.1` makes it %BC."""
 
@@ -73,4 +82,11 @@ CARTPOLE = TrainConfig(
 )
 """Discrete actions: CartPole-v1 from scripted policies that balance, and fall after more or less time."""
 
-PRESETS = {"demo": DEMO, "cartpole": CARTPOLE, "paper": PAPER, "huggingface": HUGGINGFACE, "bc": BEHAVIOR_CLONING}
+PRESETS = {
+    "demo": DEMO,
+    "cartpole": CARTPOLE,
+    "paper": PAPER,
+    "huggingface": HUGGINGFACE,
+    "large": LARGE,
+    "bc": BEHAVIOR_CLONING,
+}

@@ -149,7 +149,7 @@ class DecisionTransformer(nnx.Module):
         self.embed_action = embedding(outputs, width, rngs) if self.is_discrete else linear(outputs, width, rngs)
         # Hugging Face adds the one row wpe[0] of a position table to every token: here it is part of this bias.
         self.embed_norm = layer_norm(width, _TORCH_EPSILON, rngs, bias_std=STD if as_huggingface else 0.0)
-        self.embedding_dropout = config.embedding_dropout
+        self.embedding_dropout, self.rematerialize = config.embedding_dropout, config.rematerialize
         self.blocks = nnx.Dict({f"block_{i}": Block(config, rngs=rngs) for i in range(config.num_layers)})
         self.final_norm = layer_norm(width, config.layer_norm_epsilon, rngs)
         self.predict_action = linear(width, outputs, rngs)
@@ -166,8 +166,10 @@ class DecisionTransformer(nnx.Module):
         states = slice(3 * t - 2, 3 * t - 1) if newest_only else slice(1, None, 3)
         last = len(self.blocks) - 1
         for i, block_key in enumerate(block_keys):
-            block = self.blocks[f"block_{i}"]
-            x = block(x, may_attend, queries=states if i == last else slice(None), key=block_key)
+            block = partial(self.blocks[f"block_{i}"], queries=states if i == last else slice(None))
+            # What a block draws follows from its key, so computing it again drops the same elements.
+            block = jax.checkpoint(block) if self.rematerialize and block_key is not None else block
+            x = block(x, may_attend, key=block_key)
         return self._predict(x)
 
     def decode_step(

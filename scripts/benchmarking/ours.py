@@ -56,7 +56,7 @@ def train(
 
     On batches that are on the device, or with `sampling` drawn and sent there while it works, as training does.
     """
-    algorithm = _algorithm(shapes)
+    algorithm = make_benchmark_algorithm(shapes)
     step = compile_update(algorithm.update, updates_per_call=updates, several_seeds=seeds > 1)
     first = jax.jit(algorithm.init)(jax.random.key(0))
     state = jax.device_put(stacked([first] * seeds), jax.devices()[0])
@@ -212,6 +212,7 @@ def _config(shapes: Shapes) -> jaxdt.DecisionTransformerConfig:
         num_layers=shapes.num_layers,
         num_heads=shapes.num_heads,
         dtype=shapes.dtype,
+        rematerialize=shapes.rematerialize,
     )
     return jaxdt.DecisionTransformerConfig(return_scale=RETURN_SCALE, model=model)
 
@@ -225,7 +226,7 @@ def _spec(shapes: Shapes) -> Spec:
     return Spec(observation_shape=(shapes.state_dim,), action=Box(-bounds, bounds), constants=constants)
 
 
-def _algorithm(shapes: Shapes) -> Algorithm:
+def make_benchmark_algorithm(shapes: Shapes) -> Algorithm:
     return jaxdt.make_algorithm(_config(shapes), _spec(shapes))
 
 

@@ -1,0 +1,104 @@
+"""What models of several sizes need: `python scripts/model_sizes.py`."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import tyro
+
+from benchmarking.ours import make_benchmark_algorithm
+from benchmarking.products import update_operations
+from benchmarking.shapes import Shapes
+from jaxdt.training import compile_update
+from jaxdt.types import Window
+
+
+SIZES = {
+    "paper": Shapes(),
+    "512 x 6": Shapes(width=512, num_layers=6, num_heads=8, batch_size=256),
+    "large": Shapes(width=1024, num_layers=12, num_heads=16, context_length=64, batch_size=256),
+    "1024 x 24": Shapes(width=1024, num_layers=24, num_heads=16, context_length=64, batch_size=256),
+    "2048 x 24": Shapes(width=2048, num_layers=24, num_heads=16, context_length=64, batch_size=256),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Count parameters and operations, and compile an update of each size without running it.
+
+    Compiles for the device that jax finds, or for a GPU that is not there (see `gpu`).
+    """
+
+    only: tuple[str, ...] = ()
+    """Sizes by name; none: all."""
+    gpu: Path | None = None
+    """A GPU's description as text, as XLA has them in xla/tools/hlo_opt/gpu_specs; needs jax's CUDA plugin only."""
+    dtype: str = "bfloat16"
+    """Of the computations."""
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments, prog="python scripts/model_sizes.py")
+    sharding = jax.sharding.SingleDeviceSharding(_device(arguments.gpu))
+    print("size: parameters; a batch of an update; operations of its products; weights and AdamW; compiled in, and its")
+    print("temporaries: as it is | with --rematerialize")
+    for name in arguments.only or SIZES:
+        shapes = dataclasses.replace(SIZES[name], dtype=arguments.dtype)
+        count, kept = _count(shapes)
+        print(
+            f"{name}: {count / 1e6:,.1f} M; {shapes.batch_size} x K {shapes.context_length}; "
+            f"{update_operations(shapes) / 1e12:,.3g} TFLOP; {kept / 2**30:.3g} GiB",
+            end="",
+            flush=True,
+        )
+        for rematerialize in (False, True):
+            seconds, temporaries = _compiled(dataclasses.replace(shapes, rematerialize=rematerialize), sharding)
+            print(
+                f"{' |' if rematerialize else ';'} {seconds:.0f} s, {temporaries / 2**30:.3g} GiB", end="", flush=True
+            )
+        print()
+
+
+def _device(gpu: Path | None) -> Any:
+    if gpu is None:
+        return jax.devices()[0]
+    from jax.experimental import topologies
+
+    [device] = topologies.get_topology_desc(
+        platform="cuda", topology_name="described", topology="1x1x1", target_config=gpu.read_text()
+    ).devices
+    return device
+
+
+def _count(shapes: Shapes) -> tuple[int, int]:
+    """Parameters, and bytes of them and of what the optimiser keeps."""
+    state = jax.eval_shape(make_benchmark_algorithm(shapes).init, jax.random.key(0))
+    leaves = jax.tree.leaves((state.params, state.opt_state))
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params)), sum(
+        leaf.size * leaf.dtype.itemsize for leaf in leaves
+    )
+
+
+def _compiled(shapes: Shapes, sharding: Any) -> tuple[float, int]:
+    """Seconds to compile an update, and the bytes that it needs beside the state."""
+    algorithm, key = make_benchmark_algorithm(shapes), jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(algorithm.init, key)
+    steps = (1, shapes.batch_size, shapes.context_length)
+    batch = Window(
+        states=jax.ShapeDtypeStruct((*steps, shapes.state_dim), "float32"),
+        actions=jax.ShapeDtypeStruct((*steps, shapes.action_dim), "float32"),
+        returns_to_go=jax.ShapeDtypeStruct(steps, "float32"),
+        timesteps=jax.ShapeDtypeStruct(steps, "int32"),
+        mask=jax.ShapeDtypeStruct(steps, "bool"),
+    )
+    there = jax.tree.map(lambda leaf: leaf.update(sharding=sharding), (state, batch, key))
+    lowered = compile_update(algorithm.update, updates_per_call=1).lower(*there)
+    began = time.perf_counter()
+    compiled = lowered.compile()
+    return time.perf_counter() - began, compiled.memory_analysis().temp_size_in_bytes
+
+
+if __name__ == "__main__":
+    main()
