@@ -124,6 +124,7 @@ class _Check:
         key = (module, *settings.items(), process)
         if key not in self._workers:
             environment = worker_environment(self._arguments.device) | settings
+            environment["JAX_COMPILATION_CACHE_DIR"] = str(self._directory / "compiled")  # rows share programs
             self._workers[key] = Worker(module, environment, self._directory / f"{len(self._workers)}.log")
         return self._workers[key]
 

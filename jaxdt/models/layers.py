@@ -56,7 +56,7 @@ def normalize(layer: nnx.LayerNorm, x: Float[Array, "*rows d"]) -> Float[Array, 
 def _for_rows(parameter: nnx.Param | None, x: Array) -> Float[Array, "*b_1 d"]:
     """A vector, or one for each window, with as many axes as `x`."""
     assert parameter is not None
-    vector = parameter[...]
+    vector = jnp.asarray(parameter[...])  # imported weights may still be NumPy's
     return vector if vector.ndim == x.ndim else vector.reshape(*[1] * (x.ndim - 1), -1)
 
 

@@ -110,7 +110,7 @@ def sample(shapes: Shapes) -> Iterator[float]:
     return repeatedly(lambda: next(sampler))
 
 
-def pipeline(shapes: Shapes, directory: str, updates: int = 40, updates_per_call: int | None = None) -> Iterator[float]:
+def pipeline(shapes: Shapes, directory: str, updates: int = 40) -> Iterator[float]:
     """Seconds an update of a whole run, as its own metrics say of all calls but the first; each time a new run."""
     config = dataclasses.replace(
         PAPER,
@@ -119,7 +119,6 @@ def pipeline(shapes: Shapes, directory: str, updates: int = 40, updates_per_call
         log_every=updates,
         eval_every=updates,
         save_every=updates,
-        updates_per_call=updates_per_call,
         batch_size=shapes.batch_size,
         algorithm=_config(shapes),
     )
