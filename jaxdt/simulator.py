@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import gymnasium
 
 
+MJX = "mjx:"
+"""Before a Gymnasium id: that task on the device, with MuJoCo's physics in JAX."""
+
+
 def make_simulator(env_id: str, *, render: bool = False) -> "gymnasium.Env":
     """A Gymnasium environment with a vector observation, and a vector or one whole number as action.
 
@@ -24,6 +28,8 @@ def make_simulator(env_id: str, *, render: bool = False) -> "gymnasium.Env":
     """
     import gymnasium
 
+    if env_id.startswith(MJX):
+        raise JaxdtError(f"{env_id} is for evaluation only; a simulator is made of {gymnasium_id(env_id)}.")
     _quieten_mujoco()
     if render:
         _choose_renderer()
@@ -76,12 +82,17 @@ def episode_limit(simulator: "gymnasium.Env") -> int:
     return getattr(simulator.spec, "max_episode_steps", None) or 1000
 
 
+def gymnasium_id(env_id: str) -> str:
+    """What Gymnasium calls it, without `mjx:`: where scores are looked up, and what others know."""
+    return env_id.removeprefix(MJX)
+
+
 def is_plain_env_id(env_id: str) -> bool:
-    """Whether an id names a registered environment only, and no module to import (`module:Name-v0`).
+    """Whether an id names a registered environment only, and no module to import (`module:Name-v0`); `mjx:` is none.
 
     What a file says must pass this; what a user types need not.
     """
-    return re.fullmatch(r"(?:[\w-]+/)?[\w.-]+", env_id) is not None
+    return re.fullmatch(r"(?:[\w-]+/)?[\w.-]+", gymnasium_id(env_id)) is not None
 
 
 def checked_env_id(value: Any, where: str) -> str:

@@ -33,12 +33,12 @@ class JaxEnvironment(Protocol):
 class VectorizedEnvironment:
     """A JaxEnvironment over a batch; seed `i` becomes `jax.random.key(i)`.
 
-    What the environment raises while it is traced leaves as SimulationError.
+    What the environment raises while it is traced leaves as SimulationError. `name`: default: of its class.
     """
 
-    def __init__(self, environment: JaxEnvironment):
-        self.name = type(environment).__name__
-        self.env_id: str | None = None
+    def __init__(self, environment: JaxEnvironment, *, name: str | None = None, env_id: str | None = None):
+        self.name = name or type(environment).__name__
+        self.env_id = env_id
         self.spec = _spec_of(environment)
         self.max_episode_steps = environment.max_episode_steps
         self.on_step: Callable[[int], None] = lambda step: None
