@@ -21,7 +21,7 @@ class EvaluateArguments:
     runs: Positional[tuple[Path, ...]]
     """Run directories; for several, mean and standard deviation over them are printed too."""
     env: str | None = None
-    """Gymnasium id; None: the run's."""
+    """Gymnasium id, or `mjx:` and one; None: the run's."""
     targets: tuple[float, ...] | None = None
     """Target returns, in the environment's reward units; None: the run's."""
     episodes: int = 10

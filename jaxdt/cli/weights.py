@@ -22,7 +22,7 @@ class ImportArguments:
     stats: str | None = None
     """Normalisation: a .json file with state_mean and state_std, or a dataset; None: the ones that are known."""
     env: str | None = None
-    """Gymnasium id to evaluate in; None: the one that is known of the source or the statistics."""
+    """Gymnasium id, or `mjx:` and one, to evaluate in; None: the one that is known of the source or the statistics."""
     return_scale: float | None = None
     """Returns-to-go are divided by this, in reward units; None: the one that is known, else 1000."""
     targets: tuple[float, ...] | None = None

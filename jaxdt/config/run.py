@@ -34,7 +34,8 @@ class TrainConfig:
     map_above: float | None = None
     """GiB; larger episodes are unpacked once into a cache on disk and mapped from it; None: a quarter of memory."""
     env: str | None = None
-    """Environment to evaluate in, a Gymnasium id; `none`: no evaluation; None: the one the data names."""
+    """Environment to evaluate in, a Gymnasium id, or `mjx:` and one of MuJoCo's: on the device (needs the `mjx` extra);
+    `none`: no evaluation; None: the one the data names."""
     steps: int | None = 100_000
     """Updates in all; None: as many as `passes` make."""
     passes: int | None = None

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from jaxdt.simulator import gymnasium_id
+
 
 class D4RLTask(NamedTuple):
     name: str
@@ -45,8 +47,8 @@ def d4rl_env_id(name: str | None, state_dim: int) -> str | None:
 
 
 def reference_name(env_id: str | None) -> str | None:
-    """D4RL's name for a Gymnasium id of any version, None where D4RL has no reference for it."""
-    return _BY_GYMNASIUM_NAME.get((env_id or "").rsplit("-v", 1)[0].lower())
+    """D4RL's name for an environment of any version, None where D4RL has no reference for it."""
+    return _BY_GYMNASIUM_NAME.get(gymnasium_id(env_id or "").rsplit("-v", 1)[0].lower())
 
 
 def normalized_score(env_id: str | None, returns: Float[np.ndarray, " e"]) -> Float[np.ndarray, " e"] | None:

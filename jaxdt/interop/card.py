@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdt.simulator import gymnasium_id
 from jaxdt.types import Box, Spec
 
 
@@ -43,6 +44,7 @@ def model_card(
 def _header(name: str, env_id: str | None, evaluations: Sequence[dict[str, Any]]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
+    env_id = gymnasium_id(env_id) if env_id else None  # the hub knows no other name
     results = [
         EvalResult(
             task_type="reinforcement-learning",

@@ -62,7 +62,7 @@ class RunRecord:
 
     @property
     def env_id(self) -> str | None:
-        """Gymnasium id, None for a run without a simulator or with an environment of one's own."""
+        """Environment id, None for a run without a simulator or with an environment of one's own."""
         return None if self.config.env in ("none", "custom") else self.config.env
 
 

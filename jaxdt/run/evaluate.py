@@ -16,6 +16,7 @@ from jaxdt.evaluation.video import render_episode
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.fit import check_fit
+from jaxdt.simulator import gymnasium_id
 from jaxdt.types import Evaluation
 
 
@@ -32,14 +33,15 @@ def evaluate(
 ) -> list[Evaluation]:
     """Plays `episodes` episodes at each target return, all side by side, and reports every target.
 
-    - `run`: a run directory or an Agent. `env`: a Gymnasium id or a JaxEnvironment; default: the run's.
+    - `run`: a run directory or an Agent. `env`: a Gymnasium id, `mjx:` and one, or a JaxEnvironment; default: the
+      run's.
     - `targets`: in the environment's reward units; default: the run's. A policy that is asked for none takes none.
     - `acting`: options of the run's algorithm, such as `context="cached"`, which computes each token once, many times
       faster, and is slightly another policy once an episode is longer than the context; or, with discrete actions,
       `sampling="sample"` and `temperature`. Default: the Agent's, or the run's.
     - Episode `j` of every target starts from environment seed `seed + j`, so the same call gives the same result.
 
-    An Agent keeps what was compiled for it last: called again with the same Gymnasium id and options, and as many
+    An Agent keeps what was compiled for it last: called again with the same id and options, and as many
     targets and episodes, nothing is compiled anew. Raises JaxdtError for input that does not fit, SimulationError when
     an episode cannot go on.
     """
@@ -69,11 +71,13 @@ def render_videos(
 ) -> list[Path]:
     """One `.mp4` a target: the episode that starts from `seed`, played and then replayed before a camera.
 
+    What is evaluated by MJX (`mjx:`) is filmed in Gymnasium's task, which is the same but begins elsewhere.
     Raises JaxdtError naming what to install when the machine cannot render or encode.
     """
     environment, chosen = _choose(agent, env, targets, 1, seed)
     if not isinstance(environment, str):
         raise JaxdtError("videos are rendered by Gymnasium; give its environment id.")
+    environment = gymnasium_id(environment)
     with contextlib.closing(_make_evaluator(agent, environment, record=True)) as evaluator:
         evaluator.progress = progress or Progress()
         played = evaluator.run_episodes(agent.params, chosen, 1, seed)
@@ -120,12 +124,12 @@ def _make_evaluator(agent: Agent, environment: str | JaxEnvironment, *, record: 
 
 
 def _registered(environment: str | JaxEnvironment) -> Any:
-    """What Gymnasium makes of an id; registering it again gives another one."""
+    """What Gymnasium makes of an id, for MJX too; registering it again gives another one."""
     if not isinstance(environment, str):
         return None
     import gymnasium
 
-    return gymnasium.registry.get(environment)
+    return gymnasium.registry.get(gymnasium_id(environment))
 
 
 def _choose(

@@ -14,13 +14,13 @@ from jaxdt.checkpoint import CheckpointWriter
 from jaxdt.config import DecisionTransformerConfig, ModelConfig, TrainConfig
 from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError
+from jaxdt.evaluation.environments import make_environment
 from jaxdt.files import directory_atomically, is_free
 from jaxdt.interop.names import discrete_params
 from jaxdt.interop.source import Imported, PartialSpec, read_json, read_model, read_partial_spec
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, write_record
-from jaxdt.simulator import make_simulator
 from jaxdt.types import Box, Discrete, Spec
 
 
@@ -76,7 +76,7 @@ def import_run(
     if not is_free(run.path):
         raise JaxdtError(f"{run.path} is not empty; choose another output directory.")
     if env is not None:
-        make_simulator(env).close()  # or it says what is wrong with that id
+        make_environment(env).close()  # or it says what is wrong with that id
     numbers = {"return_scale": return_scale, "targets": targets, "context_length": context_length}
     options = read_partial_spec(numbers, "the arguments")._replace(env_id=env)
     imported = read_model(source, context_length, num_heads)

@@ -44,7 +44,7 @@ def train(
     - `store`: the episodes; default: what `config.dataset` names.
     - `seeds`: train one run of each in one program, `out/seed-<n>`, instead of the one of `config.seed`, which must
       then be left as it is by default; `out/summary.json` has mean ± std over them. Resuming, they may be left out.
-    - `env`: a pure-JAX environment to evaluate in, instead of the Gymnasium id `config.env`.
+    - `env`: a pure-JAX environment to evaluate in, instead of `config.env`.
     - `out`: default: the next free `runs/<preset>-<env>-<n>`.
     - `resume`: continue the run in `out` from its latest checkpoint; then `config` must agree with the run's
       own except for steps, targets and intervals. An absent or empty `out` starts from `config`.
@@ -171,5 +171,5 @@ def _with_store(
 
 
 def _next_free_directory(config: TrainConfig, store: EpisodeStore) -> Path:
-    name = f"{config.preset}-{config.env or store.env_id or 'none'}".replace("/", "-")
+    name = f"{config.preset}-{config.env or store.env_id or 'none'}".replace("/", "-").replace(":", "-")
     return next(path for n in itertools.count(1) if not (path := Path("runs") / f"{name}-{n}").exists())
