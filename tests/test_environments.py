@@ -12,7 +12,7 @@ from gymnasium import spaces
 import jaxdt
 from jaxdt.algorithms.decision_transformer import window_policy
 from jaxdt.errors import JaxdtError, SimulationError
-from jaxdt.evaluation.environments import GymnasiumEnvironment
+from jaxdt.evaluation.environments import GymnasiumEnvironment, VectorizedEnvironment
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.evaluation.rollout import make_rollout
 from jaxdt.progress import Progress
@@ -248,3 +248,23 @@ def test_agent_repeats_what_a_rollout_did_behind_the_host_callback():
         reward = float(played.trajectory.rewards[t - 1, 0]) if t else 0.0
         action = agent.act(np.asarray(played.trajectory.observations[t, 0]), reward)
         np.testing.assert_allclose(action, played.trajectory.actions[t, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [3, 7])
+def test_episodes_in_blocks_are_stepped_as_all_at_once(block):
+    class Halving:
+        state_dim, action_dim, max_episode_steps = 2, 2, 4
+
+        def reset(self, key):
+            state = jax.random.normal(key, (2,))
+            return state, state
+
+        def step(self, state, action):
+            return state + action, state / 2, state.sum(), state[0] > 0
+
+    def stepped(**options):
+        environment = VectorizedEnvironment(Halving(), **options)
+        state, _ = environment.reset(jnp.arange(7))
+        return jax.jit(environment.step)(state, jnp.arange(14.0).reshape(7, 2))
+
+    jax.tree.map(np.testing.assert_array_equal, stepped(cpu_block=block), stepped())

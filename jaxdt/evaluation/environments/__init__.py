@@ -1,7 +1,7 @@
 """Environments as the rollout sees them: pure functions over a batch of episodes."""
 
 from jaxdt.evaluation.environments.gymnasium import GymnasiumEnvironment as GymnasiumEnvironment
-from jaxdt.evaluation.environments.mjx import MjxEnvironment
+from jaxdt.evaluation.environments.mjx import CPU_BLOCK, MjxEnvironment
 from jaxdt.evaluation.environments.mujoco_pool import make_pool
 from jaxdt.evaluation.environments.pure_jax import (
     JaxEnvironment as JaxEnvironment,
@@ -17,5 +17,5 @@ def make_environment(environment: str | JaxEnvironment) -> Environment:
         return VectorizedEnvironment(environment)
     if environment.startswith(MJX):
         task = MjxEnvironment(gymnasium_id(environment))
-        return VectorizedEnvironment(task, name=environment, env_id=gymnasium_id(environment))
+        return VectorizedEnvironment(task, name=environment, env_id=gymnasium_id(environment), cpu_block=CPU_BLOCK)
     return GymnasiumEnvironment(environment, make_pool)

@@ -15,6 +15,11 @@ from jaxdt.simulator import action_space, episode_limit, make_simulator
 from jaxdt.types import Spec
 
 
+CPU_BLOCK = 64
+"""Most episodes that a CPU steps at once. The Cholesky factors of many more are shared out among XLA's threads, which
+jaxlib 0.10 does from inside these threads: two at a time wait for each other for ever."""
+
+
 class MjxState(NamedTuple):
     """All that a step depends on; the rest of `mjx.Data`, a hundred arrays, is computed from it in the step."""
 
