@@ -37,10 +37,11 @@ class MjxEnvironment:
 
     - `iterations`, `ls_iterations`: at most so many of the constraint solver and of its line search a physics step.
       A batch goes on until its slowest episode has converged, which float32 never does to the model file's 1e-8; the
-      file's own 100 and 50 give the same numbers 3.6 times as slowly.
+      file's own 100 and 50 give the same numbers 3.7 times as slowly. With 4 iterations one step of Walker2d in a
+      thousand was wrong, by up to 0.03; from 6 on none was.
     """
 
-    def __init__(self, env_id: str, *, iterations: int = 4, ls_iterations: int = 8):
+    def __init__(self, env_id: str, *, iterations: int = 8, ls_iterations: int = 8):
         if env_id not in TASKS:
             raise JaxdtError(f"mjx: plays {', '.join(sorted(TASKS))}; got {env_id!r:.80}.")
         self._mjx = _import_mjx()
