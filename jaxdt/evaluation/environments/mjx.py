@@ -94,7 +94,7 @@ def _on_device(arrays: PyTree) -> PyTree:
 def _import_mjx() -> Any:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # where NVIDIA's Warp is not installed it says so, twice
-            from mujoco import mjx
+            from mujoco import mjx  # type: ignore[attr-defined]
     except ImportError as error:
         raise JaxdtError(
             f"environments on the device need mujoco-mjx; pip install 'jaxdt[mjx]' ({one_line(error)})."
