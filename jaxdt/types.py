@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
 from jaxdt.errors import JaxdtError
 
@@ -167,6 +167,20 @@ class Window(NamedTuple):
     """Steps since the episode began, int32, below the model's `max_episode_length`."""
     mask: Bool[Any, "b t"]
     """True at real steps, False at padding."""
+
+
+class Transitions(NamedTuple):
+    """Single steps, for methods that learn values: `b` of them."""
+
+    observations: Num[Any, "b *s"]
+    """As recorded."""
+    actions: Float[Any, "b a"] | Int[Any, " b"]
+    """In [-1, 1], or 0 ... n-1."""
+    rewards: Float[Any, " b"]
+    next_observations: Num[Any, "b *s"]
+    """Where terminated: the observation itself, which nothing may look at."""
+    terminations: Bool[Any, " b"]
+    """True where the environment ended the episode, so that nothing follows."""
 
 
 class Policy(NamedTuple):
