@@ -29,6 +29,9 @@ class TrainState(NamedTuple):
 Metrics = dict[str, Float[Array, "*n"]]
 """Numbers of one update, or of each of the `n` updates of a call."""
 
+Update = Callable[[TrainState, PyTree, PRNGKeyArray], tuple[TrainState, Metrics]]
+"""`update(state, batch, key)`: one update, pure; neither jitted nor counted nor checked."""
+
 
 @runtime_checkable
 class TrainStep(Protocol):
@@ -42,12 +45,13 @@ def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
 
     - constant: rate * min((i + 1) / warm-up, 1), the original's.
     - linear: rate * i / warm-up, then falling to 0 at `total_steps` (Hugging Face's `get_linear_schedule_with_warmup`).
+    - cosine: the same, falling along half a cosine.
 
     Raises JaxdtError when the config leaves open how long the warm-up or the schedule is.
     """
-    if config.warmup_steps is None or (config.schedule == "linear" and config.total_steps is None):
+    if config.warmup_steps is None or (config.schedule != "constant" and config.total_steps is None):
         raise JaxdtError(
-            "the optimiser's warmup_steps, and total_steps with a linear schedule, must be numbers here; "
+            "the optimiser's warmup_steps, and total_steps with a falling schedule, must be numbers here; "
             f"got {config.warmup_steps} and {config.total_steps}."
         )
     warmup, total = config.warmup_steps, config.total_steps or 0
@@ -55,7 +59,9 @@ def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
     def schedule(count):
         if config.schedule == "constant":
             return config.learning_rate * jnp.minimum((count + 1) / max(warmup, 1), 1.0)
-        left = jnp.maximum(total - count, 0) / max(total - warmup, 1)
+        left = jnp.clip((total - count) / max(total - warmup, 1), 0.0, 1.0)
+        if config.schedule == "cosine":
+            left = (1 - jnp.cos(jnp.pi * left)) / 2
         return config.learning_rate * jnp.where(count < warmup, count / max(warmup, 1), left)
 
     return schedule
@@ -110,8 +116,33 @@ class GradientUpdate(NamedTuple):
         return state._replace(params=optax.apply_updates(params, updates), opt_state=opt_state), metrics
 
 
+def descend(
+    loss: Callable[[PyTree[Array]], Float[Array, ""]],
+    params: PyTree[Array],
+    opt_state: PyTree[Any],
+    config: OptimizerConfig,
+) -> tuple[PyTree[Array], PyTree[Any], Float[Array, ""]]:
+    """One step down `loss(params)`: the new parameters, the optimiser's new state, and the loss before."""
+    value, gradients = jax.value_and_grad(loss)(params)
+    updates, opt_state = make_optimizer(config).update(gradients, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, value
+
+
+class Turns(NamedTuple):
+    """Updates that take turns: number `i`, counted from 0, is `updates[i % len(updates)]`.
+
+    All give metrics of the same names.
+    """
+
+    updates: tuple[Update, ...]
+
+    def __call__(self, state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
+        """Whichever has its turn; dearer than a call of several updates, which knows them beforehand."""
+        return jax.lax.switch(state.step % len(self.updates), self.updates, state, batch, key)
+
+
 def compile_update(
-    update: Callable[[TrainState, PyTree, PRNGKeyArray], tuple[TrainState, Metrics]],
+    update: Update,
     *,
     updates_per_call: int | None = None,
     several_seeds: bool = False,
@@ -124,24 +155,38 @@ def compile_update(
     is stacked along one more axis before all others: each seed's state, batches and key are its own.
     """
 
-    def step(state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
-        new, metrics = update(state, batch, jax.random.fold_in(key, state.step))
-        finite = state.finite & jnp.isfinite(optax.tree.norm(new.params))
-        for value in metrics.values():
-            finite &= jnp.isfinite(value)
-        new = new._replace(step=state.step + 1)
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
-        return kept._replace(finite=finite), metrics
+    def checked(one: Update) -> Update:
+        def step(state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
+            new, metrics = one(state, batch, jax.random.fold_in(key, state.step))
+            finite = state.finite & jnp.isfinite(optax.tree.norm(new.params))
+            for value in metrics.values():
+                finite &= jnp.isfinite(value)
+            new = new._replace(step=state.step + 1)
+            kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+            return kept._replace(finite=finite), metrics
+
+        return step
 
     def steps(state: TrainState, batches: PyTree, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
         if isinstance(update, GradientUpdate):
             state = flatten_like(state, state.params)
-        state, metrics = jax.lax.scan(
-            lambda state, batch: step(state, batch, key), state, batches, length=updates_per_call
-        )
-        return unflatten(state), metrics
+        assert updates_per_call is not None
+        turns: tuple[Update, ...] = (update,)
+        if isinstance(update, Turns) and updates_per_call % len(update.updates) == 0:
+            turns = update.updates
 
-    called = step if updates_per_call is None else steps
+        def round_of_turns(state: TrainState, batches: PyTree) -> tuple[TrainState, Metrics]:
+            each = []
+            for i, one in enumerate(turns):
+                state, metrics = checked(one)(state, jax.tree.map(lambda leaf, i=i: leaf[i], batches), key)
+                each.append(metrics)
+            return state, jax.tree.map(lambda *values: jnp.stack(values), *each)
+
+        rounds = jax.tree.map(lambda leaf: leaf.reshape(-1, len(turns), *leaf.shape[1:]), batches)
+        state, metrics = jax.lax.scan(round_of_turns, state, rounds)
+        return unflatten(state), jax.tree.map(lambda values: values.reshape(-1), metrics)
+
+    called = checked(update) if updates_per_call is None else steps
     return jax.jit(over_seeds(called) if several_seeds else called, donate_argnums=0)
 
 
@@ -153,5 +198,24 @@ def initial_state(params: PyTree[Array], config: OptimizerConfig) -> TrainState:
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=make_optimizer(config).init(params),
+        finite=jnp.ones((), bool),
+    )
+
+
+def initial_states(
+    trained: dict[str, PyTree[Array]], optimizers: dict[str, OptimizerConfig], slow_copies: dict[str, str]
+) -> TrainState:
+    """The state before the first update of several networks, each with its optimiser.
+
+    `slow_copies`: names of networks that begin as copies of others and are not trained; they stand in `params` too, so
+    that a run that goes on, or starts from another, has them.
+    """
+    copies = {
+        name: jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), trained[of]) for name, of in slow_copies.items()
+    }
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=trained | copies,
+        opt_state={name: make_optimizer(config).init(trained[name]) for name, config in optimizers.items()},
         finite=jnp.ones((), bool),
     )

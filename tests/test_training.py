@@ -9,7 +9,7 @@ from jaxdt.algorithms.decision_transformer import make_train_step, masked_cross_
 from jaxdt.config import OptimizerConfig
 from jaxdt.flat import Flat, flatten_like, unflatten
 from jaxdt.models import build_model
-from jaxdt.training import learning_rate_schedule, make_optimizer
+from jaxdt.training import TrainState, Turns, compile_update, learning_rate_schedule, make_optimizer
 from tests.conftest import make_store, tiny_model
 
 
@@ -163,9 +163,18 @@ def test_a_linear_schedule_starts_at_zero_peaks_after_the_warmup_and_ends_at_zer
     np.testing.assert_allclose([float(at_once(i)) for i in range(5)], [1, 0.75, 0.5, 0.25, 0], atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{"warmup_steps": None}, {"schedule": "linear"}])
+def test_a_cosine_schedule_falls_to_zero_along_half_a_cosine():
+    config = OptimizerConfig(learning_rate=2.0, schedule="cosine", warmup_steps=2, total_steps=6)
+    rates = [float(learning_rate_schedule(config)(i)) for i in range(8)]
+    half = np.sqrt(0.5)
+    np.testing.assert_allclose(rates, [0, 1, 2, 1 + half, 1, 1 - half, 0, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{"warmup_steps": None}, {"schedule": "linear"}, {"schedule": "cosine"}])
 def test_a_schedule_of_unknown_length_is_refused(changes):
-    with pytest.raises(jaxdt.JaxdtError, match="warmup_steps, and total_steps with a linear schedule, must be numbers"):
+    with pytest.raises(
+        jaxdt.JaxdtError, match="warmup_steps, and total_steps with a falling schedule, must be numbers"
+    ):
         make_optimizer(OptimizerConfig(**changes))
 
 
@@ -216,3 +225,24 @@ def test_updates_of_one_call_are_those_of_as_many_calls(trained_parts):
     assert int(at_once.step) == 3
     np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), at_once.params, state.params)
+
+
+@pytest.mark.parametrize("updates_per_call", [None, 3, 4])
+def test_updates_take_turns_whatever_the_number_in_a_call(updates_per_call):
+    def adds(number):
+        def update(state, batch, key):
+            del key
+            return state._replace(params=10 * state.params + number), {"loss": batch}
+
+        return update
+
+    update = compile_update(Turns((adds(1.0), adds(2.0))), updates_per_call=updates_per_call)
+    state = TrainState(jnp.zeros((), jnp.int32), jnp.zeros(()), (), jnp.ones((), bool))
+    batches = jnp.arange(12.0) if updates_per_call is None else jnp.arange(12.0).reshape(-1, updates_per_call)
+    losses = []
+    for batch in batches[: 4 // (updates_per_call or 1) + 1]:
+        state, metrics = update(state, batch, jax.random.key(0))
+        losses.append(metrics["loss"])
+    done = int(state.step)
+    assert float(state.params) == float(("12" * done)[:done])
+    np.testing.assert_array_equal(np.ravel(losses), np.arange(done))

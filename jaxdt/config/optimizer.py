@@ -20,10 +20,10 @@ class OptimizerConfig:
     """Updates over which the learning rate rises linearly from 0; None: `warmup-fraction` of all."""
     warmup_fraction: float = 0.1
     """Share of all updates, where `warmup-steps` is None."""
-    schedule: Literal["constant", "linear"] = "constant"
-    """After the warm-up; linear: falls to 0 at the last update, and the warm-up starts at 0 exactly."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """After the warm-up; linear, cosine: falls to 0 at the last update, and the warm-up starts at 0 exactly."""
     total_steps: Suppress[int | None] = None
-    """Where a linear schedule ends; None: taken from the run's steps."""
+    """Where a falling schedule ends; None: taken from the run's steps."""
     weight_decay: float = 1e-4
     """Decoupled decay, multiplied by the learning rate."""
     decay_biases: bool = True
@@ -41,7 +41,7 @@ class OptimizerConfig:
         for name in ("warmup_steps", "total_steps"):
             if getattr(self, name) is not None:
                 at_least(self, name, 0)
-        one_of(self, "schedule", ("constant", "linear"))
+        one_of(self, "schedule", ("constant", "linear", "cosine"))
         within(self, "warmup_fraction", 0.0, 1.0)
         for name in ("learning_rate", "weight_decay", "epsilon"):
             within(self, name, 0.0, math.inf)
@@ -57,11 +57,11 @@ class OptimizerConfig:
         warmup, total = self.warmup_steps, self.total_steps
         if warmup is None:
             warmup = math.ceil(self.warmup_fraction * steps)
-        if self.schedule == "linear" and total is None:
+        if self.schedule != "constant" and total is None:
             total = steps
         return dataclasses.replace(self, warmup_steps=warmup, total_steps=total)
 
     @property
     def last_step(self) -> int | None:
         """The update at which the learning rate is 0; None: it never is."""
-        return self.total_steps if self.schedule == "linear" else None
+        return None if self.schedule == "constant" else self.total_steps

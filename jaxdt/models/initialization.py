@@ -26,11 +26,18 @@ class Uniform:
 
 
 @dataclasses.dataclass(frozen=True)
+class Orthogonal:
+    """A uniformly random matrix whose rows or columns, whichever are fewer, are orthogonal and of length `gain`."""
+
+    gain: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Constant:
     value: float
 
 
-Distribution = Normal | Uniform | Constant
+Distribution = Normal | Uniform | Orthogonal | Constant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +73,8 @@ def draw(parameters: PyTree[Parameter], key: PRNGKeyArray) -> PyTree[Float[Array
     """Values for a nested dict of parameters, float32."""
     leaves, structure = jax.tree.flatten(parameters)
     num_normal, num_uniform = (
-        sum(leaf.size for leaf in leaves if isinstance(leaf.distribution, kind)) for kind in (Normal, Uniform)
+        sum(leaf.size for leaf in leaves if isinstance(leaf.distribution, kind))
+        for kind in (Normal | Orthogonal, Uniform)
     )
     # As jax.random.normal does it; without -1, where the inverse error function is infinite.
     above = np.nextafter(np.float32(-1), np.float32(0))
@@ -79,6 +87,9 @@ def draw(parameters: PyTree[Parameter], key: PRNGKeyArray) -> PyTree[Float[Array
             case Normal(std):
                 value = std * normal[normals_used : normals_used + leaf.size]
                 normals_used += leaf.size
+            case Orthogonal(gain):
+                value = gain * _orthogonal(normal[normals_used : normals_used + leaf.size].reshape(leaf.shape))
+                normals_used += leaf.size
             case Uniform(bound):
                 value = bound * uniform[uniforms_used : uniforms_used + leaf.size]
                 uniforms_used += leaf.size
@@ -86,3 +97,11 @@ def draw(parameters: PyTree[Parameter], key: PRNGKeyArray) -> PyTree[Float[Array
                 value = jnp.full(leaf.size, constant, jnp.float32)
         values.append(value.reshape(leaf.shape))
     return jax.tree.unflatten(structure, values)
+
+
+def _orthogonal(normal: Float[Array, "i o"]) -> Float[Array, "i o"]:
+    """Of a matrix of independent normal numbers; the signs make it uniform over all orthogonal ones."""
+    tall = normal if normal.shape[0] >= normal.shape[1] else normal.T
+    orthogonal, triangular = jnp.linalg.qr(tall)
+    orthogonal *= jnp.sign(jnp.diagonal(triangular))[None]
+    return orthogonal if tall is normal else orthogonal.T

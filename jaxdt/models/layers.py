@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt32
 
-from jaxdt.models.initialization import Constant, Normal, Uniform, drawn_from
+from jaxdt.models.initialization import Constant, Normal, Orthogonal, Uniform, drawn_from
 
 
 STD = 0.02
@@ -32,6 +32,10 @@ def torch_linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
     """Weights and biases uniform in +-1/sqrt(inputs): PyTorch's default, which the original leaves in place."""
     uniform = Uniform(1 / math.sqrt(inputs))
     return nnx.Linear(inputs, outputs, rngs=rngs, **drawn_from(kernel=uniform, bias=uniform))
+
+
+def orthogonal_linear(inputs: int, outputs: int, rngs: nnx.Rngs, *, gain: float) -> nnx.Linear:
+    return nnx.Linear(inputs, outputs, rngs=rngs, **drawn_from(kernel=Orthogonal(gain), bias=Constant(0.0)))
 
 
 def embedding(rows: int, width: int, rngs: nnx.Rngs, *, std: float = STD) -> nnx.Embed:

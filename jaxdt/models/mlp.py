@@ -1,4 +1,4 @@
-"""The multilayer perceptron of behaviour cloning (the original's `mlp_bc.py`)."""
+"""The multilayer perceptron: policies that look at single states, and value functions."""
 
 import functools
 from typing import Protocol, runtime_checkable
@@ -9,18 +9,32 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxdt.models.functional import Init, Params, as_functions
-from jaxdt.models.layers import drop, split, torch_linear
+from jaxdt.models.layers import drop, orthogonal_linear, split, torch_linear
 
 
 class MLP(nnx.Module):
     """Linear, ReLU and dropout for each hidden layer, then a linear output."""
 
     def __init__(
-        self, *, inputs: int, outputs: int, width: int, num_layers: int, dropout: float, tanh: bool, rngs: nnx.Rngs
+        self,
+        *,
+        inputs: int,
+        outputs: int,
+        width: int,
+        num_layers: int,
+        dropout: float,
+        tanh: bool,
+        gains: tuple[float, float] | None,
+        rngs: nnx.Rngs,
     ):
-        sizes = [inputs] + [width] * num_layers
-        self.hidden = nnx.Dict({f"layer_{i}": torch_linear(sizes[i], sizes[i + 1], rngs) for i in range(num_layers)})
-        self.output = torch_linear(sizes[-1], outputs, rngs)
+        def linear(inputs: int, outputs: int, gain: float | None) -> nnx.Linear:
+            if gain is None:
+                return torch_linear(inputs, outputs, rngs)
+            return orthogonal_linear(inputs, outputs, rngs, gain=gain)
+
+        sizes, (hidden_gain, output_gain) = [inputs] + [width] * num_layers, gains or (None, None)
+        self.hidden = nnx.Dict({f"layer_{i}": linear(sizes[i], sizes[i + 1], hidden_gain) for i in range(num_layers)})
+        self.output = linear(sizes[-1], outputs, output_gain)
         self.dropout, self.tanh = dropout, tanh
 
     def __call__(self, x: Float[Array, "b inputs"], *, key: PRNGKeyArray | None = None) -> Float[Array, "b outputs"]:
@@ -40,15 +54,24 @@ class ApplyMLP(Protocol):
 
 @functools.lru_cache(maxsize=8)
 def build_mlp(
-    *, inputs: int, outputs: int, width: int, num_layers: int, dropout: float, tanh: bool
+    *,
+    inputs: int,
+    outputs: int,
+    width: int,
+    num_layers: int,
+    dropout: float = 0.0,
+    tanh: bool = False,
+    gains: tuple[float, float] | None = None,
 ) -> tuple[Init, ApplyMLP]:
-    """A multilayer perceptron as two pure functions, initialised as PyTorch initialises linear layers.
+    """A multilayer perceptron as two pure functions.
 
     - `init(key) -> params`: a nested dict of float32 arrays.
     - `apply(params, x (b, inputs), *, key=None)`: (b, outputs), in [-1, 1] with `tanh`. Dropout is on exactly when
       `key` is given.
 
-    `num_layers` counts the hidden ones. Kept, so that the same network is compiled once.
+    `num_layers` counts the hidden ones. `gains`: initial weights are orthogonal, of these gains in hidden layers and in
+    the output layer, and biases 0; None: both as PyTorch initialises linear layers. Kept, so that the same network is
+    compiled once.
     """
 
     def make(rngs: nnx.Rngs) -> MLP:
@@ -59,6 +82,7 @@ def build_mlp(
             num_layers=num_layers,
             dropout=dropout,
             tanh=tanh,
+            gains=gains,
             rngs=rngs,
         )
 
