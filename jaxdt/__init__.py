@@ -10,12 +10,16 @@ if TYPE_CHECKING:
     from jaxdt.config import (
         BehaviorCloningConfig as BehaviorCloningConfig,
         DecisionTransformerConfig as DecisionTransformerConfig,
+        IQLConfig as IQLConfig,
         ModelConfig as ModelConfig,
         OptimizerConfig as OptimizerConfig,
+        RvSConfig as RvSConfig,
+        TD3BCConfig as TD3BCConfig,
         TrainConfig as TrainConfig,
     )
     from jaxdt.data.episodes import EpisodeStore as EpisodeStore
     from jaxdt.data.loading import load_episodes as load_episodes
+    from jaxdt.data.transitions import TransitionSampler as TransitionSampler
     from jaxdt.data.windows import WindowSampler as WindowSampler
     from jaxdt.errors import JaxdtError as JaxdtError
     from jaxdt.models import build_model as build_model
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
         Discrete as Discrete,
         Evaluation as Evaluation,
         Spec as Spec,
+        Transitions as Transitions,
         Window as Window,
     )
 
@@ -42,11 +47,16 @@ _HOMES = {
     "Discrete": "jaxdt.types",
     "EpisodeStore": "jaxdt.data.episodes",
     "Evaluation": "jaxdt.types",
+    "IQLConfig": "jaxdt.config",
     "JaxdtError": "jaxdt.errors",
     "ModelConfig": "jaxdt.config",
     "OptimizerConfig": "jaxdt.config",
+    "RvSConfig": "jaxdt.config",
     "Spec": "jaxdt.types",
+    "TD3BCConfig": "jaxdt.config",
     "TrainConfig": "jaxdt.config",
+    "TransitionSampler": "jaxdt.data.transitions",
+    "Transitions": "jaxdt.types",
     "Window": "jaxdt.types",
     "WindowSampler": "jaxdt.data.windows",
     "build_model": "jaxdt.models",

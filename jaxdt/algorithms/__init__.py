@@ -1,16 +1,34 @@
 """Ways to learn a policy from episodes, one file each. What is here loads no jax before an algorithm is made."""
 
 import functools
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxdt.config import AlgorithmConfig, BehaviorCloningConfig, DecisionTransformerConfig
+from jaxdt.config import (
+    AlgorithmConfig,
+    BehaviorCloningConfig,
+    DecisionTransformerConfig,
+    IQLConfig,
+    RvSConfig,
+    TD3BCConfig,
+)
 from jaxdt.types import Algorithm, Spec
 
 
 if TYPE_CHECKING:
     from jaxdt.data.episodes import EpisodeStore
+
+
+_FILES: dict[type, str] = {
+    DecisionTransformerConfig: "decision_transformer",
+    BehaviorCloningConfig: "behavior_cloning",
+    RvSConfig: "rvs",
+    IQLConfig: "iql",
+    TD3BCConfig: "td3_bc",
+}
+"""Each has `make(config, spec)` and `measure(config, store)`, as below."""
 
 
 @functools.lru_cache(maxsize=16)
@@ -20,21 +38,13 @@ def make_algorithm(config: AlgorithmConfig, spec: Spec) -> Algorithm:
     Kept: equal configs and specs give the same object, so that what is compiled for it is found again. Raises
     JaxdtError where they do not fit together.
     """
-    match config:
-        case DecisionTransformerConfig():
-            from jaxdt.algorithms import decision_transformer
-
-            return decision_transformer.make(config, spec)
-        case BehaviorCloningConfig():
-            from jaxdt.algorithms import behavior_cloning
-
-            return behavior_cloning.make(config, spec)
+    return _file_of(config).make(config, spec)
 
 
 def measure(config: AlgorithmConfig, store: "EpisodeStore") -> dict[str, np.ndarray]:
     """What an algorithm must know of all its training data: the constants of its spec."""
-    from jaxdt.algorithms import normalization
+    return _file_of(config).measure(config, store)
 
-    match config:
-        case DecisionTransformerConfig() | BehaviorCloningConfig():
-            return normalization.measure(store)
+
+def _file_of(config: AlgorithmConfig) -> Any:
+    return importlib.import_module(f"jaxdt.algorithms.{_FILES[type(config)]}")

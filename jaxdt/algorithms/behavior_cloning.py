@@ -4,15 +4,24 @@ import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Key, Num, PRNGKeyArray, PyTree
 
+from jaxdt.algorithms import normalization
 from jaxdt.algorithms.normalization import choose_action, normalize, to_environment
 from jaxdt.config import BehaviorCloningConfig
+from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.windows import WindowSampler
 from jaxdt.models import build_mlp
 from jaxdt.training import GradientUpdate, initial_state
 from jaxdt.types import Algorithm, Box, Policy, Spec, Window
+
+
+def measure(config: BehaviorCloningConfig, store: EpisodeStore) -> dict[str, np.ndarray]:
+    """What states are normalised by."""
+    del config
+    return normalization.measure(store)
 
 
 def make(config: BehaviorCloningConfig, spec: Spec) -> Algorithm:

@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PRNGKeyArray, PyTree
 
+from jaxdt.algorithms import normalization
 from jaxdt.algorithms.normalization import choose_action, normalize, to_environment
 from jaxdt.config import DecisionTransformerConfig, ModelConfig, OptimizerConfig
+from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.windows import WindowSampler
 from jaxdt.errors import JaxdtError
 from jaxdt.models import Apply, build_decoder, build_model
@@ -22,6 +25,12 @@ from jaxdt.types import Algorithm, Box, Policy, Spec, Window
 
 BLOCK = 32
 """Most windows that a CPU reads at once; more would leave its caches."""
+
+
+def measure(config: DecisionTransformerConfig, store: EpisodeStore) -> dict[str, np.ndarray]:
+    """What states are normalised by."""
+    del config
+    return normalization.measure(store)
 
 
 def make(config: DecisionTransformerConfig, spec: Spec) -> Algorithm:

@@ -5,15 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Num
 
-from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.episodes import STD_EPSILON, EpisodeStore
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Box, Spec
 
 
-def measure(store: EpisodeStore) -> dict[str, np.ndarray]:
-    """Mean and standard deviation + 1e-6 of the observations, before any filter, as the original does."""
+def measure(store: EpisodeStore, *, scaled: bool = True, epsilon: float = STD_EPSILON) -> dict[str, np.ndarray]:
+    """Mean of the observations and standard deviation + `epsilon`, before any filter, as the original does.
+
+    Not `scaled`: 0 and 1, which leave observations as they are.
+    """
     mean, std = store.statistics
-    return {"state_mean": mean, "state_std": std}
+    if not scaled:
+        return {"state_mean": np.zeros_like(mean), "state_std": np.ones_like(std)}
+    return {"state_mean": mean, "state_std": std if epsilon == STD_EPSILON else std - STD_EPSILON + epsilon}
 
 
 def normalize(observation: Num[Array, "b *s"], spec: Spec) -> Float[Array, "b *s"]:

@@ -10,6 +10,7 @@ from jaxdt.config.decision_transformer import (
     Context as Context,
     DecisionTransformerConfig as DecisionTransformerConfig,
 )
+from jaxdt.config.iql import IQLConfig as IQLConfig
 from jaxdt.config.model import ModelConfig as ModelConfig
 from jaxdt.config.optimizer import OptimizerConfig as OptimizerConfig
 from jaxdt.config.presets import (
@@ -17,9 +18,13 @@ from jaxdt.config.presets import (
     CARTPOLE as CARTPOLE,
     DEMO as DEMO,
     HUGGINGFACE as HUGGINGFACE,
+    IQL as IQL,
     LARGE as LARGE,
     PAPER as PAPER,
     PRESETS as PRESETS,
+    RVS as RVS,
+    RVS_SMALL as RVS_SMALL,
+    TD3_BC as TD3_BC,
 )
 from jaxdt.config.protocol import AlgorithmOptions as AlgorithmOptions
 from jaxdt.config.run import (
@@ -28,3 +33,5 @@ from jaxdt.config.run import (
     AlgorithmConfig as AlgorithmConfig,
     TrainConfig as TrainConfig,
 )
+from jaxdt.config.rvs import RvSConfig as RvSConfig
+from jaxdt.config.td3_bc import TD3BCConfig as TD3BCConfig

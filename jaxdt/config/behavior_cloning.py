@@ -57,6 +57,10 @@ class BehaviorCloningConfig:
         return dataclasses.replace(self, optimizer=self.optimizer.for_steps(steps))
 
     @property
+    def draws_actions(self) -> bool:
+        return self.sampling == "sample"
+
+    @property
     def last_step(self) -> int | None:
         return self.optimizer.last_step
 

@@ -85,6 +85,14 @@ def check_sampled_actions(config: Any, spec: Spec) -> None:
         raise JaxdtError("sampling='sample' is for discrete actions; continuous ones are predicted, not drawn.")
 
 
+def check_continuous_actions(config: Any, spec: Spec) -> None:
+    if not isinstance(spec.action, Box):
+        raise JaxdtError(
+            f"{config.name} is for continuous actions, and these are {spec.action.n} discrete ones; the presets paper, "
+            "bc and rvs learn them."
+        )
+
+
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every choice by its name, those of configs within configs as `algorithm.model.width`."""
     values: dict[str, Any] = {}

@@ -64,6 +64,10 @@ class DecisionTransformerConfig:
         return dataclasses.replace(self, optimizer=self.optimizer.for_steps(steps))
 
     @property
+    def draws_actions(self) -> bool:
+        return self.sampling == "sample"
+
+    @property
     def last_step(self) -> int | None:
         """The update at which training must end; None: it may go on."""
         return self.optimizer.last_step

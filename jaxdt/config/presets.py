@@ -2,9 +2,12 @@
 
 from jaxdt.config.behavior_cloning import BehaviorCloningConfig
 from jaxdt.config.decision_transformer import DecisionTransformerConfig
+from jaxdt.config.iql import IQLConfig
 from jaxdt.config.model import ModelConfig
 from jaxdt.config.optimizer import OptimizerConfig
 from jaxdt.config.run import TrainConfig
+from jaxdt.config.rvs import RvSConfig
+from jaxdt.config.td3_bc import TD3BCConfig
 
 
 PAPER = TrainConfig()
@@ -58,6 +61,34 @@ LARGE = TrainConfig(
 BEHAVIOR_CLONING = TrainConfig(preset="bc", algorithm=BehaviorCloningConfig())
 """The original's MLP-BC, with the paper's data, batch, schedule and evaluation; `best_fraction=0.1` makes it %BC."""
 
+RVS = TrainConfig(preset="rvs", batch_size=16_384, steps=122_000, paper_targets=False, algorithm=RvSConfig())
+"""RvS-R as published: 2,000 passes over a million steps. It is asked for returns up to the data's best."""
+
+RVS_SMALL = TrainConfig(
+    preset="rvs-small",
+    batch_size=256,
+    steps=30_000,
+    paper_targets=False,
+    eval_every=10_000,
+    eval_episodes=10,
+    algorithm=RvSConfig(
+        width=256,
+        normalize_states=True,
+        optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=0, weight_decay=0.0, max_grad_norm=None),
+    ),
+)
+"""RvS-R for a laptop's CPU, in minutes."""
+
+IQL = TrainConfig(
+    preset="iql", batch_size=256, steps=1_000_000, eval_every=5_000, eval_episodes=10, algorithm=IQLConfig()
+)
+"""Implicit Q-learning as its authors train it on locomotion data."""
+
+TD3_BC = TrainConfig(
+    preset="td3-bc", batch_size=256, steps=1_000_000, eval_every=5_000, eval_episodes=10, algorithm=TD3BCConfig()
+)
+"""TD3+BC as its authors train it."""
+
 CARTPOLE = TrainConfig(
     preset="cartpole",
     dataset="cartpole",
@@ -89,4 +120,8 @@ PRESETS = {
     "huggingface": HUGGINGFACE,
     "large": LARGE,
     "bc": BEHAVIOR_CLONING,
+    "rvs": RVS,
+    "rvs-small": RVS_SMALL,
+    "iql": IQL,
+    "td3-bc": TD3_BC,
 }

@@ -22,6 +22,11 @@ class AlgorithmOptions(Protocol):
         ...
 
     @property
+    def draws_actions(self) -> bool:
+        """Whether its policy draws actions and needs keys."""
+        ...
+
+    @property
     def last_step(self) -> int | None:
         """The update at which training must end, since its learning rate is 0 there; None: it may go on."""
         ...

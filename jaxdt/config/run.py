@@ -10,10 +10,13 @@ from tyro.conf import AvoidSubcommands, OmitArgPrefixes, Suppress
 from jaxdt.config.behavior_cloning import BehaviorCloningConfig
 from jaxdt.config.checks import at_least, within
 from jaxdt.config.decision_transformer import DecisionTransformerConfig
+from jaxdt.config.iql import IQLConfig
+from jaxdt.config.rvs import RvSConfig
+from jaxdt.config.td3_bc import TD3BCConfig
 from jaxdt.errors import JaxdtError
 
 
-AlgorithmConfig = DecisionTransformerConfig | BehaviorCloningConfig
+AlgorithmConfig = DecisionTransformerConfig | BehaviorCloningConfig | RvSConfig | IQLConfig | TD3BCConfig
 """What a policy is learned by, each as `AlgorithmOptions` says; `jaxdt.algorithms.make_algorithm` makes it."""
 
 INTERVALS = ("log_every", "eval_every", "save_every")

@@ -146,7 +146,7 @@ def with_acting_options(config: AlgorithmConfig, **options: Any) -> AlgorithmCon
                 f"{config.name} has no acting option {name}; it has {', '.join(config.acting_options) or 'none'}."
             )
     chosen = dataclasses.replace(config, **given)
-    if "temperature" in given and chosen.sampling == "greedy":
+    if "temperature" in given and not chosen.draws_actions:
         raise JaxdtError(
             f"temperature={given['temperature']} changes nothing with sampling='greedy'; add sampling='sample', or "
             "leave it out."

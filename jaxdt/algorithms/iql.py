@@ -1,0 +1,110 @@
+"""Implicit Q-learning (Kostrikov et al. 2022): values without asking for actions that the data do not have."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num, PRNGKeyArray, PyTree
+
+from jaxdt.algorithms import normalization
+from jaxdt.algorithms.critics import build_critics, follow
+from jaxdt.algorithms.gaussian import log_likelihood
+from jaxdt.algorithms.normalization import normalize, to_environment
+from jaxdt.config import IQLConfig
+from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.transitions import TransitionSampler
+from jaxdt.models import build_mlp
+from jaxdt.training import TrainState, descend, initial_states
+from jaxdt.types import Algorithm, Policy, Spec, Transitions
+
+
+GAINS = (math.sqrt(2), math.sqrt(2))
+"""Of the orthogonal initial weights, in all networks."""
+LOG_STD_RANGE = (-5.0, 2.0)
+LARGEST_WEIGHT = 100.0
+
+
+def measure(config: IQLConfig, store: EpisodeStore) -> dict[str, np.ndarray]:
+    """What states are normalised by, 0 and 1 where they are not, and what rewards are multiplied by."""
+    scale = 1.0
+    if config.rewards == "return-range":
+        scale = 1000.0 / max(float(store.returns.max() - store.returns.min()), 1e-6)
+    scaled = {"reward_scale": np.asarray(scale, np.float32)}
+    return normalization.measure(store, scaled=config.normalize_states) | scaled
+
+
+def expectile_loss(difference: Float[Array, " b"], expectile: float) -> Float[Array, ""]:
+    """Mean of |expectile - 1(u <= 0)| u^2 (equation 5)."""
+    weight = jnp.where(difference > 0, expectile, 1 - expectile)
+    return jnp.mean(weight * jnp.square(difference))
+
+
+def make(config: IQLConfig, spec: Spec) -> Algorithm:
+    """Raises JaxdtError where config and spec do not fit together."""
+    config.check_spec(spec)
+    states, actions = math.prod(spec.observation_shape), spec.action_shape[0]
+    shape = {"inputs": states, "width": config.width, "num_layers": config.num_layers, "gains": GAINS}
+    init_actor, apply_actor = build_mlp(**shape, outputs=actions, dropout=config.dropout, tanh=True)
+    init_value, apply_value = build_mlp(**shape, outputs=1)
+    init_critics, critics = build_critics(spec, width=config.width, num_layers=config.num_layers, gains=GAINS)
+
+    def init(key: PRNGKeyArray) -> TrainState:
+        actor_key, value_key, critic_key = jax.random.split(key, 3)
+        trained = {
+            "actor": {"mean": init_actor(actor_key), "log_std": jnp.zeros(actions)},
+            "value": init_value(value_key),
+            "critics": init_critics(critic_key),
+        }
+        optimizers = {"actor": config.policy_optimizer, "value": config.optimizer, "critics": config.optimizer}
+        return initial_states(trained, optimizers, slow_copies={"target_critics": "critics"})
+
+    def value(params: PyTree[Array], states: Float[Array, "b *s"]) -> Float[Array, " b"]:
+        return apply_value(params, states.reshape(len(states), -1))[:, 0]
+
+    def update(state: TrainState, batch: Transitions, key: PRNGKeyArray) -> tuple[TrainState, dict[str, Any]]:
+        """The authors' order: states' values, the policy, the critics, their slow copies."""
+        params, opt_state = dict(state.params), dict(state.opt_state)
+        states, next_states = normalize(batch.observations, spec), normalize(batch.next_observations, spec)
+
+        def step_down(name: str, loss: Any) -> Float[Array, ""]:
+            optimizer = config.policy_optimizer if name == "actor" else config.optimizer
+            params[name], opt_state[name], before = descend(loss, params[name], opt_state[name], optimizer)
+            return before
+
+        believed = jnp.min(critics(params["target_critics"], states, batch.actions), axis=0)
+        value_loss = step_down("value", lambda p: expectile_loss(believed - value(p, states), config.expectile))
+        advantage = believed - value(params["value"], states)
+        weight = jnp.minimum(jnp.exp(config.inverse_temperature * advantage), LARGEST_WEIGHT)
+
+        def actor_loss(actor: PyTree[Array]) -> Float[Array, ""]:
+            mean = apply_actor(actor["mean"], states.reshape(len(states), -1), key=key if config.dropout else None)
+            log_std = jnp.clip(actor["log_std"], *LOG_STD_RANGE)
+            return -jnp.mean(weight * log_likelihood(batch.actions, mean, log_std))
+
+        policy_loss = step_down("actor", actor_loss)
+        goes_on = config.discount * ~batch.terminations
+        aim = _rewards(batch.rewards, config, spec) + goes_on * value(params["value"], next_states)
+
+        def critic_loss(both: PyTree[Array]) -> Float[Array, ""]:
+            return jnp.mean(jnp.sum(jnp.square(critics(both, states, batch.actions) - aim[None]), axis=0))
+
+        loss = step_down("critics", critic_loss)
+        params["target_critics"] = follow(params["target_critics"], params["critics"], config.target_rate)
+        metrics = {"loss": loss, "value_loss": value_loss, "policy_loss": policy_loss, "mean_value": jnp.mean(believed)}
+        return state._replace(params=params, opt_state=opt_state), metrics
+
+    def act(
+        params: PyTree, memory: tuple[()], observation: Num[Array, "b *s"], reward: Float[Array, " b"], keys: Any
+    ) -> tuple[tuple[()], Float[Array, "b a"]]:
+        """The mean action."""
+        del reward, keys
+        mean = apply_actor(params["actor"]["mean"], normalize(observation, spec).reshape(len(observation), -1))
+        return memory, to_environment(mean, spec)
+
+    return Algorithm(init, update, Policy(lambda targets: (), act), TransitionSampler)
+
+
+def _rewards(rewards: Float[Array, " b"], config: IQLConfig, spec: Spec) -> Float[Array, " b"]:
+    return spec.constants["reward_scale"] * rewards - (1.0 if config.rewards == "minus-one" else 0.0)

@@ -1,0 +1,108 @@
+"""RvS-R (Emmons et al. 2022): supervised learning of the action from the state and an average return-to-go."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key, Num, PRNGKeyArray, PyTree
+
+from jaxdt.algorithms import normalization
+from jaxdt.algorithms.gaussian import log_likelihood
+from jaxdt.algorithms.normalization import choose_action, normalize, to_environment
+from jaxdt.config import RvSConfig
+from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.windows import WindowSampler
+from jaxdt.models import build_mlp
+from jaxdt.training import GradientUpdate, initial_state
+from jaxdt.types import Algorithm, Box, Policy, Spec, Window
+
+
+GAINS = (math.sqrt(2), 0.01)
+"""Of the orthogonal initial weights (Stable-Baselines3's, which the authors use)."""
+
+
+def measure(config: RvSConfig, store: EpisodeStore) -> dict[str, np.ndarray]:
+    """The longest episode, and what states are normalised by: 0 and 1 where they are not."""
+    longest = {"longest_episode": np.asarray(store.lengths.max(), np.float32)}
+    return normalization.measure(store, scaled=config.normalize_states) | longest
+
+
+def make(config: RvSConfig, spec: Spec) -> Algorithm:
+    """Raises JaxdtError where config and spec do not fit together."""
+    config.check_spec(spec)
+    outputs = len(spec.action.low) if isinstance(spec.action, Box) else spec.action.n
+    is_continuous, longest = isinstance(spec.action, Box), int(spec.constants["longest_episode"])
+    init_mlp, apply = build_mlp(
+        inputs=math.prod(spec.observation_shape) + 1,
+        outputs=outputs,
+        width=config.width,
+        num_layers=config.num_layers,
+        dropout=config.dropout,
+        gains=GAINS,
+    )
+
+    def init(key: PRNGKeyArray) -> Any:
+        params: dict[str, Any] = {"mlp": init_mlp(key)}
+        if is_continuous:
+            params["log_std"] = jnp.zeros(outputs)
+        return initial_state(params, config.optimizer)
+
+    def predict(
+        params: PyTree, states: Float[Array, "b *s"], average: Float[Array, " b"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "b n"]:
+        seen = jnp.concatenate([states.reshape(len(states), -1), average[:, None]], axis=1)
+        return apply(params["mlp"], seen, key=key)
+
+    def loss(params: PyTree, window: Window, key: PRNGKeyArray | None) -> Float[Array, ""]:
+        """The action's negative log-likelihood; a window of nothing but padding counts for nothing."""
+        states, action, to_go, timestep, is_real = (values[:, -1] for values in window)
+        average = to_go / jnp.maximum(longest - timestep, 1)
+        prediction = predict(params, states, average, key if config.dropout else None)
+        if is_continuous:
+            losses = -log_likelihood(action, prediction, params["log_std"])
+        else:
+            losses = optax.softmax_cross_entropy_with_integer_labels(prediction, action)
+        return jnp.sum(losses * is_real) / jnp.maximum(jnp.sum(is_real), 1)
+
+    return Algorithm(
+        init=init,
+        update=GradientUpdate(loss, config.optimizer),
+        policy=_policy(config, spec, predict),
+        sampler=lambda store, **drawn: WindowSampler(
+            store,
+            statistics=(spec.constants["state_mean"], spec.constants["state_std"]),
+            context_length=1,
+            return_scale=1.0,
+            max_episode_length=longest,
+            **drawn,
+        ),
+    )
+
+
+class _Memory(NamedTuple):
+    average: Float[Array, " b"]
+    """The target over the longest episode's steps; it stays as it is, whatever is earned."""
+
+
+def _policy(config: RvSConfig, spec: Spec, predict: Any) -> Policy:
+    temperature = config.temperature if config.sampling == "sample" else None
+
+    def start(targets: Float[Array, " b"]) -> _Memory:
+        return _Memory(targets / spec.constants["longest_episode"])
+
+    def act(
+        params: PyTree,
+        memory: _Memory,
+        observation: Num[Array, "b *s"],
+        reward: Float[Array, " b"],
+        keys: Key[Array, " b"] | None,
+    ) -> tuple[_Memory, Num[Array, "b *a"]]:
+        del reward
+        prediction = predict(params, normalize(observation, spec), memory.average)
+        if isinstance(spec.action, Box):
+            prediction = jnp.clip(prediction, -1.0, 1.0)
+        return memory, to_environment(choose_action(prediction, spec, temperature=temperature, keys=keys), spec)
+
+    return Policy(start, act)

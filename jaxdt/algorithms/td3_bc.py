@@ -1,0 +1,93 @@
+"""TD3+BC (Fujimoto and Gu 2021): TD3 whose policy is also pulled towards the data's actions."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num, PRNGKeyArray, PyTree
+
+from jaxdt.algorithms import normalization
+from jaxdt.algorithms.critics import build_critics, follow
+from jaxdt.algorithms.normalization import normalize, to_environment
+from jaxdt.config import TD3BCConfig
+from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.transitions import TransitionSampler
+from jaxdt.models import build_mlp
+from jaxdt.training import TrainState, Turns, descend, initial_states
+from jaxdt.types import Algorithm, Policy, Spec, Transitions
+
+
+STD_EPSILON = 1e-3
+"""Added to the standard deviations that states are divided by, as the authors do."""
+
+
+def measure(config: TD3BCConfig, store: EpisodeStore) -> dict[str, np.ndarray]:
+    """What states are normalised by; 0 and 1 where they are not."""
+    return normalization.measure(store, scaled=config.normalize_states, epsilon=STD_EPSILON)
+
+
+def make(config: TD3BCConfig, spec: Spec) -> Algorithm:
+    """Raises JaxdtError where config and spec do not fit together."""
+    config.check_spec(spec)
+    init_actor, apply_actor = build_mlp(
+        inputs=math.prod(spec.observation_shape),
+        outputs=spec.action_shape[0],
+        width=config.width,
+        num_layers=config.num_layers,
+        tanh=True,
+    )
+    init_critics, critics = build_critics(spec, width=config.width, num_layers=config.num_layers)
+
+    def init(key: PRNGKeyArray) -> TrainState:
+        actor_key, critic_key = jax.random.split(key)
+        trained = {"actor": init_actor(actor_key), "critics": init_critics(critic_key)}
+        copies = {"target_actor": "actor", "target_critics": "critics"}
+        return initial_states(trained, dict.fromkeys(trained, config.optimizer), slow_copies=copies)
+
+    def actor(params: PyTree[Array], states: Float[Array, "b *s"]) -> Float[Array, "b a"]:
+        return apply_actor(params, states.reshape(len(states), -1))
+
+    def update_critics(state: TrainState, batch: Transitions, key: PRNGKeyArray) -> tuple[TrainState, dict[str, Any]]:
+        params, opt_state = dict(state.params), dict(state.opt_state)
+        states, next_states = normalize(batch.observations, spec), normalize(batch.next_observations, spec)
+        noise = config.policy_noise * jax.random.normal(key, batch.actions.shape)
+        noise = jnp.clip(noise, -config.noise_clip, config.noise_clip)
+        next_actions = jnp.clip(actor(params["target_actor"], next_states) + noise, -1.0, 1.0)
+        believed = jnp.min(critics(params["target_critics"], next_states, next_actions), axis=0)
+        aim = batch.rewards + config.discount * ~batch.terminations * believed
+
+        def loss(both: PyTree[Array]) -> Float[Array, ""]:
+            return jnp.sum(jnp.mean(jnp.square(critics(both, states, batch.actions) - aim[None]), axis=1))
+
+        params["critics"], opt_state["critics"], before = descend(
+            loss, params["critics"], opt_state["critics"], config.optimizer
+        )
+        metrics = {"loss": before, "mean_value": jnp.mean(believed)}
+        return state._replace(params=params, opt_state=opt_state), metrics
+
+    def update_all(state: TrainState, batch: Transitions, key: PRNGKeyArray) -> tuple[TrainState, dict[str, Any]]:
+        """Every second update: after the critics the policy, then the slow copies."""
+        state, metrics = update_critics(state, batch, key)
+        params, opt_state = dict(state.params), dict(state.opt_state)
+        states = normalize(batch.observations, spec)
+
+        def loss(mine: PyTree[Array]) -> Float[Array, ""]:
+            chosen = actor(mine, states)
+            values = critics(params["critics"], states, chosen)[0]
+            weight = config.alpha / jax.lax.stop_gradient(jnp.mean(jnp.abs(values)))
+            return jnp.mean(jnp.square(chosen - batch.actions)) - weight * jnp.mean(values)
+
+        params["actor"], opt_state["actor"], _ = descend(loss, params["actor"], opt_state["actor"], config.optimizer)
+        for name in ("actor", "critics"):
+            params[f"target_{name}"] = follow(params[f"target_{name}"], params[name], config.target_rate)
+        return state._replace(params=params, opt_state=opt_state), metrics
+
+    def act(
+        params: PyTree, memory: tuple[()], observation: Num[Array, "b *s"], reward: Float[Array, " b"], keys: Any
+    ) -> tuple[tuple[()], Float[Array, "b a"]]:
+        del reward, keys
+        return memory, to_environment(actor(params["actor"], normalize(observation, spec)), spec)
+
+    return Algorithm(init, Turns((update_critics, update_all)), Policy(lambda targets: (), act), TransitionSampler)

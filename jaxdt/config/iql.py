@@ -1,0 +1,107 @@
+"""Implicit Q-learning's choices (Kostrikov et al. 2022, and their code's defaults for locomotion)."""
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+from tyro.conf import OmitArgPrefixes
+
+from jaxdt.config.checks import (
+    at_least,
+    check_continuous_actions,
+    check_normalization,
+    check_same_algorithm,
+    inherited,
+    one_of,
+    within,
+)
+from jaxdt.config.optimizer import OptimizerConfig
+from jaxdt.errors import JaxdtError
+from jaxdt.types import Spec
+
+
+Rewards = Literal["return-range", "minus-one", "as-recorded"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IQLConfig:
+    """Values by expectile regression on the data's own actions, and a policy weighted by advantages."""
+
+    name: ClassVar[str] = "iql"
+    takes_target: ClassVar[bool] = False
+    acting_options: ClassVar[tuple[str, ...]] = ()
+
+    width: int = 256
+    """Hidden units of a layer, in the policy and in both kinds of value functions."""
+    num_layers: int = 2
+    """Hidden layers."""
+    expectile: float = 0.7
+    """Of the action values that a state is worth; 0.5 is their mean, 1 their maximum. AntMaze: 0.9."""
+    inverse_temperature: float = 3.0
+    """How much more an action of higher advantage counts; 0 clones all alike. AntMaze: 10."""
+    discount: float = 0.99
+    """Of the next step's value."""
+    target_rate: float = 0.005
+    """Share of the critics that their slow copies take over at each update."""
+    rewards: Rewards = "return-range"
+    """return-range: such that best and worst episode differ by 1000; minus-one: 1 less (AntMaze); or as-recorded."""
+    normalize_states: bool = False
+    """By the data's mean and standard deviation; otherwise the networks see what was recorded."""
+    dropout: float = 0.0
+    """Probability of dropping a hidden unit of the policy. Adroit and kitchen: 0.1."""
+    optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(
+            learning_rate=3e-4, warmup_steps=0, weight_decay=0.0, max_grad_norm=None
+        )
+    )
+    """Of all networks; only the policy's learning rate falls, along half a cosine to 0 at the last update."""
+    policy_schedule: Literal["cosine", "constant"] = "cosine"
+    """Of the policy's learning rate."""
+
+    def __post_init__(self):
+        for name in ("width", "num_layers"):
+            at_least(self, name, 1)
+        for name in ("dropout", "discount"):
+            within(self, name, 0.0, 1.0)
+        within(self, "inverse_temperature", 0.0, float("inf"))
+        if not 0 < self.expectile < 1:
+            raise JaxdtError(f"expectile must be above 0 and below 1; got {self.expectile}.")
+        if not 0 < self.target_rate <= 1:
+            raise JaxdtError(f"target_rate must be above 0 and at most 1; got {self.target_rate}.")
+        one_of(self, "rewards", ("return-range", "minus-one", "as-recorded"))
+        one_of(self, "policy_schedule", ("cosine", "constant"))
+
+    @property
+    def policy_optimizer(self) -> OptimizerConfig:
+        return dataclasses.replace(self.optimizer, schedule=self.policy_schedule)
+
+    @property
+    def summary(self) -> str:
+        return f"implicit Q-learning, width {self.width}, {self.num_layers} layers, expectile {self.expectile:g}"
+
+    def for_steps(self, steps: int) -> "IQLConfig":
+        optimizer = self.optimizer.for_steps(steps)
+        return dataclasses.replace(self, optimizer=dataclasses.replace(optimizer, total_steps=steps))
+
+    @property
+    def draws_actions(self) -> bool:
+        return False
+
+    @property
+    def last_step(self) -> int | None:
+        return self.policy_optimizer.last_step
+
+    def trained_on_from(self, trained: Any) -> "IQLConfig":
+        """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
+        check_same_algorithm(self, trained)
+        shape = ("width", "num_layers", "normalize_states")
+        free = tuple(field.name for field in dataclasses.fields(self) if field.name not in shape)
+        fitting = inherited(self, trained, free)
+        return dataclasses.replace(fitting, optimizer=self.optimizer)
+
+    def check_spec(self, spec: Spec) -> None:
+        """Raises JaxdtError where a spec lacks what was measured, or has actions of another kind."""
+        check_continuous_actions(self, spec)
+        check_normalization(spec)
+        scale = spec.constants.get("reward_scale")
+        if scale is None or scale.shape != () or not 0 < scale < float("inf"):
+            raise JaxdtError(f"spec.constants.reward_scale must be one number above 0; got {scale}.")

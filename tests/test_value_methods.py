@@ -1,0 +1,198 @@
+"""RvS-R, implicit Q-learning and TD3+BC: what they reach where cloning does not, and that they are runs like others."""
+
+import dataclasses
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdt
+from jaxdt.algorithms import make_algorithm, measure
+from jaxdt.algorithms.gaussian import log_likelihood
+from jaxdt.algorithms.iql import expectile_loss
+from jaxdt.config import IQL, PRESETS, RVS, TD3_BC, IQLConfig, OptimizerConfig, RvSConfig, TD3BCConfig, TrainConfig
+from jaxdt.errors import JaxdtError
+from jaxdt.loggers import read_lines
+from tests.children import pendulum_episodes
+from tests.conftest import make_store
+from tests.toys import Buttons, Dial, button_episodes, dial_episodes
+
+
+pytestmark = pytest.mark.usefixtures("quick_plots")
+ADAM = OptimizerConfig(learning_rate=3e-3, warmup_steps=0, weight_decay=0.0, max_grad_norm=None)
+METHODS = {
+    "iql": IQLConfig(width=16, inverse_temperature=0.3, discount=0.5, optimizer=ADAM),
+    "td3-bc": TD3BCConfig(width=16, discount=0.5, optimizer=ADAM),
+    "rvs": RvSConfig(width=16, optimizer=ADAM),
+}
+STORE = dial_episodes()  # levels from -0.9 to 0.9 alike: their mean is 0
+
+
+def config_of(name: str, **changes) -> TrainConfig:
+    values = {"steps": 400, "batch_size": 32, "eval_every": 400, "eval_episodes": 2, "save_every": 200}
+    return TrainConfig(algorithm=METHODS[name], **{**values, "log_every": 200, **changes})
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Each must be trained: what it reaches is what its method is for."""
+    targets = {"rvs": (-4.0, 0.0, 4.0)}
+    return {
+        name: jaxdt.train(
+            config_of(name, targets=targets.get(name)), STORE, out=tmp_path_factory.mktemp(name) / "run", env=Dial()
+        )
+        for name in METHODS
+    }
+
+
+@pytest.mark.parametrize("name", ["iql", "td3-bc"])
+def test_values_find_better_actions_than_the_datas_mean(runs, name):
+    [line] = read_lines(runs[name] / "evaluations.jsonl")
+    assert line["target"] is None
+    assert STORE.returns.mean() < 0.5
+    assert line["return_mean"] > 4.0
+
+
+def test_rvs_reaches_the_return_that_it_is_asked_for(runs):
+    for line in read_lines(runs["rvs"] / "evaluations.jsonl"):
+        assert line["return_mean"] == pytest.approx(line["target"], abs=1.0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_they_go_on_to_the_same_weights_and_act_as_their_rollout(runs, name, tmp_path):
+    part = shutil.copytree(runs[name], tmp_path / "part")
+    shutil.rmtree(part / "checkpoints" / "400")
+    targets = (-4.0, 0.0, 4.0) if name == "rvs" else None
+    jaxdt.train(config_of(name, targets=targets), STORE, out=part, env=Dial(), resume=True)
+    agent = jaxdt.Agent.load(part)
+    jax.tree.map(np.testing.assert_array_equal, agent.params, jaxdt.Agent.load(runs[name]).params)
+    agent.reset(4.0 if name == "rvs" else None)
+    actions = [agent.act(np.array([1.0, 0.0]), 0.1) for _ in range(Dial.max_episode_steps)]
+    line = read_lines(runs[name] / "evaluations.jsonl")[-1]
+    assert float(np.sum(actions)) == pytest.approx(line["returns"][0], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_they_are_tuned_from_a_run_with_all_their_networks(runs, name, tmp_path):
+    config = dataclasses.replace(
+        config_of(name, steps=1, log_every=1, eval_every=1, save_every=1), init=str(runs[name])
+    )
+    tuned = jaxdt.Agent.load(jaxdt.train(config, STORE, out=tmp_path / "tuned", env=Dial()))
+    before = jaxdt.Agent.load(runs[name])
+    assert jax.tree.structure(tuned.params) == jax.tree.structure(before.params)
+    for new, old in zip(jax.tree.leaves(tuned.params), jax.tree.leaves(before.params), strict=True):
+        np.testing.assert_allclose(new, old, atol=4e-3)  # Adam's first step is at most the learning rate
+
+
+def test_several_seeds_train_in_one_program(tmp_path):
+    config = config_of("td3-bc", steps=4, log_every=4, eval_every=4, save_every=4)
+    out = jaxdt.train(config, STORE, seeds=(0, 1), out=tmp_path / "seeds", env=Dial())
+    alone = jaxdt.train(dataclasses.replace(config, seed=1), STORE, out=tmp_path / "alone", env=Dial())
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        jaxdt.Agent.load(out / "seed-1").params,
+        jaxdt.Agent.load(alone).params,
+    )
+
+
+def test_the_expectile_weighs_what_lies_above():
+    loss = expectile_loss(jnp.array([2.0, -1.0, 0.0]), 0.7)
+    assert float(loss) == pytest.approx((0.7 * 4 + 0.3 * 1 + 0) / 3)
+
+
+def test_a_gaussians_log_likelihood_is_its_densitys_logarithm():
+    mean, log_std = jnp.array([[0.5, -1.0]]), jnp.array([0.0, jnp.log(2.0)])
+    action = jnp.array([[1.5, 1.0]])
+    density = np.exp(-0.5) / np.sqrt(2 * np.pi) * np.exp(-0.5) / (2 * np.sqrt(2 * np.pi))
+    np.testing.assert_allclose(log_likelihood(action, mean, log_std), np.log([density]), rtol=1e-6)
+
+
+def test_constants_are_measured_as_each_method_says():
+    store = make_store()
+    mean, std = store.statistics
+    raw = measure(IQLConfig(), store)
+    np.testing.assert_array_equal(raw["state_mean"], np.zeros_like(mean))
+    np.testing.assert_array_equal(raw["state_std"], np.ones_like(std))
+    assert raw["reward_scale"] == pytest.approx(1000 / np.ptp(store.returns))
+    assert measure(IQLConfig(rewards="minus-one"), store)["reward_scale"] == 1
+    np.testing.assert_allclose(measure(TD3BCConfig(), store)["state_std"], std + 1e-3 - 1e-6, rtol=1e-6)
+    assert measure(RvSConfig(), store)["longest_episode"] == store.lengths.max()
+
+
+def test_value_methods_refuse_discrete_actions(tmp_path):
+    for name in ("iql", "td3-bc"):
+        with pytest.raises(JaxdtError, match=f"{name} is for continuous actions, and these are 3 discrete ones; the"):
+            jaxdt.train(config_of(name), button_episodes(), out=tmp_path / name, env=Buttons())
+        assert not (tmp_path / name).exists()
+
+
+def test_rvs_learns_discrete_actions_too(tmp_path):
+    config = dataclasses.replace(config_of("rvs", steps=4, log_every=4, eval_every=4, save_every=4), targets=(3.0,))
+    out = jaxdt.train(config, button_episodes(), out=tmp_path / "run", env=Buttons())
+    assert "log_std" not in jaxdt.Agent.load(out).params
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: IQLConfig(expectile=1.0), "expectile must be above 0 and below 1; got 1.0"),
+        (lambda: IQLConfig(target_rate=0.0), "target_rate must be above 0 and at most 1; got 0.0"),
+        (lambda: TD3BCConfig(discount=1.0), "discount must be at least 0 and below 1; got 1.0"),
+        (lambda: TD3BCConfig(alpha=-1.0), "alpha must be at least 0"),
+        (lambda: RvSConfig(width=0), "width must be at least 1; got 0"),
+    ],
+)
+def test_odd_choices_are_refused(make, message):
+    with pytest.raises(JaxdtError, match=message):
+        make()
+
+
+def test_the_presets_are_the_authors():
+    adam = OptimizerConfig(learning_rate=3e-4, warmup_steps=0, weight_decay=0.0, max_grad_norm=None)
+    for preset in (IQL, TD3_BC):
+        algorithm = preset.algorithm
+        assert (algorithm.width, algorithm.num_layers, algorithm.discount, algorithm.target_rate) == (
+            256,
+            2,
+            0.99,
+            0.005,
+        )
+        assert (algorithm.optimizer, preset.batch_size, preset.steps) == (adam, 256, 1_000_000)
+    assert (IQL.algorithm.expectile, IQL.algorithm.inverse_temperature, IQL.algorithm.normalize_states) == (
+        0.7,
+        3,
+        False,
+    )
+    assert (TD3_BC.algorithm.alpha, TD3_BC.algorithm.policy_noise, TD3_BC.algorithm.noise_clip) == (2.5, 0.2, 0.5)
+    assert (RVS.algorithm.width, RVS.algorithm.num_layers, RVS.batch_size) == (1024, 2, 16_384)
+    assert RVS.algorithm.optimizer.learning_rate == 1e-3
+    policy = IQL.algorithm.for_steps(10).policy_optimizer
+    assert (policy.schedule, policy.last_step, IQL.algorithm.for_steps(10).last_step) == ("cosine", 10, 10)
+
+
+@pytest.mark.parametrize("name", ["rvs", "iql", "td3-bc"])
+def test_the_command_trains_and_describes_them(name, tmp_path, capsys):
+    from jaxdt.cli import run as command
+
+    pendulum_episodes(tmp_path / "data.npz")
+    flags = "--width 8 --batch-size 8 --steps 2 --eval-every 2 --eval-episodes 1 --save-every 2 --log-every 2"
+    words = ["train", name, "--dataset", str(tmp_path / "data.npz"), "--out", str(tmp_path / "out"), *flags.split()]
+    assert command(words) == 0
+    assert PRESETS[name].algorithm.summary.split(",")[0] in capsys.readouterr().out
+
+
+def test_iqls_first_update_is_worked_out_by_hand():
+    """One state, one action, linear networks: every loss follows from a few numbers."""
+    spec = dataclasses.replace(STORE.spec, constants=measure(METHODS["iql"], STORE))
+    algorithm = make_algorithm(METHODS["iql"].for_steps(10), spec)
+    state = algorithm.init(jax.random.key(0))
+    zero = jax.tree.map(jnp.zeros_like, state.params)
+    batch = algorithm.sampler(STORE, batch_size=16, seed=0).batch(0)
+    _, metrics = jax.jit(algorithm.update)(state._replace(params=zero), batch, jax.random.key(1))
+    rewards = spec.constants["reward_scale"] * batch.rewards
+    np.testing.assert_allclose(metrics["value_loss"], 0.0, atol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], 2 * np.mean(rewards**2), rtol=1e-5)
+    likelihood = -0.5 * batch.actions**2 - 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(metrics["policy_loss"], -np.mean(likelihood.sum(axis=1)), rtol=1e-5)
