@@ -2,6 +2,7 @@ import dataclasses
 import json
 import typing
 
+import numpy as np
 import pytest
 
 from jaxdt import JaxdtError, ModelConfig, OptimizerConfig, TrainConfig
@@ -16,6 +17,8 @@ from jaxdt.config import (
     DecisionTransformerConfig,
 )
 from jaxdt.run.config_json import config_from_json, config_to_json
+from jaxdt.run.prepare import expectile, prepare_run
+from tests.conftest import make_store, tiny_algorithm
 
 
 def there_and_back(config: TrainConfig) -> TrainConfig:
@@ -177,8 +180,12 @@ def test_a_config_cannot_be_changed(kind):
         (TrainConfig, {"eval_context": "cached"}, "TrainConfig has no eval_context of its own any more; write"),
         (TrainConfig, {"best_fraction": 0.0}, "best_fraction must be above 0 and at most 1; got 0.0."),
         (TrainConfig, {"best_fraction": 1.5}, "best_fraction must be above 0 and at most 1; got 1.5."),
-        (TrainConfig, {"targets": ()}, "targets must be one or more finite returns; got []."),
-        (TrainConfig, {"targets": (1.0, float("nan"))}, "targets must be one or more finite returns; got [1.0, nan]."),
+        (TrainConfig, {"targets": ()}, "targets must be auto, or one or more finite returns; got []."),
+        (
+            TrainConfig,
+            {"targets": (1.0, float("nan"))},
+            "targets must be auto, or one or more finite returns; got [1.0, nan].",
+        ),
         (TrainConfig, {"target_quantiles": (0.5, 1.5)}, "target_quantiles must lie between 0 and 1; got [0.5, 1.5]."),
         (TrainConfig, {"target_quantiles": ()}, "target_quantiles must lie between 0 and 1; got []."),
     ],
@@ -276,3 +283,24 @@ def test_what_may_change_on_resuming_says_nothing_about_learning():
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
     learned = {"preset", "dataset", "env", "batch_size", "seed", "best_fraction", "delayed_reward"}
     assert set(CHANGEABLE) <= fields - learned - {"clip_actions", "algorithm", "eval_seed"}
+
+
+def test_the_target_of_the_data_is_an_expectile_of_its_returns():
+    values = np.array([0.0, 1.0, 2.0, 10.0])
+    assert expectile(values, 0.5) == pytest.approx(values.mean())
+    found = expectile(values, 0.99)
+    above, below = values[values > found], values[values <= found]
+    assert 0.99 * (above - found).sum() == pytest.approx(0.01 * (found - below).sum())
+    assert 9 < found < 10
+    assert expectile(np.full(3, 7.0), 0.99) == 7.0
+
+
+@pytest.mark.parametrize("given", ["auto", (1.0, 2.0)])
+def test_targets_are_numbers_once_they_are_chosen(given):
+    store = make_store()
+    config = TrainConfig(env="none", targets=given, algorithm=tiny_algorithm())
+    assert config.evaluation_targets == (() if given == "auto" else given)
+    chosen = prepare_run(config, store, None, None).record.config.targets
+    assert chosen == ((expectile(store.returns, 0.99),) if given == "auto" else given)
+    with pytest.raises(JaxdtError, match=r"is asked for no return; leave targets out \(got (auto|\[1.0, 2.0\])\)"):
+        TrainConfig(targets=given, algorithm=BehaviorCloningConfig())

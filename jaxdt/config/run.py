@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, Literal
 
 from tyro.conf import AvoidSubcommands, OmitArgPrefixes, Suppress
 
@@ -53,8 +53,9 @@ class TrainConfig:
     """Move each episode's reward to its last step; return-to-go then stays constant."""
     clip_actions: bool = False
     """Clip recorded actions into the action space instead of refusing them."""
-    targets: tuple[float, ...] | None = None
-    """Target returns to evaluate at, in reward units; None: the preset's rule."""
+    targets: tuple[float, ...] | Literal["auto"] | None = None
+    """Target returns to evaluate at, in reward units; auto: the 0.99 expectile of the data's returns, near the best but
+    less hostage to one lucky episode; None: the preset's rule."""
     paper_targets: bool = True
     """Default targets: the paper's where it names the environment; otherwise `target-quantiles`."""
     target_quantiles: tuple[float, ...] = (0.2, 0.5, 0.8, 1.0)
@@ -102,19 +103,21 @@ class TrainConfig:
             raise JaxdtError(f"save_every_minutes must be above 0 and finite; got {self.save_every_minutes}.")
         if not 0 < self.best_fraction <= 1:
             raise JaxdtError(f"best_fraction must be above 0 and at most 1; got {self.best_fraction}.")
-        if self.targets is not None and not (self.targets and all(map(math.isfinite, self.targets))):
-            raise JaxdtError(f"targets must be one or more finite returns; got {list(self.targets)}.")
+        numbers = (0.0,) if self.targets is None or self.targets == "auto" else self.targets
+        if not (numbers and all(map(math.isfinite, numbers))):
+            raise JaxdtError(f"targets must be auto, or one or more finite returns; got {list(numbers)}.")
         if self.targets is not None and not self.algorithm.takes_target:
-            raise JaxdtError(
-                f"{self.algorithm.name} is asked for no return; leave targets out (got {list(self.targets)})."
-            )
+            given = self.targets if self.targets == "auto" else list(self.targets)
+            raise JaxdtError(f"{self.algorithm.name} is asked for no return; leave targets out (got {given}).")
         if not (self.target_quantiles and all(0 <= q <= 1 for q in self.target_quantiles)):
             raise JaxdtError(f"target_quantiles must lie between 0 and 1; got {list(self.target_quantiles)}.")
 
     @property
     def evaluation_targets(self) -> tuple[float | None, ...]:
         """Target returns of each evaluation; (None,) where the policy is asked for none, () before they are chosen."""
-        return (self.targets or ()) if self.algorithm.takes_target else (None,)
+        if not self.algorithm.takes_target:
+            return (None,)
+        return () if self.targets is None or self.targets == "auto" else self.targets
 
 
 _MOVED = {

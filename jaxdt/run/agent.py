@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -45,14 +46,14 @@ class Agent:
         spec: Spec,
         *,
         env_id: str | None = None,
-        targets: tuple[float, ...] | None = None,
+        targets: Sequence[float | None] | None = None,
     ):
         self.config = config
         """Of the algorithm; `acting_with` gives an agent with other acting options."""
         self.params = params
         self.spec = spec
         self.env_id = env_id
-        self.targets: tuple[float | None, ...] = (targets or ()) if config.takes_target else (None,)
+        self.targets: tuple[float | None, ...] = tuple(targets or ()) if config.takes_target else (None,)
         """Target returns the run was evaluated at; (None,) where the policy is asked for none."""
         self.kept_evaluators: list[Any] = []
         """The one that `evaluate` keeps, with what it compiled."""
@@ -83,7 +84,7 @@ class Agent:
             params,
             record.spec,
             env_id=environment_of_record(record),
-            targets=record.config.targets,
+            targets=record.config.evaluation_targets,
         )
 
     def acting_with(self, **options: Any) -> "Agent":
@@ -91,8 +92,7 @@ class Agent:
         config = with_acting_options(self.config, **options)
         if config == self.config:
             return self
-        targets = tuple(target for target in self.targets if target is not None)
-        return Agent(config, self.params, self.spec, env_id=self.env_id, targets=targets)
+        return Agent(config, self.params, self.spec, env_id=self.env_id, targets=self.targets)
 
     def reset(self, target_return: float | None = None, *, seed: int = 0) -> None:
         """Begins an episode that should reach `target_return`, in the environment's reward units.

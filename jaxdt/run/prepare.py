@@ -7,6 +7,7 @@ import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxdt.algorithms import make_algorithm, measure
 from jaxdt.config import INTERVALS, AlgorithmConfig, TrainConfig
@@ -87,16 +88,30 @@ def _prepare(
 def choose_targets(config: TrainConfig, store: EpisodeStore, env: str) -> tuple[float, ...] | None:
     """The targets given, else the paper's where it names the environment, else quantiles of the data's returns.
 
-    None for a policy that is asked for no return.
+    `auto`: their 0.99 expectile. None for a policy that is asked for no return.
     """
     if not config.algorithm.takes_target:
         return None
+    if config.targets == "auto":
+        return (expectile(store.returns, 0.99),)
     if config.targets is not None:
         return tuple(float(target) for target in config.targets)
     paper = paper_targets(env)
     if config.paper_targets and paper is not None:
         return paper
     return tuple(float(target) for target in np.quantile(store.returns, config.target_quantiles))
+
+
+def expectile(values: Float[np.ndarray, " n"], share: float) -> float:
+    """The number whose squared distances to the values above it, times `share`, weigh as those below, times 1 - share.
+
+    So 0.5 gives the mean; towards 1 it nears the largest value, and the closer the more values are as large.
+    """
+    found, before = float(np.mean(values, dtype=np.float64)), math.nan
+    while found != before and not math.isclose(found, before, rel_tol=1e-12):
+        weights = np.where(values > found, share, 1 - share)
+        before, found = found, float(np.average(values, weights=weights))
+    return found
 
 
 def fill_schedule(config: TrainConfig, num_episodes: int, *, resumed: bool = False) -> TrainConfig:

@@ -87,6 +87,8 @@ def train(
         prepared = prepare_run(config, store, env, command, previous)
         if prepared.environment is not None:
             stack.callback(prepared.environment.close)
+        if config.targets == "auto":
+            progress.say(f"target of the data: {prepared.record.config.evaluation_targets[0]:.0f}")
         if not begun:
             stack.enter_context(_held(group, new=True))
         meet_at_one_checkpoint(group)  # after every check, for it throws checkpoints away
