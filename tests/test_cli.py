@@ -108,8 +108,8 @@ def test_flags_that_disagree_with_the_run_exit_2(trained, capsys, flags, says):
         (["--steps", "5", "paper"], "the preset comes first: jaxdt train paper ... (it stands after '5')"),
         (
             ["papper"],
-            "'papper' is not a preset; choose one of demo, cartpole, paper, huggingface, large, bc, rvs, rvs-small, iql, "
-            "td3-bc",
+            "'papper' is not a preset; choose one of demo, cartpole, paper, huggingface, large, bc, rvs, rvs-small, "
+            "iql, td3-bc",
         ),
         (["paper", "--eval-context", "cached"], "--eval-context is now called --context"),
         (["bc", "--init", "TRAINED"], "the weights are of decision-transformer and cannot be trained by behavior-cl"),
