@@ -20,9 +20,10 @@ class TrainArguments:
 
     Without options: collects HalfCheetah-v5 episodes from the shipped policies, trains a Decision Transformer on them
     and evaluates it, in minutes on a laptop's CPU. The preset, which comes first (`jaxdt train paper --steps 1000`),
-    sets the defaults: `demo` is that, `cartpole` the like with discrete actions, `paper` the recipe of Chen et al.
-    2021, `huggingface` that of Hugging Face's tutorial, `large` a model for accelerators; other methods are `bc`
-    (behaviour cloning), `rvs` and `rvs-small` (RvS-R), `iql` (implicit Q-learning) and `td3-bc` (TD3+BC).
+    sets the defaults: `demo` is that, `cartpole` the like with discrete actions, `paper` the recipe of the Decision
+    Transformer's authors, `huggingface` that of Hugging Face's tutorial, `large` a model for accelerators; other
+    methods are `bc` (behaviour cloning), `rvs` and `rvs-small` (RvS-R), `iql` (implicit Q-learning) and `td3-bc`
+    (TD3+BC).
     """
 
     config: OmitArgPrefixes[TrainConfig]
