@@ -1,5 +1,7 @@
-"""One program for several seeds: what belongs to each is stacked along a new first axis."""
+"""One program for several seeds, stacked along a new first axis, and for several devices; nothing else picks those."""
 
+import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import itemgetter
@@ -7,9 +9,109 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import Array, Float, PyTree
 
+from jaxdt.errors import JaxdtError
 from jaxdt.types import Policy
+
+
+_AXIS = "data"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The devices that train, and what each has: its share of every batch and the whole state, or seeds of its own.
+
+    Windows, dropout and losses are the same, but for rounding, whatever the layout.
+    """
+
+    devices: tuple[Any, ...]
+    """Of JAX, the first of which also evaluates."""
+    seeds: int = 1
+    """All that train in one program."""
+
+    @property
+    def splits_seeds(self) -> bool:
+        """Whether each device has whole seeds of its own, so that none waits for another."""
+        return len(self.devices) > 1 and self.seeds % len(self.devices) == 0
+
+    @property
+    def state(self) -> Sharding:
+        """Of states, keys and metrics."""
+        return self._sharding(_AXIS) if self.splits_seeds else self._sharding()
+
+    @property
+    def batches(self) -> Sharding:
+        """Of what one call of several updates takes: (updates, b, ...), of several seeds (seeds, updates, b, ...)."""
+        if self.splits_seeds:
+            return self._sharding(_AXIS)
+        return self._sharding(*[None] * (1 if self.seeds == 1 else 2), _AXIS)
+
+    def over_seeds(self, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+        """`over_seeds(function)`, each device over its own; of one seed the function itself."""
+        if self.seeds == 1:
+            return function
+        function = over_seeds(function)
+        if not self.splits_seeds:
+            return function
+        share = PartitionSpec(_AXIS)
+        return jax.shard_map(function, mesh=self._mesh, in_specs=share, out_specs=share, check_vma=False)
+
+    def on_first(self, tree: PyTree[Array]) -> PyTree[Array]:
+        """A state, or a part of one, on the first device alone."""
+        return tree if len(self.devices) == 1 else jax.device_put(tree, self.devices[0])
+
+    def describe(self, batch_size: int) -> str:
+        """What each device has, for people."""
+        count = len(self.devices)
+        share = f"{self.seeds // count} of {self.seeds} seeds"
+        if not self.splits_seeds:
+            share = f"{batch_size // count} of the {batch_size} windows of a batch"
+        return f"trains on {count} devices, each with {share}"
+
+    @property
+    def _mesh(self) -> Mesh:
+        return Mesh(list(self.devices), (_AXIS,), axis_types=(AxisType.Auto,))
+
+    def _sharding(self, *axes: str | None) -> Sharding:
+        if len(self.devices) == 1:
+            return SingleDeviceSharding(self.devices[0])
+        return NamedSharding(self._mesh, PartitionSpec(*axes))
+
+
+def choose_layout(batch_size: int, *, seeds: int = 1, devices: int | None = None) -> Layout:
+    """For a run, or for the runs of several seeds in one program.
+
+    `devices`: how many; None: of a CPU one, of accelerators as many as the batch or the seeds can be divided by.
+    Raises JaxdtError for more than are there, and for a number that divides neither.
+    """
+    there = jax.local_devices()
+    wanted = devices or _number_by_default()
+    if wanted > len(there):
+        more = ", or set JAX_NUM_CPU_DEVICES" if jax.default_backend() == "cpu" else ""
+        raise JaxdtError(
+            f"devices must be at most {len(there)}, as many as jax finds on this machine; got {wanted}; lower "
+            f"--devices{more}."
+        )
+    count = max(n for n in range(1, wanted + 1) if batch_size % n == 0 or seeds % n == 0)
+    if count < wanted and devices is not None:
+        raise JaxdtError(
+            f"batch_size, or the number of seeds, must be a multiple of devices; got batch_size={batch_size}, {seeds} "
+            f"seed{'s' * (seeds > 1)} and devices={devices}; give --devices {count}, or another --batch-size."
+        )
+    if count < wanted:
+        warnings.warn(
+            f"{wanted - count} of {wanted} devices will not train: a batch of {batch_size} can be divided by {count} "
+            f"at most; a --batch-size that is a multiple of {wanted} uses all.",
+            stacklevel=2,
+        )
+    return Layout(tuple(there[:count]), seeds)
+
+
+def _number_by_default() -> int:
+    # The devices that XLA can make of a CPU share its cores, which one alone uses all.
+    return 1 if jax.default_backend() == "cpu" else len(jax.local_devices())
 
 
 def over_seeds(function: Callable[..., PyTree]) -> Callable[..., PyTree]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from jaxdt.config import OptimizerConfig
 from jaxdt.errors import JaxdtError
 from jaxdt.flat import Flat, flatten_like, unflatten
-from jaxdt.parallel import over_seeds
+from jaxdt.parallel import Layout
 
 
 class TrainState(NamedTuple):
@@ -145,14 +145,15 @@ def compile_update(
     update: Update,
     *,
     updates_per_call: int | None = None,
-    several_seeds: bool = False,
+    layout: Layout | None = None,
 ) -> TrainStep:
     """One call of an algorithm's update, jitted; the state is donated.
 
     Counts the updates and folds the count into the key: give it the same key every time. From the first update with a
     metric or weight that is not finite on, the state stays as it was before. With `updates_per_call`, one call makes
     `n` updates: the batches are stacked along a new first axis, which the metrics have too. Of several seeds everything
-    is stacked along one more axis before all others: each seed's state, batches and key are its own.
+    is stacked along one more axis before all others: each seed's state, batches and key are its own. `layout`: of which
+    seeds and devices; None: of one seed, where the state lies.
     """
 
     def checked(one: Update) -> Update:
@@ -187,7 +188,10 @@ def compile_update(
         return unflatten(state), jax.tree.map(lambda values: values.reshape(-1), metrics)
 
     called = checked(update) if updates_per_call is None else steps
-    return jax.jit(over_seeds(called) if several_seeds else called, donate_argnums=0)
+    if layout is None:
+        return jax.jit(called, donate_argnums=0)
+    # Said, not left to XLA: a state that came back otherwise would be compiled for anew.
+    return jax.jit(layout.over_seeds(called), donate_argnums=0, out_shardings=layout.state)
 
 
 @functools.partial(jax.jit, static_argnames="config")  # else each of its many arrays is made by a program of its own

@@ -198,7 +198,10 @@ class Policy(NamedTuple):
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Endless batches; batch `i` depends on the seed and `i` alone, so `position` is the stream's whole state."""
+    """Endless batches; batch `i` depends on the seed and `i` alone, so `position` is the stream's whole state.
+
+    The first axis of every array is the batch, which several devices divide among them.
+    """
 
     position: int
     """Number of the next batch."""

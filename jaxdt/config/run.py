@@ -44,7 +44,10 @@ class TrainConfig:
     passes: int | None = None
     """Passes of one window an episode, as Hugging Face's trainer counts; the last batch of each is smaller."""
     batch_size: int = 64
-    """Windows an update."""
+    """Windows an update, whatever the number of devices, over which they are divided."""
+    devices: int | None = None
+    """How many GPUs, TPUs or parts of a CPU train; they must divide `batch-size` or the number of seeds.
+    None: all GPUs or TPUs that do; a CPU whole. When a run goes on, another number changes rounding only."""
     seed: int = 0
     """Of the initial weights, the windows and dropout; evaluation uses environment seeds of its own."""
     best_fraction: float = 1.0
@@ -84,7 +87,7 @@ class TrainConfig:
     )
 
     def __post_init__(self):
-        for name in ("steps", "passes", "batch_size", "eval_episodes", "updates_per_call", *INTERVALS):
+        for name in ("steps", "passes", "batch_size", "devices", "eval_episodes", "updates_per_call", *INTERVALS):
             if getattr(self, name) is not None:
                 at_least(self, name, 1)
         for name in ("steps", *INTERVALS):
@@ -142,6 +145,7 @@ TrainConfig.__init__ = _say_what_moved(TrainConfig.__init__)
 
 CHANGEABLE = (
     "map_above",
+    "devices",
     "steps",
     "targets",
     "eval_every",

@@ -17,7 +17,7 @@ from jaxdt.algorithms import make_algorithm
 from jaxdt.config import AlgorithmConfig, TrainConfig
 from jaxdt.errors import RunError, SimulationError, StoppedError
 from jaxdt.evaluation.evaluator import Evaluator
-from jaxdt.parallel import stacked
+from jaxdt.parallel import Layout, stacked
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunRecord
@@ -71,13 +71,13 @@ def train_and_evaluate(
     group: SeedGroup, prepared: Prepared, data_returns: np.ndarray, progress: Progress, stop: Stop
 ) -> None:
     """The whole run, top to bottom. Of several seeds: all runs at once, in one program."""
-    config, spec = prepared.record.config, prepared.record.spec
+    config, spec, layout = prepared.record.config, prepared.record.spec, prepared.layout
     records = group.records(prepared.record)
     assert config.steps is not None
     assert config.updates_per_call is not None
     count = config.updates_per_call
     algorithm = make_algorithm(config.algorithm, spec)
-    init, update = _compiled(config.algorithm, spec, count, several_seeds=len(records) > 1)
+    init, update = _compiled(config.algorithm, spec, count, layout)
     samplers = [
         algorithm.sampler(
             prepared.store,
@@ -89,7 +89,7 @@ def train_and_evaluate(
     ]
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(contextlib.closing(RunWriter(group, records, data_returns)))
-        state, key = _first_state(group, writer, records, init)
+        state, key = _first_state(group, writer, records, init, layout)
         writer.write_records()
         evaluator = None
         if prepared.environment is not None:
@@ -102,12 +102,12 @@ def train_and_evaluate(
         stack.callback(progress.stop)
         for sampler in samplers:
             sampler.position = first
-        batches = next_batches(samplers, count)
+        batches = next_batches(samplers, count, layout.batches)
         recent: collections.deque[Any] = collections.deque(maxlen=3)
         clock, saved_at = _Clock(), time.perf_counter()
         for step in range(first + count, config.steps + 1, count):
             state, metrics = update(state, batches, key)
-            batches = next_batches(samplers, count)  # drawn while the device works
+            batches = next_batches(samplers, count, layout.batches)  # drawn while the device works
             writer.add(metrics)
             recent.append(metrics["loss"])
             clock.updates += count
@@ -124,11 +124,13 @@ def train_and_evaluate(
             clock.stop()
             if due.log:
                 writer.log(step, clock.rate())
-            evaluated = due.evaluate and _evaluate(writer, evaluator, step, config, state, progress)
+            evaluated = due.evaluate and _evaluate(
+                writer, evaluator, step, config, layout.on_first(state.params), progress
+            )
             if last or evaluated:
                 writer.draw_plots()
             if due.save or writer.has_new_best:
-                writer.save(step, state)
+                writer.save(step, layout.on_first(state))
                 saved_at = time.perf_counter()
             if stopped_by is not None and not last:
                 raise StoppedError(
@@ -144,16 +146,20 @@ def train_and_evaluate(
 
 @functools.lru_cache(maxsize=4)
 def _compiled(
-    config: AlgorithmConfig, spec: Spec, updates_per_call: int, *, several_seeds: bool
+    config: AlgorithmConfig, spec: Spec, updates_per_call: int, layout: Layout
 ) -> tuple[Callable[[PRNGKeyArray], TrainState], TrainStep]:
     """Kept, so that another run of the same algorithm in this process compiles nothing anew."""
     algorithm = make_algorithm(config, spec)
-    update = compile_update(algorithm.update, updates_per_call=updates_per_call, several_seeds=several_seeds)
+    update = compile_update(algorithm.update, updates_per_call=updates_per_call, layout=layout)
     return jax.jit(algorithm.init), update
 
 
 def _first_state(
-    group: SeedGroup, writer: RunWriter, records: list[RunRecord], init: Callable[[PRNGKeyArray], TrainState]
+    group: SeedGroup,
+    writer: RunWriter,
+    records: list[RunRecord],
+    init: Callable[[PRNGKeyArray], TrainState],
+    layout: Layout,
 ) -> tuple[TrainState, Key[Array, "*seeds"]]:
     """Where each run goes on from, or begins, and its key for what updates draw."""
     start_from = None if group.steps else records[0].config.init
@@ -166,18 +172,20 @@ def _first_state(
             state = state._replace(params=jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), given))
         states.append(state)
         update_keys.append(update_key)
-    # On the device all of it, or the second update compiles anew.
-    return jax.device_put(writer.restore(states), jax.devices()[0]), stacked(update_keys)
+    # Placed all of it, or the second update compiles anew.
+    return jax.device_put((writer.restore(states), stacked(update_keys)), layout.state)
 
 
-def next_batches(samplers: Sequence[Sampler], count: int) -> PyTree[Array]:
-    """The next `count` batches of each run stacked, on the device."""
+def next_batches(
+    samplers: Sequence[Sampler], count: int, sharding: jax.sharding.Sharding | None = None
+) -> PyTree[Array]:
+    """The next `count` batches of each run stacked, on the devices; None: on the default one."""
     each_seeds = []
     for sampler in samplers:
         batches = [sampler.batch(sampler.position + i) for i in range(count)]
         sampler.position += count
         each_seeds.append(jax.tree.map(lambda *leaves: np.stack(leaves), *batches))
-    return jax.device_put(stacked(each_seeds, np.stack))
+    return jax.device_put(stacked(each_seeds, np.stack), sharding)
 
 
 def _show(progress: Progress, step: int, recent: collections.deque[Any]) -> None:
@@ -191,15 +199,13 @@ def _evaluate(
     evaluator: Evaluator | None,
     step: int,
     config: TrainConfig,
-    state: TrainState,
+    params: PyTree[Array],
     progress: Progress,
 ) -> bool:
     """Writes every target's result; returns whether the evaluation could be played."""
     assert evaluator is not None
     try:
-        evaluations = evaluator.evaluate(
-            state.params, config.evaluation_targets, config.eval_episodes, config.eval_seed
-        )
+        evaluations = evaluator.evaluate(params, config.evaluation_targets, config.eval_episodes, config.eval_seed)
     except SimulationError as error:
         writer.write_failure(step, str(error))
         warnings.warn(f"the evaluation after update {step} failed and training goes on: {error}", stacklevel=2)

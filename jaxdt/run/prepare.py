@@ -15,6 +15,7 @@ from jaxdt.data.d4rl import paper_targets
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import JaxEnvironment, make_environment
+from jaxdt.parallel import Layout, choose_layout
 from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, read_record
 from jaxdt.run.fit import check_fit
 from jaxdt.types import Discrete, Environment, Spec
@@ -32,6 +33,7 @@ class Prepared(NamedTuple):
     """Filtered, with actions in [-1, 1] or from 0 on."""
     environment: Environment | None
     """None: no evaluation."""
+    layout: Layout
 
     @property
     def windows_per_pass(self) -> int | None:
@@ -45,17 +47,20 @@ def prepare_run(
     environment: JaxEnvironment | None,
     command: list[str] | None,
     previous: RunRecord | None = None,
+    *,
+    seeds: int = 1,
 ) -> Prepared:
     """Raises JaxdtError when config, episodes and environment do not fit together.
 
     `previous`: the record of the run that goes on. It, or the run that `config.init` names, has the say on
-    normalisation and action space: weights mean nothing without theirs.
+    normalisation and action space: weights mean nothing without theirs. `seeds`: how many train in one program.
     """
     env = _environment_name(config, store, environment)
     _check_extras(config, env)
+    layout = choose_layout(config.batch_size, seeds=seeds, devices=config.devices)
     played_in = None if env == "none" else make_environment(env if environment is None else environment)
     try:
-        return _prepare(dataclasses.replace(config, env=env), store, played_in, command, previous)
+        return _prepare(dataclasses.replace(config, env=env), store, played_in, layout, command, previous)
     except BaseException:
         if played_in is not None:
             played_in.close()
@@ -66,6 +71,7 @@ def _prepare(
     config: TrainConfig,
     store: EpisodeStore,
     environment: Environment | None,
+    layout: Layout,
     command: list[str] | None,
     previous: RunRecord | None,
 ) -> Prepared:
@@ -81,8 +87,9 @@ def _prepare(
     config = dataclasses.replace(config, algorithm=algorithm, targets=choose_targets(config, store, config.env))
     config = fill_schedule(config, filtered.num_episodes, resumed=previous is not None)
     data = describe_data(config.dataset, store)
-    record = RunRecord(config=config, spec=spec, data=data, made_with=describe_making(command))
-    return Prepared(record, filtered, environment)
+    making = {**describe_making(command), "device_count": len(layout.devices)}
+    record = RunRecord(config=config, spec=spec, data=data, made_with=making)
+    return Prepared(record, filtered, environment, layout)
 
 
 def choose_targets(config: TrainConfig, store: EpisodeStore, env: str) -> tuple[float, ...] | None:

@@ -84,7 +84,7 @@ def train(
                 f"the episodes are not those that {group.path} was trained on (their fingerprints differ); "
                 "resume with the same data, or choose another --out."
             )
-        prepared = prepare_run(config, store, env, command, previous)
+        prepared = prepare_run(config, store, env, command, previous, seeds=len(group.runs))
         if prepared.environment is not None:
             stack.callback(prepared.environment.close)
         if config.targets == "auto":
@@ -98,6 +98,8 @@ def train(
                 write_record(run, record)
             if config.dataset in DEMOS and not run.episodes.exists():
                 store.save(run.episodes)
+        if len(prepared.layout.devices) > 1:
+            progress.say(prepared.layout.describe(config.batch_size))
         train_and_evaluate(group, prepared, store.returns, progress, stop)
         for run in group.runs if config.video else ():
             _render(run, config, prepared.record.env_id, progress)

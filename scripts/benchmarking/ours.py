@@ -24,7 +24,7 @@ from jaxdt.data.writing import write_episodes
 from jaxdt.evaluation.environments import make_environment
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.loggers import read_lines
-from jaxdt.parallel import stacked
+from jaxdt.parallel import Layout, stacked
 from jaxdt.run.loop import next_batches
 from jaxdt.run.prepare import MOST_UPDATES_PER_CALL
 from jaxdt.training import compile_update
@@ -56,10 +56,10 @@ def train(
 
     On batches that are on the device, or with `sampling` drawn and sent there while it works, as training does.
     """
-    algorithm = make_benchmark_algorithm(shapes)
-    step = compile_update(algorithm.update, updates_per_call=updates, several_seeds=seeds > 1)
+    algorithm, layout = make_benchmark_algorithm(shapes), Layout(tuple(jax.devices()[:1]), seeds)
+    step = compile_update(algorithm.update, updates_per_call=updates, layout=layout)
     first = jax.jit(algorithm.init)(jax.random.key(0))
-    state = jax.device_put(stacked([first] * seeds), jax.devices()[0])
+    state = jax.device_put(stacked([first] * seeds), layout.state)
     samplers = [_sampler(shapes) for _ in range(seeds)]
     windows = next_batches(samplers, updates)
     keys = stacked([jax.random.key(seed) for seed in range(seeds)])
