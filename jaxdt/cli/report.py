@@ -106,7 +106,9 @@ def _choices(record: RunRecord) -> list[tuple[str, str]]:
         rows.append(("imported from", data["imported_from"]))
         rows.append(("targets", ", ".join(f"{target:g}" for target in record.config.targets or ()) or "none known"))
         return rows
-    spec = data["spec"] or "arrays"
+    spec, made = data["spec"] or "arrays", record.made_with
+    if {"device_count", "device"} <= made.keys():
+        rows.append(("trained on", f"{made['device_count']} x {made['device']}"))
     return [
         *rows,
         ("data", f"{spec}: {data['num_episodes']} episodes, {data['num_steps']} steps"),
