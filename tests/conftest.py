@@ -24,7 +24,7 @@ from jaxdt.types import Window
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
-jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_num_cpu_devices", 4)
 
 # Many tests train the same tiny model; it is compiled once a session, by the first worker that needs it.
 if "JAXDT_TESTS_CACHE" not in os.environ:

@@ -1,0 +1,205 @@
+"""Several devices: the run is what it is on one, but for rounding; the devices here are parts of one CPU."""
+
+import contextlib
+import dataclasses
+import functools
+import re
+from typing import Any, NamedTuple, cast
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdt
+from jaxdt import BehaviorCloningConfig
+from jaxdt.algorithms import make_algorithm
+from jaxdt.cli import run as command
+from jaxdt.errors import JaxdtError, StoppedError
+from jaxdt.evaluation.evaluator import Evaluator
+from jaxdt.loggers import read_lines
+from jaxdt.parallel import choose_layout, stacked
+from jaxdt.run import loop
+from jaxdt.run.directory import RunDirectory, read_record
+from jaxdt.run.stopping import never
+from tests.children import everything_saved, pendulum_episodes
+from tests.conftest import tiny_algorithm
+from tests.runs import STORE
+from tests.test_stopping import stop_at
+from tests.toys import DRIFT_SPEC
+
+
+pytestmark = pytest.mark.usefixtures("quick_plots")
+ALGORITHM = tiny_algorithm(num_layers=1)
+UPDATES = 5  # of a call
+# For whole runs, a method that compiles in no time; it drops out too.
+RUN = jaxdt.TrainConfig(
+    steps=6,
+    batch_size=8,
+    env="none",
+    log_every=2,
+    updates_per_call=1,
+    algorithm=BehaviorCloningConfig(width=16, num_layers=1, context_length=3),
+)
+
+
+class Trained(NamedTuple):
+    losses: np.ndarray
+    windows: list[Any]
+    state: Any
+    batch: Any
+    """On the devices."""
+    collectives: set[str]
+    """In the compiled program."""
+    programs: int
+
+
+@functools.cache
+def twenty_updates(devices: int, *seeds: int) -> Trained:
+    """As the loop makes them, dropout on."""
+    layout = choose_layout(8, seeds=len(seeds), devices=devices)
+    init, update = cast(Any, loop._compiled(ALGORITHM, DRIFT_SPEC, UPDATES, layout))
+    sampler = make_algorithm(ALGORITHM, DRIFT_SPEC).sampler
+    samplers = [sampler(STORE, batch_size=8, seed=seed) for seed in seeds]
+    keys = [jax.random.split(jax.random.key(seed)) for seed in seeds]
+    state, key = jax.device_put(
+        (stacked([init(first) for first, _ in keys]), stacked([second for _, second in keys])), layout.state
+    )
+    batch, losses, windows = loop.next_batches(samplers, UPDATES, layout.batches), [], []
+    program = update.lower(state, batch, key).compile().as_text()
+    for _ in range(20 // UPDATES):
+        windows.append(jax.device_get(batch))
+        state, metrics = update(state, batch, key)
+        losses.append(np.asarray(metrics["loss"]))
+        batch = loop.next_batches(samplers, UPDATES, layout.batches)
+    collectives = set(re.findall(r" (all-[a-z]+|collective-[a-z]+|reduce-scatter)[a-z-]*\(", program))
+    return Trained(np.concatenate(losses, axis=-1), windows, state, batch, collectives, update._cache_size())
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_windows_and_losses_are_those_of_one_device(devices):
+    ours, one = twenty_updates(devices, 0), twenty_updates(1, 0)
+    jax.tree.map(np.testing.assert_array_equal, ours.windows, one.windows)
+    assert len(np.unique(ours.losses)) == 20
+    np.testing.assert_allclose(ours.losses, one.losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_each_device_has_its_share_of_a_batch_and_gradients_are_summed_over_all(devices):
+    trained = twenty_updates(devices, 0)
+    for leaf in trained.batch:
+        shares = {shard.device: shard.data.shape for shard in leaf.addressable_shards}
+        assert shares == dict.fromkeys(jax.devices()[:devices], (UPDATES, 8 // devices, *leaf.shape[2:]))
+    assert trained.collectives == {"all-reduce"}
+    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(trained.state))
+
+
+def test_seeds_that_the_devices_divide_are_shared_out_and_never_speak():
+    trained = twenty_updates(2, 0, 1)
+    assert not trained.collectives
+    for leaf in jax.tree.leaves((trained.state, trained.batch)):
+        shares = {shard.device: shard.data.shape for shard in leaf.addressable_shards}
+        assert shares == dict.fromkeys(jax.devices()[:2], (1, *leaf.shape[1:]))
+    for seed in (0, 1):
+        alone = twenty_updates(1, seed)
+        windows = jax.tree.map(lambda leaf, seed=seed: leaf[seed], trained.windows)
+        jax.tree.map(np.testing.assert_array_equal, windows, alone.windows)
+        np.testing.assert_allclose(trained.losses[seed], alone.losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("devices", "seeds"), [(1, (0,)), (2, (0,)), (2, (0, 1))])
+def test_the_second_call_compiles_nothing_anew(devices, seeds):
+    assert twenty_updates(devices, *seeds).programs == 1
+
+
+@pytest.fixture(scope="module")
+def on_one(tmp_path_factory, quick_plots):
+    """Never interrupted; tests only read it."""
+    return jaxdt.train(RUN, STORE, out=tmp_path_factory.mktemp("devices") / "on-one")
+
+
+def train_on(devices: int, out, *, seed=0, stopped_after=None, **options):
+    config = dataclasses.replace(RUN, devices=devices, seed=seed)
+    with contextlib.nullcontext() if stopped_after is None else pytest.raises(StoppedError):
+        stop = never if stopped_after is None else stop_at(stopped_after)
+        jaxdt.train(config, STORE, out=out, resume=True, stop=stop, **options)
+
+
+def is_close(out, whole):
+    ours, wanted = ([line["loss"] for line in read_lines(run / "metrics.jsonl")] for run in (out, whole))
+    np.testing.assert_allclose(ours, wanted, rtol=1e-4)
+    saved = (everything_saved(run / "checkpoints") for run in (out, whole))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *saved)
+
+
+def test_a_run_resumes_on_fewer_and_on_more_devices(on_one, tmp_path):
+    for devices, updates in ((2, 2), (1, 2)):
+        train_on(devices, tmp_path, stopped_after=updates)
+    train_on(2, tmp_path)
+    record = read_record(RunDirectory(tmp_path))
+    assert (record.config.devices, record.made_with["device_count"]) == (2, 2)
+    is_close(tmp_path, on_one)
+    # Orbax notes of each array where it lay; a checkpoint is that of one device.
+    ours, wanted = (run / "checkpoints" / "6" / "params" / "_sharding" for run in (tmp_path, on_one))
+    assert ours.read_text() == wanted.read_text()
+
+
+def test_seeds_on_devices_of_their_own_resume_together_and_alone(on_one, tmp_path):
+    train_on(2, tmp_path, seeds=(3, 0), stopped_after=2)
+    train_on(2, tmp_path, stopped_after=2)
+    train_on(1, tmp_path / "seed-0")
+    is_close(tmp_path / "seed-0", on_one)
+
+
+def test_the_command_trains_on_several_devices_and_plays_on_one(tmp_path, capsys, monkeypatch):
+    """Else each would compute every action of every episode."""
+    played_on, evaluate = [], Evaluator.evaluate
+
+    def watched(self, params, *rest):
+        played_on.extend(leaf.devices() for leaf in jax.tree.leaves(params))
+        return evaluate(self, params, *rest)
+
+    monkeypatch.setattr(Evaluator, "evaluate", watched)
+    pendulum_episodes(tmp_path / "data.npz")
+    flags = "--width 16 --num-layers 1 --context-length 4 --batch-size 8 --steps 1 --eval-episodes 1 --devices 2"
+    out = tmp_path / "out"
+    assert command(["train", "bc", "--dataset", str(tmp_path / "data.npz"), "--out", str(out), *flags.split()]) == 0
+    printed = capsys.readouterr()
+    assert "trains on 2 devices, each with 4 of the 8 windows of a batch" in printed.err
+    assert re.search(r"trained on +2 x cpu", printed.out)
+    assert [line["step"] for line in read_lines(out / "evaluations.jsonl")] == [1]
+    assert played_on == [{jax.devices()[0]}] * len(played_on) != []
+
+
+@pytest.mark.parametrize(
+    ("batch", "seeds", "there", "used", "splits_seeds"),
+    [(64, 1, 4, 4, False), (64, 5, 4, 4, False), (63, 4, 4, 4, True), (63, 8, 4, 4, True), (1, 1, 1, 1, False)],
+)
+def test_all_accelerators_train_by_default(monkeypatch, batch, seeds, there, used, splits_seeds):
+    monkeypatch.setattr("jaxdt.parallel._number_by_default", lambda: there)
+    layout = choose_layout(batch, seeds=seeds)
+    assert (len(layout.devices), layout.splits_seeds) == (used, splits_seeds)
+
+
+@pytest.mark.parametrize(("batch", "seeds", "used"), [(63, 1, 3), (62, 3, 3), (62, 1, 2), (61, 1, 1)])
+def test_a_batch_that_they_do_not_divide_is_for_as_many_as_do(monkeypatch, batch, seeds, used):
+    monkeypatch.setattr("jaxdt.parallel._number_by_default", lambda: 4)
+    says = f"{4 - used} of 4 devices will not train: a batch of {batch} .* multiple of 4 uses all"
+    with pytest.warns(UserWarning, match=says):
+        assert len(choose_layout(batch, seeds=seeds).devices) == used
+
+
+def test_of_a_cpu_one_device_trains_by_default():
+    assert choose_layout(64).devices == (jax.devices()[0],)
+
+
+@pytest.mark.parametrize(
+    ("devices", "says"),
+    [
+        (3, "must be a multiple of devices; got batch_size=8, 1 seed and devices=3; give --devices 2, or another"),
+        (5, r"at most 4, as many as jax finds .*; got 5; lower --devices, or set JAX_NUM_CPU_DEVICES"),
+    ],
+)
+def test_devices_that_cannot_be_leave_nothing_behind(tmp_path, devices, says):
+    with pytest.raises(JaxdtError, match=says):
+        jaxdt.train(dataclasses.replace(RUN, devices=devices), STORE, out=tmp_path / "out")
+    assert not list(tmp_path.iterdir())
