@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import jax
 from jaxtyping import PyTree
-from orbax.checkpoint import v1 as ocp
 
 from jaxdt.checkpoint.checksums import checkpoint_steps, damaged_checkpoints, none_left
 from jaxdt.errors import JaxdtError, one_line
@@ -74,35 +73,37 @@ def load_checkpoint(directory: Path, step: int, **expected: PyTree) -> dict[str,
         _check_fit(stored, _shapes(tree), where)
         _check_size(tree, directory / str(step))
     abstract = {part: jax.tree.map(_abstract, tree) for part, tree in expected.items()}
-    with _reading(directory / str(step)):
+    with _reading(directory / str(step)) as ocp:
         return ocp.load_checkpointables(str((directory / str(step)).absolute()), abstract)
 
 
 def _described(directory: Path, step: int) -> Any:
-    with _reading(directory / str(step)):
+    with _reading(directory / str(step)) as ocp:
         return ocp.checkpointables_metadata(str((directory / str(step)).absolute()))
 
 
 @contextlib.contextmanager
-def _reading(checkpoint: Path) -> Iterator[None]:
+def _reading(checkpoint: Path) -> Iterator[Any]:
     """Orbax raises nearly anything at what it cannot read, or answers None: it is one sentence."""
     try:
-        with quiet_orbax():
-            yield
+        with quiet_orbax() as ocp:
+            yield ocp
     except Exception as error:
         reason = one_line(error, 200)
         raise JaxdtError(f"checkpoint {checkpoint} cannot be read: {reason}; restore it from a copy.") from error
 
 
 @contextlib.contextmanager
-def quiet_orbax() -> Iterator[None]:
-    """Orbax logs what it cannot read or write at length; the caller says it in one sentence."""
+def quiet_orbax() -> Iterator[Any]:
+    """Orbax's v1 API. It logs what it cannot read or write at length; the caller says it in one sentence."""
+    from orbax.checkpoint import v1 as ocp  # takes a third of a second, which a run need not begin with
+
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        yield ocp
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

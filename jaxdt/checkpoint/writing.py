@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 from jaxtyping import PyTree
-from orbax.checkpoint import v1 as ocp
 
 from jaxdt.checkpoint.checksums import CHECKSUMS, checkpoint_steps, checksums_of, free_name, numbered_directories
 from jaxdt.checkpoint.reading import best_of, quiet_orbax, read_metadata
@@ -61,7 +60,7 @@ class CheckpointWriter:
         checkpoint = self._directory / str(step)
         note = {**metadata, "score": score, "target": target}
         try:
-            with writing(checkpoint), quiet_orbax():
+            with writing(checkpoint), quiet_orbax() as ocp:
                 _ask_for_room(self._directory, 2**20 + sum(leaf.nbytes for leaf in jax.tree.leaves((params, training))))
                 ocp.save_checkpointables(
                     str(checkpoint.absolute()),
