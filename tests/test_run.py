@@ -82,6 +82,27 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(finished, tmp_path
         assert without_clock(out / name) == without_clock(finished / name)
 
 
+@pytest.mark.parametrize(("seeds", "rate"), [(None, 2e-3), ((3, 4), 3e-3)])
+def test_the_update_is_compiled_once_and_another_run_compiles_nothing(tmp_path, seeds, rate):
+    algorithm = tiny_algorithm(optimizer=jaxdt.OptimizerConfig(learning_rate=rate))
+    config = dataclasses.replace(CONFIG, env="none", algorithm=algorithm)
+    compiled = []
+
+    def note(event, seconds, *, fun_name="", **_):
+        compiled.extend([fun_name] * ("backend_compile" in event))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        jaxdt.train(config, STORE, out=tmp_path / "first", seeds=seeds)
+        # The initial state and the update, which is called otherwise where several seeds share it.
+        assert len([name for name in compiled if name in ("jit(<lambda>)", "jit(steps)")]) == 2, compiled
+        compiled.clear()
+        jaxdt.train(config, STORE, out=tmp_path / "second", seeds=seeds)
+        assert not compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+
+
 def test_a_damaged_checkpoint_costs_only_what_came_after_the_one_before(finished, copied):
     latest = copied / "checkpoints" / "12"
     data = max((path for path in latest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)

@@ -3,15 +3,16 @@
 import collections
 import contextlib
 import functools
+import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, PRNGKeyArray, PyTree
+from jaxtyping import Array, Int, Key, PRNGKeyArray, PyTree
 
 from jaxdt.algorithms import make_algorithm
 from jaxdt.config import AlgorithmConfig, TrainConfig
@@ -89,7 +90,8 @@ def train_and_evaluate(
     ]
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(contextlib.closing(RunWriter(group, records, data_returns)))
-        state, key = _first_state(group, writer, records, init, layout)
+        with _compiling_beside(init, update, next_batches(samplers, count, layout.batches), layout):
+            state, key = _first_state(group, writer, records, init, layout)
         writer.write_records()
         evaluator = None
         if prepared.environment is not None:
@@ -154,6 +156,29 @@ def _compiled(
     return jax.jit(algorithm.init), update
 
 
+@contextlib.contextmanager
+def _compiling_beside(
+    init: Callable[[PRNGKeyArray], TrainState], update: Any, batches: PyTree[Array], layout: Layout
+) -> Iterator[None]:
+    """Compiles the update, for what it will be called with, beside what is done meanwhile; JAX then finds it again."""
+
+    def placed(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.state), tree)
+
+    def compile_it() -> None:
+        keys = [jax.eval_shape(jax.random.key, 0)] * layout.seeds
+        state = jax.eval_shape(lambda keys: stacked([init(key) for key in keys]), keys)
+        with contextlib.suppress(Exception):  # the first update meets it again
+            update.lower(placed(state), batches, placed(jax.eval_shape(stacked, keys))).compile()
+
+    thread = threading.Thread(target=compile_it, name="compiling")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
 def _first_state(
     group: SeedGroup,
     writer: RunWriter,
@@ -166,7 +191,7 @@ def _first_state(
     given = None if start_from is None else Agent.load(start_from).params
     states, update_keys = [], []
     for record in records:
-        init_key, update_key = jax.random.split(jax.random.key(record.config.seed))
+        init_key, update_key = _keys(record.config.seed)
         state = init(init_key)
         if given is not None:
             state = state._replace(params=jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), given))
@@ -174,6 +199,13 @@ def _first_state(
         update_keys.append(update_key)
     # Placed all of it, or the second update compiles anew.
     return jax.device_put((writer.restore(states), stacked(update_keys)), layout.state)
+
+
+@jax.jit
+def _keys(seed: Int[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
+    """Of the initial weights and of what updates draw."""
+    init_key, update_key = jax.random.split(jax.random.key(seed))
+    return init_key, update_key
 
 
 def next_batches(
