@@ -57,6 +57,8 @@ class Flat:
 def flatten_like(tree: PyTree, example: PyTree) -> PyTree:
     """`tree` with every part that has the structure of `example` as a Flat."""
     structure = jax.tree.structure(example)
+    if jax.tree_util.treedef_is_leaf(structure):  # one array: then every number would be like it
+        return tree
 
     def is_like(part: Any) -> bool:
         return jax.tree.structure(part) == structure

@@ -131,7 +131,8 @@ def descend(
 class Turns(NamedTuple):
     """Updates that take turns: number `i`, counted from 0, is `updates[i % len(updates)]`.
 
-    All give metrics of the same names.
+    All give metrics of the same names. A call of a multiple of their number begins with the first: give it a state
+    whose step is such a multiple too.
     """
 
     updates: tuple[Update, ...]

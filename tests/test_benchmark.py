@@ -293,8 +293,11 @@ def test_rows_name_tasks_that_are_there(tmp_path):
 def test_what_a_gpu_may_differ_by_depends_on_how_it_multiplies():
     for settings, allowed in ((FLOAT32, 1e-4), ({}, 3e-3)):
         row = GpuRow(name="", call=Call("agree"), settings=settings)
-        assert failure(row, [{"loss": 0.9 * allowed, "grad_norm": 0.0, "weights": 1.0}]) is None
+        assert failure(row, [{"loss": 0.9 * allowed, "grad_norm": 0.0, "weights": 1e-3}]) is None
         assert f"may differ by {allowed:g}" in failure(row, [{"loss": 0.0, "grad_norm": 1.1 * allowed, "weights": 0.0}])
+        for name in ("loss", "grad_norm", "weights"):
+            wrong = {"loss": 0.0, "grad_norm": 0.0, "weights": 0.0, name: float("nan")}
+            assert failure(row, [wrong]) is not None
     assert failure(GpuRow(name="", call=Call("train")), [1.0]) is None
 
 

@@ -304,3 +304,10 @@ def test_targets_are_numbers_once_they_are_chosen(given):
     assert chosen == ((expectile(store.returns, 0.99),) if given == "auto" else given)
     with pytest.raises(JaxdtError, match=r"is asked for no return; leave targets out \(got (auto|\[1.0, 2.0\])\)"):
         TrainConfig(targets=given, algorithm=BehaviorCloningConfig())
+
+
+def test_a_word_for_targets_comes_back_from_json_and_no_other_is_taken():
+    assert there_and_back(TrainConfig(targets="auto")).targets == "auto"
+    values = config_to_json(TrainConfig())
+    with pytest.raises(JaxdtError, match=r"config\.targets must be a list of numbers; got 'max'"):
+        config_from_json({**values, "targets": "max"})

@@ -136,7 +136,7 @@ def test_a_run_resumes_on_fewer_and_on_more_devices(on_one, tmp_path):
         train_on(devices, tmp_path, stopped_after=updates)
     train_on(2, tmp_path)
     record = read_record(RunDirectory(tmp_path))
-    assert (record.config.devices, record.made_with["device_count"]) == (2, 2)
+    assert (record.config.devices, record.made_with["devices"]) == (2, 2)
     is_close(tmp_path, on_one)
     # Orbax notes of each array where it lay; a checkpoint is that of one device.
     ours, wanted = (run / "checkpoints" / "6" / "params" / "_sharding" for run in (tmp_path, on_one))

@@ -9,7 +9,15 @@ from jaxdt.algorithms.decision_transformer import make_train_step, masked_cross_
 from jaxdt.config import OptimizerConfig
 from jaxdt.flat import Flat, flatten_like, unflatten
 from jaxdt.models import build_model
-from jaxdt.training import TrainState, Turns, compile_update, learning_rate_schedule, make_optimizer
+from jaxdt.training import (
+    GradientUpdate,
+    TrainState,
+    Turns,
+    compile_update,
+    initial_state,
+    learning_rate_schedule,
+    make_optimizer,
+)
 from tests.conftest import make_store, tiny_model
 
 
@@ -246,3 +254,12 @@ def test_updates_take_turns_whatever_the_number_in_a_call(updates_per_call):
     done = int(state.step)
     assert float(state.params) == float(("12" * done)[:done])
     np.testing.assert_array_equal(np.ravel(losses), np.arange(done))
+
+
+def test_parameters_may_be_one_array():
+    update = GradientUpdate(lambda params, batch, key: jnp.sum((params - batch) ** 2), OptimizerConfig.adam(0.1))
+    state, metrics = compile_update(update, updates_per_call=2)(
+        initial_state(jnp.zeros(3), OptimizerConfig.adam(0.1)), jnp.ones((2, 3)), jax.random.key(0)
+    )
+    assert metrics["loss"][1] < metrics["loss"][0] == 3
+    assert state.params.shape == (3,)

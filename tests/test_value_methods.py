@@ -21,7 +21,7 @@ from tests.toys import Buttons, Dial, button_episodes, dial_episodes
 
 
 pytestmark = pytest.mark.usefixtures("quick_plots")
-ADAM = OptimizerConfig(learning_rate=3e-3, warmup_steps=0, weight_decay=0.0, max_grad_norm=None)
+ADAM = OptimizerConfig.adam(3e-3)
 METHODS = {
     "iql": IQLConfig(width=16, inverse_temperature=0.3, discount=0.5, optimizer=ADAM),
     "td3-bc": TD3BCConfig(width=16, discount=0.5, optimizer=ADAM),
@@ -183,16 +183,95 @@ def test_the_command_trains_and_describes_them(name, tmp_path, capsys):
     assert PRESETS[name].algorithm.summary.split(",")[0] in capsys.readouterr().out
 
 
+def constant(params, output):
+    """A network that gives `output` whatever it sees."""
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return {**zeros, "output": {**zeros["output"], "bias": jnp.full_like(zeros["output"]["bias"], output)}}
+
+
+def prepared(config, store=STORE):
+    spec = dataclasses.replace(store.spec, constants=measure(config, store))
+    algorithm = make_algorithm(config.for_steps(10), spec)
+    return algorithm, algorithm.init(jax.random.key(0)), algorithm.sampler(store, batch_size=16, seed=0).batch(0)
+
+
 def test_iqls_first_update_is_worked_out_by_hand():
-    """One state, one action, linear networks: every loss follows from a few numbers."""
-    spec = dataclasses.replace(STORE.spec, constants=measure(METHODS["iql"], STORE))
-    algorithm = make_algorithm(METHODS["iql"].for_steps(10), spec)
-    state = algorithm.init(jax.random.key(0))
-    zero = jax.tree.map(jnp.zeros_like, state.params)
-    batch = algorithm.sampler(STORE, batch_size=16, seed=0).batch(0)
-    _, metrics = jax.jit(algorithm.update)(state._replace(params=zero), batch, jax.random.key(1))
-    rewards = spec.constants["reward_scale"] * batch.rewards
-    np.testing.assert_allclose(metrics["value_loss"], 0.0, atol=1e-6)
-    np.testing.assert_allclose(metrics["loss"], 2 * np.mean(rewards**2), rtol=1e-5)
-    likelihood = -0.5 * batch.actions**2 - 0.5 * np.log(2 * np.pi)
-    np.testing.assert_allclose(metrics["policy_loss"], -np.mean(likelihood.sum(axis=1)), rtol=1e-5)
+    """Networks that give numbers: V 1, critics 2 and 3, policy 0. Adam's first step moves V's by the rate, 0.003."""
+    store = dataclasses.replace(STORE, terminations=np.arange(STORE.num_steps) % 3 == 0)
+    config = dataclasses.replace(METHODS["iql"], rewards="as-recorded")
+    algorithm, state, batch = prepared(config, store)
+    critics = {"first": constant(state.params["critics"]["first"], 2.0)}
+    critics["second"] = constant(state.params["critics"]["second"], 3.0)
+    actor = {"mean": constant(state.params["actor"]["mean"], 0.0), "log_std": jnp.zeros(1)}
+    params = {"actor": actor, "value": constant(state.params["value"], 1.0), "critics": critics}
+    state = state._replace(params={**params, "target_critics": critics})
+    after, metrics = jax.jit(algorithm.update)(state, batch, jax.random.key(1))
+    assert float(metrics["value_loss"]) == pytest.approx(config.expectile * (2 - 1) ** 2)
+    value = 1.003
+    assert float(after.params["value"]["output"]["bias"][0]) == pytest.approx(value, abs=1e-6)
+    weight = np.exp(config.inverse_temperature * (2 - value))
+    likelihood = -0.5 * batch.actions[:, 0] ** 2 - 0.5 * np.log(2 * np.pi)
+    assert float(metrics["policy_loss"]) == pytest.approx(-np.mean(weight * likelihood), rel=1e-4)
+    assert 0 < batch.terminations.sum() < 16
+    aim = batch.rewards + config.discount * ~batch.terminations * value
+    assert float(metrics["loss"]) == pytest.approx(np.mean((2 - aim) ** 2 + (3 - aim) ** 2), rel=1e-4)
+    moved = [after.params[name]["first"]["output"]["bias"][0] - 2 for name in ("critics", "target_critics")]
+    assert float(moved[1]) == pytest.approx(config.target_rate * float(moved[0]), rel=0.02)
+
+
+def test_an_advantage_counts_a_hundredfold_at_most():
+    config = dataclasses.replace(METHODS["iql"], inverse_temperature=1000.0)
+    algorithm, state, batch = prepared(config)
+    actor = {"mean": constant(state.params["actor"]["mean"], 0.0), "log_std": jnp.zeros(1)}
+    critics = {name: constant(network, 2.0) for name, network in state.params["critics"].items()}
+    params = {"actor": actor, "value": constant(state.params["value"], 1.0), "critics": critics}
+    state = state._replace(params={**params, "target_critics": critics})
+    _, metrics = jax.jit(algorithm.update)(state, batch, jax.random.key(1))
+    likelihood = -0.5 * batch.actions[:, 0] ** 2 - 0.5 * np.log(2 * np.pi)
+    assert float(metrics["policy_loss"]) == pytest.approx(-100 * np.mean(likelihood), rel=1e-4)
+
+
+def test_td3s_next_action_is_noisy_within_its_clips():
+    def loss(key=1, **noise):
+        algorithm, state, batch = prepared(dataclasses.replace(METHODS["td3-bc"], **noise))
+        _, metrics = jax.jit(algorithm.update.updates[0])(state, batch, jax.random.key(key))
+        return float(metrics["loss"]), float(metrics["mean_value"])
+
+    still = loss(policy_noise=0.0)
+    assert loss(policy_noise=5.0, noise_clip=0.0) == still
+    assert loss(policy_noise=0.2) != still
+    assert loss(policy_noise=0.2) != loss(policy_noise=0.2, key=2)
+    # So much noise leaves only its sign, whose action is at an end of the space.
+    np.testing.assert_allclose(
+        loss(policy_noise=1e6, noise_clip=1e6), loss(policy_noise=1e6, noise_clip=3.0), rtol=1e-6
+    )
+    assert loss(policy_noise=1e6, noise_clip=3.0) != loss(policy_noise=1e6, noise_clip=0.5)
+
+
+def test_what_would_spoil_the_rewards_is_refused_before_anything_is_written(tmp_path):
+    for make, message in (
+        (lambda: config_of("iql", delayed_reward=True), "delayed_reward takes their rewards away; leave it out"),
+        (lambda: config_of("td3-bc", steps=None, passes=3), "passes count windows, and this method draws single steps"),
+    ):
+        with pytest.raises(JaxdtError, match=message):
+            jaxdt.train(make(), STORE, out=tmp_path / "run", env=Dial())
+        assert not (tmp_path / "run").exists()
+    alike = dataclasses.replace(STORE, rewards=np.zeros_like(STORE.rewards))
+    with pytest.raises(JaxdtError, match="difference of best and worst episode, which is 0 here; take 'as-recorded'"):
+        measure(IQLConfig(), alike)
+
+
+def test_tuning_keeps_the_scale_of_rewards():
+    trained = IQLConfig(rewards="as-recorded")
+    assert IQLConfig(discount=0.9).trained_on_from(IQLConfig()).discount == 0.9
+    with pytest.raises(JaxdtError, match="the weights have rewards=return-range and cannot be used with as-recorded"):
+        trained.trained_on_from(IQLConfig())
+
+
+def test_iql_ends_where_any_of_its_rates_is_zero():
+    linear = OptimizerConfig.adam(1e-3)
+    linear = dataclasses.replace(linear, schedule="linear")
+    assert IQLConfig(optimizer=linear, policy_schedule="constant").for_steps(7).last_step == 7
+    assert IQLConfig(policy_schedule="constant").for_steps(7).last_step is None
+    longer = dataclasses.replace(IQLConfig().optimizer, total_steps=100)
+    assert IQLConfig(optimizer=longer).for_steps(7).last_step == 100

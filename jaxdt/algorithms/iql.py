@@ -15,6 +15,7 @@ from jaxdt.algorithms.normalization import normalize, to_environment
 from jaxdt.config import IQLConfig
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.transitions import TransitionSampler
+from jaxdt.errors import JaxdtError
 from jaxdt.models import build_mlp
 from jaxdt.training import TrainState, descend, initial_states
 from jaxdt.types import Algorithm, Policy, Spec, Transitions
@@ -30,7 +31,13 @@ def measure(config: IQLConfig, store: EpisodeStore) -> dict[str, np.ndarray]:
     """What states are normalised by, 0 and 1 where they are not, and what rewards are multiplied by."""
     scale = 1.0
     if config.rewards == "return-range":
-        scale = 1000.0 / max(float(store.returns.max() - store.returns.min()), 1e-6)
+        difference = float(store.returns.max() - store.returns.min())
+        if difference < 1e-6:
+            raise JaxdtError(
+                "rewards='return-range' divides by the difference of best and worst episode, which is 0 here; take "
+                "'as-recorded'."
+            )
+        scale = 1000.0 / difference
     scaled = {"reward_scale": np.asarray(scale, np.float32)}
     return normalization.measure(store, scaled=config.normalize_states) | scaled
 

@@ -19,13 +19,13 @@ from jaxdt.training import TrainState, Turns, descend, initial_states
 from jaxdt.types import Algorithm, Policy, Spec, Transitions
 
 
-STD_EPSILON = 1e-3
+AUTHORS_EPSILON = 1e-3
 """Added to the standard deviations that states are divided by, as the authors do."""
 
 
 def measure(config: TD3BCConfig, store: EpisodeStore) -> dict[str, np.ndarray]:
     """What states are normalised by; 0 and 1 where they are not."""
-    return normalization.measure(store, scaled=config.normalize_states, epsilon=STD_EPSILON)
+    return normalization.measure(store, scaled=config.normalize_states, epsilon=AUTHORS_EPSILON)
 
 
 def make(config: TD3BCConfig, spec: Spec) -> Algorithm:

@@ -107,8 +107,8 @@ def _choices(record: RunRecord) -> list[tuple[str, str]]:
         rows.append(("targets", ", ".join(f"{target:g}" for target in record.config.targets or ()) or "none known"))
         return rows
     spec, made = data["spec"] or "arrays", record.made_with
-    if {"device_count", "device"} <= made.keys():
-        rows.append(("trained on", f"{made['device_count']} x {made['device']}"))
+    if {"devices", "device"} <= made.keys():
+        rows.append(("trained on", f"{made['devices']} x {made['device']}"))
     return [
         *rows,
         ("data", f"{spec}: {data['num_episodes']} episodes, {data['num_steps']} steps"),

@@ -28,6 +28,7 @@ class IQLConfig:
 
     name: ClassVar[str] = "iql"
     takes_target: ClassVar[bool] = False
+    learns_values: ClassVar[bool] = True
     acting_options: ClassVar[tuple[str, ...]] = ()
 
     width: int = 256
@@ -48,14 +49,10 @@ class IQLConfig:
     """By the data's mean and standard deviation; otherwise the networks see what was recorded."""
     dropout: float = 0.0
     """Probability of dropping a hidden unit of the policy. Adroit and kitchen: 0.1."""
-    optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(
-        default_factory=lambda: OptimizerConfig(
-            learning_rate=3e-4, warmup_steps=0, weight_decay=0.0, max_grad_norm=None
-        )
-    )
-    """Of all networks; only the policy's learning rate falls, along half a cosine to 0 at the last update."""
+    optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=lambda: OptimizerConfig.adam(3e-4))
+    """Of all networks, but for the schedule of the policy's learning rate."""
     policy_schedule: Literal["cosine", "constant"] = "cosine"
-    """Of the policy's learning rate."""
+    """Of the policy's learning rate; cosine: falls to 0 at the last update, along half a cosine."""
 
     def __post_init__(self):
         for name in ("width", "num_layers"):
@@ -80,7 +77,9 @@ class IQLConfig:
 
     def for_steps(self, steps: int) -> "IQLConfig":
         optimizer = self.optimizer.for_steps(steps)
-        return dataclasses.replace(self, optimizer=dataclasses.replace(optimizer, total_steps=steps))
+        return dataclasses.replace(
+            self, optimizer=dataclasses.replace(optimizer, total_steps=optimizer.total_steps or steps)
+        )
 
     @property
     def draws_actions(self) -> bool:
@@ -88,12 +87,12 @@ class IQLConfig:
 
     @property
     def last_step(self) -> int | None:
-        return self.policy_optimizer.last_step
+        return self.policy_optimizer.last_step or self.optimizer.last_step
 
     def trained_on_from(self, trained: Any) -> "IQLConfig":
         """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
         check_same_algorithm(self, trained)
-        shape = ("width", "num_layers", "normalize_states")
+        shape = ("width", "num_layers", "normalize_states", "rewards")  # the scale of rewards is the run's
         free = tuple(field.name for field in dataclasses.fields(self) if field.name not in shape)
         fitting = inherited(self, trained, free)
         return dataclasses.replace(fitting, optimizer=self.optimizer)

@@ -52,6 +52,11 @@ class OptimizerConfig:
                 f"max_grad_norm must be above 0 and finite; got {self.max_grad_norm} (None switches clipping off)."
             )
 
+    @classmethod
+    def adam(cls, learning_rate: float) -> "OptimizerConfig":
+        """Adam at a constant rate, without warm-up, decay or clipping."""
+        return cls(learning_rate=learning_rate, warmup_steps=0, weight_decay=0.0, max_grad_norm=None)
+
     def for_steps(self, steps: int) -> "OptimizerConfig":
         """The same with warm-up and end as numbers, for a run of `steps` updates."""
         warmup, total = self.warmup_steps, self.total_steps

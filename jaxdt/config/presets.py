@@ -74,7 +74,7 @@ RVS_SMALL = TrainConfig(
     algorithm=RvSConfig(
         width=256,
         normalize_states=True,
-        optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=0, weight_decay=0.0, max_grad_norm=None),
+        optimizer=OptimizerConfig.adam(3e-4),
     ),
 )
 """RvS-R for a laptop's CPU, in minutes."""

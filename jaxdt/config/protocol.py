@@ -13,6 +13,8 @@ class AlgorithmOptions(Protocol):
     """In `config.json` and in messages; it never changes, or old runs cannot be read."""
     takes_target: ClassVar[bool]
     """Whether its policy is asked for a return; otherwise evaluations have the target None."""
+    learns_values: ClassVar[bool]
+    """Whether it learns what single steps are worth, so that their rewards must stay where they were earned."""
     acting_options: ClassVar[tuple[str, ...]]
     """Fields that change how trained weights act and may be chosen anew each time they are played."""
 

@@ -106,6 +106,13 @@ class TrainConfig:
             raise JaxdtError(f"save_every_minutes must be above 0 and finite; got {self.save_every_minutes}.")
         if not 0 < self.best_fraction <= 1:
             raise JaxdtError(f"best_fraction must be above 0 and at most 1; got {self.best_fraction}.")
+        if self.delayed_reward and self.algorithm.learns_values:
+            raise JaxdtError(
+                f"{self.algorithm.name} learns what single steps are worth, and delayed_reward takes their rewards "
+                "away; leave it out."
+            )
+        if isinstance(self.targets, str) and self.targets != "auto":
+            raise JaxdtError(f"targets must be auto, or one or more finite returns; got {self.targets!r:.40}.")
         numbers = (0.0,) if self.targets is None or self.targets == "auto" else self.targets
         if not (numbers and all(map(math.isfinite, numbers))):
             raise JaxdtError(f"targets must be auto, or one or more finite returns; got {list(numbers)}.")

@@ -26,6 +26,7 @@ class RvSConfig:
 
     name: ClassVar[str] = "rvs"
     takes_target: ClassVar[bool] = True
+    learns_values: ClassVar[bool] = False
     acting_options: ClassVar[tuple[str, ...]] = ("sampling", "temperature")
 
     width: int = 1024
@@ -40,11 +41,7 @@ class RvSConfig:
     """Acting with discrete actions; greedy: the likeliest; sample: drawn from the predicted distribution."""
     temperature: float = 1.0
     """Logits are divided by this before sampling; below 1 sharpens, above 1 flattens."""
-    optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(
-        default_factory=lambda: OptimizerConfig(
-            learning_rate=1e-3, warmup_steps=0, weight_decay=0.0, max_grad_norm=None
-        )
-    )
+    optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=lambda: OptimizerConfig.adam(1e-3))
 
     def __post_init__(self):
         for name in ("width", "num_layers"):

@@ -24,6 +24,7 @@ class TD3BCConfig:
 
     name: ClassVar[str] = "td3-bc"
     takes_target: ClassVar[bool] = False
+    learns_values: ClassVar[bool] = True
     acting_options: ClassVar[tuple[str, ...]] = ()
 
     width: int = 256
@@ -42,11 +43,7 @@ class TD3BCConfig:
     """The noise is clipped to it."""
     normalize_states: bool = True
     """By the data's mean and standard deviation + 1e-3; otherwise the networks see what was recorded (AntMaze)."""
-    optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(
-        default_factory=lambda: OptimizerConfig(
-            learning_rate=3e-4, warmup_steps=0, weight_decay=0.0, max_grad_norm=None
-        )
-    )
+    optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=lambda: OptimizerConfig.adam(3e-4))
 
     def __post_init__(self):
         for name in ("width", "num_layers"):

@@ -35,6 +35,11 @@ def _value_from_json(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _from_json(typing.cast(type, hint), value, where)
     allowed = {typing.get_origin(part) or part for part in typing.get_args(hint) or (hint,)}
+    words = {
+        word for part in typing.get_args(hint) if typing.get_origin(part) is Literal for word in typing.get_args(part)
+    }
+    if isinstance(value, str) and value in words:
+        return value
     if tuple in allowed or typing.get_origin(hint) is tuple:
         if value is None and type(None) in allowed:
             return None

@@ -86,8 +86,13 @@ def _prepare(
     assert config.env is not None
     config = dataclasses.replace(config, algorithm=algorithm, targets=choose_targets(config, store, config.env))
     config = fill_schedule(config, filtered.num_episodes, resumed=previous is not None)
+    passes = None if config.passes is None else filtered.num_episodes
+    # What it refuses is said before anything is written.
+    make_algorithm(config.algorithm, spec).sampler(
+        filtered, batch_size=config.batch_size, seed=config.seed, windows_per_pass=passes
+    )
     data = describe_data(config.dataset, store)
-    making = {**describe_making(command), "device_count": len(layout.devices)}
+    making = {**describe_making(command), "devices": len(layout.devices)}
     record = RunRecord(config=config, spec=spec, data=data, made_with=making)
     return Prepared(record, filtered, environment, layout)
 

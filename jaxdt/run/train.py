@@ -74,8 +74,9 @@ def train(
             if is_finished(group, config):
                 group.write_summary()
                 progress.say(f"{group.path} is finished: {config.steps} of {config.steps} updates done.")
+                targets = (previous.config if config.targets == "auto" else config).evaluation_targets
                 for run in group.runs if config.video else ():  # a kill may have come before the last video
-                    if not all(path.exists() for path in video_paths(run.videos, config.evaluation_targets)):
+                    if not all(path.exists() for path in video_paths(run.videos, targets)):
                         _render(run, config, previous.env_id, progress)
                 return group.path
         config, store = _with_store(config, store, progress, [run.episodes for run in group.runs])
@@ -88,7 +89,7 @@ def train(
         if prepared.environment is not None:
             stack.callback(prepared.environment.close)
         if config.targets == "auto":
-            progress.say(f"target of the data: {prepared.record.config.evaluation_targets[0]:.0f}")
+            progress.say(f"target of the data: {prepared.record.config.evaluation_targets[0]:g}")
         if not begun:
             stack.enter_context(_held(group, new=True))
         meet_at_one_checkpoint(group)  # after every check, for it throws checkpoints away
