@@ -136,7 +136,7 @@ def _training(record: RunRecord, step: int | None) -> list[str]:
         f"Dropout {model.embedding_dropout:g} (embedding), {model.attention_dropout:g} (attention), "
         f"{model.residual_dropout:g} (residual).",
         f"Made with {', '.join(f'{name} {version}' for name, version in made['versions'].items() if version)} on "
-        f"{made['device_count']} x {made['device']}.",
+        f"{made.get('devices', made['device_count'])} x {made['device']}.",
     ]
 
 
