@@ -23,7 +23,6 @@ from jaxdt.types import Window
 
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_num_cpu_devices", 4)
 
 # Many tests train the same tiny model; it is compiled once a session, by the first worker that needs it.
@@ -43,6 +42,18 @@ def pytest_collection_modifyitems(items):
     """The files that take longest first, so that no core is left idle at the end."""
     ranks = {f"tests.test_{name}": rank for rank, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: ranks.get(item.module.__name__, len(ranks)))
+
+
+_DRAWING = (
+    "behavior_cloning devices discrete initialization layers mjx mlp models rollout training value_methods".split()
+)
+"""The tests that between them trace every place where keys are drawn from or split."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_key_is_used_twice(request):
+    """Checked once for each such place: checking every program of every test takes an eighth of their time."""
+    jax.config.update("jax_debug_key_reuse", request.module.__name__.removeprefix("tests.test_") in _DRAWING)
 
 
 def make_store(lengths=(3, 7, 12), state_dim=3, action_dim=2, seed=0, env_id=None, discrete=None) -> jaxdt.EpisodeStore:
