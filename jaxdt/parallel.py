@@ -126,11 +126,16 @@ def _one_after_the_other() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def stacked(trees: Sequence[Any], stack: Callable[..., Any] = jnp.stack) -> Any:
+def stacked(trees: Sequence[Any], stack: Callable[..., Any] | None = None) -> Any:
     """One tree of all seeds; of one seed alone its own tree, without the new axis."""
     if len(trees) == 1:
         return trees[0]
-    return jax.tree.map(lambda *leaves: stack(leaves), *trees)
+    return _stack(trees) if stack is None else jax.tree.map(lambda *leaves: stack(leaves), *trees)
+
+
+@jax.jit  # else each shape among the leaves is stacked by a program of its own
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def unstacked(tree: Any, count: int) -> list[Any]:
