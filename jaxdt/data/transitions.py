@@ -4,13 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jaxdt.data.drawing import BLOCK, check_stream, uniform_numbers
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Transitions
-
-
-_BLOCK = 64
-"""Batches that are drawn at once; other numbers draw other transitions."""
 
 
 class TransitionSampler(Iterator[Transitions]):
@@ -26,10 +23,7 @@ class TransitionSampler(Iterator[Transitions]):
     def __init__(
         self, store: EpisodeStore, *, batch_size: int = 256, seed: int = 0, windows_per_pass: int | None = None
     ):
-        if batch_size < 1:
-            raise JaxdtError(f"batch_size must be at least 1; got {batch_size}.")
-        if not 0 <= seed < 2**64:
-            raise JaxdtError(f"seed must be at least 0 and below 2**64; got {seed}.")
+        check_stream(batch_size, seed)
         if windows_per_pass is not None:
             raise JaxdtError("passes count windows, and this method draws single steps; give steps instead.")
         self._store, self._batch_size, self._seed = store, batch_size, seed
@@ -51,7 +45,7 @@ class TransitionSampler(Iterator[Transitions]):
 
     def batch(self, index: int) -> Transitions:
         """Batch `index` of the stream."""
-        block, i = divmod(index, _BLOCK)
+        block, i = divmod(index, BLOCK)
         if block != self._block:
             self._block, self._rows = block, self._draw(block)
         rows, store = self._rows[i], self._store
@@ -66,6 +60,5 @@ class TransitionSampler(Iterator[Transitions]):
 
     def _draw(self, block: int) -> np.ndarray:
         """Rows of many batches at once."""
-        random = np.random.Generator(np.random.Philox(key=np.array([self._seed, block], np.uint64)))
-        number = (random.random((_BLOCK, self._batch_size)) * self._count).astype(np.int64)
+        number = uniform_numbers(self._seed, block, self._batch_size, below=self._count)
         return number + self._behind_left_out.searchsorted(number, side="right")

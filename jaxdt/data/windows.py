@@ -5,13 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxdt.data.drawing import BLOCK, check_stream, uniform_numbers
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Window
-
-
-_BLOCK = 64
-"""Batches that are drawn at once; other numbers draw other windows."""
 
 
 class _WindowIndices(NamedTuple):
@@ -52,14 +49,12 @@ class WindowSampler(Iterator[Window]):
     ):
         for name, value in (
             ("context_length", context_length),
-            ("batch_size", batch_size),
             ("max_episode_length", max_episode_length),
             ("windows_per_pass", 1 if windows_per_pass is None else windows_per_pass),
         ):
             if value < 1:
                 raise JaxdtError(f"{name} must be at least 1; got {value}.")
-        if not 0 <= seed < 2**64:
-            raise JaxdtError(f"seed must be at least 0 and below 2**64; got {seed}.")
+        check_stream(batch_size, seed)
         if not 0 < return_scale < np.inf:
             raise JaxdtError(f"return_scale must be above 0 and finite; got {return_scale}.")
         self._store = store
@@ -91,7 +86,7 @@ class WindowSampler(Iterator[Window]):
 
     def batch(self, index: int) -> Window:
         """Batch `index` of the stream; shapes (b, t, s), (b, t, a) or where discrete (b, t), (b, t), (b, t), (b, t)."""
-        block, i = divmod(index, _BLOCK)
+        block, i = divmod(index, BLOCK)
         if block != self._block:
             self._block, self._indices = block, self._draw(block)
         start, timestep, padding = (values[i] for values in self._indices)
@@ -114,15 +109,14 @@ class WindowSampler(Iterator[Window]):
 
     def _draw(self, block: int) -> "_WindowIndices":
         """For many batches at once, in the time of a few."""
-        store, length, shape = self._store, self._context_length, (_BLOCK, self._batch_size)
-        random = np.random.Generator(np.random.Philox(key=np.array([self._seed, block], np.uint64)))
+        store, length = self._store, self._context_length
         # A uniform row is an episode in proportion to its length and a uniform step of it.
-        first = (random.random(shape) * store.num_steps).astype(np.int64)
+        first = uniform_numbers(self._seed, block, self._batch_size, below=store.num_steps)
         episode = store.offsets.searchsorted(first, side="right") - 1
         real = np.minimum(length, store.offsets[episode + 1] - first)
         if self._windows_per_pass is not None:
             batches_of_pass = -(-self._windows_per_pass // self._batch_size)
-            batch_of_pass = (block * _BLOCK + np.arange(_BLOCK)) % batches_of_pass
+            batch_of_pass = (block * BLOCK + np.arange(BLOCK)) % batches_of_pass
             window_of_pass = batch_of_pass[:, None] * self._batch_size + np.arange(self._batch_size)
             real[window_of_pass >= self._windows_per_pass] = 0
         start = first + real - length  # of the whole window; what lies before `first` becomes padding
