@@ -69,7 +69,12 @@ def what_is_due(config: TrainConfig, step: int, *, minutes_since_save: float, st
 
 
 def train_and_evaluate(
-    group: SeedGroup, prepared: Prepared, data_returns: np.ndarray, progress: Progress, stop: Stop
+    group: SeedGroup,
+    prepared: Prepared,
+    samplers: Sequence[Sampler],
+    data_returns: np.ndarray,
+    progress: Progress,
+    stop: Stop,
 ) -> None:
     """The whole run, top to bottom. Of several seeds: all runs at once, in one program."""
     config, spec, layout = prepared.record.config, prepared.record.spec, prepared.layout
@@ -79,18 +84,13 @@ def train_and_evaluate(
     count = config.updates_per_call
     algorithm = make_algorithm(config.algorithm, spec)
     init, update = _compiled(config.algorithm, spec, count, layout)
-    samplers = [
-        algorithm.sampler(
-            prepared.store,
-            batch_size=config.batch_size,
-            seed=record.config.seed,
-            windows_per_pass=prepared.windows_per_pass,
-        )
-        for record in records
-    ]
+    first = group.steps[-1] if group.steps else 0
+    for sampler in samplers:
+        sampler.position = first
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(contextlib.closing(RunWriter(group, records, data_returns)))
-        with _compiling_beside(init, update, next_batches(samplers, count, layout.batches), layout):
+        batches = next_batches(samplers, count, layout.batches)
+        with _compiling_beside(init, update, batches, layout):
             state, key = _first_state(group, writer, records, init, layout)
         writer.write_records()
         evaluator = None
@@ -99,12 +99,8 @@ def train_and_evaluate(
             evaluator = Evaluator(
                 algorithm.policy, prepared.environment, training_seeds=training_seeds, progress=progress
             )
-        first = int(np.ravel(state.step)[0])
         progress.start("train", config.steps, "update", first)
         stack.callback(progress.stop)
-        for sampler in samplers:
-            sampler.position = first
-        batches = next_batches(samplers, count, layout.batches)
         recent: collections.deque[Any] = collections.deque(maxlen=3)
         clock, saved_at = _Clock(), time.perf_counter()
         for step in range(first + count, config.steps + 1, count):

@@ -18,7 +18,7 @@ from jaxdt.evaluation.environments import JaxEnvironment, make_environment
 from jaxdt.parallel import Layout, choose_layout
 from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, read_record
 from jaxdt.run.fit import check_fit
-from jaxdt.types import Discrete, Environment, Spec
+from jaxdt.types import Discrete, Environment, Sampler, Spec
 
 
 MOST_UPDATES_PER_CALL = 10
@@ -35,10 +35,15 @@ class Prepared(NamedTuple):
     """None: no evaluation."""
     layout: Layout
 
-    @property
-    def windows_per_pass(self) -> int | None:
-        """Where the run is counted in passes."""
-        return None if self.record.config.passes is None else self.store.num_episodes
+    def sampler(self, seed: int) -> Sampler:
+        """Of the run of that seed; raises JaxdtError where the method cannot draw from these episodes."""
+        config = self.record.config
+        return make_algorithm(config.algorithm, self.record.spec).sampler(
+            self.store,
+            batch_size=config.batch_size,
+            seed=seed,
+            windows_per_pass=None if config.passes is None else self.store.num_episodes,
+        )
 
 
 def prepare_run(
@@ -86,11 +91,6 @@ def _prepare(
     assert config.env is not None
     config = dataclasses.replace(config, algorithm=algorithm, targets=choose_targets(config, store, config.env))
     config = fill_schedule(config, filtered.num_episodes, resumed=previous is not None)
-    passes = None if config.passes is None else filtered.num_episodes
-    # What it refuses is said before anything is written.
-    make_algorithm(config.algorithm, spec).sampler(
-        filtered, batch_size=config.batch_size, seed=config.seed, windows_per_pass=passes
-    )
     data = describe_data(config.dataset, store)
     making = {**describe_making(command), "devices": len(layout.devices)}
     record = RunRecord(config=config, spec=spec, data=data, made_with=making)

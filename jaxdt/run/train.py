@@ -88,6 +88,8 @@ def train(
         prepared = prepare_run(config, store, env, command, previous, seeds=len(group.runs))
         if prepared.environment is not None:
             stack.callback(prepared.environment.close)
+        # What they refuse is said before anything is written.
+        samplers = [prepared.sampler(each.seed) for each in group.configs(prepared.record.config)]
         if config.targets == "auto":
             progress.say(f"target of the data: {prepared.record.config.evaluation_targets[0]:g}")
         if not begun:
@@ -101,7 +103,7 @@ def train(
                 store.save(run.episodes)
         if len(prepared.layout.devices) > 1:
             progress.say(prepared.layout.describe(config.batch_size))
-        train_and_evaluate(group, prepared, store.returns, progress, stop)
+        train_and_evaluate(group, prepared, samplers, store.returns, progress, stop)
         for run in group.runs if config.video else ():
             _render(run, config, prepared.record.env_id, progress)
     return group.path
