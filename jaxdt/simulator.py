@@ -148,3 +148,8 @@ def _choose_renderer() -> None:
         from ctypes.util import find_library
 
         os.environ["MUJOCO_GL"] = "egl" if find_library("EGL") else "osmesa"
+
+
+def usable_cores() -> int:
+    """What a container or taskset leaves to this process, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,7 +10,7 @@ import tyro
 
 from benchmarking.ours import make_benchmark_algorithm
 from benchmarking.products import update_operations
-from benchmarking.shapes import Shapes
+from benchmarking.shapes import LARGE, Shapes
 from jaxdt.training import compile_update
 from jaxdt.types import Window
 
@@ -18,9 +18,9 @@ from jaxdt.types import Window
 SIZES = {
     "paper": Shapes(),
     "512 x 6": Shapes(width=512, num_layers=6, num_heads=8, batch_size=256),
-    "large": Shapes(width=1024, num_layers=12, num_heads=16, context_length=64, batch_size=256),
-    "1024 x 24": Shapes(width=1024, num_layers=24, num_heads=16, context_length=64, batch_size=256),
-    "2048 x 24": Shapes(width=2048, num_layers=24, num_heads=16, context_length=64, batch_size=256),
+    "large": dataclasses.replace(LARGE, batch_size=256),
+    "1024 x 24": dataclasses.replace(LARGE, num_layers=24, batch_size=256),
+    "2048 x 24": dataclasses.replace(LARGE, width=2048, num_layers=24, batch_size=256),
 }
 
 

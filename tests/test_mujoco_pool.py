@@ -21,7 +21,7 @@ from jaxdt.evaluation.environments.mujoco_pool import MujocoPool, make_pool
 from jaxdt.evaluation.environments.mujoco_tasks import TASKS
 from jaxdt.evaluation.environments.pools import EpisodeError, SimulatorPool
 from jaxdt.evaluation.rollout import make_rollout
-from jaxdt.simulator import make_simulator
+from jaxdt.simulator import make_simulator, usable_cores
 from jaxdt.types import Policy
 
 
@@ -229,10 +229,10 @@ def test_callbacks_in_python_are_left_to_gymnasium():
 
 def test_cores_are_those_that_this_process_may_use(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
-    assert mujoco_pool._usable_cores() == 3
+    assert usable_cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert mujoco_pool._usable_cores() == 1
+    assert usable_cores() == 1
 
 
 def policy_of(action):

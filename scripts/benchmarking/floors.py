@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarking.shapes import ENV_ID, Shapes, num_cores
+from benchmarking.shapes import ENV_ID, Shapes
 from benchmarking.timing import one_by_one, repeatedly
-from jaxdt.simulator import make_simulator
+from jaxdt.simulator import make_simulator, usable_cores
 
 
 _CHAINED = 4  # products of each form in one call, so that the call itself costs nothing
@@ -91,7 +91,7 @@ def _on_all_cores(episodes: int) -> _Simulations:
     for seed in range(episodes):
         simulator.reset(seed=seed)
         starts.append((simulator.data.qpos.copy(), simulator.data.qvel.copy()))
-    batch = Batch(simulator.model, episodes, min(num_cores(), episodes))
+    batch = Batch(simulator.model, episodes, min(usable_cores(), episodes))
     qpos, qvel, ctrl = batch.bind("qpos"), batch.bind("qvel"), batch.bind("ctrl")
 
     def reset() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarking.measure import Call
 from benchmarking.products import update_operations
 from benchmarking.report import PAPER_UPDATES, share_of_peak
-from benchmarking.shapes import ENV_ID, Shapes
+from benchmarking.shapes import ENV_ID, LARGE, Shapes
 
 
 SECTIONS = {
@@ -57,7 +57,6 @@ def make_rows(directory: Path, device: str) -> dict[str, list[Row]]:
     """By section; `directory`: for runs, `device`: gpu or cpu, of the peer."""
     there, peer = {"directory": str(directory)}, {"device": device}
     bfloat16 = Shapes(dtype="bfloat16")
-    large = Shapes(width=1024, num_layers=12, num_heads=16, context_length=64, dtype="bfloat16")
     train = [Row(name=f"{n} a call, TF32", call=Call("train", {"updates": n})) for n in (1, 10, 100)]
     rows = {
         "agree": [
@@ -99,7 +98,7 @@ def make_rows(directory: Path, device: str) -> dict[str, list[Row]]:
                 Row(
                     name=f"batch {n}",
                     call=Call("train", {"updates": 1}),
-                    shapes=dataclasses.replace(large, batch_size=n),
+                    shapes=dataclasses.replace(LARGE, batch_size=n),
                     process="large",
                 )
                 for n in (64, 256)

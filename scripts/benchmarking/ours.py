@@ -16,7 +16,7 @@ import numpy as np
 
 import jaxdt
 from benchmarking import floors
-from benchmarking.shapes import ENV_ID, RETURN_SCALE, TARGET, Shapes, make_store, num_cores, store_of
+from benchmarking.shapes import ENV_ID, RETURN_SCALE, TARGET, Shapes, make_store, store_of
 from benchmarking.timing import one_by_one, repeatedly
 from jaxdt.algorithms.decision_transformer import with_sizes
 from jaxdt.config import PAPER, Context
@@ -27,6 +27,7 @@ from jaxdt.loggers import read_lines
 from jaxdt.parallel import Layout, stacked
 from jaxdt.run.loop import next_batches
 from jaxdt.run.prepare import MOST_UPDATES_PER_CALL
+from jaxdt.simulator import usable_cores
 from jaxdt.training import compile_update
 from jaxdt.types import Algorithm, Box, Spec, Window
 
@@ -39,7 +40,7 @@ def describe(shapes: Shapes) -> Iterator[dict[str, Any]]:
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
-        "cores": num_cores(),
+        "cores": usable_cores(),
     }
 
 

@@ -10,15 +10,15 @@ import torch
 import transformers
 
 from benchmarking.collator import Collator
-from benchmarking.shapes import ENV_ID, RETURN_SCALE, TARGET, Shapes, num_cores, store_of
+from benchmarking.shapes import ENV_ID, RETURN_SCALE, TARGET, Shapes, store_of
 from benchmarking.timing import one_by_one, repeatedly
-from jaxdt.simulator import make_simulator
+from jaxdt.simulator import make_simulator, usable_cores
 
 
 # PyTorch's fused attention, Hugging Face's default, where its version has it for this model.
 ATTENTION = "sdpa" if transformers.DecisionTransformerModel._supports_sdpa else "eager"
 
-torch.set_num_threads(num_cores())
+torch.set_num_threads(usable_cores())
 torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as jax does by default
 datasets.disable_progress_bars()
 

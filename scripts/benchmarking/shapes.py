@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from typing import Literal
 
 import numpy as np
@@ -56,6 +55,5 @@ def store_of(shapes: Shapes) -> jaxdt.EpisodeStore:
     return make_store(shapes.num_episodes, shapes.episode_length, shapes.state_dim, shapes.action_dim)
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+LARGE = Shapes(width=1024, num_layers=12, num_heads=16, context_length=64, dtype="bfloat16")
+"""The model of the preset `large`."""

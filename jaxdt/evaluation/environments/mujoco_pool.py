@@ -1,7 +1,6 @@
 """MuJoCo simulations stepped on all cores, where that is proved to give Gymnasium's own numbers. Loads no jax."""
 
 import inspect
-import os
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxdt.evaluation.environments.mujoco_tasks import TASKS, MujocoTask
 from jaxdt.evaluation.environments.pools import EpisodeError, Pool, SimulatorPool
+from jaxdt.simulator import usable_cores
 
 
 _PROOF_STEPS = 40
@@ -35,7 +35,7 @@ class MujocoPool:
 
     def __init__(self, task: MujocoTask, simulator: Any, limit: int, threads: int | None = None):
         self._task, self._model, self._dt, self._limit = task, simulator.model, simulator.dt, limit
-        self._threads = threads or _usable_cores()
+        self._threads = threads or usable_cores()
         self._batch: Any = None
         self._qpos: Any = None  # (b, q), and below (b, v) and (b, a): the simulations' own, written and read in place
         self._qvel: Any = None
@@ -96,11 +96,6 @@ def _blamed(error: Exception, episode: int) -> EpisodeError:
     """On the first simulation that MuJoCo names; `episode` where it names none."""
     ids = getattr(error, "ids", [])
     return EpisodeError(int(ids[0]) if len(ids) else episode, error)
-
-
-def _usable_cores() -> int:
-    """What a container or taskset leaves to this process, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _proved(simulator: Any) -> MujocoPool | None:
