@@ -103,17 +103,15 @@ class GradientUpdate(NamedTuple):
     config: OptimizerConfig
 
     def __call__(self, state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
-        value, gradients = jax.value_and_grad(self.loss)(unflatten(state.params), batch, key)
-        if isinstance(state.params, Flat):
-            gradients = Flat.of(gradients)
-        params, optimizer = cast(Any, state.params), make_optimizer(self.config)
-        updates, opt_state = optimizer.update(cast(Any, gradients), state.opt_state, params)
+        params, opt_state, loss, gradients = descend(
+            lambda params: self.loss(params, batch, key), state.params, state.opt_state, self.config
+        )
         metrics = {
-            "loss": value,
+            "loss": loss,
             "grad_norm": optax.tree.norm(gradients),
             "learning_rate": learning_rate_schedule(self.config)(state.step),
         }
-        return state._replace(params=optax.apply_updates(params, updates), opt_state=opt_state), metrics
+        return state._replace(params=params, opt_state=opt_state), metrics
 
 
 def descend(
@@ -121,11 +119,16 @@ def descend(
     params: PyTree[Array],
     opt_state: PyTree[Any],
     config: OptimizerConfig,
-) -> tuple[PyTree[Array], PyTree[Any], Float[Array, ""]]:
-    """One step down `loss(params)`: the new parameters, the optimiser's new state, and the loss before."""
-    value, gradients = jax.value_and_grad(loss)(params)
-    updates, opt_state = make_optimizer(config).update(gradients, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state, value
+) -> tuple[PyTree[Array], PyTree[Any], Float[Array, ""], PyTree[Array]]:
+    """One step down `loss(params)`: new parameters, the optimiser's new state, the loss before, its gradients.
+
+    Where the parameters are a `Flat`, all are, but for what the loss is given.
+    """
+    value, gradients = jax.value_and_grad(loss)(unflatten(params))
+    if isinstance(params, Flat):
+        gradients = Flat.of(gradients)
+    updates, opt_state = make_optimizer(config).update(cast(Any, gradients), opt_state, cast(Any, params))
+    return optax.apply_updates(cast(Any, params), updates), opt_state, value, gradients
 
 
 class Turns(NamedTuple):
@@ -198,13 +201,8 @@ def compile_update(
 @functools.partial(jax.jit, static_argnames="config")  # else each of its many arrays is made by a program of its own
 def initial_state(params: PyTree[Array], config: OptimizerConfig) -> TrainState:
     """The state before the first update; it holds copies of the parameters, which its donation would destroy."""
-    params = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=make_optimizer(config).init(params),
-        finite=jnp.ones((), bool),
-    )
+    params = _copy(params)
+    return _before_any_update(params, make_optimizer(config).init(params))
 
 
 def initial_states(
@@ -215,12 +213,14 @@ def initial_states(
     `slow_copies`: names of networks that begin as copies of others and are not trained; they stand in `params` too, so
     that a run that goes on, or starts from another, has them.
     """
-    copies = {
-        name: jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), trained[of]) for name, of in slow_copies.items()
-    }
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=trained | copies,
-        opt_state={name: make_optimizer(config).init(trained[name]) for name, config in optimizers.items()},
-        finite=jnp.ones((), bool),
-    )
+    copies = _copy({name: trained[of] for name, of in slow_copies.items()})
+    opt_state = {name: make_optimizer(config).init(trained[name]) for name, config in optimizers.items()}
+    return _before_any_update(trained | copies, opt_state)
+
+
+def _before_any_update(params: PyTree[Array], opt_state: PyTree[Any]) -> TrainState:
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, finite=jnp.ones((), bool))
+
+
+def _copy(params: PyTree[Array]) -> PyTree[Array]:
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)

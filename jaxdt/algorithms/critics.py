@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxdt.models import build_mlp
@@ -34,8 +33,3 @@ def build_critics(
         return jnp.stack([apply(params[name], seen)[:, 0] for name in ("first", "second")])
 
     return init, values
-
-
-def follow(slow: PyTree[Array], fast: PyTree[Array], rate: float) -> PyTree[Array]:
-    """A slow copy, the share `rate` of the way nearer."""
-    return optax.incremental_update(fast, slow, rate)

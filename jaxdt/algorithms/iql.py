@@ -6,19 +6,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num, PRNGKeyArray, PyTree
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxdt.algorithms import normalization
-from jaxdt.algorithms.critics import build_critics, follow
+from jaxdt.algorithms.critics import build_critics
 from jaxdt.algorithms.gaussian import log_likelihood
-from jaxdt.algorithms.normalization import normalize, to_environment
+from jaxdt.algorithms.normalization import memoryless_policy, normalize
 from jaxdt.config import IQLConfig
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.transitions import TransitionSampler
 from jaxdt.errors import JaxdtError
 from jaxdt.models import build_mlp
 from jaxdt.training import TrainState, descend, initial_states
-from jaxdt.types import Algorithm, Policy, Spec, Transitions
+from jaxdt.types import Algorithm, Spec, Transitions
 
 
 GAINS = (math.sqrt(2), math.sqrt(2))
@@ -77,7 +78,7 @@ def make(config: IQLConfig, spec: Spec) -> Algorithm:
 
         def step_down(name: str, loss: Any) -> Float[Array, ""]:
             optimizer = config.policy_optimizer if name == "actor" else config.optimizer
-            params[name], opt_state[name], before = descend(loss, params[name], opt_state[name], optimizer)
+            params[name], opt_state[name], before, _ = descend(loss, params[name], opt_state[name], optimizer)
             return before
 
         believed = jnp.min(critics(params["target_critics"], states, batch.actions), axis=0)
@@ -98,19 +99,17 @@ def make(config: IQLConfig, spec: Spec) -> Algorithm:
             return jnp.mean(jnp.sum(jnp.square(critics(both, states, batch.actions) - aim[None]), axis=0))
 
         loss = step_down("critics", critic_loss)
-        params["target_critics"] = follow(params["target_critics"], params["critics"], config.target_rate)
+        params["target_critics"] = optax.incremental_update(
+            params["critics"], params["target_critics"], config.target_rate
+        )
         metrics = {"loss": loss, "value_loss": value_loss, "policy_loss": policy_loss, "mean_value": jnp.mean(believed)}
         return state._replace(params=params, opt_state=opt_state), metrics
 
-    def act(
-        params: PyTree, memory: tuple[()], observation: Num[Array, "b *s"], reward: Float[Array, " b"], keys: Any
-    ) -> tuple[tuple[()], Float[Array, "b a"]]:
+    def act(params: PyTree, states: Float[Array, "b *s"]) -> Float[Array, "b a"]:
         """The mean action."""
-        del reward, keys
-        mean = apply_actor(params["actor"]["mean"], normalize(observation, spec).reshape(len(observation), -1))
-        return memory, to_environment(mean, spec)
+        return apply_actor(params["actor"]["mean"], states.reshape(len(states), -1))
 
-    return Algorithm(init, update, Policy(lambda targets: (), act), TransitionSampler)
+    return Algorithm(init, update, memoryless_policy(act, spec), TransitionSampler)
 
 
 def _rewards(rewards: Float[Array, " b"], config: IQLConfig, spec: Spec) -> Float[Array, " b"]:

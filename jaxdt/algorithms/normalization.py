@@ -1,13 +1,16 @@
 """Between what an environment gives and takes and the numbers that networks see."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, Num
+from jaxtyping import Array, Float, Key, Num, PyTree
 
 from jaxdt.data.episodes import STD_EPSILON, EpisodeStore
 from jaxdt.errors import JaxdtError
-from jaxdt.types import Box, Spec
+from jaxdt.types import Box, Policy, Spec
 
 
 def measure(store: EpisodeStore, *, scaled: bool = True, epsilon: float = STD_EPSILON) -> dict[str, np.ndarray]:
@@ -42,6 +45,20 @@ def choose_action(
     else:
         chosen = jax.vmap(jax.random.categorical)(keys, prediction / temperature)
     return jnp.where(jnp.isfinite(prediction).all(axis=-1), chosen, -1).astype(jnp.int32)
+
+
+def memoryless_policy(
+    predict: Callable[[PyTree[Array], Float[Array, "b *s"]], Float[Array, "b a"]], spec: Spec
+) -> Policy:
+    """Acts by `predict(params, states)`, in [-1, 1], on what it sees alone; it is asked for no return."""
+
+    def act(
+        params: PyTree, memory: tuple[()], observation: Num[Array, "b *s"], reward: Float[Array, " b"], keys: Any
+    ) -> tuple[tuple[()], Float[Array, "b a"]]:
+        del reward, keys
+        return memory, to_environment(predict(params, normalize(observation, spec)), spec)
+
+    return Policy(lambda targets: (), act)
 
 
 def to_environment(action: Num[Array, "b *a"], spec: Spec) -> Num[Array, "b *a"]:

@@ -6,17 +6,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num, PRNGKeyArray, PyTree
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxdt.algorithms import normalization
-from jaxdt.algorithms.critics import build_critics, follow
-from jaxdt.algorithms.normalization import normalize, to_environment
+from jaxdt.algorithms.critics import build_critics
+from jaxdt.algorithms.normalization import memoryless_policy, normalize
 from jaxdt.config import TD3BCConfig
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.transitions import TransitionSampler
 from jaxdt.models import build_mlp
 from jaxdt.training import TrainState, Turns, descend, initial_states
-from jaxdt.types import Algorithm, Policy, Spec, Transitions
+from jaxdt.types import Algorithm, Spec, Transitions
 
 
 AUTHORS_EPSILON = 1e-3
@@ -61,7 +62,7 @@ def make(config: TD3BCConfig, spec: Spec) -> Algorithm:
         def loss(both: PyTree[Array]) -> Float[Array, ""]:
             return jnp.sum(jnp.mean(jnp.square(critics(both, states, batch.actions) - aim[None]), axis=1))
 
-        params["critics"], opt_state["critics"], before = descend(
+        params["critics"], opt_state["critics"], before, _ = descend(
             loss, params["critics"], opt_state["critics"], config.optimizer
         )
         metrics = {"loss": before, "mean_value": jnp.mean(believed)}
@@ -79,15 +80,13 @@ def make(config: TD3BCConfig, spec: Spec) -> Algorithm:
             weight = config.alpha / jax.lax.stop_gradient(jnp.mean(jnp.abs(values)))
             return jnp.mean(jnp.square(chosen - batch.actions)) - weight * jnp.mean(values)
 
-        params["actor"], opt_state["actor"], _ = descend(loss, params["actor"], opt_state["actor"], config.optimizer)
+        params["actor"], opt_state["actor"], *_ = descend(loss, params["actor"], opt_state["actor"], config.optimizer)
         for name in ("actor", "critics"):
-            params[f"target_{name}"] = follow(params[f"target_{name}"], params[name], config.target_rate)
+            slow = f"target_{name}"
+            params[slow] = optax.incremental_update(params[name], params[slow], config.target_rate)
         return state._replace(params=params, opt_state=opt_state), metrics
 
-    def act(
-        params: PyTree, memory: tuple[()], observation: Num[Array, "b *s"], reward: Float[Array, " b"], keys: Any
-    ) -> tuple[tuple[()], Float[Array, "b a"]]:
-        del reward, keys
-        return memory, to_environment(actor(params["actor"], normalize(observation, spec)), spec)
+    def act(params: PyTree, states: Float[Array, "b *s"]) -> Float[Array, "b a"]:
+        return actor(params["actor"], states)
 
-    return Algorithm(init, Turns((update_critics, update_all)), Policy(lambda targets: (), act), TransitionSampler)
+    return Algorithm(init, Turns((update_critics, update_all)), memoryless_policy(act, spec), TransitionSampler)
