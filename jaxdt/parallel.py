@@ -1,6 +1,7 @@
 """One program for several seeds, stacked along a new first axis, and for several devices; nothing else picks those."""
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -167,3 +168,22 @@ def policy_of_seeds(policy: Policy, seeds: int) -> Policy:
         return memory, actions.reshape(-1, *actions.shape[2:])
 
     return Policy(start, act)
+
+
+def in_cpu_blocks(function: Callable[..., PyTree], most: int, *rows: PyTree[Array]) -> PyTree:
+    """`function(*rows)`, which treats rows alike; on a CPU in equal blocks of at most `most`, one after the other.
+
+    The last row fills the last block.
+    """
+    batch = len(jax.tree.leaves(rows)[0])
+    count = math.ceil(batch / most) if jax.default_backend() == "cpu" else 1
+    if count == 1:
+        return function(*rows)
+    size = math.ceil(batch / count)
+
+    def blocks(leaf: Array) -> Array:
+        padding = [(0, count * size - batch)] + [(0, 0)] * (leaf.ndim - 1)
+        return jnp.pad(leaf, padding, mode="edge").reshape(count, size, *leaf.shape[1:])
+
+    results = jax.lax.map(lambda block: function(*block), jax.tree.map(blocks, rows))
+    return jax.tree.map(lambda leaf: leaf.reshape(count * size, *leaf.shape[2:])[:batch], results)

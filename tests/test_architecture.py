@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "parallel": BASE,
     "flat": set(),
     "training": BASE | {"parallel", "flat"},
-    "algorithms": BASE | {"data", "models", "training"},
+    "algorithms": BASE | {"data", "models", "parallel", "training"},
     "evaluation": BASE | {"simulator", "progress", "parallel", "data"},
     "interop": BASE | {"pickles", "simulator", "data"},
     "checkpoint": BASE,

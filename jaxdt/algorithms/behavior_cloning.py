@@ -66,8 +66,6 @@ class _Memory(NamedTuple):
 
 
 def _policy(config: BehaviorCloningConfig, spec: Spec, apply) -> Policy:
-    temperature = config.temperature if config.sampling == "sample" else None
-
     def start(targets: Float[Array, " b"]) -> _Memory:
         return _Memory(jnp.zeros((targets.shape[0], config.context_length, *spec.observation_shape)))
 
@@ -81,7 +79,7 @@ def _policy(config: BehaviorCloningConfig, spec: Spec, apply) -> Policy:
         del reward
         states = jnp.concatenate([memory.states[:, 1:], normalize(observation, spec)[:, None]], axis=1)
         prediction = apply(params, states.reshape(len(states), -1))
-        action = choose_action(prediction, spec, temperature=temperature, keys=keys)
+        action = choose_action(prediction, spec, temperature=config.drawing_temperature, keys=keys)
         return _Memory(states), to_environment(action, spec)
 
     return Policy(start, act)

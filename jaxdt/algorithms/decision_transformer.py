@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -19,6 +18,7 @@ from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.windows import WindowSampler
 from jaxdt.errors import JaxdtError
 from jaxdt.models import Apply, build_decoder, build_model
+from jaxdt.parallel import in_cpu_blocks
 from jaxdt.training import GradientUpdate, TrainState, TrainStep, compile_update, initial_state
 from jaxdt.types import Algorithm, Box, Policy, Spec, Window
 
@@ -128,7 +128,7 @@ def window_policy(config: DecisionTransformerConfig, apply: Apply, spec: Spec) -
     def see(params, memory: _Memory, states, return_to_go, timestep) -> tuple[Window, Float[Array, "b n"]]:
         window = memory.context._replace(actions=memory.context.actions.at[:, -1].set(memory.action))
         window = _push(window, states, return_to_go, timestep)
-        return window, _in_blocks(partial(predict, params), window)
+        return window, in_cpu_blocks(partial(predict, params), BLOCK, window)
 
     def empty(batch: int) -> Window:
         shape = (batch, config.model.context_length)
@@ -164,7 +164,6 @@ def _acting(
 
     `empty(batch) -> context`; `see(params, memory, states, return_to_go, timestep) -> (context, prediction)`.
     """
-    temperature = config.temperature if config.sampling == "sample" else None
 
     def start(targets: Float[Array, " b"]) -> _Memory:
         batch = targets.shape[0]
@@ -183,7 +182,7 @@ def _acting(
         timestep = jnp.minimum(memory.timestep, config.model.max_episode_length - 1)
         states = normalize(observation, spec)
         context, prediction = see(params, memory, states, return_to_go / config.return_scale, timestep)
-        action = choose_action(prediction, spec, temperature=temperature, keys=keys)
+        action = choose_action(prediction, spec, temperature=config.drawing_temperature, keys=keys)
         return _Memory(context, action, return_to_go, memory.timestep + 1), to_environment(action, spec)
 
     return Policy(start, act)
@@ -204,19 +203,3 @@ def _push(
     return Window(
         *(jnp.concatenate([old[:, 1:], new[:, None]], axis=1) for old, new in zip(window, newest, strict=True))
     )
-
-
-def _in_blocks(predict: Callable[[Window], Float[Array, "b n"]], window: Window) -> Float[Array, "b n"]:
-    """`predict(window)`, on a CPU in blocks of equal size one after the other; windows of zeros fill the last up."""
-    batch = window.mask.shape[0]
-    count = math.ceil(batch / BLOCK) if jax.default_backend() == "cpu" else 1
-    if count == 1:
-        return predict(window)
-    size = math.ceil(batch / count)
-
-    def blocks(leaf: Array) -> Array:
-        padded = jnp.pad(leaf, [(0, count * size - batch)] + [(0, 0)] * (leaf.ndim - 1))
-        return padded.reshape(count, size, *leaf.shape[1:])
-
-    predictions = jax.lax.map(predict, Window(*map(blocks, window)))
-    return predictions.reshape(count * size, -1)[:batch]

@@ -87,8 +87,6 @@ class _Memory(NamedTuple):
 
 
 def _policy(config: RvSConfig, spec: Spec, predict: Any) -> Policy:
-    temperature = config.temperature if config.sampling == "sample" else None
-
     def start(targets: Float[Array, " b"]) -> _Memory:
         return _Memory(targets / spec.constants["longest_episode"])
 
@@ -103,6 +101,8 @@ def _policy(config: RvSConfig, spec: Spec, predict: Any) -> Policy:
         prediction = predict(params, normalize(observation, spec), memory.average)
         if isinstance(spec.action, Box):
             prediction = jnp.clip(prediction, -1.0, 1.0)
-        return memory, to_environment(choose_action(prediction, spec, temperature=temperature, keys=keys), spec)
+        return memory, to_environment(
+            choose_action(prediction, spec, temperature=config.drawing_temperature, keys=keys), spec
+        )
 
     return Policy(start, act)

@@ -9,18 +9,17 @@ from jaxdt.config.checks import (
     Sampling,
     at_least,
     check_normalization,
-    check_same_algorithm,
     check_sampled_actions,
     check_sampling,
-    inherited,
     within,
 )
 from jaxdt.config.optimizer import OptimizerConfig
+from jaxdt.config.shared import ChosenActions, OneOptimizer, fitted
 from jaxdt.types import Spec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BehaviorCloningConfig:
+class BehaviorCloningConfig(OneOptimizer, ChosenActions):
     """An MLP that predicts the action from the last states; it is asked for no return."""
 
     name: ClassVar[str] = "behavior-cloning"
@@ -54,23 +53,9 @@ class BehaviorCloningConfig:
     def summary(self) -> str:
         return f"behaviour cloning, width {self.width}, {self.num_layers} layers, context {self.context_length}"
 
-    def for_steps(self, steps: int) -> "BehaviorCloningConfig":
-        return dataclasses.replace(self, optimizer=self.optimizer.for_steps(steps))
-
-    @property
-    def draws_actions(self) -> bool:
-        return self.sampling == "sample"
-
-    @property
-    def last_step(self) -> int | None:
-        return self.optimizer.last_step
-
     def trained_on_from(self, trained: Any) -> "BehaviorCloningConfig":
         """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
-        check_same_algorithm(self, trained)
-        free = ("dropout", "sampling", "temperature", "optimizer")
-        fitting = inherited(self, trained, free)
-        return dataclasses.replace(fitting, optimizer=self.optimizer)
+        return fitted(self, trained, ("context_length", "width", "num_layers"))
 
     def check_spec(self, spec: Spec) -> None:
         """Raises JaxdtError where a spec lacks what was measured, or its actions cannot be chosen so."""

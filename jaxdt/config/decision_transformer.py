@@ -18,6 +18,7 @@ from jaxdt.config.checks import (
 )
 from jaxdt.config.model import ModelConfig
 from jaxdt.config.optimizer import OptimizerConfig
+from jaxdt.config.shared import ChosenActions, OneOptimizer
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Spec
 
@@ -27,7 +28,7 @@ Context = Literal["exact", "cached"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DecisionTransformerConfig:
+class DecisionTransformerConfig(OneOptimizer, ChosenActions):
     """A transformer that predicts actions from returns-to-go, states and earlier actions."""
 
     name: ClassVar[str] = "decision-transformer"
@@ -59,19 +60,6 @@ class DecisionTransformerConfig:
         """For people."""
         model = self.model
         return f"Decision Transformer, width {model.width}, {model.num_layers} layers, context {model.context_length}"
-
-    def for_steps(self, steps: int) -> "DecisionTransformerConfig":
-        """The same with what depends on the number of updates filled in."""
-        return dataclasses.replace(self, optimizer=self.optimizer.for_steps(steps))
-
-    @property
-    def draws_actions(self) -> bool:
-        return self.sampling == "sample"
-
-    @property
-    def last_step(self) -> int | None:
-        """The update at which training must end; None: it may go on."""
-        return self.optimizer.last_step
 
     def trained_on_from(self, trained: Any) -> "DecisionTransformerConfig":
         """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""

@@ -9,12 +9,11 @@ from jaxdt.config.checks import (
     at_least,
     check_continuous_actions,
     check_normalization,
-    check_same_algorithm,
-    inherited,
     one_of,
     within,
 )
 from jaxdt.config.optimizer import OptimizerConfig
+from jaxdt.config.shared import fitted
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Spec
 
@@ -91,11 +90,8 @@ class IQLConfig:
 
     def trained_on_from(self, trained: Any) -> "IQLConfig":
         """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
-        check_same_algorithm(self, trained)
         shape = ("width", "num_layers", "normalize_states", "rewards")  # the scale of rewards is the run's
-        free = tuple(field.name for field in dataclasses.fields(self) if field.name not in shape)
-        fitting = inherited(self, trained, free)
-        return dataclasses.replace(fitting, optimizer=self.optimizer)
+        return fitted(self, trained, shape)
 
     def check_spec(self, spec: Spec) -> None:
         """Raises JaxdtError where a spec lacks what was measured, or has actions of another kind."""

@@ -9,19 +9,18 @@ from jaxdt.config.checks import (
     Sampling,
     at_least,
     check_normalization,
-    check_same_algorithm,
     check_sampled_actions,
     check_sampling,
-    inherited,
     within,
 )
 from jaxdt.config.optimizer import OptimizerConfig
+from jaxdt.config.shared import ChosenActions, OneOptimizer, fitted
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Spec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RvSConfig:
+class RvSConfig(OneOptimizer, ChosenActions):
     """An MLP that predicts the action from the state and the average reward that is asked for from here on."""
 
     name: ClassVar[str] = "rvs"
@@ -53,22 +52,9 @@ class RvSConfig:
     def summary(self) -> str:
         return f"RvS-R, width {self.width}, {self.num_layers} layers"
 
-    def for_steps(self, steps: int) -> "RvSConfig":
-        return dataclasses.replace(self, optimizer=self.optimizer.for_steps(steps))
-
-    @property
-    def draws_actions(self) -> bool:
-        return self.sampling == "sample"
-
-    @property
-    def last_step(self) -> int | None:
-        return self.optimizer.last_step
-
     def trained_on_from(self, trained: Any) -> "RvSConfig":
         """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
-        check_same_algorithm(self, trained)
-        fitting = inherited(self, trained, ("dropout", "sampling", "temperature", "optimizer"))
-        return dataclasses.replace(fitting, optimizer=self.optimizer)
+        return fitted(self, trained, ("width", "num_layers", "normalize_states"))
 
     def check_spec(self, spec: Spec) -> None:
         """Raises JaxdtError where a spec lacks what was measured, or its actions cannot be chosen so."""

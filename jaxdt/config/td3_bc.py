@@ -9,17 +9,16 @@ from jaxdt.config.checks import (
     at_least,
     check_continuous_actions,
     check_normalization,
-    check_same_algorithm,
-    inherited,
     within,
 )
 from jaxdt.config.optimizer import OptimizerConfig
+from jaxdt.config.shared import OneOptimizer, fitted
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Spec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TD3BCConfig:
+class TD3BCConfig(OneOptimizer):
     """A deterministic policy that climbs the critics and stays near the data's actions."""
 
     name: ClassVar[str] = "td3-bc"
@@ -58,24 +57,13 @@ class TD3BCConfig:
     def summary(self) -> str:
         return f"TD3+BC, width {self.width}, {self.num_layers} layers, alpha {self.alpha:g}"
 
-    def for_steps(self, steps: int) -> "TD3BCConfig":
-        return dataclasses.replace(self, optimizer=self.optimizer.for_steps(steps))
-
     @property
     def draws_actions(self) -> bool:
         return False
 
-    @property
-    def last_step(self) -> int | None:
-        return self.optimizer.last_step
-
     def trained_on_from(self, trained: Any) -> "TD3BCConfig":
         """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
-        check_same_algorithm(self, trained)
-        shape = ("width", "num_layers", "normalize_states")
-        free = tuple(field.name for field in dataclasses.fields(self) if field.name not in shape)
-        fitting = inherited(self, trained, free)
-        return dataclasses.replace(fitting, optimizer=self.optimizer)
+        return fitted(self, trained, ("width", "num_layers", "normalize_states"))
 
     def check_spec(self, spec: Spec) -> None:
         """Raises JaxdtError where a spec lacks what was measured, or has actions of another kind."""

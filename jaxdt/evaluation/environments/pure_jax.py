@@ -1,7 +1,6 @@
 """Environments written in pure JAX by a user: one episode each, played as a batch."""
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree
 
 from jaxdt.errors import SimulationError, one_line
+from jaxdt.parallel import in_cpu_blocks
 from jaxdt.types import Box, Spec
 
 
@@ -55,7 +55,7 @@ class VectorizedEnvironment:
         self.on_step: Callable[[int], None] = lambda step: None
         self._reset = jax.vmap(lambda seed: environment.reset(jax.random.key(seed)))
         step = jax.vmap(lambda state, action: _all_five(*environment.step(state, action)))
-        self._step = step if cpu_block is None else partial(_in_blocks, step, cpu_block)
+        self._step = step if cpu_block is None else partial(in_cpu_blocks, step, cpu_block)
 
     def reset(self, seeds: Int[Array, " b"]) -> tuple[PyTree, Num[Array, "b *s"]]:
         with self._named():
@@ -84,22 +84,6 @@ class VectorizedEnvironment:
 def _all_five(state, observation, reward, terminated, truncated=False):
     flags = jnp.asarray(terminated, bool), jnp.asarray(truncated, bool)
     return state, observation, jnp.asarray(reward, jnp.float32), flags[0], flags[1]
-
-
-def _in_blocks(step: Callable[[PyTree, Array], PyTree], most: int, state: PyTree, action: Num[Array, "b *a"]) -> PyTree:
-    """`step(state, action)`, on a CPU in blocks of equal size one after the other; the last episode fills the last."""
-    batch = len(action)
-    count = math.ceil(batch / most) if jax.default_backend() == "cpu" else 1
-    if count == 1:
-        return step(state, action)
-    size = math.ceil(batch / count)
-
-    def blocks(leaf: Array) -> Array:
-        padding = [(0, count * size - batch)] + [(0, 0)] * (leaf.ndim - 1)
-        return jnp.pad(leaf, padding, mode="edge").reshape(count, size, *leaf.shape[1:])
-
-    stepped = jax.lax.map(lambda block: step(*block), jax.tree.map(blocks, (state, action)))
-    return jax.tree.map(lambda leaf: leaf.reshape(count * size, *leaf.shape[2:])[:batch], stepped)
 
 
 def _spec_of(environment: Any) -> Spec:

@@ -1,0 +1,46 @@
+"""What several methods' configs answer in the same way."""
+
+import dataclasses
+from typing import Any
+
+from jaxdt.config.checks import Sampling, check_same_algorithm, inherited
+from jaxdt.config.optimizer import OptimizerConfig
+
+
+class OneOptimizer:
+    """A config whose field `optimizer` says all of how long training may be."""
+
+    optimizer: OptimizerConfig
+
+    def for_steps(self: Any, steps: int) -> Any:
+        return dataclasses.replace(self, optimizer=self.optimizer.for_steps(steps))
+
+    @property
+    def last_step(self) -> int | None:
+        return self.optimizer.last_step
+
+
+class ChosenActions:
+    """A config whose fields `sampling` and `temperature` say how discrete actions are chosen."""
+
+    sampling: Sampling
+    temperature: float
+
+    @property
+    def draws_actions(self) -> bool:
+        return self.sampling == "sample"
+
+    @property
+    def drawing_temperature(self) -> float | None:
+        """What logits are divided by before an action is drawn; None: the likeliest is taken."""
+        return self.temperature if self.draws_actions else None
+
+
+def fitted(given: Any, trained: Any, shape: tuple[str, ...]) -> Any:
+    """`given` for weights that another config has trained: their `shape`, its own other fields, its optimiser always.
+
+    Raises JaxdtError where `given` asks for another method or shape.
+    """
+    check_same_algorithm(given, trained)
+    free = tuple(field.name for field in dataclasses.fields(given) if field.name not in shape)
+    return dataclasses.replace(inherited(given, trained, free), optimizer=given.optimizer)
