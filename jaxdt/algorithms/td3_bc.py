@@ -1,7 +1,9 @@
 """TD3+BC (Fujimoto and Gu 2021): TD3 whose policy is also pulled towards the data's actions."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxdt.algorithms import normalization
-from jaxdt.algorithms.critics import build_critics
+from jaxdt.algorithms.critics import Values, build_critics
 from jaxdt.algorithms.normalization import memoryless_policy, normalize
 from jaxdt.config import TD3BCConfig
 from jaxdt.data.episodes import EpisodeStore
@@ -32,6 +34,23 @@ def measure(config: TD3BCConfig, store: EpisodeStore) -> dict[str, np.ndarray]:
 def make(config: TD3BCConfig, spec: Spec) -> Algorithm:
     """Raises JaxdtError where config and spec do not fit together."""
     config.check_spec(spec)
+    networks = _build(config, spec)
+    updates = (partial(_update_critics, networks, config, spec), partial(_update_all, networks, config, spec))
+    return Algorithm(
+        init=networks.init,
+        update=Turns(updates),
+        policy=memoryless_policy(lambda params, states: networks.actor(params["actor"], states), spec),
+        sampler=TransitionSampler,
+    )
+
+
+class _Networks(NamedTuple):
+    init: Callable[[PRNGKeyArray], TrainState]
+    actor: Callable[[PyTree[Array], Float[Array, "b *s"]], Float[Array, "b a"]]
+    critics: Values
+
+
+def _build(config: TD3BCConfig, spec: Spec) -> _Networks:
     init_actor, apply_actor = build_mlp(
         inputs=math.prod(spec.observation_shape),
         outputs=spec.action_shape[0],
@@ -50,43 +69,46 @@ def make(config: TD3BCConfig, spec: Spec) -> Algorithm:
     def actor(params: PyTree[Array], states: Float[Array, "b *s"]) -> Float[Array, "b a"]:
         return apply_actor(params, states.reshape(len(states), -1))
 
-    def update_critics(state: TrainState, batch: Transitions, key: PRNGKeyArray) -> tuple[TrainState, dict[str, Any]]:
-        params, opt_state = dict(state.params), dict(state.opt_state)
-        states, next_states = normalize(batch.observations, spec), normalize(batch.next_observations, spec)
-        noise = config.policy_noise * jax.random.normal(key, batch.actions.shape)
-        noise = jnp.clip(noise, -config.noise_clip, config.noise_clip)
-        next_actions = jnp.clip(actor(params["target_actor"], next_states) + noise, -1.0, 1.0)
-        believed = jnp.min(critics(params["target_critics"], next_states, next_actions), axis=0)
-        aim = batch.rewards + config.discount * ~batch.terminations * believed
+    return _Networks(init, actor, critics)
 
-        def loss(both: PyTree[Array]) -> Float[Array, ""]:
-            return jnp.sum(jnp.mean(jnp.square(critics(both, states, batch.actions) - aim[None]), axis=1))
 
-        params["critics"], opt_state["critics"], before, _ = descend(
-            loss, params["critics"], opt_state["critics"], config.optimizer
-        )
-        metrics = {"loss": before, "mean_value": jnp.mean(believed)}
-        return state._replace(params=params, opt_state=opt_state), metrics
+def _update_critics(
+    networks: _Networks, config: TD3BCConfig, spec: Spec, state: TrainState, batch: Transitions, key: PRNGKeyArray
+) -> tuple[TrainState, dict[str, Any]]:
+    params, opt_state = dict(state.params), dict(state.opt_state)
+    states, next_states = normalize(batch.observations, spec), normalize(batch.next_observations, spec)
+    noise = config.policy_noise * jax.random.normal(key, batch.actions.shape)
+    noise = jnp.clip(noise, -config.noise_clip, config.noise_clip)
+    next_actions = jnp.clip(networks.actor(params["target_actor"], next_states) + noise, -1.0, 1.0)
+    believed = jnp.min(networks.critics(params["target_critics"], next_states, next_actions), axis=0)
+    aim = batch.rewards + config.discount * ~batch.terminations * believed
 
-    def update_all(state: TrainState, batch: Transitions, key: PRNGKeyArray) -> tuple[TrainState, dict[str, Any]]:
-        """Every second update: after the critics the policy, then the slow copies."""
-        state, metrics = update_critics(state, batch, key)
-        params, opt_state = dict(state.params), dict(state.opt_state)
-        states = normalize(batch.observations, spec)
+    def loss(both: PyTree[Array]) -> Float[Array, ""]:
+        return jnp.sum(jnp.mean(jnp.square(networks.critics(both, states, batch.actions) - aim[None]), axis=1))
 
-        def loss(mine: PyTree[Array]) -> Float[Array, ""]:
-            chosen = actor(mine, states)
-            values = critics(params["critics"], states, chosen)[0]
-            weight = config.alpha / jax.lax.stop_gradient(jnp.mean(jnp.abs(values)))
-            return jnp.mean(jnp.square(chosen - batch.actions)) - weight * jnp.mean(values)
+    params["critics"], opt_state["critics"], before, _ = descend(
+        loss, params["critics"], opt_state["critics"], config.optimizer
+    )
+    metrics = {"loss": before, "mean_value": jnp.mean(believed)}
+    return state._replace(params=params, opt_state=opt_state), metrics
 
-        params["actor"], opt_state["actor"], *_ = descend(loss, params["actor"], opt_state["actor"], config.optimizer)
-        for name in ("actor", "critics"):
-            slow = f"target_{name}"
-            params[slow] = optax.incremental_update(params[name], params[slow], config.target_rate)
-        return state._replace(params=params, opt_state=opt_state), metrics
 
-    def act(params: PyTree, states: Float[Array, "b *s"]) -> Float[Array, "b a"]:
-        return actor(params["actor"], states)
+def _update_all(
+    networks: _Networks, config: TD3BCConfig, spec: Spec, state: TrainState, batch: Transitions, key: PRNGKeyArray
+) -> tuple[TrainState, dict[str, Any]]:
+    """Every second update: after the critics the policy, then the slow copies."""
+    state, metrics = _update_critics(networks, config, spec, state, batch, key)
+    params, opt_state = dict(state.params), dict(state.opt_state)
+    states = normalize(batch.observations, spec)
 
-    return Algorithm(init, Turns((update_critics, update_all)), memoryless_policy(act, spec), TransitionSampler)
+    def loss(mine: PyTree[Array]) -> Float[Array, ""]:
+        chosen = networks.actor(mine, states)
+        values = networks.critics(params["critics"], states, chosen)[0]
+        weight = config.alpha / jax.lax.stop_gradient(jnp.mean(jnp.abs(values)))
+        return jnp.mean(jnp.square(chosen - batch.actions)) - weight * jnp.mean(values)
+
+    params["actor"], opt_state["actor"], *_ = descend(loss, params["actor"], opt_state["actor"], config.optimizer)
+    for name in ("actor", "critics"):
+        slow = f"target_{name}"
+        params[slow] = optax.incremental_update(params[name], params[slow], config.target_rate)
+    return state._replace(params=params, opt_state=opt_state), metrics
