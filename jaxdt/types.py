@@ -181,6 +181,8 @@ class Transitions(NamedTuple):
     """Where terminated: the observation itself, which nothing may look at."""
     terminations: Bool[Any, " b"]
     """True where the environment ended the episode, so that nothing follows."""
+    next_actions: Float[Any, "b a"] | Int[Any, " b"] | None = None
+    """That the data's next step took, for methods that ask for it. Where terminated: of no meaning, as above."""
 
 
 class Policy(NamedTuple):

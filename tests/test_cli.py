@@ -109,7 +109,7 @@ def test_flags_that_disagree_with_the_run_exit_2(trained, capsys, flags, says):
         (
             ["papper"],
             "'papper' is not a preset; choose one of demo, cartpole, paper, huggingface, large, bc, rvs, rvs-small, "
-            "iql, td3-bc",
+            "iql, td3-bc, rebrac",
         ),
         (["paper", "--eval-context", "cached"], "--eval-context is now called --context"),
         (["bc", "--init", "TRAINED"], "the weights are of decision-transformer and cannot be trained by behavior-cl"),

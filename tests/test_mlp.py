@@ -45,6 +45,27 @@ def test_initialisation_is_pytorchs():
     assert np.std(params["output"]["kernel"]) == pytest.approx(1 / np.sqrt(3 * 200), rel=0.05)
 
 
+def test_with_an_output_bound_hidden_biases_are_a_tenth_and_the_last_layer_lies_within_it():
+    init, _ = build_mlp(inputs=400, outputs=300, width=200, num_layers=2, output_bound=3e-3)
+    params = init(jax.random.key(1))
+    for layer, inputs in ((params["hidden"]["layer_0"], 400), (params["hidden"]["layer_1"], 200)):
+        assert np.std(layer["kernel"]) == pytest.approx(1 / np.sqrt(3 * inputs), rel=0.05)
+        np.testing.assert_array_equal(layer["bias"], np.full(200, 0.1, np.float32))
+    for values in params["output"].values():
+        assert 2.9e-3 < np.abs(values).max() <= 3e-3
+
+
+def test_layer_norm_stands_behind_the_relu():
+    init, apply = build_mlp(inputs=1, outputs=1, width=2, num_layers=1, norm=True)
+    params = init(jax.random.key(0))
+    assert params["norm"]["layer_0"]["scale"].tolist() == [1, 1]
+    params["hidden"]["layer_0"] = {"kernel": jnp.zeros((1, 2)), "bias": jnp.array([3.0, -9.0])}
+    params["norm"]["layer_0"]["bias"] = jnp.array([0.5, 0.0])
+    params["output"] = {"kernel": jnp.array([[10.0], [1.0]]), "bias": jnp.zeros(1)}
+    # ReLU: 3 and 0. Normalised: 1 and -1. With the bias: 1.5 and -1.
+    np.testing.assert_allclose(apply(params, jnp.ones((1, 1))), [[14.0]], rtol=1e-5)
+
+
 def test_dropout_is_on_exactly_when_a_key_is_given(small):
     params, apply, x = small
     plain, noisy = apply(params, x), apply(params, x, key=jax.random.key(1))

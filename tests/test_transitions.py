@@ -33,6 +33,18 @@ def test_every_transition_is_drawn_as_often_and_a_cut_episodes_last_step_never()
         np.testing.assert_array_equal(batch.terminations, np.isin(row, (2, 9)))
         goes_on = ~batch.terminations
         np.testing.assert_array_equal(batch.next_observations[goes_on, 0], row[goes_on] + 1)
+        assert batch.next_actions is None
+
+
+def test_next_actions_are_those_of_the_next_row_where_they_are_asked_for():
+    plain, asked = (
+        TransitionSampler(make_store(), batch_size=50, next_actions=each).batch(3) for each in (False, True)
+    )
+    goes_on = ~asked.terminations
+    assert 0 < goes_on.sum() < 50
+    np.testing.assert_allclose(asked.next_actions[goes_on], asked.actions[goes_on] + 0.01, rtol=1e-5)
+    for mine, theirs in zip(asked._replace(next_actions=None)[:-1], plain[:-1], strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_a_batch_depends_on_seed_and_number_alone():

@@ -6,15 +6,30 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxdt
 from jaxdt.algorithms import make_algorithm, measure
 from jaxdt.algorithms.gaussian import log_likelihood
 from jaxdt.algorithms.iql import expectile_loss
-from jaxdt.config import IQL, PRESETS, RVS, TD3_BC, IQLConfig, OptimizerConfig, RvSConfig, TD3BCConfig, TrainConfig
+from jaxdt.config import (
+    IQL,
+    PRESETS,
+    REBRAC,
+    RVS,
+    TD3_BC,
+    IQLConfig,
+    OptimizerConfig,
+    RvSConfig,
+    TD3BCConfig,
+    TrainConfig,
+)
+from jaxdt.config.td3_bc import TUNED_PENALTIES, penalties_of
 from jaxdt.errors import JaxdtError
 from jaxdt.loggers import read_lines
+from jaxdt.run.prepare import prepare_run
+from jaxdt.run.resume import agree_with_record
 from tests.children import pendulum_episodes
 from tests.conftest import make_store
 from tests.toys import Buttons, Dial, button_episodes, dial_episodes
@@ -141,6 +156,7 @@ def test_rvs_learns_discrete_actions_too(tmp_path):
         (lambda: IQLConfig(target_rate=0.0), "target_rate must be above 0 and at most 1; got 0.0"),
         (lambda: TD3BCConfig(discount=1.0), "discount must be at least 0 and below 1; got 1.0"),
         (lambda: TD3BCConfig(alpha=-1.0), "alpha must be at least 0"),
+        (lambda: TD3BCConfig(critic_penalty=-1.0), "critic_penalty must be at least 0"),
         (lambda: RvSConfig(width=0), "width must be at least 1; got 0"),
     ],
 )
@@ -172,12 +188,57 @@ def test_the_presets_are_the_authors():
     assert (policy.schedule, policy.last_step, IQL.algorithm.for_steps(10).last_step) == ("cosine", 10, 10)
 
 
-@pytest.mark.parametrize("name", ["rvs", "iql", "td3-bc"])
+def test_rebrac_is_its_authors():
+    algorithm = REBRAC.algorithm
+    assert (algorithm.width, algorithm.num_layers, algorithm.layer_norm) == (256, 3, True)
+    assert (algorithm.discount, algorithm.target_rate, algorithm.alpha) == (0.99, 0.005, 1.0)
+    assert (algorithm.policy_noise, algorithm.noise_clip, algorithm.normalize_states) == (0.2, 0.5, False)
+    assert (algorithm.policy_value, algorithm.distance, algorithm.initialization) == ("smaller", "sum", "rebrac")
+    assert algorithm.optimizer == OptimizerConfig.adam(1e-3)
+    assert (REBRAC.batch_size, REBRAC.steps, REBRAC.eval_every, REBRAC.eval_episodes) == (1024, 1_000_000, 5_000, 10)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "penalties"),
+    [
+        ("halfcheetah-medium-v2", (0.001, 0.01)),
+        ("data/hopper_medium_replay-v2.hdf5", (0.05, 0.5)),
+        ("hf:somebody/gym/walker2d-random-v2", (0.01, 0.0)),
+        ("D:/walker2d-expert-v2/", (0.01, 0.5)),
+        # Not in the table: 0.01 both.
+        ("hopper-expert-v1.hdf5", (0.01, 0.01)),
+        ("hopper-expert-v2.hdf5+hopper-medium-v2.hdf5", (0.01, 0.01)),
+        ("minari:mujoco/hopper/expert-v0", (0.01, 0.01)),
+        (None, (0.01, 0.01)),
+    ],
+)
+def test_rebracs_penalties_are_those_tuned_for_the_data_set(dataset, penalties):
+    assert penalties_of(dataset) == penalties
+    assert len(TUNED_PENALTIES) == 3 * 6
+
+
+def test_penalties_left_open_are_filled_in_once_and_the_run_keeps_them():
+    open_ones = dataclasses.replace(METHODS["td3-bc"], actor_penalty=None, critic_penalty=None)
+    given = TrainConfig(algorithm=open_ones, env="none", dataset="hopper-medium-replay-v2.hdf5", steps=2)
+    record = prepare_run(given, STORE, None, None).record
+    assert (record.config.algorithm.actor_penalty, record.config.algorithm.critic_penalty) == (0.05, 0.5)
+    assert record.config.algorithm.summary.endswith("alpha 2.5, penalties 0.05 and 0.5")
+    assert open_ones.summary.endswith("penalties of the data and of the data")
+    moved = dataclasses.replace(given, dataset="elsewhere.npz")
+    assert agree_with_record(moved, record).algorithm == record.config.algorithm
+    other = dataclasses.replace(moved, algorithm=dataclasses.replace(open_ones, critic_penalty=0.1))
+    with pytest.raises(JaxdtError, match=r"started with algorithm\.critic_penalty=0\.5 and cannot"):
+        agree_with_record(other, record)
+    with pytest.raises(JaxdtError, match="actor_penalty and critic_penalty must be numbers here; got None and None"):
+        make_algorithm(open_ones, record.spec)
+
+
+@pytest.mark.parametrize("name", ["rvs", "iql", "rebrac"])
 def test_the_command_trains_and_describes_them(name, tmp_path, capsys):
     from jaxdt.cli import run as command
 
     pendulum_episodes(tmp_path / "data.npz")
-    flags = "--width 8 --batch-size 8 --steps 2 --eval-every 2 --eval-episodes 1 --save-every 2 --log-every 2"
+    flags = "--width 8 --num-layers 1 --batch-size 8 --steps 2 --eval-every 2 --eval-episodes 1 --save-every 2"
     words = ["train", name, "--dataset", str(tmp_path / "data.npz"), "--out", str(tmp_path / "out"), *flags.split()]
     assert command(words) == 0
     assert PRESETS[name].algorithm.summary.split(",")[0] in capsys.readouterr().out
@@ -229,6 +290,63 @@ def test_an_advantage_counts_a_hundredfold_at_most():
     _, metrics = jax.jit(algorithm.update)(state, batch, jax.random.key(1))
     likelihood = -0.5 * batch.actions[:, 0] ** 2 - 0.5 * np.log(2 * np.pi)
     assert float(metrics["policy_loss"]) == pytest.approx(-100 * np.mean(likelihood), rel=1e-4)
+
+
+TWO_UNITS = {"width": 2, "num_layers": 1, "policy_noise": 0.0, "optimizer": OptimizerConfig.adam(0.0)}
+
+
+def with_networks(state, actor_bias, critics):
+    """Their parameters for a policy that gives tanh(`actor_bias`), and for its slow copy."""
+    actor = constant(state.params["actor"], jnp.array(actor_bias))
+    names = ("actor", "target_actor", "critics", "target_critics")
+    return state._replace(params=dict(zip(names, (actor, actor, critics, critics), strict=True)))
+
+
+def test_rebracs_critics_aim_lower_where_the_next_action_is_far_from_the_datas():
+    """Hidden units 3 and 1, behind LayerNorm 1 and -1, weigh 2 and 1: the first critic says 1.5; the second -0.5."""
+    store = dataclasses.replace(make_store(), terminations=np.arange(22) % 3 == 0)
+    config = dataclasses.replace(REBRAC.algorithm, **TWO_UNITS, actor_penalty=0.1, critic_penalty=0.2)
+    algorithm, state, batch = prepared(config, store)
+    critics = {}
+    for name, units in (("first", [3.0, 1.0]), ("second", [1.0, 3.0])):
+        network = constant(state.params["critics"][name], 0.5)
+        network["hidden"]["layer_0"]["bias"] = jnp.array(units)
+        network["norm"]["layer_0"]["scale"] = jnp.ones(2)
+        network["output"]["kernel"] = jnp.array([[2.0], [1.0]])
+        critics[name] = network
+    state = with_networks(state, [0.5, -1.0], critics)
+    _, metrics = jax.jit(algorithm.update.updates[0])(state, batch, jax.random.key(1))
+    far = np.sum((np.tanh([0.5, -1.0]) - batch.next_actions) ** 2, axis=1)
+    assert 0 < batch.terminations.sum() < 16
+    aim = batch.rewards + 0.99 * ~batch.terminations * (-0.5 - 0.2 * far)
+    assert float(metrics["loss"]) == pytest.approx(np.mean((1.5 - aim) ** 2) + np.mean((-0.5 - aim) ** 2), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("preset", "climbs", "weight", "penalty"),
+    [(TD3_BC, (1.0, 3.0, 10.0), 2.5, 1.0), (REBRAC, (2.0, -1.0, 0.0), 1.0, 2 * 0.1)],
+    ids=["td3-bc", "rebrac"],
+)
+def test_the_policys_gradient_is_worked_out_by_hand(preset, climbs, weight, penalty):
+    """Hidden units that see action + 2: critics are v (a0 + 2) + w (a1 + 2) + c, and the second is the smaller."""
+    own = {} if preset is TD3_BC else {"actor_penalty": 0.1, "critic_penalty": 0.2, "layer_norm": False}
+    algorithm, state, batch = prepared(dataclasses.replace(preset.algorithm, **TWO_UNITS, **own), make_store())
+    critics = {}
+    for name, (v, w, c) in (("first", (1.0, 3.0, 10.0)), ("second", (2.0, -1.0, 0.0))):
+        network = constant(state.params["critics"][name], c)
+        kernel = network["hidden"]["layer_0"]["kernel"].at[-2:].set(jnp.eye(2))
+        network["hidden"]["layer_0"] = {"kernel": kernel, "bias": jnp.full(2, 2.0)}
+        network["output"]["kernel"] = jnp.array([[v], [w]])
+        critics[name] = network
+    state = with_networks(state, [0.5, -1.0], critics)
+    after, _ = jax.jit(algorithm.update.updates[1])(state, batch, jax.random.key(1))
+    action, (v, w, c) = np.tanh([0.5, -1.0]), climbs
+    value = v * (action[0] + 2) + w * (action[1] + 2) + c
+    # The mean over both of an action's numbers halves what each adds; ReBRAC's sum does not.
+    pull = penalty * (action - batch.actions.mean(axis=0)) - weight / abs(value) * np.array([v, w])
+    expected = (1 - action**2) * pull
+    gradient = 10 * optax.tree.get(after.opt_state["actor"], "mu")["output"]["bias"]  # Adam keeps a tenth of the first
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4)
 
 
 def test_td3s_next_action_is_noisy_within_its_clips():

@@ -15,14 +15,13 @@ from jaxdt.types import Spec
 Values = Callable[[PyTree[Array], Float[Array, "b *s"], Float[Array, "b a"]], Float[Array, "two b"]]
 
 
-def build_critics(
-    spec: Spec, *, width: int, num_layers: int, gains: tuple[float, float] | None = None
-) -> tuple[Callable[[PRNGKeyArray], Any], Values]:
-    """`init(key) -> params` of both, and `values(params, states, actions)`, of each."""
-    actions = spec.action_shape[0]
-    init_one, apply = build_mlp(
-        inputs=math.prod(spec.observation_shape) + actions, outputs=1, width=width, num_layers=num_layers, gains=gains
-    )
+def build_critics(spec: Spec, **network: Any) -> tuple[Callable[[PRNGKeyArray], Any], Values]:
+    """`init(key) -> params` of both, and `values(params, states, actions)`, of each.
+
+    `network`: what `build_mlp` takes besides the numbers of inputs and outputs.
+    """
+    inputs = math.prod(spec.observation_shape) + spec.action_shape[0]
+    init_one, apply = build_mlp(inputs=inputs, outputs=1, **network)
 
     def init(key: PRNGKeyArray) -> Any:
         first, second = jax.random.split(key)

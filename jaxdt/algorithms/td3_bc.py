@@ -1,4 +1,7 @@
-"""TD3+BC (Fujimoto and Gu 2021): TD3 whose policy is also pulled towards the data's actions."""
+"""TD3+BC (Fujimoto and Gu 2021): TD3 whose policy is also pulled towards the data's actions.
+
+ReBRAC (Tarasov et al. 2023) is the same with other choices, and with a penalty in the critics' aim too.
+"""
 
 import math
 from collections.abc import Callable
@@ -24,6 +27,8 @@ from jaxdt.types import Algorithm, Spec, Transitions
 
 AUTHORS_EPSILON = 1e-3
 """Added to the standard deviations that states are divided by, as the authors do."""
+OUTPUT_BOUNDS = (1e-3, 3e-3)
+"""Of ReBRAC's initial weights in the last layers of policy and critics."""
 
 
 def measure(config: TD3BCConfig, store: EpisodeStore) -> dict[str, np.ndarray]:
@@ -40,7 +45,7 @@ def make(config: TD3BCConfig, spec: Spec) -> Algorithm:
         init=networks.init,
         update=Turns(updates),
         policy=memoryless_policy(lambda params, states: networks.actor(params["actor"], states), spec),
-        sampler=TransitionSampler,
+        sampler=partial(TransitionSampler, next_actions=True) if config.critic_penalty else TransitionSampler,
     )
 
 
@@ -51,14 +56,16 @@ class _Networks(NamedTuple):
 
 
 def _build(config: TD3BCConfig, spec: Spec) -> _Networks:
+    shape = {"width": config.width, "num_layers": config.num_layers}
+    actor_bound, critic_bound = OUTPUT_BOUNDS if config.initialization == "rebrac" else (None, None)
     init_actor, apply_actor = build_mlp(
         inputs=math.prod(spec.observation_shape),
         outputs=spec.action_shape[0],
-        width=config.width,
-        num_layers=config.num_layers,
         tanh=True,
+        output_bound=actor_bound,
+        **shape,
     )
-    init_critics, critics = build_critics(spec, width=config.width, num_layers=config.num_layers)
+    init_critics, critics = build_critics(spec, output_bound=critic_bound, norm=config.layer_norm, **shape)
 
     def init(key: PRNGKeyArray) -> TrainState:
         actor_key, critic_key = jax.random.split(key)
@@ -81,6 +88,8 @@ def _update_critics(
     noise = jnp.clip(noise, -config.noise_clip, config.noise_clip)
     next_actions = jnp.clip(networks.actor(params["target_actor"], next_states) + noise, -1.0, 1.0)
     believed = jnp.min(networks.critics(params["target_critics"], next_states, next_actions), axis=0)
+    if config.critic_penalty:
+        believed -= config.critic_penalty * _distance(next_actions, batch.next_actions, config, axis=-1)
     aim = batch.rewards + config.discount * ~batch.terminations * believed
 
     def loss(both: PyTree[Array]) -> Float[Array, ""]:
@@ -100,15 +109,24 @@ def _update_all(
     state, metrics = _update_critics(networks, config, spec, state, batch, key)
     params, opt_state = dict(state.params), dict(state.opt_state)
     states = normalize(batch.observations, spec)
+    penalty = config.actor_penalty
+    assert penalty is not None
 
     def loss(mine: PyTree[Array]) -> Float[Array, ""]:
         chosen = networks.actor(mine, states)
-        values = networks.critics(params["critics"], states, chosen)[0]
+        values = networks.critics(params["critics"], states, chosen)
+        values = values[0] if config.policy_value == "first" else jnp.min(values, axis=0)
         weight = config.alpha / jax.lax.stop_gradient(jnp.mean(jnp.abs(values)))
-        return jnp.mean(jnp.square(chosen - batch.actions)) - weight * jnp.mean(values)
+        return penalty * _distance(chosen, batch.actions, config) - weight * jnp.mean(values)
 
     params["actor"], opt_state["actor"], *_ = descend(loss, params["actor"], opt_state["actor"], config.optimizer)
     for name in ("actor", "critics"):
         slow = f"target_{name}"
         params[slow] = optax.incremental_update(params[name], params[slow], config.target_rate)
     return state._replace(params=params, opt_state=opt_state), metrics
+
+
+def _distance(chosen: Float[Array, "b a"], recorded: Any, config: TD3BCConfig, axis: int | None = None) -> Array:
+    """Squared, as `config.distance` says: of each pair of actions with `axis=-1`, else the mean over all."""
+    factor = chosen.shape[-1] if config.distance == "sum" else 1
+    return factor * jnp.mean(jnp.square(chosen - recorded), axis=axis)

@@ -22,8 +22,8 @@ class TrainArguments:
     and evaluates it, in minutes on a laptop's CPU. The preset, which comes first (`jaxdt train paper --steps 1000`),
     sets the defaults: `demo` is that, `cartpole` the like with discrete actions, `paper` the recipe of the Decision
     Transformer's authors, `huggingface` that of Hugging Face's tutorial, `large` a model for accelerators; other
-    methods are `bc` (behaviour cloning), `rvs` and `rvs-small` (RvS-R), `iql` (implicit Q-learning) and `td3-bc`
-    (TD3+BC).
+    methods are `bc` (behaviour cloning), `rvs` and `rvs-small` (RvS-R), `iql` (implicit Q-learning), `td3-bc` (TD3+BC)
+    and `rebrac` (ReBRAC, whose penalties its authors tuned for each data set).
     """
 
     config: OmitArgPrefixes[TrainConfig]

@@ -22,6 +22,7 @@ from jaxdt.config.presets import (
     LARGE as LARGE,
     PAPER as PAPER,
     PRESETS as PRESETS,
+    REBRAC as REBRAC,
     RVS as RVS,
     RVS_SMALL as RVS_SMALL,
     TD3_BC as TD3_BC,

@@ -80,6 +80,10 @@ class IQLConfig:
             self, optimizer=dataclasses.replace(optimizer, total_steps=optimizer.total_steps or steps)
         )
 
+    def for_data(self, dataset: str | None) -> "IQLConfig":
+        del dataset
+        return self
+
     @property
     def draws_actions(self) -> bool:
         return False

@@ -89,6 +89,31 @@ TD3_BC = TrainConfig(
 )
 """TD3+BC as its authors train it."""
 
+REBRAC = TrainConfig(
+    preset="rebrac",
+    batch_size=1024,
+    steps=1_000_000,
+    eval_every=5_000,
+    eval_episodes=10,
+    algorithm=TD3BCConfig(
+        num_layers=3,
+        layer_norm=True,
+        initialization="rebrac",
+        alpha=1.0,
+        policy_value="smaller",
+        actor_penalty=None,
+        critic_penalty=None,
+        distance="sum",
+        normalize_states=False,
+        optimizer=OptimizerConfig.adam(1e-3),
+    ),
+)
+"""ReBRAC as its authors train it on locomotion data, with penalties that they tuned for each data set. Two deviations:
+
+- The policy and the slow copies move at the second, fourth, ... update, as in TD3+BC; theirs at the first, third, ...
+- The policy's slow copy follows it as it is after its step; theirs as it was before.
+"""
+
 CARTPOLE = TrainConfig(
     preset="cartpole",
     dataset="cartpole",
@@ -124,4 +149,5 @@ PRESETS = {
     "rvs-small": RVS_SMALL,
     "iql": IQL,
     "td3-bc": TD3_BC,
+    "rebrac": REBRAC,
 }

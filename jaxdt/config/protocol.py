@@ -37,6 +37,10 @@ class AlgorithmOptions(Protocol):
         """The same with what depends on the number of updates filled in."""
         ...
 
+    def for_data(self, dataset: str | None) -> Any:
+        """The same with what was tuned for single data sets filled in; `dataset` is what `--dataset` was given."""
+        ...
+
     def trained_on_from(self, trained: Any) -> Any:
         """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
         ...

@@ -8,12 +8,16 @@ from jaxdt.config.optimizer import OptimizerConfig
 
 
 class OneOptimizer:
-    """A config whose field `optimizer` says all of how long training may be."""
+    """A config whose field `optimizer` says all of how long training may be, and that is the same for all data."""
 
     optimizer: OptimizerConfig
 
     def for_steps(self: Any, steps: int) -> Any:
         return dataclasses.replace(self, optimizer=self.optimizer.for_steps(steps))
+
+    def for_data(self: Any, dataset: str | None) -> Any:
+        del dataset
+        return self
 
     @property
     def last_step(self) -> int | None:

@@ -15,18 +15,25 @@ class TransitionSampler(Iterator[Transitions]):
 
     An episode that was cut off ends without its last step, since what follows it was not recorded; one that the
     environment ended keeps it, as a termination (the rule of D4RL's `qlearning_dataset`). Batch `i` depends on `seed`
-    and `i` alone: `position` is the stream's whole state. Nothing is normalised.
+    and `i` alone: `position` is the stream's whole state. Nothing is normalised. `next_actions`: whether a batch has
+    those of the steps that follow.
 
     Raises JaxdtError where no transition is left, and where a run is counted in passes.
     """
 
     def __init__(
-        self, store: EpisodeStore, *, batch_size: int = 256, seed: int = 0, windows_per_pass: int | None = None
+        self,
+        store: EpisodeStore,
+        *,
+        batch_size: int = 256,
+        seed: int = 0,
+        windows_per_pass: int | None = None,
+        next_actions: bool = False,
     ):
         check_stream(batch_size, seed)
         if windows_per_pass is not None:
             raise JaxdtError("passes count windows, and this method draws single steps; give steps instead.")
-        self._store, self._batch_size, self._seed = store, batch_size, seed
+        self._store, self._batch_size, self._seed, self._next_actions = store, batch_size, seed, next_actions
         last = store.offsets[1:] - 1
         left_out = last[~store.terminations[last]]
         self._count = store.num_steps - len(left_out)
@@ -50,12 +57,14 @@ class TransitionSampler(Iterator[Transitions]):
             self._block, self._rows = block, self._draw(block)
         rows, store = self._rows[i], self._store
         terminations = store.terminations[rows]
+        next_rows = np.where(terminations, rows, rows + 1)
         return Transitions(
             observations=store.observations[rows],
             actions=store.actions[rows],
             rewards=store.rewards[rows],
-            next_observations=store.observations[np.where(terminations, rows, rows + 1)],
+            next_observations=store.observations[next_rows],
             terminations=terminations,
+            next_actions=store.actions[next_rows] if self._next_actions else None,
         )
 
     def _draw(self, block: int) -> np.ndarray:

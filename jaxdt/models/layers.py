@@ -30,8 +30,14 @@ def gpt2_linear(inputs: int, outputs: int, rngs: nnx.Rngs, *, std: float = STD) 
 
 def torch_linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
     """Weights and biases uniform in +-1/sqrt(inputs): PyTorch's default, which the original leaves in place."""
-    uniform = Uniform(1 / math.sqrt(inputs))
-    return nnx.Linear(inputs, outputs, rngs=rngs, **drawn_from(kernel=uniform, bias=uniform))
+    return uniform_linear(inputs, outputs, rngs, bound=1 / math.sqrt(inputs))
+
+
+def uniform_linear(inputs: int, outputs: int, rngs: nnx.Rngs, *, bound: float, bias: float | None = None) -> nnx.Linear:
+    """Weights uniform in +-`bound`; so are biases where no `bias` is given."""
+    uniform = Uniform(bound)
+    distributions = drawn_from(kernel=uniform, bias=uniform if bias is None else Constant(bias))
+    return nnx.Linear(inputs, outputs, rngs=rngs, **distributions)
 
 
 def orthogonal_linear(inputs: int, outputs: int, rngs: nnx.Rngs, *, gain: float) -> nnx.Linear:

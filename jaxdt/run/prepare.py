@@ -81,6 +81,7 @@ def _prepare(
     previous: RunRecord | None,
 ) -> Prepared:
     spec, algorithm = _spec_and_algorithm(config, store, environment, previous)
+    algorithm = algorithm.for_data(config.dataset)
     if environment is not None:
         check_fit(environment.spec, environment.name, spec, "the weights")
     make_algorithm(algorithm, spec)  # or it says what does not fit

@@ -19,6 +19,8 @@ FILLED_IN = (
     "num_actions",
     "warmup_steps",
     "total_steps",
+    "actor_penalty",
+    "critic_penalty",
 )
 """What `prepare_run` replaces where it is None."""
 
