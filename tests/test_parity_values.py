@@ -1,9 +1,7 @@
-"""Ten updates of implicit Q-learning, TD3+BC and RvS-R beside PyTorch's, written from the papers and authors' code."""
+"""Ten updates of implicit Q-learning, TD3+BC, ReBRAC and RvS-R beside PyTorch's, from papers and authors' code."""
 
 import contextlib
-import copy
 import dataclasses
-import math
 
 import jax
 import numpy as np
@@ -11,12 +9,14 @@ import pytest
 
 import jaxdt
 from jaxdt.algorithms import make_algorithm, measure
-from jaxdt.config import IQLConfig, RvSConfig, TD3BCConfig
+from jaxdt.config import REBRAC, IQLConfig, RvSConfig, TD3BCConfig
 from jaxdt.training import compile_update
 
 
 with contextlib.suppress(ImportError):  # the plain suite leaves these tests out and needs none
     import torch
+
+    from benchmarking import restated
 
 pytestmark = pytest.mark.parity
 UPDATES = 10
@@ -56,6 +56,8 @@ def mlp(params, tanh=False):
     layers = []
     for name in sorted(params["hidden"]):
         layers += [linear(params["hidden"][name]), torch.nn.ReLU()]
+        if "norm" in params:
+            layers.append(torch.nn.LayerNorm(layers[-2].out_features, eps=1e-6))
     return torch.nn.Sequential(*layers, linear(params["output"]), *([torch.nn.Tanh()] if tanh else []))
 
 
@@ -65,105 +67,73 @@ def linear(params):
     return layer
 
 
+def critics_of(params, name="critics"):
+    return [mlp(params[name][which]) for which in ("first", "second")]
+
+
 def assert_same(module, params):
-    for mine, theirs in zip(
-        [*[params["hidden"][name] for name in sorted(params["hidden"])], params["output"]],
-        [layer for layer in module if isinstance(layer, torch.nn.Linear)],
-        strict=True,
+    norms = params.get("norm", {})
+    for kind, mine, scale in (
+        (torch.nn.Linear, [*map(params["hidden"].get, sorted(params["hidden"])), params["output"]], "kernel"),
+        (torch.nn.LayerNorm, [*map(norms.get, sorted(norms))], "scale"),
     ):
-        np.testing.assert_allclose(mine["kernel"].T, theirs.weight.detach(), rtol=1e-3, atol=1e-5)
-        np.testing.assert_allclose(mine["bias"], theirs.bias.detach(), rtol=1e-3, atol=1e-5)
+        for ours, theirs in zip(mine, [layer for layer in module if isinstance(layer, kind)], strict=True):
+            np.testing.assert_allclose(ours[scale].T, theirs.weight.detach(), rtol=1e-3, atol=1e-5)
+            np.testing.assert_allclose(ours["bias"], theirs.bias.detach(), rtol=1e-3, atol=1e-5)
+
+
+def assert_critics_same(update, params):
+    for i, name in enumerate(("first", "second")):
+        assert_same(update.critics[i], params["critics"][name])
+        assert_same(update.slow_critics[i], params["target_critics"][name])
 
 
 def in_torch(batch, spec):
-    values = [torch.tensor(np.asarray(leaf)) for leaf in batch]
+    values = restated.Batch(*(None if leaf is None else torch.tensor(np.asarray(leaf)) for leaf in batch))
     mean, std = (torch.tensor(spec.constants[name]) for name in ("state_mean", "state_std"))
-    values[0], values[3] = (values[0] - mean) / std, (values[3] - mean) / std
-    return values
+    states, next_states = (values.states - mean) / std, (values.next_states - mean) / std
+    return values._replace(
+        states=states, next_states=next_states, rewards=float(spec.constants.get("reward_scale", 1)) * values.rewards
+    )
 
 
-def adam(*modules, rate):
-    return torch.optim.Adam([p for module in modules for p in module.parameters()], lr=rate)
-
-
-def step(optimizer, loss):
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-
-
-def follow(slow, fast, rate):
-    for mine, theirs in zip(slow.parameters(), fast.parameters(), strict=True):
-        mine.data += rate * (theirs.data - mine.data)
-
-
-def gaussian(mean, log_std):
-    return torch.distributions.Independent(torch.distributions.Normal(mean, log_std.exp().expand_as(mean)), 1)
+def assert_losses_same(update, batches, spec, losses):
+    for batch, loss in zip(batches, losses, strict=True):
+        np.testing.assert_allclose(loss, update(in_torch(batch, spec)).item(), rtol=1e-4)
 
 
 def test_implicit_q_learning():
     # A large rate and small rewards, so that the order of the steps shows.
     fast = dataclasses.replace(IQLConfig().optimizer, learning_rate=1e-2)
     config = IQLConfig(width=8, expectile=0.8, rewards="as-recorded", optimizer=fast)
-    config, spec, before, after, losses, batches = trained(config)
-    actor, value = mlp(before["actor"]["mean"], tanh=True), mlp(before["value"])
+    _, spec, before, after, losses, batches = trained(config)
     log_std = torch.nn.Parameter(torch.tensor(before["actor"]["log_std"]))
-    critics = [mlp(before["critics"][name]) for name in ("first", "second")]
-    slow = [copy.deepcopy(critic) for critic in critics]
-    policy_adam = torch.optim.Adam([*actor.parameters(), log_std], lr=1e-2)
-    falling = torch.optim.lr_scheduler.LambdaLR(policy_adam, lambda i: 0.5 * (1 + math.cos(math.pi * i / UPDATES)))
-    value_adam, critic_adam = adam(value, rate=1e-2), adam(*critics, rate=1e-2)
-    for i, batch in enumerate(batches):
-        states, actions, rewards, next_states, ended = in_torch(batch, spec)
-        seen = torch.cat([states, actions], dim=1)
-        with torch.no_grad():
-            believed = torch.minimum(*(critic(seen)[:, 0] for critic in slow))
-        above = believed - value(states)[:, 0]
-        step(value_adam, ((config.expectile - (above <= 0).float()).abs() * above**2).mean())
-        with torch.no_grad():
-            weight = (config.inverse_temperature * (believed - value(states)[:, 0])).exp().clamp(max=100)
-            aim = float(spec.constants["reward_scale"]) * rewards + 0.99 * ~ended * value(next_states)[:, 0]
-        step(policy_adam, -(weight * gaussian(actor(states), log_std.clamp(-5, 2)).log_prob(actions)).mean())
-        falling.step()
-        loss = sum(((critic(seen)[:, 0] - aim) ** 2).mean() for critic in critics)
-        np.testing.assert_allclose(losses[i], loss.item(), rtol=1e-4)
-        step(critic_adam, loss)
-        for mine, theirs in zip(slow, critics, strict=True):
-            follow(mine, theirs, 0.005)
-    assert_same(actor, after["actor"]["mean"])
+    networks = mlp(before["actor"]["mean"], tanh=True), log_std, mlp(before["value"]), critics_of(before)
+    update = restated.ImplicitQLearning(*networks, updates=UPDATES, rate=1e-2, expectile=0.8)
+    assert_losses_same(update, batches, spec, losses)
+    assert_same(update.mean, after["actor"]["mean"])
     np.testing.assert_allclose(after["actor"]["log_std"], log_std.detach(), atol=1e-5)
-    assert_same(value, after["value"])
-    for i, name in enumerate(("first", "second")):
-        assert_same(critics[i], after["critics"][name])
-        assert_same(slow[i], after["target_critics"][name])
+    assert_same(update.value, after["value"])
+    assert_critics_same(update, after)
 
 
-def test_td3_bc():
-    _, spec, before, after, losses, batches = trained(TD3BCConfig(width=8, policy_noise=0.0))
-    actor, critics = mlp(before["actor"], tanh=True), [mlp(before["critics"][n]) for n in ("first", "second")]
-    slow_actor, slow = copy.deepcopy(actor), [copy.deepcopy(critic) for critic in critics]
-    policy_adam, critic_adam = adam(actor, rate=3e-4), adam(*critics, rate=3e-4)
-    for i, batch in enumerate(batches):
-        states, actions, rewards, next_states, ended = in_torch(batch, spec)
-        with torch.no_grad():
-            following = torch.cat([next_states, slow_actor(next_states)], dim=1)
-            aim = rewards + 0.99 * ~ended * torch.minimum(*(critic(following)[:, 0] for critic in slow))
-        seen = torch.cat([states, actions], dim=1)
-        loss = sum(((critic(seen)[:, 0] - aim) ** 2).mean() for critic in critics)
-        np.testing.assert_allclose(losses[i], loss.item(), rtol=1e-4)
-        step(critic_adam, loss)
-        if i % 2 == 1:
-            chosen = actor(states)
-            values = critics[0](torch.cat([states, chosen], dim=1))[:, 0]
-            weight = 2.5 / values.abs().mean().detach()
-            step(policy_adam, ((chosen - actions) ** 2).mean() - weight * values.mean())
-            for mine, theirs in zip([slow_actor, *slow], [actor, *critics], strict=True):
-                follow(mine, theirs, 0.005)
-    for module, params in ((actor, after["actor"]), (slow_actor, after["target_actor"])):
+@pytest.mark.parametrize(
+    ("config", "rate"),
+    [
+        (TD3BCConfig(width=8), 3e-4),
+        (dataclasses.replace(REBRAC.algorithm, width=8, actor_penalty=0.1, critic_penalty=0.5), 1e-3),
+    ],
+    ids=["td3-bc", "rebrac"],
+)
+def test_td3_bc_and_rebrac(config, rate):
+    _, spec, before, after, losses, batches = trained(dataclasses.replace(config, policy_noise=0.0))
+    penalties = (0.1, 0.5) if config.layer_norm else None
+    actor = mlp(before["actor"], tanh=True)
+    update = restated.TD3BC(actor, critics_of(before), rate=rate, noise=0.0, penalties=penalties)
+    assert_losses_same(update, batches, spec, losses)
+    for module, params in ((update.actor, after["actor"]), (update.slow_actor, after["target_actor"])):
         assert_same(module, params)
-    for i, name in enumerate(("first", "second")):
-        assert_same(critics[i], after["critics"][name])
-        assert_same(slow[i], after["target_critics"][name])
+    assert_critics_same(update, after)
 
 
 def test_rvs():
@@ -174,8 +144,10 @@ def test_rvs():
         states, actions, to_go, timesteps, _ = (torch.tensor(np.asarray(leaf)[:, 0]) for leaf in window)
         average = to_go / (50 - timesteps)
         mean = network(torch.cat([states, average[:, None]], dim=1))
-        loss = -gaussian(mean, log_std).log_prob(actions).mean()
+        loss = -restated.gaussian(mean, log_std).log_prob(actions).mean()
         np.testing.assert_allclose(losses[i], loss.item(), rtol=1e-4)
-        step(optimizer, loss)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
     assert_same(network, after["mlp"])
     np.testing.assert_allclose(after["log_std"], log_std.detach(), atol=1e-5)
