@@ -226,6 +226,27 @@ def test_the_best_episodes_end_at_the_first_that_does_not_fit(lengths, returns, 
     assert episodes_kept(store_of_returns(lengths, returns).best(fraction)) == kept
 
 
+@pytest.mark.parametrize(
+    ("lengths", "returns", "fraction", "kept"),
+    [
+        # Rounded down.
+        ([1, 1, 1, 1], [3, 1, 4, 2], 0.74, [0, 2]),
+        # At least one, however long.
+        ([1, 30, 1], [1, 3, 2], 0.1, [1]),
+        ([10, 10], [1, 2], 1.0, [0, 1]),
+    ],
+)
+def test_the_best_episodes_by_number_are_that_share_of_them(lengths, returns, fraction, kept):
+    assert episodes_kept(store_of_returns(lengths, returns).best(fraction, of="episodes")) == kept
+
+
+def test_the_two_rules_keep_different_episodes_of_the_same_data():
+    """Half of 24 steps are 12, into which the best episode's 4 fit and not the next one's 16; of 4 episodes 2."""
+    store = store_of_returns([2, 16, 2, 4], [1, 3, 2, 4])
+    assert episodes_kept(store.best(0.5)) == episodes_kept(store.best(0.5, of="steps")) == [3]
+    assert episodes_kept(store.best(0.5, of="episodes")) == [1, 3]
+
+
 def test_the_best_episodes_are_whole_and_in_their_old_order():
     store = store_of_returns([2, 3, 4], [5, 1, 9])
     best = store.best(0.7)

@@ -14,6 +14,7 @@ import jaxdt
 from jaxdt import BehaviorCloningConfig, JaxdtError
 from jaxdt.checkpoint import checkpoint_steps
 from jaxdt.cli import run
+from jaxdt.cli.report import run_report
 from jaxdt.loggers import read_lines
 from jaxdt.models import build_model
 from jaxdt.run.directory import RunDirectory, read_record
@@ -297,12 +298,15 @@ def test_no_path_of_the_machine_is_in_the_export(tmp_path):
     (tmp_path / "secret").mkdir()
     STORE.save(tmp_path / "secret" / "data.npz")
     dataset = str(tmp_path / "secret" / "data.npz")
-    config = dataclasses.replace(CONFIG, dataset=dataset, env="none", targets=None, steps=1)
+    best = {"best_fraction": 0.5, "best_fraction_of": "episodes"}
+    config = dataclasses.replace(CONFIG, dataset=dataset, env="none", targets=None, steps=1, **best)
     out = jaxdt.train(config, out=tmp_path / "run")
+    assert "the best 0.5 of the episodes\n" in run_report(out)
     exported = jaxdt.to_huggingface(out, tmp_path / "model")
     text = "".join((exported / name).read_text() for name in ("README.md", "config.json", "normalization.json"))
     assert "secret" not in text
     assert "Data: data.npz, 3 episodes" in text
+    assert "; trained on the best 0.5 of the episodes.\n" in text
 
 
 def test_the_video_of_the_highest_target_goes_along(finished, tmp_path):

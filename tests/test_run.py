@@ -15,6 +15,7 @@ from jaxdt.loggers import read_lines
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.loop import what_is_due
 from jaxdt.run.prepare import fill_schedule, prepare_run
+from jaxdt.run.resume import agree_with_record
 from tests.conftest import make_store, tiny_algorithm
 from tests.runs import CONFIG, STORE, weights_of, without_clock
 from tests.toys import Dial, Drift, dial_episodes
@@ -300,9 +301,15 @@ def test_another_run_of_the_same_model_compiles_nothing_anew(tmp_path, monkeypat
 
 def test_filters_reach_the_run():
     config = dataclasses.replace(CONFIG, env="none", steps=1, best_fraction=0.5, delayed_reward=True)
-    record = prepare_run(config, STORE, None, None, None).record
+    prepared = prepare_run(config, STORE, None, None, None)
+    record = prepared.record
     assert record.spec.delayed_reward
     np.testing.assert_allclose(record.spec.constants["state_mean"], STORE.statistics.mean, rtol=1e-6)
+    for of in ("steps", "episodes"):
+        kept = prepare_run(dataclasses.replace(config, best_fraction_of=of), STORE, None, None, None).store
+        np.testing.assert_array_equal(kept.observations, STORE.best(0.5, of=of).observations)
+    with pytest.raises(JaxdtError, match=r"started with best_fraction_of='steps' and cannot go on with 'episodes'"):
+        agree_with_record(dataclasses.replace(config, best_fraction_of="episodes"), record)
 
 
 def test_the_return_asked_for_changes_what_the_policy_does(tmp_path):

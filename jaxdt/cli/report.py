@@ -113,6 +113,7 @@ def _choices(record: RunRecord) -> list[tuple[str, str]]:
         *rows,
         ("data", f"{spec}: {data['num_episodes']} episodes, {data['num_steps']} steps"),
         ("data returns", f"{data['return_mean']:.1f}, from {data['return_min']:.1f} to {data['return_max']:.1f}"),
+        *([("data used", record.config.part_of_data)] if record.config.best_fraction < 1 else []),
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from tyro.conf import AvoidSubcommands, OmitArgPrefixes, Suppress
 
 from jaxdt.config.behavior_cloning import BehaviorCloningConfig
-from jaxdt.config.checks import at_least, within
+from jaxdt.config.checks import at_least, one_of, within
 from jaxdt.config.decision_transformer import DecisionTransformerConfig
 from jaxdt.config.iql import IQLConfig
 from jaxdt.config.rvs import RvSConfig
@@ -51,7 +51,9 @@ class TrainConfig:
     seed: int = 0
     """Of the initial weights, the windows and dropout; evaluation uses environment seeds of its own."""
     best_fraction: float = 1.0
-    """Train on the best episodes only, up to this share of all steps (the paper's %BC rule)."""
+    """Train on the episodes of highest return only, as many as make up this share of all."""
+    best_fraction_of: Literal["steps", "episodes"] = "steps"
+    """Of what `best-fraction` is the share; steps: the paper's %BC; episodes: CORL's."""
     delayed_reward: bool = False
     """Move each episode's reward to its last step; return-to-go then stays constant."""
     clip_actions: bool = False
@@ -106,6 +108,7 @@ class TrainConfig:
             raise JaxdtError(f"save_every_minutes must be above 0 and finite; got {self.save_every_minutes}.")
         if not 0 < self.best_fraction <= 1:
             raise JaxdtError(f"best_fraction must be above 0 and at most 1; got {self.best_fraction}.")
+        one_of(self, "best_fraction_of", ("steps", "episodes"))
         if self.delayed_reward and self.algorithm.learns_values:
             raise JaxdtError(
                 f"{self.algorithm.name} learns what single steps are worth, and delayed_reward takes their rewards "
@@ -121,6 +124,13 @@ class TrainConfig:
             raise JaxdtError(f"{self.algorithm.name} is asked for no return; leave targets out (got {given}).")
         if not (self.target_quantiles and all(0 <= q <= 1 for q in self.target_quantiles)):
             raise JaxdtError(f"target_quantiles must lie between 0 and 1; got {list(self.target_quantiles)}.")
+
+    @property
+    def part_of_data(self) -> str:
+        """For people: what part of the data is trained on."""
+        if self.best_fraction == 1:
+            return "all"
+        return f"the best {self.best_fraction:g} of the {self.best_fraction_of}"
 
     @property
     def evaluation_targets(self) -> tuple[float | None, ...]:

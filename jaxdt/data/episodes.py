@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -188,18 +188,22 @@ class EpisodeStore:
         with open_atomically(path, "wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
-    def best(self, fraction: float) -> "EpisodeStore":
-        """The episodes of highest return, as many as fit into `fraction` of all steps, at least one.
+    def best(self, fraction: float, *, of: Literal["steps", "episodes"] = "steps") -> "EpisodeStore":
+        """The episodes of highest return, at least one. Statistics stay those of the whole data.
 
-        The paper's %BC rule (section 5.1; the original's `pct_traj`): taken from the top, ending at the
-        first that does not fit. Statistics stay those of the whole data.
+        - `of="steps"`: as many as fit into `fraction` of all steps, taken from the top, ending at the first that does
+          not fit. The paper's %BC rule (section 5.1; the original's `pct_traj`).
+        - `of="episodes"`: `fraction` of all episodes, rounded down, however long they are. CORL's rule.
         """
         if not 0 < fraction <= 1:
             raise JaxdtError(f"best_fraction must be above 0 and at most 1; got {fraction}.")
         order = np.argsort(self.returns, kind="stable")[::-1]
-        steps = np.cumsum(self.lengths[order])
-        count = max(int(np.searchsorted(steps, max(int(fraction * self.num_steps), 1), side="right")), 1)
-        return self._select(np.sort(order[:count]))
+        if of == "episodes":
+            count = int(fraction * self.num_episodes)
+        else:
+            steps = np.cumsum(self.lengths[order])
+            count = int(np.searchsorted(steps, max(int(fraction * self.num_steps), 1), side="right"))
+        return self._select(np.sort(order[: max(count, 1)]))
 
     def with_delayed_rewards(self) -> "EpisodeStore":
         """Each episode's whole return at its last step and nothing before (paper section 5.5)."""

@@ -85,7 +85,7 @@ def _prepare(
     if environment is not None:
         check_fit(environment.spec, environment.name, spec, "the weights")
     make_algorithm(algorithm, spec)  # or it says what does not fit
-    filtered = store.best(config.best_fraction) if config.best_fraction < 1 else store
+    filtered = store.best(config.best_fraction, of=config.best_fraction_of) if config.best_fraction < 1 else store
     filtered = filtered.with_actions_of(spec.action, clip=config.clip_actions)
     if config.delayed_reward:
         filtered = filtered.with_delayed_rewards()
