@@ -16,20 +16,35 @@ from benchmarking.machine import Others, describe, machine_lines, peer_device
 from benchmarking.measure import Call, Worker, WorkerError, worker_environment
 from benchmarking.report import document, quantity, remarks, table
 from benchmarking.rows import Line, make_rows, measure_row, needs_episodes
-from benchmarking.shapes import Shapes
+from benchmarking.shapes import VALUES, Shapes
 from jaxdt.files import open_atomically
 
 
-Name = Literal["train", "sample", "pipeline", "seeds", "act", "evaluate", "load", "compile", "curves"]
+Name = Literal[
+    "train",
+    "sample",
+    "pipeline",
+    "seeds",
+    "train-iql",
+    "train-td3-bc",
+    "act",
+    "evaluate",
+    "load",
+    "compile",
+    "curves",
+]
 TITLE = (
     "batch {0.batch_size}, K {0.context_length}, width {0.width}, {0.num_layers} layers, HalfCheetah ({0.state_dim} "
-    "numbers observed, {0.action_dim} acted), {0.max_episode_length:,} timesteps, dropout 0.1; medians (least to most)"
+    "numbers observed, {0.action_dim} acted), {0.max_episode_length:,} timesteps, dropout 0.1 (IQL, TD3+BC: batch "
+    "{1.batch_size}, {1.num_layers} x {1.width} units); medians (least to most)"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """Measure jaxdt beside Hugging Face's model and tutorial, and beside what the machine can do at best.
+
+    `train-iql` and `train-td3-bc` have the same update in plain PyTorch beside them.
 
     Ours and the peer's run in processes of their own, which take turns. The peer needs the extra `parity`. The whole
     takes about a quarter of an hour on two cores that nothing else uses.
@@ -77,7 +92,7 @@ def _run(arguments: Arguments, ours: Worker, peers: Worker, directory: Path) -> 
     machine["busy_elsewhere"] = others.cores()
     says = remarks(lines, shapes, machine)
     if lines:
-        print("\n".join([machine_lines(machine), TITLE.format(shapes), "", table(lines), *says]))
+        print("\n".join([machine_lines(machine), TITLE.format(shapes, VALUES), "", table(lines), *says]))
     if arguments.json is not None:
         everything = {"command": sys.argv, "machine": machine, "shapes": dataclasses.asdict(shapes)}
         everything |= {"rows": document(lines), "remarks": says, "curves": curves}

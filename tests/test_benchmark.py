@@ -8,22 +8,24 @@ import re
 import subprocess
 import sys
 import time
+import typing
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+import benchmark
 import gpu_check
 from benchmarking import floors, ours
 from benchmarking.curves import CURVES, draw_curve, measure_curve
 from benchmarking.gpu_rows import FLOAT32, Row as GpuRow, failure, make_rows as gpu_rows_of
 from benchmarking.machine import Others
 from benchmarking.measure import Call, Worker, WorkerError, alternate, worker_environment
-from benchmarking.products import forward_operations, update_operations
+from benchmarking.products import forward_operations, update_operations, value_update_operations
 from benchmarking.report import document, quantity, remarks, table
 from benchmarking.rows import Line, Row, make_rows, measure_row
-from benchmarking.shapes import Shapes, store_of
+from benchmarking.shapes import VALUES, Shapes, store_of
 from benchmarking.timing import one_by_one, repeatedly
 from jaxdt.algorithms.decision_transformer import make_train_step, with_sizes
 from jaxdt.config import PAPER
@@ -73,6 +75,27 @@ def test_operations_of_a_small_model_are_those_counted_by_hand():
     assert update_operations(TINY) == 3 * (2 * 384 + 3 * (2880 + 1216 + 96))
     # One answer: 384, 64, 96, 256 and a head of 48.
     assert forward_operations(TINY, 5, newest_only=True) == 5 * (384 + 2880 + 800 + 48)
+
+
+def test_operations_of_small_value_functions_are_those_counted_by_hand():
+    # A row, width 4: the policy 2 * (17 * 4 + 4 * 4 + 4 * 6) = 216, V 176, a critic of 17 + 6 numbers 224.
+    # Trained, three times that without the gradient of what they see, 136, 136 and 184: 512, 392 and 488.
+    assert value_update_operations(TINY, "iql") == 3 * (2 * 224 + 392 + 2 * 176 + 512 + 2 * 488)
+    # Every second time the policy, and a critic forward and back to the 6 numbers of the action.
+    every_time = 216 + 2 * 224 + 2 * 488
+    assert value_update_operations(TINY, "td3-bc") == 3 * (every_time + (512 + 224 + 224 - 136) // 2)
+
+
+@pytest.mark.parametrize("method", ["iql", "td3-bc"])
+def test_operations_of_a_value_methods_update_are_about_xlas(method):
+    shapes = dataclasses.replace(VALUES, num_episodes=2)
+    algorithm = ours.make_value_algorithm(shapes, method)
+    batch = algorithm.sampler(store_of(shapes), batch_size=shapes.batch_size, seed=0).batch(0)
+    state, key = jax.eval_shape(algorithm.init, jax.random.key(0)), jax.random.key(1)
+    updates = algorithm.update.updates if method == "td3-bc" else [algorithm.update]
+    counted = [jax.jit(update).lower(state, batch, key).cost_analysis()["flops"] for update in updates]
+    expected = value_update_operations(shapes, method)
+    assert expected <= np.mean(counted) < 1.15 * expected
 
 
 @pytest.mark.parametrize("newest_only", [False, True])
@@ -149,6 +172,9 @@ def test_every_repeat_of_a_row_with_a_first_value_is_a_new_process(worker):
     first, second = measure_row(row, worker, "no peer", TINY, 2)
     assert (first.name, first.ours) == ("first", [3, 3])
     assert (second.name, second.ours, second.peer, second.floor) == ("second", [5, 5], None, [3, 3])
+    of_its_own = dataclasses.replace(row, first=None, shapes=dataclasses.replace(TINY, batch_size=4))
+    [line] = measure_row(of_its_own, worker, "no peer", TINY, 2)
+    assert (line.ours, line.floor) == ([4, 6], [4, 5])
 
 
 def test_workers_inherit_no_settings(monkeypatch):
@@ -257,7 +283,8 @@ def hasty(monkeypatch):
 
 def test_our_tasks_and_floors_measure_small_shapes(hasty, episodes):
     path, shallow = str(episodes), dataclasses.replace(TINY, num_layers=1)
-    measured = [ours.train(shallow, updates=2, seeds=2), ours.sample(TINY), ours.act(shallow, 2), ours.load(TINY, path)]
+    measured = [ours.train(shallow, updates=2, seeds=2), ours.train_values(shallow, "td3-bc", updates=2, seeds=2)]
+    measured += [ours.sample(TINY), ours.act(shallow, 2), ours.load(TINY, path)]
     for seconds in map(next, [*measured, floors.copy(TINY), floors.read(TINY, path), floors.physics(TINY, 2)]):
         assert 0 < seconds < 10
 
@@ -282,7 +309,9 @@ def test_our_longer_tasks_measure_small_shapes(tmp_path):
 
 
 def test_rows_name_tasks_that_are_there(tmp_path):
-    rows = [row for rows in make_rows(Shapes(), tmp_path, "cpu").values() for row in rows]
+    by_name = make_rows(Shapes(), tmp_path, "cpu")
+    assert {*by_name, "curves"} == set(typing.get_args(benchmark.Name))
+    rows = [row for rows in by_name.values() for row in rows]
     called = {call.task for row in rows for call in (row.ours, row.floor, row.beside) if call}
     called |= {call.task for curve in CURVES for call in curve.points.values()}
     assert called <= ours.TASKS.keys()
@@ -388,6 +417,8 @@ def test_peers_tasks_measure_small_shapes(episodes, tmp_path):
     given = {"path": str(episodes), "directory": str(tmp_path)}
     measured = [
         peers.train(TINY, device="cpu"),
+        peers.train_values(TINY, "iql", device="cpu"),
+        peers.train_values(TINY, "td3-bc", device="cpu"),
         peers.sample(TINY, **given),
         peers.pipeline(TINY, **given, device="cpu"),
         peers.act(TINY, 2, device="cpu"),

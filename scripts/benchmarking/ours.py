@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 import jaxdt
 from benchmarking import floors
-from benchmarking.shapes import ENV_ID, RETURN_SCALE, TARGET, Shapes, make_store, store_of
+from benchmarking.shapes import ENV_ID, RETURN_SCALE, TARGET, Shapes, ValueMethod, make_store, store_of
 from benchmarking.timing import one_by_one, repeatedly
 from jaxdt.algorithms.decision_transformer import with_sizes
 from jaxdt.config import PAPER, Context
@@ -29,7 +29,7 @@ from jaxdt.run.loop import next_batches
 from jaxdt.run.prepare import MOST_UPDATES_PER_CALL
 from jaxdt.simulator import usable_cores
 from jaxdt.training import compile_update
-from jaxdt.types import Algorithm, Box, Spec, Window
+from jaxdt.types import Algorithm, Box, Sampler, Spec, Window
 
 
 def describe(shapes: Shapes) -> Iterator[dict[str, Any]]:
@@ -57,11 +57,27 @@ def train(
 
     On batches that are on the device, or with `sampling` drawn and sent there while it works, as training does.
     """
-    algorithm, layout = make_benchmark_algorithm(shapes), Layout(tuple(jax.devices()[:1]), seeds)
+    samplers = [_sampler(shapes) for _ in range(seeds)]
+    return _train(make_benchmark_algorithm(shapes), samplers, updates, sampling=sampling)
+
+
+def train_values(
+    shapes: Shapes, method: ValueMethod, updates: int = MOST_UPDATES_PER_CALL, seeds: int = 1
+) -> Iterator[float]:
+    """The same of a method that learns values."""
+    algorithm, store = make_value_algorithm(shapes, method), store_of(shapes)
+    samplers = [algorithm.sampler(store, batch_size=shapes.batch_size, seed=seed) for seed in range(seeds)]
+    return _train(algorithm, samplers, updates)
+
+
+def _train(
+    algorithm: Algorithm, samplers: Sequence[Sampler], updates: int, *, sampling: bool = False
+) -> Iterator[float]:
+    seeds = len(samplers)
+    layout = Layout(tuple(jax.devices()[:1]), seeds)
     step = compile_update(algorithm.update, updates_per_call=updates, layout=layout)
     first = jax.jit(algorithm.init)(jax.random.key(0))
     state = jax.device_put(stacked([first] * seeds), layout.state)
-    samplers = [_sampler(shapes) for _ in range(seeds)]
     windows = next_batches(samplers, updates)
     keys = stacked([jax.random.key(seed) for seed in range(seeds)])
 
@@ -230,6 +246,13 @@ def make_benchmark_algorithm(shapes: Shapes) -> Algorithm:
     return jaxdt.make_algorithm(_config(shapes), _spec(shapes))
 
 
+def make_value_algorithm(shapes: Shapes, method: ValueMethod) -> Algorithm:
+    kind = jaxdt.IQLConfig if method == "iql" else jaxdt.TD3BCConfig
+    spec = _spec(shapes)
+    spec = dataclasses.replace(spec, constants=spec.constants | {"reward_scale": np.ones(())})
+    return jaxdt.make_algorithm(kind(width=shapes.width, num_layers=shapes.num_layers).for_steps(10**6), spec)
+
+
 def _model(shapes: Shapes) -> tuple[Any, Any]:
     init, apply = jaxdt.build_model(with_sizes(_config(shapes).model, _spec(shapes)))
     return jax.jit(init)(jax.random.key(0)), apply
@@ -265,6 +288,7 @@ TASKS = floors.TASKS | {
     "describe": describe,
     "write_store": write_store,
     "train": train,
+    "train_values": train_values,
     "agree": agree,
     "memory": memory,
     "sample": sample,

@@ -1,4 +1,4 @@
-"""What Hugging Face's model and tutorial take, in PyTorch. Never loads jax."""
+"""What Hugging Face's model and tutorial, and other methods in plain PyTorch, take. Never loads jax."""
 
 import tempfile
 from collections.abc import Iterator
@@ -9,8 +9,9 @@ import numpy as np
 import torch
 import transformers
 
+from benchmarking import restated
 from benchmarking.collator import Collator
-from benchmarking.shapes import ENV_ID, RETURN_SCALE, TARGET, Shapes, store_of
+from benchmarking.shapes import ENV_ID, RETURN_SCALE, TARGET, Shapes, ValueMethod, store_of
 from benchmarking.timing import one_by_one, repeatedly
 from jaxdt.simulator import make_simulator, usable_cores
 
@@ -39,6 +40,29 @@ def train(shapes: Shapes, device: str) -> Iterator[float]:
     """Seconds an update on one batch that is on the device."""
     update = _Update(shapes, _found(device))
     batch = update.to_device(_random_batch(shapes, shapes.batch_size))
+    return repeatedly(lambda: update(batch), _synchronize)
+
+
+def train_values(shapes: Shapes, method: ValueMethod, device: str) -> Iterator[float]:
+    """Seconds an update on one batch that is on the device."""
+    where, state, action = _found(device), shapes.state_dim, shapes.action_dim
+    hidden = [shapes.width] * shapes.num_layers
+    policy = restated.make_mlp(state, *hidden, action, tanh=True).to(where)
+    critics = [restated.make_mlp(state + action, *hidden, 1).to(where) for _ in range(2)]
+    if method == "iql":
+        value = restated.make_mlp(state, *hidden, 1).to(where)
+        log_std = torch.nn.Parameter(torch.zeros(action, device=where))
+        update = restated.ImplicitQLearning(policy, log_std, value, critics, updates=10**6)
+    else:
+        update = restated.TD3BC(policy, critics)
+    size = shapes.batch_size
+    batch = restated.Batch(
+        states=torch.randn(size, state, device=where),
+        actions=torch.rand(size, action, device=where) * 2 - 1,
+        rewards=torch.randn(size, device=where),
+        next_states=torch.randn(size, state, device=where),
+        ended=torch.zeros(size, dtype=torch.bool, device=where),
+    )
     return repeatedly(lambda: update(batch), _synchronize)
 
 
@@ -215,6 +239,7 @@ def _synchronize(result: Any = None) -> None:
 TASKS = {
     "describe": describe,
     "train": train,
+    "train_values": train_values,
     "sample": sample,
     "pipeline": pipeline,
     "act": act,

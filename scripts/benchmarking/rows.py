@@ -1,11 +1,12 @@
 """The benchmark's rows: what is measured of ours, of the peer, and as the floor."""
 
 import dataclasses
+import typing
 from pathlib import Path
 
 from benchmarking.measure import Call, Worker, alternate
-from benchmarking.products import forward_operations, update_operations
-from benchmarking.shapes import Shapes
+from benchmarking.products import forward_operations, update_operations, value_update_operations
+from benchmarking.shapes import VALUES, Shapes, ValueMethod
 from jaxdt.config import Context
 
 
@@ -30,6 +31,8 @@ class Row:
     """Shown as environment steps a second."""
     repeats: int | None = None
     """At most so many."""
+    shapes: Shapes | None = None
+    """Of this row; None: the table's."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,7 @@ def make_rows(shapes: Shapes, directory: Path, device: str) -> dict[str, list[Ro
         "seeds": [
             Row(name="train, 5 seeds", ours=Call("train", {"seeds": 5}), beside=Call("train")),
         ],
+        **{f"train-{method}": _train_values(method, device) for method in typing.get_args(ValueMethod)},
         "act": [_act(shapes, environments, device) for environments in (1, 16, 64, 256)],
         "evaluate": [
             _evaluate(episodes, device, context) for episodes, context in ((1, "exact"), (64, "exact"), (64, "cached"))
@@ -101,6 +105,26 @@ def make_rows(shapes: Shapes, directory: Path, device: str) -> dict[str, list[Ro
             Row(name="compile, cached", first="compile, cold", ours=Call("start", place), repeats=LONG),
         ],
     }
+
+
+def _train_values(method: ValueMethod, device: str) -> list[Row]:
+    one = {"method": method}
+    return [
+        Row(
+            name=f"train {method}",
+            ours=Call("train_values", one),
+            peer=Call("train_values", one | {"device": device}),
+            floor=Call("products", {"operations": value_update_operations(VALUES, method)}),
+            floor_is="the matrix products that our update needs, at the product rate measured beside it",
+            shapes=VALUES,
+        ),
+        Row(
+            name=f"train {method}, 5 seeds",
+            ours=Call("train_values", one | {"seeds": 5}),
+            beside=Call("train_values", one),
+            shapes=VALUES,
+        ),
+    ]
 
 
 def _act(shapes: Shapes, environments: int, device: str) -> Row:
@@ -130,6 +154,7 @@ def _evaluate(episodes: int, device: str, context: Context) -> Row:
 
 def measure_row(row: Row, ours: Worker, peers: Worker | str, shapes: Shapes, repeats: int) -> list[Line]:
     """Ours, the peer and the floor in turns; `peers`: the worker, or the reason why there is none."""
+    shapes = row.shapes or shapes
 
     def fresh() -> float:
         ours.close()

@@ -55,5 +55,10 @@ def store_of(shapes: Shapes) -> jaxdt.EpisodeStore:
     return make_store(shapes.num_episodes, shapes.episode_length, shapes.state_dim, shapes.action_dim)
 
 
+VALUES = Shapes(batch_size=256, context_length=1, width=256, num_layers=2)
+"""The networks and batches of implicit Q-learning and TD3+BC, as their authors train them."""
+
+ValueMethod = Literal["iql", "td3-bc"]
+
 LARGE = Shapes(width=1024, num_layers=12, num_heads=16, context_length=64, dtype="bfloat16")
 """The model of the preset `large`."""
