@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxdt.errors import JaxdtError as JaxdtError
     from jaxdt.models import build_model as build_model
     from jaxdt.run.agent import Agent as Agent
+    from jaxdt.run.comparison import Comparison as Comparison, compare as compare
     from jaxdt.run.evaluate import evaluate as evaluate
     from jaxdt.run.exporting import to_huggingface as to_huggingface
     from jaxdt.run.importing import from_huggingface as from_huggingface
@@ -43,6 +44,7 @@ _HOMES = {
     "Agent": "jaxdt.run.agent",
     "BehaviorCloningConfig": "jaxdt.config",
     "Box": "jaxdt.types",
+    "Comparison": "jaxdt.run.comparison",
     "DecisionTransformerConfig": "jaxdt.config",
     "Discrete": "jaxdt.types",
     "EpisodeStore": "jaxdt.data.episodes",
@@ -60,6 +62,7 @@ _HOMES = {
     "Window": "jaxdt.types",
     "WindowSampler": "jaxdt.data.windows",
     "build_model": "jaxdt.models",
+    "compare": "jaxdt.run.comparison",
     "evaluate": "jaxdt.run.evaluate",
     "from_huggingface": "jaxdt.run.importing",
     "load_episodes": "jaxdt.data.loading",

@@ -24,9 +24,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     complete = path.read_bytes().split(b"\n")[:-1]
     for number, line in enumerate(complete, start=1):
         try:
-            records.append(json.loads(line))
-        except ValueError as error:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
             raise JaxdtError(f"{path} is damaged: line {number} is not JSON.") from error
+        if not isinstance(record, dict):
+            raise JaxdtError(f"{path} is damaged: line {number} is no JSON object; got {record!r:.40}.")
+        records.append(record)
     return records
 
 

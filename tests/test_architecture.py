@@ -30,10 +30,11 @@ MAY_IMPORT = {
     "interop": BASE | {"pickles", "simulator", "data"},
     "checkpoint": BASE,
     "loggers": BASE,
-    "plots": BASE,
+    "statistics": set(),
+    "plots": BASE | {"statistics"},
     "run": BASE
     | {"simulator", "progress", "data", "models", "algorithms", "training", "parallel", "evaluation", "interop"}
-    | {"checkpoint", "loggers", "plots"},
+    | {"checkpoint", "loggers", "plots", "statistics"},
     "cli": BASE | {"progress", "simulator", "data", "loggers", "checkpoint", "run"},
     "__main__": {"cli"},
 }

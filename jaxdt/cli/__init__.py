@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxdt import __version__
+from jaxdt.cli.comparing import compare_command
 from jaxdt.cli.data import collect_command, convert_command, info_command
 from jaxdt.cli.playing import evaluate_command
 from jaxdt.cli.training import train_command
@@ -21,6 +22,7 @@ The Decision Transformer and its kin in JAX: offline episodes in, a policy out, 
 commands:
   train [PRESET]       train on offline episodes, evaluate, leave a run directory
   evaluate RUN ...     play episodes and print what they reach
+  compare RUN ...      set methods side by side: a table and a figure, with intervals over seeds
   collect              record episodes of a behaviour policy
   convert SPEC OUT     write a dataset as .npz, .parquet or .hdf5
   import SOURCE OUT    turn a Hugging Face or original checkpoint into a run directory
@@ -46,6 +48,7 @@ def run(arguments: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], None]] = {
         "train": train_command,
         "evaluate": evaluate_command,
+        "compare": compare_command,
         "collect": collect_command,
         "convert": convert_command,
         "import": import_command,

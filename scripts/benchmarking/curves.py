@@ -78,7 +78,7 @@ def measure_curve(curve: Curve, ours: Worker, shapes: Shapes, repeats: int) -> d
 
 def draw_curve(curve: Curve, measured: dict[int, Sequence[float]], path: Path, machine: str) -> None:
     """Medians with the least and the most, and where it should grow, the line through 0 and the middle point."""
-    figure, axes = new_figure()
+    figure, (axes,) = new_figure()
     x = list(measured)
     drawn = [sorted(map(curve.of, values)) for values in measured.values()]
     middle = [statistics.median(values) for values in drawn]

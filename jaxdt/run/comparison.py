@@ -1,0 +1,301 @@
+"""Runs of several methods set side by side: which belong together, what each reached, and what may not be compared."""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxdt import statistics
+from jaxdt.errors import JaxdtError
+from jaxdt.run.finished import FinishedRun, find_runs, name_methods, read_run
+from jaxdt.simulator import gymnasium_id
+
+
+Interval = tuple[float, float]
+"""Both ends of 95 % by bootstrap over seeds."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """An environment and the episodes that were learned from."""
+
+    name: str
+    data: str
+    """What the episodes are, as the first run names them."""
+    data_return_mean: float
+    data_return_max: float
+    conflicts: tuple[str, ...]
+    """Why scores on it may not be compared; it is then left out of every figure over tasks."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Score:
+    """What one method reached on one task: one number a seed, the mean return of that run's episodes."""
+
+    method: str
+    task: str
+    seeds: tuple[int, ...]
+    returns: Float[np.ndarray, " n"]
+    normalized: Float[np.ndarray, " n"] | None
+    """D4RL's scores, None where it has no reference."""
+    targets: tuple[float | None, ...]
+    """Return that each run was asked for."""
+    steps: tuple[int, ...]
+    """Updates after which each run was evaluated."""
+    episodes: tuple[int, ...]
+    """How many each run's mean return is of."""
+    curve_steps: Int[np.ndarray, " p"]
+    """Where all seeds were evaluated, at `targets`."""
+    curve: Float[np.ndarray, "n p"]
+
+    @property
+    def return_mean(self) -> float:
+        return float(np.mean(self.returns))
+
+    @property
+    def return_std(self) -> float | None:
+        """Sample standard deviation over seeds (n - 1), None of one."""
+        return float(np.std(self.returns, ddof=1)) if len(self.returns) > 1 else None
+
+    @property
+    def return_interval(self) -> Interval | None:
+        """Of the mean; None of fewer than three seeds."""
+        return statistics.bootstrap_interval(statistics.mean, [self.returns])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Aggregate:
+    """A method's interquartile mean over all runs on all tasks."""
+
+    runs: Float[np.ndarray, " n"]
+    iqm: float
+    interval: Interval | None
+    """None where a task has fewer than three seeds."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Improvement:
+    """How likely a run of `method` reaches more than one of `other`, on a task drawn at random."""
+
+    method: str
+    other: str
+    probability: float
+    interval: Interval | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """What `jaxdt compare` found; as text, it is a page of Markdown."""
+
+    methods: tuple[str, ...]
+    tasks: tuple[Task, ...]
+    scores: tuple[Score, ...]
+    best: bool
+    """Whether each run's best evaluation was taken, which nobody can know beforehand, instead of its last."""
+    aggregates: Mapping[str, Aggregate]
+    """By method, over the tasks that all methods were run on; empty where these cannot be put together."""
+    aggregated: str
+    """What they are over: `D4RL score`, or `return` of a single task."""
+    improvements: tuple[Improvement, ...]
+    notes: tuple[str, ...]
+    """What a reader must know: what may not be compared, what was left out, what is not finished."""
+
+    def score(self, method: str, task: str) -> Score | None:
+        return next((s for s in self.scores if (s.method, s.task) == (method, task)), None)
+
+    def __str__(self) -> str:
+        from jaxdt.run.comparison_files import markdown
+
+        return markdown(self)
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+    def write(self, out: str | os.PathLike[str]) -> list[Path]:
+        """Writes `comparison.md`, `.tex`, `.csv`, `.json`, `.png` and `.pdf` into a directory; returns their paths."""
+        from jaxdt.run.comparison_files import write_files
+
+        return write_files(self, Path(out))
+
+
+def compare(
+    runs: Mapping[str, Any] | Sequence[str | os.PathLike[str]],
+    *,
+    best: bool = False,
+    out: str | os.PathLike[str] | None = None,
+) -> Comparison:
+    """Sets runs side by side, by method and task; seeds are what is counted, episodes are only averaged within one.
+
+    - `runs`: run directories, or directories with runs in them at any depth, such as those of several seeds; `NAME=RUN`
+      names a method, and so does a dict of names and one or more such paths. Runs without a name are one method where
+      all their choices but the seed, the data and what is looked at are equal.
+    - `best`: take each run's best evaluation, over updates and targets, and say so. By default the last one counts, at
+      the highest target return that it was asked for.
+    - `out`: also write the table and the figure there, see `Comparison.write`.
+
+    Means ± are sample standard deviations over seeds. Intervals are 95 % of a bootstrap stratified by task, from three
+    seeds on; they, the interquartile mean and the probability of improvement are those of Agarwal et al. 2021.
+
+    Raises JaxdtError where a path holds no run, no run was evaluated, or a method has one seed twice on a task.
+    """
+    named = [(name, read_run(path)) for name, path in find_runs(runs)]
+    notes = [f"left out, for it was not evaluated: {run.path}" for _, run in named if not run.evaluations]
+    named = [(name, run) for name, run in named if run.evaluations]
+    if not named:
+        raise JaxdtError("none of these runs was evaluated; give runs that were trained with an environment.")
+    methods, name_notes = name_methods(named)
+    tasks = _name_tasks([run for _, run in named])
+    cells: dict[tuple[str, str], list[FinishedRun]] = {}
+    for method, task, (_, run) in zip(methods, tasks, named, strict=True):
+        cells.setdefault((method, task), []).append(run)
+    for key, members in cells.items():
+        cells[key] = _sorted_by_seed(key, members)
+    described = tuple(
+        _describe_task(task, {m: runs for (m, t), runs in cells.items() if t == task}) for task in dict.fromkeys(tasks)
+    )
+    scores = tuple(_score(*key, members, best) for key, members in cells.items())
+    for (method, task), members in cells.items():
+        notes += _cell_notes(f"{method} on {task}", members, best)
+    comparison = _compare(tuple(dict.fromkeys(methods)), described, scores, best, [*name_notes, *notes])
+    if out is not None:
+        comparison.write(out)
+    return comparison
+
+
+def _name_tasks(runs: Sequence[FinishedRun]) -> list[str]:
+    """Each run's: the environment, with its data where those of several runs differ."""
+    keys = [(_without_version(run.env), run.fingerprint) for run in runs]
+    names: dict[tuple[str, str], str] = {}
+    for run, key in zip(runs, keys, strict=True):
+        alone = len({fingerprint for env, fingerprint in keys if env == key[0]}) == 1
+        name = run.env if alone else f"{run.env} on {run.data_name}"
+        taken = name in (other for each, other in names.items() if each != key)
+        names.setdefault(key, f"{name} ({run.fingerprint[:8]})" if taken else name)
+    return [names[key] for key in keys]
+
+
+def _without_version(env: str) -> str:
+    return gymnasium_id(env).rsplit("-v", 1)[0]
+
+
+def _sorted_by_seed(key: tuple[str, str], runs: list[FinishedRun]) -> list[FinishedRun]:
+    runs = sorted(runs, key=lambda run: run.seed)
+    for first, second in itertools.pairwise(runs):
+        if first.seed == second.seed:
+            raise JaxdtError(
+                f"{key[0]} on {key[1]} has the seed {first.seed} twice, in {first.path} and {second.path}, and one "
+                "seed is one run; leave one out, or name them NAME=RUN."
+            )
+    return runs
+
+
+def _describe_task(name: str, methods: Mapping[str, Sequence[FinishedRun]]) -> Task:
+    """With what differs between runs on it that makes their scores different things."""
+    runs = [run for members in methods.values() for run in members]
+    conflicts = []
+    for what in ("environment", "first environment seed", "episodes an evaluation", "Gymnasium", "MuJoCo"):
+        by_value: dict[Any, list[str]] = {}
+        for method, members in methods.items():
+            for run in members:
+                by_value.setdefault(run.conditions[what], []).append(method)
+        if len(by_value) > 1:
+            listed = "; ".join(f"{value} ({', '.join(dict.fromkeys(m))})" for value, m in by_value.items())
+            conflicts.append(f"{name}: the {what} differs: {listed}")
+    data = runs[0].record.data
+    return Task(
+        name=name,
+        data=runs[0].data_name,
+        data_return_mean=float(data["return_mean"]),
+        data_return_max=float(data["return_max"]),
+        conflicts=tuple(conflicts),
+    )
+
+
+def _score(method: str, task: str, runs: Sequence[FinishedRun], best: bool) -> Score:
+    chosen = [run.best_evaluation if best else run.last_evaluation for run in runs]
+    curves = [run.curve(evaluation["target"]) for run, evaluation in zip(runs, chosen, strict=True)]
+    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+    normalized = [evaluation["normalized_mean"] for evaluation in chosen]
+    return Score(
+        method=method,
+        task=task,
+        seeds=tuple(run.seed for run in runs),
+        returns=np.array([evaluation["return_mean"] for evaluation in chosen], np.float64),
+        normalized=None if None in normalized else np.array(normalized, np.float64),
+        targets=tuple(evaluation["target"] for evaluation in chosen),
+        steps=tuple(evaluation["step"] for evaluation in chosen),
+        episodes=tuple(len(evaluation["returns"]) for evaluation in chosen),
+        curve_steps=np.array(steps, np.int64),
+        curve=np.array([[curve[step] for step in steps] for curve in curves], np.float64).reshape(len(runs), -1),
+    )
+
+
+def _cell_notes(name: str, runs: Sequence[FinishedRun], best: bool) -> list[str]:
+    """What is odd among the runs of one method on one task."""
+    notes = [
+        f"not finished: {name}, seed {run.seed}, was last evaluated after {run.last_evaluation['step']} of "
+        f"{run.record.config.steps} updates"
+        for run in runs
+        if run.last_evaluation["step"] != run.record.config.steps
+    ]
+    targets = {run.last_evaluation["target"] for run in runs}
+    if len(targets) > 1 and not best:
+        notes.append(f"{name}: the seeds were asked for different returns: {', '.join(map(str, sorted(targets)))}")
+    return notes
+
+
+def _compare(
+    methods: tuple[str, ...], tasks: tuple[Task, ...], scores: tuple[Score, ...], best: bool, notes: list[str]
+) -> Comparison:
+    by_cell = {(score.method, score.task): score for score in scores}
+    for task in tasks:
+        missing = [method for method in methods if (method, task.name) not in by_cell]
+        if missing:
+            notes.append(f"{task.name}: no runs of {', '.join(missing)}")
+        notes += [f"may not be compared: {conflict}" for conflict in task.conflicts]
+    whole = [t.name for t in tasks if not t.conflicts and all((m, t.name) in by_cell for m in methods)]
+    if len(whole) < len(tasks):
+        notes.append(f"over tasks, only these count: {', '.join(whole) or 'none'}")
+    rows = {method: [by_cell[method, task] for task in whole] for method in methods}
+    has_scores = all(score.normalized is not None for row in rows.values() for score in row)
+    aggregates, aggregated = {}, "D4RL score" if has_scores else "return"
+    if len(whole) == 1 or (whole and has_scores):
+        for method, row in rows.items():
+            aggregates[method] = _aggregate([s.returns if s.normalized is None else s.normalized for s in row])
+    elif whole:
+        notes.append("no interquartile mean over tasks: D4RL has no reference returns for some of them")
+    pairs = [(one, other) for one in methods for other in methods if one != other and whole]
+    returns = {method: [score.returns for score in row] for method, row in rows.items()}
+    return Comparison(
+        methods=methods,
+        tasks=tasks,
+        scores=scores,
+        best=best,
+        aggregates=aggregates,
+        aggregated=aggregated,
+        improvements=tuple(_improvement(one, other, returns[one], returns[other]) for one, other in pairs),
+        notes=tuple(notes),
+    )
+
+
+def _aggregate(tasks: Sequence[Float[np.ndarray, " _"]]) -> Aggregate:
+    iqm = statistics.interquartile_mean
+    interval = statistics.bootstrap_interval(iqm, tasks)
+    return Aggregate(runs=np.concatenate(tasks), iqm=float(iqm(tasks)), interval=interval)
+
+
+def _improvement(
+    method: str, other: str, tasks: Sequence[Float[np.ndarray, " _"]], others: Sequence[Float[np.ndarray, " _"]]
+) -> Improvement:
+    probability = statistics.probability_of_improvement
+    return Improvement(
+        method=method,
+        other=other,
+        probability=float(probability(tasks, others)),
+        interval=statistics.bootstrap_interval(probability, tasks, others),
+    )

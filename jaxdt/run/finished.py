@@ -1,0 +1,192 @@
+"""Runs that were evaluated, as comparing reads them: their evaluations, conditions, and the method that they are of."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import Any
+
+from jaxdt.config import CHANGEABLE, PRESETS, flatten
+from jaxdt.errors import JaxdtError
+from jaxdt.loggers import read_evaluations
+from jaxdt.run.directory import RunDirectory, RunRecord, read_record
+
+
+NOT_THE_METHOD = {
+    *(name for name in CHANGEABLE if name != "steps"),
+    *("dataset", "env", "seed", "preset", "paper_targets", "target_quantiles", "eval_seed", "updates_per_call"),
+    "algorithm.optimizer.total_steps",
+}
+"""Choices that differ between seeds and tasks of one method, or say what is looked at."""
+
+FOLLOWS_FROM_PASSES = {"steps", "algorithm.optimizer.warmup_steps"}
+"""Where a run is as long as its passes over the data, these follow from how many episodes there are."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FinishedRun:
+    """One run's record and evaluations; it may still be going on."""
+
+    path: Path
+    record: RunRecord
+    evaluations: list[dict[str, Any]]
+    """As `evaluations.jsonl` has them, checked."""
+
+    @property
+    def seed(self) -> int:
+        return self.record.config.seed
+
+    @property
+    def env(self) -> str:
+        return self.record.config.env or "none"
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.record.data.get("fingerprint"))
+
+    @property
+    def data_name(self) -> str:
+        """What the episodes were loaded from, without directories and endings."""
+        return "+".join(PurePath(part).stem for part in str(self.record.data["spec"] or "arrays").split("+"))
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What must be equal for two runs' returns to be of the same thing."""
+        versions = self.record.made_with.get("versions")
+        versions = versions if isinstance(versions, dict) else {}
+        return {
+            "environment": self.env,
+            "first environment seed": self.record.config.eval_seed,
+            "episodes an evaluation": len(self.last_evaluation["returns"]),
+            "Gymnasium": versions.get("gymnasium"),
+            "MuJoCo": versions.get("mujoco"),
+        }
+
+    @cached_property
+    def last_evaluation(self) -> dict[str, Any]:
+        """After the most updates, at the highest target."""
+        return max(self.evaluations, key=lambda e: (e["step"], _rank(e["target"])))
+
+    @cached_property
+    def best_evaluation(self) -> dict[str, Any]:
+        return max(self.evaluations, key=lambda e: e["return_mean"])
+
+    @cached_property
+    def method(self) -> dict[str, Any]:
+        """Every choice that makes the method, by name."""
+        config = self.record.config
+        left_out = NOT_THE_METHOD | (FOLLOWS_FROM_PASSES if config.passes is not None else set())
+        choices = {name: value for name, value in flatten(config).items() if name not in left_out}
+        return {"method": config.algorithm.name, **choices}
+
+    def curve(self, target: float | None) -> dict[int, float]:
+        """The mean return after each number of updates at which that target was asked for."""
+        return {e["step"]: e["return_mean"] for e in self.evaluations if e["target"] == target}
+
+
+def _rank(target: float | None) -> float:
+    return -math.inf if target is None else target
+
+
+def read_run(path: Path) -> FinishedRun:
+    """Raises JaxdtError where config.json or evaluations.jsonl are damaged."""
+    run = RunDirectory(path)
+    record = read_record(run)
+    evaluations = read_evaluations(run.evaluations)[0]
+    for number, evaluation in enumerate(evaluations, start=1):
+        if not _is_evaluation(evaluation):
+            raise JaxdtError(f"{run.evaluations} is damaged: record {number} is no evaluation; restore it from a copy.")
+    return FinishedRun(path=path, record=record, evaluations=evaluations)
+
+
+def _is_evaluation(record: Any) -> bool:
+    def is_number(value: Any) -> bool:
+        return type(value) in (int, float) and math.isfinite(value)
+
+    try:
+        numbers = [record["return_mean"], *record["returns"]]
+        numbers += [value for value in (record["target"], record["normalized_mean"]) if value is not None]
+        return type(record["step"]) is int and bool(record["returns"]) and all(map(is_number, numbers))
+    except (KeyError, TypeError):
+        return False
+
+
+def find_runs(runs: Mapping[str, Any] | Sequence[str | os.PathLike[str]]) -> list[tuple[str | None, Path]]:
+    """Each run directory below what is given, once, with the name that it was given.
+
+    Raises JaxdtError for a path that does not exist or holds no run.
+    """
+    if isinstance(runs, str | os.PathLike):
+        runs = [runs]
+    found: dict[tuple[str | None, Path], Path] = {}
+    for name, path in _named_paths(runs):
+        below = _runs_below(path)
+        if not below:
+            why = "holds no run" if path.is_dir() else "does not exist"
+            raise JaxdtError(f"{path} {why}; give directories that jaxdt train wrote, or that hold some.")
+        for run in below:
+            found.setdefault((name, run.resolve()), run)
+    if not found:
+        raise JaxdtError("compare needs runs: jaxdt compare runs/cheetah runs/cloned.")
+    return [(name, path) for (name, _), path in found.items()]
+
+
+def _named_paths(runs: Mapping[str, Any] | Sequence[str | os.PathLike[str]]) -> list[tuple[str | None, Path]]:
+    if isinstance(runs, Mapping):
+        groups = {name: [of] if isinstance(of, str | os.PathLike) else list(of) for name, of in runs.items()}
+        return [(str(name), Path(path)) for name, paths in groups.items() for path in paths]
+    named: list[tuple[str | None, Path]] = []
+    for run in runs:
+        name, equals, path = os.fspath(run).partition("=")
+        if equals and name and path and not Path(run).exists():
+            named.append((name, Path(path)))
+        else:
+            named.append((None, Path(run)))
+    return named
+
+
+def _runs_below(path: Path) -> list[Path]:
+    """The run itself, or those in its directories; what lies in a run is not looked at."""
+    if RunDirectory(path).holds_run:
+        return [path]
+    if not path.is_dir():
+        return []
+    inside = sorted(each for each in path.iterdir() if each.is_dir() and not each.is_symlink())
+    return [run for each in inside for run in _runs_below(each)]
+
+
+def name_methods(named: Sequence[tuple[str | None, FinishedRun]]) -> tuple[list[str], list[str]]:
+    """Each run's method as people know it, and a note for each name whose runs were made differently.
+
+    That is the name given, or the preset's, with those choices by which runs of one preset differ and that are not the
+    preset's own.
+    """
+    unnamed = [run for name, run in named if name is None]
+    methods = [name or _preset_and_choices(run, unnamed) for name, run in named]
+    notes = []
+    for method in dict.fromkeys(methods):
+        members = [run for name, (_, run) in zip(methods, named, strict=True) if name == method]
+        differing = _differing([run.method for run in members])
+        if differing:
+            notes.append(f"the runs of {method} were made with different {', '.join(differing)}")
+    return methods, notes
+
+
+def _preset_and_choices(run: FinishedRun, others: Sequence[FinishedRun]) -> str:
+    preset = printable(run.record.config.preset)
+    same = [other.method for other in others if other.record.config.preset == run.record.config.preset]
+    own = flatten(PRESETS[preset]) if preset in PRESETS else {}
+    chosen = {name: run.method[name] for name in _differing(same) if name in run.method}
+    return " ".join([preset, *(f"{name.split('.')[-1]}={v}" for name, v in chosen.items() if own.get(name, ...) != v)])
+
+
+def _differing(methods: Sequence[dict[str, Any]]) -> list[str]:
+    names = dict.fromkeys(name for method in methods for name in method)
+    return [name for name in names if any(method.get(name) != methods[0].get(name) for method in methods)]
+
+
+def printable(text: str) -> str:
+    """A name that stands in a file of anybody's, without what could move a terminal's cursor."""
+    return "".join(character if character.isprintable() else "?" for character in text)[:80]

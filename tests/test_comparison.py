@@ -1,0 +1,219 @@
+"""Runs set side by side; what they reached is written by hand."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import jaxdt
+from jaxdt.cli import run as run_command
+from jaxdt.config import BEHAVIOR_CLONING, IQL, PAPER
+from jaxdt.loggers import append_line
+from jaxdt.run.directory import RunDirectory, RunRecord, write_record
+from jaxdt.types import Box, Spec
+
+
+CHEETAH = {"env": "HalfCheetah-v5", "dataset": "cheetah.npz"}
+HOPPER = {"env": "Hopper-v5", "dataset": "hopper.npz"}
+MEASURED = {"state_mean": np.zeros(2), "state_std": np.ones(2), "reward_scale": np.float32(1)}
+
+
+def write_run(path, config, returns_by_step, *, fingerprint=None, versions=None, reference="halfcheetah", **changes):
+    """A run that reached, after so many updates, the mean returns of these targets (or the one, of none)."""
+    config = dataclasses.replace(config, **changes)
+    spec = Spec(observation_shape=(2,), action=Box([-1.0], [1.0]), constants=MEASURED)
+    data = {"spec": config.dataset, "fingerprint": fingerprint or config.dataset, "num_episodes": 2, "num_steps": 9}
+    data |= {"return_mean": 20.0, "return_min": 0.0, "return_max": 90.0}
+    run = RunDirectory(path)
+    path.mkdir(parents=True)
+    made_with = {"versions": versions or {"gymnasium": "1.4", "mujoco": "4.0"}}
+    write_record(run, RunRecord(config=config, spec=spec, data=data, made_with=made_with))
+    for step, returns in returns_by_step.items():
+        for target, value in returns.items() if isinstance(returns, dict) else [(None, returns)]:
+            normalized = None if reference is None else value / 10
+            record = {"step": step, "target": target, "returns": [value - 1.0, value + 1.0], "lengths": [5, 5]}
+            record |= {"return_mean": value, "return_std": 1.0, "normalized_mean": normalized, "reference": reference}
+            append_line(run.evaluations, record)
+    return path
+
+
+def write_seeds(path, config, finals, **changes):
+    for seed, final in enumerate(finals):
+        write_run(path / f"seed-{seed}", config, {1: final / 2, 2: final}, steps=2, seed=seed, **changes)
+    return path
+
+
+@pytest.fixture
+def two_methods(tmp_path):
+    """Three seeds of each on two tasks; IQL is better on one and ties on the other."""
+    write_seeds(tmp_path / "iql-cheetah", IQL, [30.0, 40.0, 80.0], **CHEETAH)
+    write_seeds(tmp_path / "bc-cheetah", BEHAVIOR_CLONING, [10.0, 20.0, 24.0], **CHEETAH)
+    write_seeds(tmp_path / "iql-hopper", IQL, [5.0, 6.0, 7.0], **HOPPER)
+    write_seeds(tmp_path / "bc-hopper", BEHAVIOR_CLONING, [5.0, 6.0, 7.0], **HOPPER)
+    return tmp_path
+
+
+def test_runs_are_grouped_by_method_and_task(two_methods):
+    comparison = jaxdt.compare([two_methods])
+    assert comparison.methods == ("bc", "iql")
+    assert [task.name for task in comparison.tasks] == ["HalfCheetah-v5", "Hopper-v5"]
+    score = comparison.score("iql", "HalfCheetah-v5")
+    assert (score.seeds, score.returns.tolist(), score.steps, score.episodes) == (
+        (0, 1, 2), [30.0, 40.0, 80.0], (2, 2, 2), (2, 2, 2)
+    )  # fmt: skip
+    assert score.return_mean == 50.0
+    assert score.return_std == pytest.approx(np.sqrt((20**2 + 10**2 + 30**2) / 2))
+    assert score.curve.tolist() == [[15.0, 30.0], [20.0, 40.0], [40.0, 80.0]]
+    assert not comparison.notes
+
+
+def test_aggregates_are_of_all_tasks_and_seeds(two_methods):
+    comparison = jaxdt.compare([two_methods])
+    assert comparison.aggregated == "D4RL score"
+    assert comparison.aggregates["iql"].iqm == pytest.approx((0.6 + 0.7 + 3.0 + 4.0) / 4)
+    low, high = comparison.aggregates["iql"].interval
+    assert low < comparison.aggregates["iql"].iqm < high
+    better = next(i for i in comparison.improvements if i.method == "iql")
+    assert better.probability == (1.0 + 0.5) / 2
+    assert sum(i.probability for i in comparison.improvements) == 1.0
+
+
+def test_order_of_runs_does_not_matter(two_methods):
+    paths = sorted(two_methods.iterdir())
+    one, other = jaxdt.compare(paths), jaxdt.compare(paths[::-1])
+    assert one.aggregates["bc"].interval == other.aggregates["bc"].interval
+    assert set(one.improvements) == set(other.improvements)
+
+
+def test_methods_of_one_preset_are_named_by_what_differs(tmp_path):
+    write_seeds(tmp_path / "a", BEHAVIOR_CLONING, [1.0], **CHEETAH)
+    write_seeds(tmp_path / "b", BEHAVIOR_CLONING, [2.0], best_fraction=0.1, **CHEETAH)
+    assert jaxdt.compare([tmp_path]).methods == ("bc", "bc best_fraction=0.1")
+    assert jaxdt.compare([f"10 % BC={tmp_path / 'b'}", tmp_path / "a"]).methods == ("10 % BC", "bc")
+    comparison = jaxdt.compare({"BC": tmp_path / "a", "10 % BC": [tmp_path / "b"]})
+    assert comparison.score("10 % BC", "HalfCheetah-v5").return_mean == 2.0
+
+
+def test_named_runs_made_differently_are_said(tmp_path):
+    write_run(tmp_path / "a", BEHAVIOR_CLONING, {2: 1.0}, steps=2, seed=0, **CHEETAH)
+    write_run(tmp_path / "b", BEHAVIOR_CLONING, {2: 1.0}, steps=2, seed=1, batch_size=8, **CHEETAH)
+    comparison = jaxdt.compare({"BC": tmp_path})
+    assert comparison.notes == ("the runs of BC were made with different batch_size",)
+
+
+def test_last_evaluation_at_the_highest_target_counts(tmp_path):
+    reached = {1: {5.0: 50.0, 9.0: 90.0}, 2: {5.0: 60.0, 9.0: 40.0}}
+    write_run(tmp_path / "a", PAPER, reached, steps=2, **CHEETAH)
+    score = jaxdt.compare([tmp_path]).scores[0]
+    assert (score.return_mean, score.targets, score.steps) == (40.0, (9.0,), (2,))
+    assert score.curve.tolist() == [[90.0, 40.0]]
+    comparison = jaxdt.compare([tmp_path], best=True)
+    assert comparison.scores[0].return_mean == 90.0
+    assert "best evaluation, which nobody can know beforehand" in str(comparison)
+    assert "Asked: paper for 9 on HalfCheetah-v5" in str(comparison)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"eval_seed": 7}, "the first environment seed differs: 1000 (bc); 7 (iql)"),
+        ({"env": "HalfCheetah-v4"}, "the environment differs: HalfCheetah-v5 (bc); HalfCheetah-v4 (iql)"),
+        ({"versions": {"gymnasium": "1.4", "mujoco": "3.1"}}, "the MuJoCo differs: 4.0 (bc); 3.1 (iql)"),
+    ],
+)
+def test_what_may_not_be_compared_is_said_and_counts_nowhere(tmp_path, changes, what):
+    write_seeds(tmp_path / "a", BEHAVIOR_CLONING, [1.0, 2.0, 3.0], **CHEETAH)
+    write_seeds(tmp_path / "b", IQL, [1.0, 2.0, 3.0], **{**CHEETAH, **changes})
+    comparison = jaxdt.compare([tmp_path])
+    assert comparison.notes == (
+        f"may not be compared: HalfCheetah-v5: {what}",
+        "over tasks, only these count: none",
+    )
+    assert not comparison.aggregates
+    assert not comparison.improvements
+
+
+def test_other_data_are_another_task(tmp_path):
+    write_seeds(tmp_path / "a", BEHAVIOR_CLONING, [1.0], **CHEETAH)
+    write_seeds(tmp_path / "b", IQL, [1.0], env="HalfCheetah-v5", dataset="data/other.npz")
+    comparison = jaxdt.compare([tmp_path])
+    assert [task.name for task in comparison.tasks] == ["HalfCheetah-v5 on cheetah", "HalfCheetah-v5 on other"]
+    assert "HalfCheetah-v5 on cheetah: no runs of iql" in comparison.notes
+
+
+def test_runs_that_are_not_finished_or_not_evaluated_are_said(tmp_path):
+    write_run(tmp_path / "a", BEHAVIOR_CLONING, {1: 5.0}, steps=2, **CHEETAH)
+    write_run(tmp_path / "b", IQL, {}, steps=2, **CHEETAH)
+    notes = jaxdt.compare([tmp_path]).notes
+    assert notes == (
+        f"left out, for it was not evaluated: {tmp_path / 'b'}",
+        "not finished: bc on HalfCheetah-v5, seed 0, was last evaluated after 1 of 2 updates",
+    )
+
+
+def test_several_tasks_without_reference_have_no_mean(tmp_path):
+    write_seeds(tmp_path / "a", IQL, [1.0, 2.0], reference=None, **CHEETAH)
+    write_seeds(tmp_path / "b", IQL, [1.0, 2.0], reference=None, **HOPPER)
+    assert "no interquartile mean over tasks: D4RL has no reference returns for some of them" in (
+        jaxdt.compare([tmp_path]).notes
+    )
+    alone = jaxdt.compare([tmp_path / "a"])
+    assert (alone.aggregated, alone.aggregates["iql"].iqm, alone.aggregates["iql"].interval) == ("return", 1.5, None)
+
+
+def test_one_seed_twice_is_refused(tmp_path):
+    write_run(tmp_path / "a", IQL, {2: 1.0}, steps=2, **CHEETAH)
+    write_run(tmp_path / "b", IQL, {2: 1.0}, steps=2, **CHEETAH)
+    with pytest.raises(jaxdt.JaxdtError, match="has the seed 0 twice"):
+        jaxdt.compare([tmp_path])
+    assert len(jaxdt.compare([tmp_path / "a", tmp_path / "a"]).scores) == 1
+
+
+def _damaged(path, line):
+    RunDirectory(write_run(path, IQL, {}, **CHEETAH)).evaluations.write_text(line + "\n")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "does not exist; give directories"),
+        (lambda path: path.mkdir(), "holds no run; give directories"),
+        (lambda path: write_run(path, IQL, {}, **CHEETAH), "none of these runs was evaluated"),
+        (lambda path: _damaged(path, '{"step": 1}'), "damaged: record 1 is no evaluation"),
+        (lambda path: _damaged(path, "[1]"), "line 1 is no JSON object"),
+        (lambda path: _damaged(path, "[" * 99_999), "line 1 is not JSON"),
+    ],
+)
+def test_what_is_no_evaluated_run_is_refused(tmp_path, make, message):
+    make(tmp_path / "run")
+    with pytest.raises(jaxdt.JaxdtError, match=message):
+        jaxdt.compare([tmp_path / "run"])
+
+
+def test_command_prints_the_table_and_writes_what_papers_need(two_methods, tmp_path, capsys):
+    out = tmp_path / "out"
+    runs = [f"IQL_1={two_methods / 'iql-cheetah'}", str(two_methods / "bc-cheetah")]
+    assert run_command(["compare", *runs, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "| IQL_1  | 3     | 2       | 50.0 ± 26.5    | 5.00 [3.00, 8.00]" in printed
+    assert (out / "comparison.md").read_text() in printed
+    assert r"IQL\_1 & 3 & 2 & 50.0 $\pm$ 26.5 & 5.00 [3.00, 8.00] \\" in (out / "comparison.tex").read_text()
+    rows = list(csv.DictReader((out / "comparison.csv").read_text().splitlines()))
+    assert len(rows) == 6
+    assert rows[2] | {"method": "IQL_1", "seed": "2", "return_mean": "80.0", "d4rl_score": "8.0"} == rows[2]
+    document = json.loads((out / "comparison.json").read_text())
+    assert document["aggregates"]["IQL_1"]["iqm"] == 5.0
+    assert document["taken"] == "last"
+    for name, magic in (("comparison.png", b"\x89PNG"), ("comparison.pdf", b"%PDF")):
+        assert (out / name).read_bytes().startswith(magic)
+
+
+def test_names_of_files_of_anybodys_harm_neither_terminal_nor_latex(tmp_path):
+    write_run(tmp_path / "a", IQL, {2: 1.0}, steps=2, preset="\x1b[2J\\input|", env="Hopper-v5", dataset="a\nb.npz")
+    comparison = jaxdt.compare([tmp_path])
+    assert comparison.methods == ("?[2J\\input|",)
+    assert "\x1b" not in str(comparison)
+    comparison.write(tmp_path / "out")
+    assert r"?[2J\textbackslash{}input|" in (tmp_path / "out" / "comparison.tex").read_text()
