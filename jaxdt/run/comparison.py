@@ -40,6 +40,8 @@ class Score:
     method: str
     task: str
     seeds: tuple[int, ...]
+    runs: tuple[Path, ...]
+    """Each seed's directory."""
     returns: Float[np.ndarray, " n"]
     normalized: Float[np.ndarray, " n"] | None
     """D4RL's scores, None where it has no reference."""
@@ -225,6 +227,7 @@ def _score(method: str, task: str, runs: Sequence[FinishedRun], best: bool) -> S
         method=method,
         task=task,
         seeds=tuple(run.seed for run in runs),
+        runs=tuple(run.path for run in runs),
         returns=np.array([evaluation["return_mean"] for evaluation in chosen], np.float64),
         normalized=None if None in normalized else np.array(normalized, np.float64),
         targets=tuple(evaluation["target"] for evaluation in chosen),

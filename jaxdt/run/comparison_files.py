@@ -75,6 +75,7 @@ def document(comparison: Comparison) -> dict[str, Any]:
         "scores": [
             {
                 **_fields(score),
+                "runs": [str(run) for run in score.runs],
                 "return_mean": score.return_mean,
                 "return_std": score.return_std,
                 "return_interval": score.return_interval,
