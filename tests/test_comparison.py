@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxdt
+import jaxdt.plots
 from jaxdt.cli import run as run_command
 from jaxdt.config import BEHAVIOR_CLONING, IQL, PAPER
 from jaxdt.loggers import append_line
@@ -210,7 +211,8 @@ def test_command_prints_the_table_and_writes_what_papers_need(two_methods, tmp_p
         assert (out / name).read_bytes().startswith(magic)
 
 
-def test_names_of_files_of_anybodys_harm_neither_terminal_nor_latex(tmp_path):
+def test_names_of_files_of_anybodys_harm_neither_terminal_nor_latex(tmp_path, monkeypatch):
+    monkeypatch.setattr(jaxdt.plots, "plot_comparison", lambda *arguments: None)
     write_run(tmp_path / "a", IQL, {2: 1.0}, steps=2, preset="\x1b[2J\\input|", env="Hopper-v5", dataset="a\nb.npz")
     comparison = jaxdt.compare([tmp_path])
     assert comparison.methods == ("?[2J\\input|",)

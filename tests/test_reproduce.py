@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import jaxdt
+import jaxdt.plots
 import reproduce
 from jaxdt.config import BEHAVIOR_CLONING
 from jaxdt.run.directory import RunDirectory, read_record, write_record
@@ -128,7 +129,8 @@ def test_only_what_is_missing_is_run(tmp_path, program, capsys):
     assert "[4/4]" in printed
 
 
-def test_one_failure_does_not_stop_the_others_and_is_said(tmp_path, program, capsys):
+def test_one_failure_does_not_stop_the_others_and_is_said(tmp_path, program, capsys, monkeypatch):
+    monkeypatch.setattr(jaxdt.plots, "plot_comparison", lambda *arguments: None)
     jobs = jobs_of(tmp_path / "out", methods=("bc", "bad=bc --fail"))
     failed = reproduce.run_jobs(jobs, reproduce.places(1))
     assert failed == {jobs[1].out: "why it failed", jobs[3].out: "why it failed"}
