@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         RvSConfig as RvSConfig,
         TD3BCConfig as TD3BCConfig,
         TrainConfig as TrainConfig,
+        preset as preset,
     )
     from jaxdt.data.episodes import EpisodeStore as EpisodeStore
     from jaxdt.data.loading import load_episodes as load_episodes
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from jaxdt.run.evaluate import evaluate as evaluate
     from jaxdt.run.exporting import to_huggingface as to_huggingface
     from jaxdt.run.importing import from_huggingface as from_huggingface
+    from jaxdt.run.serving import to_onnx as to_onnx, to_stablehlo as to_stablehlo
     from jaxdt.run.train import train as train
     from jaxdt.types import (
         Box as Box,
@@ -68,7 +70,10 @@ _HOMES = {
     "load_episodes": "jaxdt.data.loading",
     "make_algorithm": "jaxdt.algorithms",
     "make_train_step": "jaxdt.algorithms.decision_transformer",
+    "preset": "jaxdt.config",
     "to_huggingface": "jaxdt.run.exporting",
+    "to_onnx": "jaxdt.run.serving",
+    "to_stablehlo": "jaxdt.run.serving",
     "train": "jaxdt.run.train",
 }
 

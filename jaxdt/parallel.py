@@ -173,10 +173,12 @@ def policy_of_seeds(policy: Policy, seeds: int) -> Policy:
 def in_cpu_blocks(function: Callable[..., PyTree], most: int, *rows: PyTree[Array]) -> PyTree:
     """`function(*rows)`, which treats rows alike; on a CPU in equal blocks of at most `most`, one after the other.
 
-    The last row fills the last block.
+    The last row fills the last block. Where the number of rows is not known yet, which is so in a program that is
+    exported for any, it is one block.
     """
-    batch = len(jax.tree.leaves(rows)[0])
-    count = math.ceil(batch / most) if jax.default_backend() == "cpu" else 1
+    batch = jax.tree.leaves(rows)[0].shape[0]
+    known = isinstance(batch, int)
+    count = math.ceil(batch / most) if known and jax.default_backend() == "cpu" else 1
     if count == 1:
         return function(*rows)
     size = math.ceil(batch / count)

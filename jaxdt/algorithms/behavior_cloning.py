@@ -78,7 +78,7 @@ def _policy(config: BehaviorCloningConfig, spec: Spec, apply) -> Policy:
     ) -> tuple[_Memory, Num[Array, "b *a"]]:
         del reward
         states = jnp.concatenate([memory.states[:, 1:], normalize(observation, spec)[:, None]], axis=1)
-        prediction = apply(params, states.reshape(len(states), -1))
+        prediction = apply(params, states.reshape(states.shape[0], -1))
         action = choose_action(prediction, spec, temperature=config.drawing_temperature, keys=keys)
         return _Memory(states), to_environment(action, spec)
 

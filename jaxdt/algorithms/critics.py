@@ -28,7 +28,7 @@ def build_critics(spec: Spec, **network: Any) -> tuple[Callable[[PRNGKeyArray], 
         return {"first": init_one(first), "second": init_one(second)}
 
     def values(params: PyTree[Array], states: Float[Array, "b *s"], actions: Float[Array, "b a"]) -> Array:
-        seen = jnp.concatenate([states.reshape(len(states), -1), actions], axis=1)
+        seen = jnp.concatenate([states.reshape(states.shape[0], -1), actions], axis=1)
         return jnp.stack([apply(params[name], seen)[:, 0] for name in ("first", "second")])
 
     return init, values

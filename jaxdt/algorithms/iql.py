@@ -89,10 +89,10 @@ def _build(config: IQLConfig, spec: Spec) -> _Networks:
         return initial_states(trained, optimizers, slow_copies={"target_critics": "critics"})
 
     def mean(params: PyTree[Array], states: Float[Array, "b *s"], key: PRNGKeyArray | None = None) -> Array:
-        return apply_mean(params, states.reshape(len(states), -1), key=key)
+        return apply_mean(params, states.reshape(states.shape[0], -1), key=key)
 
     def value(params: PyTree[Array], states: Float[Array, "b *s"]) -> Float[Array, " b"]:
-        return apply_value(params, states.reshape(len(states), -1))[:, 0]
+        return apply_value(params, states.reshape(states.shape[0], -1))[:, 0]
 
     return _Networks(init, mean, value, critics)
 

@@ -52,7 +52,7 @@ def make(config: RvSConfig, spec: Spec) -> Algorithm:
     def predict(
         params: PyTree, states: Float[Array, "b *s"], average: Float[Array, " b"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "b n"]:
-        seen = jnp.concatenate([states.reshape(len(states), -1), average[:, None]], axis=1)
+        seen = jnp.concatenate([states.reshape(states.shape[0], -1), average[:, None]], axis=1)
         return apply(params["mlp"], seen, key=key)
 
     def loss(params: PyTree, window: Window, key: PRNGKeyArray | None) -> Float[Array, ""]:

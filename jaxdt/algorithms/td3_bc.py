@@ -74,7 +74,7 @@ def _build(config: TD3BCConfig, spec: Spec) -> _Networks:
         return initial_states(trained, dict.fromkeys(trained, config.optimizer), slow_copies=copies)
 
     def actor(params: PyTree[Array], states: Float[Array, "b *s"]) -> Float[Array, "b a"]:
-        return apply_actor(params, states.reshape(len(states), -1))
+        return apply_actor(params, states.reshape(states.shape[0], -1))
 
     return _Networks(init, actor, critics)
 

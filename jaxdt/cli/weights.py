@@ -8,6 +8,7 @@ from tyro.conf import Positional
 
 from jaxdt.cli.common import parse
 from jaxdt.cli.report import run_report
+from jaxdt.config import Context, Sampling
 from jaxdt.errors import JaxdtError
 
 
@@ -35,16 +36,21 @@ class ImportArguments:
 
 @dataclasses.dataclass(frozen=True)
 class ExportArguments:
-    """Write a run as a model directory that others load, with a model card."""
+    """Write a run as a directory that other programs load, with what they need to know."""
 
     run: Positional[Path]
     """Run directory."""
     out: Positional[Path]
     """Directory to write; it must be absent or empty."""
-    to: Literal["huggingface"] = "huggingface"
-    """Whose format: of `transformers.DecisionTransformerModel`."""
+    to: Literal["huggingface", "stablehlo", "onnx"] = "huggingface"
+    """huggingface: weights and card of a `transformers.DecisionTransformerModel`; stablehlo: the acting step for jax
+    alone (needs the `serve` extra); onnx: the same for ONNX Runtime (needs the `onnx` extra)."""
     checkpoint: Literal["latest", "best"] = "latest"
     """Which weights; best: of the highest mean return at the run's highest target."""
+    context: Context | None = None
+    """Of stablehlo and onnx: exact or cached acting, see `jaxdt evaluate`; None: the run's."""
+    sampling: Sampling | None = None
+    """Of stablehlo and onnx, which draw nothing: greedy for a run that was evaluated by sampling; None: the run's."""
     push: str | None = None
     """Also upload to this name on the Hugging Face hub (owner/name); log in with `hf auth login` first."""
 
@@ -73,9 +79,20 @@ def export_command(arguments: list[str]) -> None:
     parsed = parse(ExportArguments, arguments, "jaxdt export")
     if not parsed.run.is_dir():
         raise JaxdtError(f"{parsed.run} does not exist; give a run directory.")
-    from jaxdt.run.exporting import to_huggingface
+    acting = {"context": parsed.context, "sampling": parsed.sampling}
+    if parsed.to == "huggingface":
+        if any(acting.values()):
+            raise JaxdtError("--context and --sampling are for --to stablehlo and onnx; leave them out.")
+        from jaxdt.run.exporting import to_huggingface
 
-    out = to_huggingface(parsed.run, parsed.out, checkpoint=parsed.checkpoint, push=parsed.push)
+        out = to_huggingface(parsed.run, parsed.out, checkpoint=parsed.checkpoint, push=parsed.push)
+    else:
+        if parsed.push is not None:
+            raise JaxdtError("--push is for --to huggingface; leave it out.")
+        from jaxdt.run.serving import to_onnx, to_stablehlo
+
+        write = to_onnx if parsed.to == "onnx" else to_stablehlo
+        out = write(parsed.run, parsed.out, checkpoint=parsed.checkpoint, **acting)
     print("\n".join(f"wrote {path}" for path in sorted(out.iterdir())))
     if parsed.push is not None:
         print(f"pushed to {parsed.push}")
