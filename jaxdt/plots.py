@@ -13,12 +13,25 @@ from jaxdt.files import open_atomically
 
 
 def plot_loss(path: Path, metrics: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> None:
-    """Training loss over updates, with marks where the run was evaluated."""
+    """Training loss over updates, with lines where the run was evaluated; nothing before there is a loss.
+
+    A last line that is of much fewer updates than the others is left out: its mean is noisier than theirs.
+    """
+    if not metrics:
+        return
+    steps, losses = np.array([m["step"] for m in metrics]), np.array([m["loss"] for m in metrics])
+    counts = np.diff(steps, prepend=0)
+    if len(counts) > 1 and counts[-1] < counts[0] / 2:
+        steps, losses = steps[:-1], losses[:-1]
     figure, (axes,) = new_figure()
-    axes.plot([m["step"] for m in metrics], [m["loss"] for m in metrics], color="C0", linewidth=1.2)
+    axes.plot(steps, losses, color="C0", linewidth=1.2, marker="." if len(steps) < 30 else None)
     for step in sorted({e["step"] for e in evaluations}):
         axes.axvline(step, color="0.85", linewidth=0.8, zorder=0)
-    axes.set(xlabel="updates", ylabel="loss (mean between marks)", yscale="log", title="Training loss")
+    axes.set(xlabel="updates", ylabel=f"loss (mean of {counts[0]} updates)", title="Training loss")
+    if (losses > 0).all():  # a log-likelihood's may be below
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda loss, position: f"{loss:g}")
+        axes.yaxis.set_minor_formatter(lambda loss, position: f"{loss:g}" if f"{loss:e}"[0] in "25" else "")
     save_figure(figure, path)
 
 

@@ -1,0 +1,55 @@
+"""What figures show, looked at before they are drawn."""
+
+import numpy as np
+import pytest
+
+from jaxdt import plots
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that would have been saved."""
+    figures = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
+    return figures
+
+
+def losses(*lines):
+    return [{"step": step, "loss": loss} for step, loss in lines]
+
+
+def test_before_there_is_a_loss_there_is_no_curve(drawn, tmp_path):
+    plots.plot_loss(tmp_path / "loss.png", [], [{"step": 20}])
+    assert not drawn
+
+
+def test_a_last_line_of_few_updates_is_no_spike(drawn, tmp_path):
+    plots.plot_loss(tmp_path / "loss.png", losses((100, 1.0), (200, 0.5), (201, 9.0)), [])
+    plots.plot_loss(tmp_path / "loss.png", losses((100, 1.0), (200, 0.5), (260, 0.4)), [])
+    assert [figure.axes[0].lines[0].get_xdata().tolist() for figure in drawn] == [[100, 200], [100, 200, 260]]
+
+
+def test_losses_below_0_are_drawn_too(drawn, tmp_path):
+    plots.plot_loss(tmp_path / "loss.png", losses((1, 1.0), (2, -0.5)), [])
+    plots.plot_loss(tmp_path / "loss.png", losses((1, 0.4), (2, 0.15)), [])
+    assert [figure.axes[0].get_yscale() for figure in drawn] == ["linear", "log"]
+    drawn[1].draw_without_rendering()
+    labels = [label.get_text() for label in drawn[1].axes[0].yaxis.get_minorticklabels()]
+    assert "0.2" in labels
+
+
+def test_curves_of_a_comparison_are_means_with_intervals_from_three_seeds_on(drawn, tmp_path):
+    steps = np.array([10, 20])
+    three = plots.LearningCurves("three", steps, np.array([[1.0, 2.0], [2.0, 4.0], [3.0, 9.0]]))
+    two = plots.LearningCurves("two", 2 * steps, np.array([[1.0, 2.0], [2.0, 4.0]]))
+    panels = [plots.TaskPanel("task", [three, two], 1.0, 9.0)]
+    finals = [plots.FinalScores("three", np.array([2.0, 4.0, 9.0]), 5.0, (2.0, 9.0))]
+    plots.plot_comparison([tmp_path / "a.png", tmp_path / "a.pdf"], ["three", "two"], panels, finals, "D4RL score")
+    figure, again = drawn
+    assert figure is again
+    axes, final = figure.axes
+    assert axes.lines[0].get_xdata().tolist() == [50, 100]  # of other totals: shares of them
+    assert axes.lines[0].get_ydata().tolist() == [2.0, 5.0]
+    assert len(axes.collections) == 1
+    assert final.lines[1].get_xdata().tolist() == [2.0, 9.0]
+    assert [text.get_text() for text in figure.legends[0].texts][:2] == ["three", "two"]
