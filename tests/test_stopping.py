@@ -98,13 +98,16 @@ def test_the_command_saves_says_how_to_go_on_and_exits(tmp_path, number, code):
     assert process.returncode == code, printed
     step = checkpoint_steps(run.checkpoints)[-1]
     assert f"stopped after update {step} of 1000000; go on with jaxdt train --resume --out" in printed
+    assert "jaxdt: stopping and saving after what is being computed; once more to stop at once" in printed
     assert "Traceback" not in printed
 
 
-def test_a_second_signal_stops_at_once_whatever_runs():
+def test_a_second_signal_a_while_after_the_first_stops_at_once_whatever_runs():
     code = """
 import hashlib, time
+from jaxdt.run import stopping
 from jaxdt.run.stopping import stop_signals
+stopping.PATIENCE = 0.3
 with stop_signals() as stop:
     print("ready", flush=True)
     while stop() is None:
@@ -118,6 +121,9 @@ with stop_signals() as stop:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline() == "asked 15\n"
+        process.send_signal(signal.SIGTERM)  # as `timeout` does
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.4)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) == 130
     finally:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 
@@ -12,6 +13,11 @@ Stop = Callable[[], int | None]
 """Which signal has asked the run to stop; None: none."""
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT)
+
+PATIENCE = 1.0
+"""Seconds after the first signal before a second one counts."""
+
+_ANSWER = "jaxdt: stopping and saving after what is being computed; once more to stop at once, unsaved."
 
 
 def never() -> int | None:
@@ -21,9 +27,10 @@ def never() -> int | None:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Within the block SIGTERM and SIGINT (Ctrl-C) only ask to stop; a second one of either ends the process at once.
+    """Within the block SIGTERM and SIGINT (Ctrl-C) only ask to stop, which is answered at once on standard error.
 
-    Outside the main thread, where signals cannot be caught, nothing changes.
+    A second one of either, a second or more after the first, ends the process at once: `timeout` and schedulers send
+    two together. Outside the main thread, where signals cannot be caught, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield never
@@ -35,11 +42,16 @@ def stop_signals() -> Iterator[Stop]:
 
     def watch() -> None:
         # A thread of its own: Python's handlers wait until a compilation or an evaluation returns, this does not.
+        first = 0.0
         while byte := os.read(reading, 1):
-            if byte[0] in CAUGHT:
+            if byte[0] not in CAUGHT:
+                continue
+            if not signals:
+                first = time.monotonic()
                 signals.append(byte[0])
-            if len(signals) > 1:
-                os._exit(128 + signals[-1])
+                print(_ANSWER, file=sys.stderr, flush=True)
+            elif time.monotonic() - first >= PATIENCE:
+                os._exit(128 + byte[0])
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
