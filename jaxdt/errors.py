@@ -1,5 +1,9 @@
 """What can go wrong, in our words."""
 
+import difflib
+from collections.abc import Iterable
+
+
 _LONGEST = 1000
 
 
@@ -40,6 +44,12 @@ class SimulationError(RunError):
 
 class WriteError(RunError):
     """What the system would not write: a full disk, a read-only one, no permission; names the file and the reason."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` (did you mean ...?)` with the nearest of the known words, or nothing where none is near."""
+    near = difflib.get_close_matches(word, [*known], n=1, cutoff=0.6)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def one_line(error: BaseException, longest: int | None = None) -> str:

@@ -290,6 +290,12 @@ class Evaluation:
     def normalized_mean(self) -> float | None:
         return None if self.normalized is None else float(np.mean(self.normalized))
 
+    def __repr__(self) -> str:
+        target = "" if self.target is None else f"target={self.target:g}, "
+        reached = f"return_mean={self.return_mean:g}, return_std={self.return_std:g}"
+        score = "" if self.normalized_mean is None else f", normalized_mean={self.normalized_mean:.3g}"
+        return f"Evaluation({target}{reached}{score}, {len(self.returns)} episodes)"
+
     def to_json(self) -> dict[str, Any]:
         return {
             "target": self.target,

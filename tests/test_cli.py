@@ -11,8 +11,8 @@ import pytest
 
 import jaxdt
 from jaxdt.cli import run
-from jaxdt.cli.common import keep_compiled_programs
-from jaxdt.cli.training import _parse_train
+from jaxdt.cli.common import _with_plain_numbers, keep_compiled_programs
+from jaxdt.cli.training import TrainArguments, _parse_train
 from tests.conftest import make_store
 
 
@@ -108,16 +108,41 @@ def test_flags_that_disagree_with_the_run_exit_2(trained, capsys, flags, says):
         (["--steps", "5", "paper"], "the preset comes first: jaxdt train paper ... (it stands after '5')"),
         (
             ["papper"],
-            "'papper' is not a preset; choose one of demo, cartpole, paper, huggingface, large, bc, rvs, rvs-small, "
-            "iql, td3-bc, rebrac",
+            "'papper' is not a preset (did you mean paper?); choose one of demo, cartpole, paper, huggingface, large, "
+            "bc, bc-corl, rvs, rvs-small, iql, td3-bc, rebrac",
         ),
-        (["paper", "--eval-context", "cached"], "--eval-context is now called --context"),
+        (["paper", "--eval-context", "cached"], "--eval-context is called --context now"),
+        (["paper", "--lr", "1e-3"], "--lr is called --learning-rate here"),
+        (["--preset=paper"], "--preset is called nothing here: the preset is the first word"),
         (["bc", "--init", "TRAINED"], "the weights are of decision-transformer and cannot be trained by behavior-cl"),
     ],
 )
 def test_what_train_cannot_begin_with_is_one_sentence(trained, capsys, arguments, says):
     assert run(["train", *(str(trained) if argument == "TRAINED" else argument for argument in arguments)]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (["--steps", "1e5"], ["--steps", "100000"]),
+        (["--steps=2.5E+3", "--seed", "1"], ["--steps=2500", "--seed", "1"]),
+        (["--steps", "1.5e0"], ["--steps", "1.5e0"]),
+        (["--width", "1e2", "--learning-rate", "1e2"], ["--width", "100", "--learning-rate", "1e2"]),
+        (["--out", "1e5", "--seeds", "1", "1e1"], ["--out", "1e5", "--seeds", "1", "10"]),
+    ],
+)
+def test_whole_numbers_may_be_written_with_an_exponent(written, read):
+    assert _with_plain_numbers(TrainArguments, written) == read
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(trained, monkeypatch, capsys):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", closefd=True) as closed:
+        monkeypatch.setattr("sys.stdout", closed)
+        assert run(["info", str(trained)]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_evaluate_prints_a_table_and_leaves_the_runs_own_file_alone(trained, tmp_path, capsys):
@@ -201,7 +226,10 @@ def test_help_of_a_preset_shows_that_presets_values(capsys):
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("fly", "'fly' is not a command"),
+        ("fly", "'fly' is not a command; choose one of train, "),
+        ("tran", "'tran' is not a command (did you mean train?)"),
+        ("compare nowhere", "nowhere does not exist; give directories that jaxdt train wrote"),
+        ("compare", "compare needs runs"),
         ("train --dataset missing.npz", "'missing.npz' does not exist"),
         ("train --dataset data.txt --env none", "does not exist"),
         ("train --resume", "name its directory"),

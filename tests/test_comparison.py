@@ -219,3 +219,17 @@ def test_names_of_files_of_anybodys_harm_neither_terminal_nor_latex(tmp_path, mo
     assert "\x1b" not in str(comparison)
     comparison.write(tmp_path / "out")
     assert r"?[2J\textbackslash{}input|" in (tmp_path / "out" / "comparison.tex").read_text()
+
+
+def test_info_lists_the_runs_of_a_directory_and_what_they_change(tmp_path, capsys):
+    write_run(tmp_path / "a" / "seed-1", IQL, {5: 30.0}, steps=9, seed=1, batch_size=8, **CHEETAH)
+    write_run(tmp_path / "b", PAPER, {2: {5.0: 50.0, 9.0: 90.0}}, **HOPPER)
+    assert run_command(["info", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{tmp_path}, 2 runs"
+    assert lines[2].split() == ["a/seed-1", "iql", "HalfCheetah-v5", "1", "0", "of", "9", "-", "30.0", "±", "1.0"]
+    assert lines[3].split()[-4:] == ["9.0", "90.0", "±", "1.0"]
+    assert run_command(["info", str(tmp_path / "a" / "seed-1")]) == 0
+    assert "  other than preset  steps=9, batch_size=8\n" in capsys.readouterr().out
+    assert run_command(["info", str(tmp_path / "b")]) == 0
+    assert "other than preset" not in capsys.readouterr().out

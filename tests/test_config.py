@@ -15,6 +15,7 @@ from jaxdt.config import (
     AlgorithmOptions,
     BehaviorCloningConfig,
     DecisionTransformerConfig,
+    preset,
 )
 from jaxdt.run.config_json import config_from_json, config_to_json
 from jaxdt.run.prepare import expectile, prepare_run
@@ -311,3 +312,24 @@ def test_a_word_for_targets_comes_back_from_json_and_no_other_is_taken():
     values = config_to_json(TrainConfig())
     with pytest.raises(JaxdtError, match=r"config\.targets must be a list of numbers; got 'max'"):
         config_from_json({**values, "targets": "max"})
+
+
+def test_a_preset_takes_other_values_by_the_commands_names():
+    config = preset("demo", learning_rate=3e-4, steps=1_000, width=32)
+    assert (config.steps, config.algorithm.optimizer.learning_rate, config.algorithm.model.width) == (1_000, 3e-4, 32)
+    assert dataclasses.replace(config, steps=DEMO.steps, algorithm=DEMO.algorithm) == DEMO
+    algorithm = BehaviorCloningConfig(width=8)
+    assert preset("paper", algorithm=algorithm, seed=3) == dataclasses.replace(PAPER, algorithm=algorithm, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("papper", {}, r"'papper' is no preset \(did you mean paper\?\); choose one of demo"),
+        ("paper", {"learning_rat": 1.0}, r"the preset paper has no 'learning_rat' \(did you mean learning_rate\?\)"),
+        ("bc", {"num_heads": 1}, "the preset bc has no 'num_heads'"),
+    ],
+)
+def test_what_no_preset_has_is_refused(name, changes, message):
+    with pytest.raises(JaxdtError, match=message):
+        preset(name, **changes)

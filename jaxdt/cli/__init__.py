@@ -1,6 +1,7 @@
 """The `jaxdt` command: parses, calls, prints. Exit codes: 0 done, 1 failed, 2 bad input, 130/143 stopped."""
 
 import gc
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from jaxdt.cli.data import collect_command, convert_command, info_command
 from jaxdt.cli.playing import evaluate_command
 from jaxdt.cli.training import train_command
 from jaxdt.cli.weights import export_command, import_command
-from jaxdt.errors import JaxdtError, RunError, StoppedError
+from jaxdt.errors import JaxdtError, RunError, StoppedError, did_you_mean
 
 
 USAGE = """usage: jaxdt COMMAND [OPTIONS]
@@ -26,7 +27,7 @@ commands:
   collect              record episodes of a behaviour policy
   convert SPEC OUT     write a dataset as .npz, .parquet or .hdf5
   import SOURCE OUT    turn a Hugging Face or original checkpoint into a run directory
-  export RUN OUT       write a run as a Hugging Face model, or push it to the hub
+  export RUN OUT       write a run as a Hugging Face model, or as StableHLO or ONNX to serve
   info PATH            describe a dataset or a run directory
 
 options:
@@ -62,14 +63,19 @@ def run(arguments: list[str]) -> int:
         print(__version__)
         return 0
     if arguments[0] not in commands:
-        return _fail(f"{arguments[0]!r} is not a command; choose one of {', '.join(commands)}.", 2)
+        near = did_you_mean(arguments[0], commands)
+        return _fail(f"{arguments[0]!r} is not a command{near}; choose one of {', '.join(commands)}.", 2)
     try:
         commands[arguments[0]](arguments[1:])
+        sys.stdout.flush()
     except JaxdtError as error:
         return _fail(str(error), 2)
     except StoppedError as error:
         print(f"jaxdt: {error}", file=sys.stderr)
         return 128 + error.signal_number
+    except BrokenPipeError:  # `jaxdt info RUN | head -3`: who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        return 0
     except (RunError, OSError) as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:

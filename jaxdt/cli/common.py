@@ -1,5 +1,10 @@
 """What every command needs: parsing, and a line that names the device."""
 
+import dataclasses
+import decimal
+import re
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,35 @@ from jaxdt.files import private_cache
 
 def parse(kind: type, arguments: list[str], prog: str, default: Any = None) -> Any:
     extra = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=arguments, prog=prog, **extra)
+    return tyro.cli(kind, args=_with_plain_numbers(kind, arguments), prog=prog, **extra)
+
+
+def _with_plain_numbers(kind: type, arguments: list[str]) -> list[str]:
+    """`--steps 1e5` as `--steps 100000`, for the flags that take whole numbers."""
+    whole = {f"--{name.replace('_', '-')}" for name in _whole_numbers(kind)}
+    plain, flag = [], ""
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        flag = name if name.startswith("--") else flag
+        value = value if equals else argument
+        if flag in whole and re.fullmatch(r"\d+(\.\d+)?e\+?\d{1,2}", value, re.IGNORECASE):
+            number = decimal.Decimal(value)
+            if number == number.to_integral_value():
+                argument = f"{name}=" * bool(equals) + str(int(number))
+        plain.append(argument)
+    return plain
+
+
+def _whole_numbers(hint: Any) -> Iterator[str]:
+    """The fields of a config, and of those within it, that hold whole numbers."""
+    if not dataclasses.is_dataclass(hint):
+        for part in typing.get_args(hint):
+            yield from _whole_numbers(part)
+        return
+    for name, inner in typing.get_type_hints(hint).items():
+        if inner in (int, int | None, tuple[int, ...], tuple[int, ...] | None):
+            yield name
+        yield from _whole_numbers(inner)
 
 
 def keep_compiled_programs() -> None:

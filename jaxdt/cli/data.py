@@ -7,7 +7,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from jaxdt.cli.common import parse
-from jaxdt.cli.report import dataset_report, run_report
+from jaxdt.cli.report import dataset_report, directory_report, run_report
 from jaxdt.errors import JaxdtError
 from jaxdt.run.directory import RunDirectory
 from jaxdt.run.seed_group import stored_seeds
@@ -49,7 +49,7 @@ class InfoArguments:
     """Describe a dataset or a run directory."""
 
     path: Positional[str]
-    """A run directory, one of several seeds, or a dataset: what `jaxdt train --dataset` takes."""
+    """A run directory, one of several seeds or of any runs, or a dataset: what `jaxdt train --dataset` takes."""
     map_above: float | None = None
     """GiB; larger episodes are unpacked once into a cache on disk and mapped from it; None: a quarter of memory."""
 
@@ -103,6 +103,8 @@ def info_command(arguments: list[str]) -> None:
     parsed = parse(InfoArguments, arguments, "jaxdt info")
     if RunDirectory(parsed.path).holds_run or stored_seeds(parsed.path):
         print(run_report(Path(parsed.path)))
+    elif (listed := directory_report(Path(parsed.path))) is not None:
+        print(listed)
     else:
         from jaxdt.data.loading import load_episodes
         from jaxdt.progress import console_progress

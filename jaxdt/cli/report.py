@@ -1,5 +1,6 @@
 """Text for people: datasets, runs and evaluations."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ import numpy as np
 
 from jaxdt.data.d4rl import normalized_score, reference_name
 from jaxdt.data.episodes import EpisodeStore
+from jaxdt.errors import JaxdtError
 from jaxdt.loggers import read_evaluations, read_lines
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
+from jaxdt.run.finished import differences_from_preset, find_runs, printable, read_run
 from jaxdt.run.seed_group import SeedGroup, read_summary, summarize
 from jaxdt.types import Evaluation
 
@@ -47,6 +50,25 @@ def run_report(path: Path) -> str:
     summary = read_summary(path)
     group = SeedGroup(path, summary["seeds"])
     return _seeds_report(group, summary["evaluations"]) if group.seeds else _run_report(group.runs[0])
+
+
+def directory_report(path: Path) -> str | None:
+    """The runs below a directory side by side; None where there are none."""
+    try:
+        paths = [run for _, run in find_runs([path])]
+    except JaxdtError:
+        return None
+    rows = []
+    for run in map(read_run, paths):
+        config, last = run.record.config, run.last_evaluation if run.evaluations else None
+        lines = read_lines(RunDirectory(run.path).metrics)
+        reached = "-" if last is None else f"{last['return_mean']:.1f} ± {last['return_std']:.1f}"
+        target = "-" if last is None else _target(last["target"], ".1f")
+        updates = f"{lines[-1]['step'] if lines else 0} of {config.steps}"
+        name = os.path.relpath(run.path, path)
+        rows.append((name, printable(config.preset), run.env, str(config.seed), updates, target, reached))
+    head = ("run", "preset", "environment", "seed", "updates", "target", "return")
+    return _table(f"{path}, {len(rows)} runs", head, rows)
 
 
 def _run_report(run: RunDirectory) -> str:
@@ -102,6 +124,9 @@ def _choices(record: RunRecord) -> list[tuple[str, str]]:
         ("environment", record.config.env or "none"),
         ("model", record.config.algorithm.summary),
     ]
+    differing = differences_from_preset(record.config)
+    if differing:
+        rows.append(("other than preset", ", ".join(f"{name}={value}" for name, value in differing.items())))
     if "imported_from" in data:
         rows.append(("imported from", data["imported_from"]))
         rows.append(("targets", ", ".join(f"{target:g}" for target in record.config.targets or ()) or "none known"))

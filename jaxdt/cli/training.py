@@ -9,7 +9,7 @@ from tyro.conf import OmitArgPrefixes
 from jaxdt.cli.common import device_line, keep_compiled_programs, parse
 from jaxdt.cli.report import run_report
 from jaxdt.config import DEMO, PRESETS, TrainConfig, check_same_algorithm
-from jaxdt.errors import JaxdtError
+from jaxdt.errors import JaxdtError, did_you_mean
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
 from jaxdt.run.seed_group import stored_config
 
@@ -85,12 +85,24 @@ def _parse_train(arguments: list[str]) -> TrainArguments:
 
 def _check_words(arguments: list[str], preset: str | None) -> None:
     if preset is not None and preset not in PRESETS:
-        raise JaxdtError(f"{preset!r} is not a preset; choose one of {', '.join(PRESETS)}.")
+        raise JaxdtError(
+            f"{preset!r} is not a preset{did_you_mean(preset, PRESETS)}; choose one of {', '.join(PRESETS)}."
+        )
     for before, argument in itertools.pairwise(arguments):
         if argument in PRESETS and not before.startswith("-"):
             raise JaxdtError(f"the preset comes first: jaxdt train {argument} ... (it stands after {before!r:.40}).")
-    if _is_given(arguments, "eval-context"):
-        raise JaxdtError("--eval-context is now called --context.")
+    for flag, instead in _OTHER_NAMES.items():
+        if _is_given(arguments, flag):
+            raise JaxdtError(f"--{flag} is called {instead}.")
+
+
+_OTHER_NAMES = {
+    "eval-context": "--context now",
+    "lr": "--learning-rate here",
+    "epochs": "--passes here, or give --steps",
+    "preset": "nothing here: the preset is the first word, as in jaxdt train paper",
+}
+"""What people write, and what to write."""
 
 
 def _starting_from(trained: RunRecord, preset: str | None) -> TrainConfig:

@@ -26,6 +26,7 @@ from jaxdt.config.presets import (
     RVS as RVS,
     RVS_SMALL as RVS_SMALL,
     TD3_BC as TD3_BC,
+    preset as preset,
 )
 from jaxdt.config.protocol import AlgorithmOptions as AlgorithmOptions
 from jaxdt.config.run import (

@@ -1,6 +1,10 @@
 """Named recipes to start from."""
 
+import dataclasses
+from typing import Any
+
 from jaxdt.config.behavior_cloning import BehaviorCloningConfig
+from jaxdt.config.checks import flatten
 from jaxdt.config.decision_transformer import DecisionTransformerConfig
 from jaxdt.config.iql import IQLConfig
 from jaxdt.config.model import ModelConfig
@@ -8,6 +12,7 @@ from jaxdt.config.optimizer import OptimizerConfig
 from jaxdt.config.run import TrainConfig
 from jaxdt.config.rvs import RvSConfig
 from jaxdt.config.td3_bc import TD3BCConfig
+from jaxdt.errors import JaxdtError, did_you_mean
 
 
 PAPER = TrainConfig()
@@ -60,6 +65,18 @@ LARGE = TrainConfig(
 
 BEHAVIOR_CLONING = TrainConfig(preset="bc", algorithm=BehaviorCloningConfig())
 """The original's MLP-BC, with the paper's data, batch, schedule and evaluation; `best_fraction=0.1` makes it %BC."""
+
+BC_CORL = TrainConfig(
+    preset="bc-corl",
+    batch_size=256,
+    steps=1_000_000,
+    eval_every=5_000,
+    eval_episodes=10,
+    algorithm=BehaviorCloningConfig(
+        context_length=1, width=256, num_layers=2, dropout=0.0, optimizer=OptimizerConfig.adam(3e-4)
+    ),
+)
+"""Behaviour cloning as CORL trains it: of the newest state alone, which cannot be answered by repeating old actions."""
 
 RVS = TrainConfig(preset="rvs", batch_size=16_384, steps=122_000, paper_targets=False, algorithm=RvSConfig())
 """RvS-R as published: 2,000 passes over a million steps. It is asked for returns up to the data's best."""
@@ -145,9 +162,37 @@ PRESETS = {
     "huggingface": HUGGINGFACE,
     "large": LARGE,
     "bc": BEHAVIOR_CLONING,
+    "bc-corl": BC_CORL,
     "rvs": RVS,
     "rvs-small": RVS_SMALL,
     "iql": IQL,
     "td3-bc": TD3_BC,
     "rebrac": REBRAC,
 }
+
+
+def preset(name: str, **changes: Any) -> TrainConfig:
+    """A preset with other values, each by the name that it has at the command: `preset("demo", learning_rate=3e-4)`.
+
+    Values of the method, its model and its optimiser are given like those of the run. Raises JaxdtError for a preset
+    or a name that is not there.
+    """
+    if name not in PRESETS:
+        raise JaxdtError(f"{name!r} is no preset{did_you_mean(name, PRESETS)}; choose one of {', '.join(PRESETS)}.")
+    config, unknown = _changed(PRESETS[name], changes)
+    if unknown:
+        known = [each.split(".")[-1] for each in flatten(config)]
+        wrong = next(iter(unknown))
+        raise JaxdtError(f"the preset {name} has no {wrong!r}{did_you_mean(wrong, known)}.")
+    return config
+
+
+def _changed(config: Any, changes: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The config and those within it with the changes that are theirs, and the changes that are nobody's."""
+    own = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    values = {name: value for name, value in changes.items() if name in own}
+    rest = {name: value for name, value in changes.items() if name not in own}
+    for name, value in own.items():
+        if dataclasses.is_dataclass(value) and name not in values:
+            values[name], rest = _changed(value, rest)
+    return dataclasses.replace(config, **values), rest

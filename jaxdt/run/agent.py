@@ -62,6 +62,9 @@ class Agent:
         self._memory: Any = None
         self._seed, self._steps = 0, 0
 
+    def __repr__(self) -> str:
+        return f"Agent({self.config.summary}; environment {self.env_id or 'not named'}, targets {self.targets})"
+
     @classmethod
     def load(cls, run_dir: str | os.PathLike[str], checkpoint: Which = "latest", **acting: Any) -> "Agent":
         """The agent of a run directory; raises JaxdtError when it holds no run or no such checkpoint.

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
-from jaxdt.config import CHANGEABLE, PRESETS, flatten
+from jaxdt.config import CHANGEABLE, PRESETS, TrainConfig, flatten
 from jaxdt.errors import JaxdtError
 from jaxdt.loggers import read_evaluations
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
@@ -172,6 +172,23 @@ def name_methods(named: Sequence[tuple[str | None, FinishedRun]]) -> tuple[list[
         if differing:
             notes.append(f"the runs of {method} were made with different {', '.join(differing)}")
     return methods, notes
+
+
+def differences_from_preset(config: TrainConfig) -> dict[str, Any]:
+    """What learning differs by from the preset that it started from, by the command's names; {} where that is gone."""
+    if config.preset not in PRESETS:
+        return {}
+    preset = PRESETS[config.preset]
+    if type(preset.algorithm) is not type(config.algorithm):
+        return {}
+    own = flatten(dataclasses.replace(preset, algorithm=preset.algorithm.for_steps(config.steps or 1)))
+    filled = {"steps", "algorithm.model.state_dim", "algorithm.model.action_dim", "algorithm.model.num_actions"}
+    kept = (NOT_THE_METHOD - {"steps"}) | {name for name in filled if own.get(name) is None}
+    return {
+        name.split(".")[-1]: value
+        for name, value in flatten(config).items()
+        if name not in kept and own.get(name, ...) != value
+    }
 
 
 def _preset_and_choices(run: FinishedRun, others: Sequence[FinishedRun]) -> str:
