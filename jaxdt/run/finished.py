@@ -12,6 +12,7 @@ from jaxdt.config import CHANGEABLE, PRESETS, TrainConfig, flatten
 from jaxdt.errors import JaxdtError
 from jaxdt.loggers import read_evaluations
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
+from jaxdt.run.resume import FILLED_IN
 
 
 NOT_THE_METHOD = {
@@ -20,9 +21,6 @@ NOT_THE_METHOD = {
     "algorithm.optimizer.total_steps",
 }
 """Choices that differ between seeds and tasks of one method, or say what is looked at."""
-
-FOLLOWS_FROM_PASSES = {"steps", "algorithm.optimizer.warmup_steps"}
-"""Where a run is as long as its passes over the data, these follow from how many episodes there are."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,9 +73,9 @@ class FinishedRun:
 
     @cached_property
     def method(self) -> dict[str, Any]:
-        """Every choice that makes the method, by name."""
+        """Every choice that makes the method, by name; what was filled in from the data is none."""
         config = self.record.config
-        left_out = NOT_THE_METHOD | (FOLLOWS_FROM_PASSES if config.passes is not None else set())
+        left_out = NOT_THE_METHOD | _filled_in(config)
         choices = {name: value for name, value in flatten(config).items() if name not in left_out}
         return {"method": config.algorithm.name, **choices}
 
@@ -176,25 +174,31 @@ def name_methods(named: Sequence[tuple[str | None, FinishedRun]]) -> tuple[list[
 
 def differences_from_preset(config: TrainConfig) -> dict[str, Any]:
     """What learning differs by from the preset that it started from, by the command's names; {} where that is gone."""
-    if config.preset not in PRESETS:
-        return {}
-    preset = PRESETS[config.preset]
-    if type(preset.algorithm) is not type(config.algorithm):
-        return {}
-    own = flatten(dataclasses.replace(preset, algorithm=preset.algorithm.for_steps(config.steps or 1)))
-    filled = {"steps", "algorithm.model.state_dim", "algorithm.model.action_dim", "algorithm.model.num_actions"}
-    kept = (NOT_THE_METHOD - {"steps"}) | {name for name in filled if own.get(name) is None}
+    own = _of_preset(config)
+    left_out = NOT_THE_METHOD | _filled_in(config) | ({"passes"} if config.passes is None else set())
     return {
         name.split(".")[-1]: value
         for name, value in flatten(config).items()
-        if name not in kept and own.get(name, ...) != value
+        if name in own and name not in left_out and own[name] != value
     }
+
+
+def _filled_in(config: TrainConfig) -> set[str]:
+    """Choices that the preset leaves to the data, and the number of updates where it follows from passes."""
+    filled = {name for name, value in _of_preset(config).items() if value is None and name.split(".")[-1] in FILLED_IN}
+    return filled | {"steps"} if config.passes is not None else filled - {"steps"}
+
+
+def _of_preset(config: TrainConfig) -> dict[str, Any]:
+    """The choices of the preset that a config started from; {} where it is gone, or now of another method."""
+    preset = PRESETS.get(config.preset)
+    return {} if preset is None or type(preset.algorithm) is not type(config.algorithm) else flatten(preset)
 
 
 def _preset_and_choices(run: FinishedRun, others: Sequence[FinishedRun]) -> str:
     preset = printable(run.record.config.preset)
+    own = _of_preset(run.record.config)
     same = [other.method for other in others if other.record.config.preset == run.record.config.preset]
-    own = flatten(PRESETS[preset]) if preset in PRESETS else {}
     chosen = {name: run.method[name] for name in _differing(same) if name in run.method}
     return " ".join([preset, *(f"{name.split('.')[-1]}={v}" for name, v in chosen.items() if own.get(name, ...) != v)])
 
