@@ -146,7 +146,7 @@ def _reading(comparison: Comparison) -> list[str]:
 
 def _mean_and_std(score: Score, plus_minus: str) -> str:
     std = score.return_std
-    decimals = _decimals(score.return_mean)
+    decimals = _decimals(max(abs(score.return_mean), std or 0.0))
     text = f"{score.return_mean:.{decimals}f}"
     return text if std is None else f"{text} {plus_minus} {std:.{decimals}f}"
 
