@@ -1,15 +1,19 @@
 """Gymnasium environments, made quietly and checked. Loads gymnasium and mujoco when used, never jax."""
 
+import json
 import logging
 import os
 import re
+import shlex
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxdt.errors import JaxdtError, one_line
+from jaxdt.choice import EnvironmentChoice, importing_from_here, make, why_not_made
+from jaxdt.errors import JaxdtError
 from jaxdt.types import Box, Discrete
 
 
@@ -21,37 +25,48 @@ MJX = "mjx:"
 """Before a Gymnasium id: that task on the device, with MuJoCo's physics in JAX."""
 
 
-def make_simulator(env_id: str, *, render: bool = False) -> "gymnasium.Env":
+def make_simulator(environment: Any, *, render: bool = False) -> "gymnasium.Env":
     """A Gymnasium environment with a vector observation, and a vector or one whole number as action.
 
-    Raises JaxdtError for an unknown environment or one whose spaces we do not support.
+    `environment`: an EnvironmentChoice, or its `env`. An object of an environment is made anew from its spec, unless
+    episodes are played one by one. Boxes of other shapes, and Dict and Tuple of Boxes, are flattened in the order of
+    `gymnasium.spaces.flatten`. Raises JaxdtError for what cannot be made, or has spaces that we do not support.
     """
-    import gymnasium
-
-    if env_id.startswith(MJX):
-        raise JaxdtError(f"{env_id} is for evaluation only; a simulator is made of {gymnasium_id(env_id)}.")
+    choice = environment if isinstance(environment, EnvironmentChoice) else EnvironmentChoice(env=environment)
+    if isinstance(choice.env, str) and choice.env.startswith(MJX):
+        raise JaxdtError(f"{choice.env} is for evaluation only; a simulator is made of {gymnasium_id(choice.env)}.")
     _quieten_mujoco()
     if render:
         _choose_renderer()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), importing_from_here(choice.env):
             warnings.simplefilter("ignore", DeprecationWarning)
-            simulator = gymnasium.make(
-                env_id,
-                render_mode="rgb_array" if render else None,
-                disable_env_checker=True,  # it costs a tenth of a MuJoCo step
-            )
-    except Exception as error:  # an environment's constructor raises what its authors liked
-        backend = os.environ.get("MUJOCO_GL")
-        fix = f"; MUJOCO_GL is {backend!r}, is that renderer installed?" if backend and "mujoco" in str(error) else ""
-        raise JaxdtError(
-            f"environment {env_id!r} cannot be made: {one_line(error)} "
-            f"(give a Gymnasium id such as HalfCheetah-v5{fix})."
-        ) from error
-    _check_spaces(env_id, simulator)
+            warnings.filterwarnings("ignore", ".*(Using the latest versioned environment|render_mode)")
+            simulator = make(choice, render=render)
+    except JaxdtError:
+        raise
+    except (Exception, SystemExit) as error:  # an environment's constructor raises what its authors liked
+        raise JaxdtError(f"environment {choice.name!r} cannot be made: {why_not_made(choice, error)}.") from error
+    simulator = _with_a_vector(simulator)
+    _check_spaces(choice.name, simulator)
     if render:
         _follow_the_body(simulator)
     return simulator
+
+
+def _with_a_vector(simulator: "gymnasium.Env") -> "gymnasium.Env":
+    from gymnasium import spaces
+    from gymnasium.wrappers import FlattenObservation
+
+    def is_of_boxes(space: Any) -> bool:
+        if isinstance(space, spaces.Dict | spaces.Tuple):
+            parts = space.values() if isinstance(space, spaces.Dict) else space
+            return bool(len(space)) and all(map(is_of_boxes, parts))
+        return isinstance(space, spaces.Box) and not (len(space.shape) == 3 and space.dtype == np.uint8)  # no pictures
+
+    space = simulator.observation_space
+    is_vector = isinstance(space, spaces.Box) and len(space.shape) == 1
+    return simulator if is_vector or not is_of_boxes(space) else FlattenObservation(simulator)
 
 
 def _follow_the_body(simulator: "gymnasium.Env") -> None:
@@ -77,14 +92,39 @@ def action_space(simulator: "gymnasium.Env") -> Box | Discrete:
     return Box(low, np.where(np.isfinite(high), high, low + 2))
 
 
-def episode_limit(simulator: "gymnasium.Env") -> int:
-    """Environment steps after which an episode is cut off; 1000 where the environment names none."""
-    return getattr(simulator.spec, "max_episode_steps", None) or 1000
+def episode_limit(simulator: "gymnasium.Env") -> int | None:
+    """Environment steps after which an episode is cut off; None where the environment names none."""
+    from gymnasium.wrappers import TimeLimit
+
+    wrapper: Any = simulator
+    while wrapper is not simulator.unwrapped:  # also in environments that gymnasium.make has not made
+        if isinstance(wrapper, TimeLimit):
+            return wrapper._max_episode_steps
+        wrapper = wrapper.env
+    return getattr(simulator.spec, "max_episode_steps", None)
 
 
 def gymnasium_id(env_id: str) -> str:
     """What Gymnasium calls it, without `mjx:`: where scores are looked up, and what others know."""
     return env_id.removeprefix(MJX)
+
+
+def with_version(env_id: str) -> str:
+    """The newest version of a registered id without one; any other id as it is."""
+    prefix = MJX if env_id.startswith(MJX) else ""
+    name = env_id.removeprefix(prefix)
+    if re.search(r":|-v\d+$", name):
+        return env_id
+    from gymnasium.envs.registration import find_highest_version, registry
+
+    namespace, _, last = name.rpartition("/")
+    newest = None if name in registry else find_highest_version(namespace or None, last)
+    return env_id if newest is None else f"{env_id}-v{newest}"
+
+
+def registered_id(env_id: str) -> str:
+    """Without the module that registers it and without `mjx:`: what may stand in a file."""
+    return env_id.rpartition(":")[2]
 
 
 def is_plain_env_id(env_id: str) -> bool:
@@ -93,6 +133,24 @@ def is_plain_env_id(env_id: str) -> bool:
     What a file says must pass this; what a user types need not.
     """
     return re.fullmatch(r"(?:[\w-]+/)?[\w.-]+", gymnasium_id(env_id)) is not None
+
+
+def are_plain_kwargs(kwargs: Any) -> bool:
+    """Whether keyword arguments are numbers, words and lists of such, and name neither a path nor a module within one.
+
+    What a file says must pass this; what a user types need not.
+    """
+    if isinstance(kwargs, dict):
+        return all(map(are_plain_kwargs, [*kwargs, *kwargs.values()]))
+    if isinstance(kwargs, list):
+        return all(map(are_plain_kwargs, kwargs))
+    return re.fullmatch(r"[\w -]*", kwargs) is not None if isinstance(kwargs, str) else True
+
+
+def flags_of(env: str, kwargs: Mapping[str, Any] | None) -> str:
+    """What to type to be given that environment."""
+    given = f" --env-kwargs {shlex.quote(json.dumps(dict(kwargs)))}" if kwargs else ""
+    return f"--env {shlex.quote(env)}{given}"
 
 
 def checked_env_id(value: Any, where: str) -> str:
@@ -115,8 +173,8 @@ def _check_spaces(env_id: str, simulator: "gymnasium.Env") -> None:
         raise JaxdtError(f"environment {env_id!r} must have a vector of continuous actions or Discrete; got {action}.")
     if not isinstance(observation, spaces.Box) or len(observation.shape) != 1:
         raise JaxdtError(
-            f"environment {env_id!r} must have a vector of observations; got {observation} "
-            "(gymnasium.wrappers.FlattenObservation makes one)."
+            f"environment {env_id!r} must have a vector of observations, or Boxes that gymnasium.spaces.flatten makes "
+            f"one of (pictures are not taken); got {observation}."
         )
 
 

@@ -19,14 +19,16 @@ MAY_IMPORT = {
     "files": {"errors"},
     "pickles": {"errors"},
     "progress": set(),
-    "simulator": {"errors", "types"},
-    "data": BASE | {"simulator", "pickles", "progress"},
+    "choice": {"errors"},
+    "stepping": {"errors"},
+    "simulator": {"errors", "types", "choice"},
+    "data": BASE | {"choice", "stepping", "simulator", "pickles", "progress"},
     "models": BASE,
     "parallel": BASE,
     "flat": set(),
     "training": BASE | {"parallel", "flat"},
     "algorithms": BASE | {"data", "models", "parallel", "training"},
-    "evaluation": BASE | {"simulator", "progress", "parallel", "data"},
+    "evaluation": BASE | {"choice", "stepping", "simulator", "progress", "parallel", "data"},
     "interop": BASE | {"pickles", "simulator", "data"},
     "checkpoint": BASE,
     "loggers": BASE,
@@ -34,8 +36,8 @@ MAY_IMPORT = {
     "plots": BASE | {"statistics"},
     "run": BASE
     | {"simulator", "progress", "data", "models", "algorithms", "training", "parallel", "evaluation", "interop"}
-    | {"checkpoint", "loggers", "plots", "statistics"},
-    "cli": BASE | {"progress", "simulator", "data", "loggers", "checkpoint", "run"},
+    | {"choice", "checkpoint", "loggers", "plots", "statistics"},
+    "cli": BASE | {"choice", "progress", "simulator", "data", "loggers", "checkpoint", "run"},
     "__main__": {"cli"},
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -67,7 +69,7 @@ def test_rooms_import_only_what_the_design_allows(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_data_never_imports_jax_and_only_models_imports_flax(path):
     libraries = {module.split(".")[0] for module in imported_modules(path)}
-    if room_of(path) in BASE | {"data", "simulator", "pickles", "progress"}:
+    if room_of(path) in BASE | {"data", "choice", "stepping", "simulator", "pickles", "progress"}:
         assert not libraries & {"jax", "optax", "orbax"}
     if room_of(path) != "models":
         assert "flax" not in libraries

@@ -127,7 +127,7 @@ def test_a_finished_episode_is_not_stepped_on():
     [
         ("raises", "raised OSError: the motor is gone"),
         ("nan", "observation or reward is not"),
-        ("flags", "raised ValueError: The truth value of an array"),
+        ("flags", "its terminated must be true or false; got array"),
     ],
 )
 def test_trouble_in_the_simulator_ends_the_rollout_and_is_named_outside(trouble, says):

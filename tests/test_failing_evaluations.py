@@ -151,7 +151,7 @@ STORE = make_store(state_dim=2, action_dim=1)
 
 
 def test_training_goes_on_after_a_failed_evaluation_and_records_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(FailsAtFirst, "evaluations", 0)
+    monkeypatch.setattr(FailsAtFirst, "evaluations", -2)  # the first resets are trials
     out = tmp_path / "run"
     config = dataclasses.replace(CONFIG, env="jaxdt-tests/fails-at-first-v0")
     says = (

@@ -65,5 +65,5 @@ def to_environment(action: Num[Array, "b *a"], spec: Spec) -> Num[Array, "b *a"]
     """[-1, 1] mapped affinely onto the action space; 0 ... n-1 onto the environment's own numbers."""
     if isinstance(spec.action, Box):
         low, high = jnp.asarray(spec.action.low)[None], jnp.asarray(spec.action.high)[None]
-        return low + (action + 1) / 2 * (high - low)
+        return jnp.clip(low + (action + 1) / 2 * (high - low), low, high)  # rounding may pass a bound
     return action + spec.action.start

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -85,7 +86,8 @@ def run(arguments: list[str]) -> int:
 
 def _show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
     del category, filename, lineno, file, line
-    print(f"jaxdt: warning: {message}", file=sys.stderr)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(message))  # Gymnasium paints its own
+    print(f"jaxdt: warning: {plain}", file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> int:

@@ -8,6 +8,7 @@ from tyro.conf import Positional
 
 from jaxdt.cli.common import parse
 from jaxdt.cli.report import dataset_report, directory_report, run_report
+from jaxdt.config import KeywordArguments
 from jaxdt.errors import JaxdtError
 from jaxdt.run.directory import RunDirectory
 from jaxdt.run.seed_group import stored_seeds
@@ -21,6 +22,10 @@ class CollectArguments:
     """File to write, ending in .npz, .parquet or .hdf5; it must not exist yet."""
     env: str = "HalfCheetah-v5"
     """Gymnasium id."""
+    env_kwargs: KeywordArguments = None
+    """What the environment's constructor is given beside, as JSON."""
+    max_episode_steps: int | None = None
+    """Steps after which an episode is cut off; None: the environment's own limit, or where it has none 1000."""
     policy: str = "demo:expert"
     """`demo:LEVEL` (random, beginner, medium, skilled, expert; HalfCheetah, CartPole or Acrobot) or `random`."""
     episodes: int = 50
@@ -66,7 +71,12 @@ def collect_command(arguments: list[str]) -> None:
     progress.start(f"collect {parsed.policy} in {parsed.env}", parsed.episodes, "episode")
     try:
         store = collect_episodes(
-            parsed.env, behaviours, seed=parsed.seed, progress=lambda done, total: progress.advance(done)
+            parsed.env,
+            behaviours,
+            seed=parsed.seed,
+            env_kwargs=parsed.env_kwargs,
+            max_episode_steps=parsed.max_episode_steps,
+            progress=lambda done, total: progress.advance(done),
         )
     finally:
         progress.stop()
@@ -75,12 +85,13 @@ def collect_command(arguments: list[str]) -> None:
 
 
 def _behaviours(parsed: CollectArguments) -> list[Any]:
+    from jaxdt.choice import EnvironmentChoice
     from jaxdt.data.collecting import Behaviour, random_policy
     from jaxdt.data.demo import demo_behaviours
     from jaxdt.simulator import action_space, make_simulator
 
     if parsed.policy == "random":
-        simulator = make_simulator(parsed.env)
+        simulator = make_simulator(EnvironmentChoice(env=parsed.env, kwargs=parsed.env_kwargs))
         space = action_space(simulator)
         simulator.close()
         return [Behaviour(random_policy(space), parsed.episodes, parsed.noise)]

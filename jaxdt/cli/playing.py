@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from jaxdt.cli.common import device_line, keep_compiled_programs, parse
 from jaxdt.cli.report import evaluation_table, evaluations_document, runs_table
-from jaxdt.config import Context, Sampling
+from jaxdt.config import Context, KeywordArguments, Sampling
 from jaxdt.errors import JaxdtError
 from jaxdt.files import open_atomically
 
@@ -22,6 +22,13 @@ class EvaluateArguments:
     """Run directories; for several, mean and standard deviation over them are printed too."""
     env: str | None = None
     """Gymnasium id, or `mjx:` and one; None: the run's."""
+    env_kwargs: KeywordArguments = None
+    """What the environment's constructor is given beside, as JSON; None: in the run's own environment the run's."""
+    max_episode_steps: int | None = None
+    """Steps after which an episode is cut off; None: the environment's own limit, or where it has none 1000, or the
+    longest episode that the run was trained on."""
+    parallel_environments: int | None = None
+    """Episodes at once, each in a simulator: 1 where there can be only one; None: the run's, or all."""
     targets: tuple[float, ...] | None = None
     """Target returns, in the environment's reward units; None: the run's."""
     episodes: int = 10
@@ -49,26 +56,29 @@ def evaluate_command(arguments: list[str]) -> None:
         raise JaxdtError("evaluate needs a run directory: jaxdt evaluate runs/cheetah.")
     from jaxdt.progress import console_progress
     from jaxdt.run.agent import Agent
-    from jaxdt.run.evaluate import evaluate, render_videos
+    from jaxdt.run.evaluate import evaluate, render_videos, try_video
 
     progress = console_progress()
     acting = {"context": parsed.context, "sampling": parsed.sampling, "temperature": parsed.temperature}
     agents = [Agent.load(path, parsed.checkpoint, **acting) for path in parsed.runs]
     takers = [agent for agent in agents if agent.config.takes_target]
-    environments = {parsed.env or agent.env_id for agent in agents}
+    environments = {parsed.env or agent.environment.env for agent in agents}
     targets_differ = parsed.targets is None and len({agent.targets for agent in takers}) > 1
     if len(environments) > 1 or targets_differ:
         raise JaxdtError("the runs have different environments or targets; give --env and --targets to compare them.")
+    given = {name: getattr(parsed, name) for name in ("env_kwargs", "max_episode_steps", "parallel_environments")}
+    for agent in agents if parsed.video else ():  # before anything is played
+        try_video(agent, parsed.env, **given)
     keep_compiled_programs()
     progress.say(device_line())
     results = []
     for path, agent in zip(parsed.runs, agents, strict=True):
         targets = parsed.targets if agent in takers or not takers else None  # the others are asked for none
-        evaluations = evaluate(agent, parsed.env, targets, parsed.episodes, parsed.seed, progress=progress)
+        evaluations = evaluate(agent, parsed.env, targets, parsed.episodes, parsed.seed, **given, progress=progress)
         results.append(evaluations)
         print(evaluation_table(str(path), evaluations))
         if parsed.video:
-            videos = render_videos(agent, path / "videos", parsed.env, targets, parsed.seed, progress=progress)
+            videos = render_videos(agent, path / "videos", parsed.env, targets, parsed.seed, **given, progress=progress)
             print("\n".join(f"wrote {video}" for video in videos))
     if len(results) > 1 and len({tuple(e.target for e in evaluations) for evaluations in results}) == 1:
         print(runs_table(results))

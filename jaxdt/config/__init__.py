@@ -2,6 +2,7 @@
 
 from jaxdt.config.behavior_cloning import BehaviorCloningConfig as BehaviorCloningConfig
 from jaxdt.config.checks import (
+    KeywordArguments as KeywordArguments,
     Sampling as Sampling,
     check_same_algorithm as check_same_algorithm,
     flatten as flatten,

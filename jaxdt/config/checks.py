@@ -1,11 +1,13 @@
 """Rules that the fields of a config must keep; each raises JaxdtError with the rule and the value."""
 
 import dataclasses
+import json
 import math
 import typing
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
+from tyro.constructors import PrimitiveConstructorSpec
 
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Box, Spec
@@ -13,6 +15,39 @@ from jaxdt.types import Box, Spec
 
 Sampling = Literal["greedy", "sample"]
 """How a discrete action is chosen: the likeliest, or one drawn from the predicted distribution."""
+
+
+def _parsed(arguments: list[str]) -> dict[str, Any] | None:
+    value = None if arguments[0] == "None" else json.loads(arguments[0])
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f'it must be a JSON object such as {{"name": 1}}; got {arguments[0]:.80}')
+    return value
+
+
+KeywordArguments = Annotated[
+    dict[str, Any] | None,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=_parsed,
+        is_instance=lambda value: value is None or isinstance(value, dict),
+        str_from_instance=lambda value: ["None" if value is None else json.dumps(value)],
+    ),
+]
+"""By name; on the command line a JSON object."""
+
+
+def as_json(value: Any, name: str) -> Any:
+    """What comes back from a JSON file; raises JaxdtError where nothing does, or it is no object."""
+    try:
+        if value is not None and not isinstance(value, dict):
+            raise TypeError(f"it is a {type(value).__name__}")
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise JaxdtError(
+            f"{name} must be a dict of JSON values; got {value!r:.200} ({error}); for others give env= a function that "
+            "makes the environment."
+        ) from error
 
 
 def at_least(config: Any, name: str, least: int) -> None:

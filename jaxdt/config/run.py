@@ -8,7 +8,7 @@ from typing import Any, Literal
 from tyro.conf import AvoidSubcommands, OmitArgPrefixes, Suppress
 
 from jaxdt.config.behavior_cloning import BehaviorCloningConfig
-from jaxdt.config.checks import at_least, one_of, within
+from jaxdt.config.checks import KeywordArguments, as_json, at_least, one_of, within
 from jaxdt.config.decision_transformer import DecisionTransformerConfig
 from jaxdt.config.iql import IQLConfig
 from jaxdt.config.rvs import RvSConfig
@@ -21,6 +21,11 @@ AlgorithmConfig = DecisionTransformerConfig | BehaviorCloningConfig | RvSConfig 
 
 INTERVALS = ("log_every", "eval_every", "save_every")
 """Of a TrainConfig, in updates."""
+
+_COUNTS = (
+    *("steps", "passes", "batch_size", "devices", "eval_episodes", "updates_per_call"),
+    *("max_episode_steps", "parallel_environments"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,13 @@ class TrainConfig:
     env: str | None = None
     """Environment to evaluate in, a Gymnasium id, or `mjx:` and one of MuJoCo's: on the device (needs the `mjx` extra);
     `none`: no evaluation; None: the one the data names."""
+    env_kwargs: KeywordArguments = None
+    """What the environment's constructor is given beside, as JSON: '{"include_cfrc_ext_in_observation": false}'."""
+    max_episode_steps: int | None = None
+    """Steps after which an episode of evaluation is cut off; None: the environment's own limit, or where it has none
+    the longest episode of the data, at least 1000."""
+    parallel_environments: int | None = None
+    """Episodes of evaluation at once, each in a simulator: 1 where there can be only one; None: all."""
     steps: int | None = 100_000
     """Updates in all; None: as many as `passes` make."""
     passes: int | None = None
@@ -89,7 +101,7 @@ class TrainConfig:
     )
 
     def __post_init__(self):
-        for name in ("steps", "passes", "batch_size", "devices", "eval_episodes", "updates_per_call", *INTERVALS):
+        for name in (*_COUNTS, *INTERVALS):
             if getattr(self, name) is not None:
                 at_least(self, name, 1)
         for name in ("steps", *INTERVALS):
@@ -102,6 +114,7 @@ class TrainConfig:
             raise JaxdtError("steps or passes must be given; both are None.")
         for name in ("seed", "eval_seed"):
             within(self, name, 0.0, 2.0**30)
+        object.__setattr__(self, "env_kwargs", as_json(self.env_kwargs, "env_kwargs"))
         if self.map_above is not None:
             within(self, "map_above", 0.0, math.inf)
         if not 0 < self.save_every_minutes < math.inf:
@@ -163,6 +176,8 @@ TrainConfig.__init__ = _say_what_moved(TrainConfig.__init__)
 CHANGEABLE = (
     "map_above",
     "devices",
+    "max_episode_steps",
+    "parallel_environments",
     "steps",
     "targets",
     "eval_every",

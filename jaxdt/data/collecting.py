@@ -1,14 +1,18 @@
 """Episodes made by rolling out a behaviour policy in a Gymnasium environment."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from jaxdt import stepping
+from jaxdt.choice import DEFAULT_LIMIT, EnvironmentChoice, no_time_limit
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError, SimulationError
-from jaxdt.simulator import action_space, episode_limit, make_simulator
+from jaxdt.simulator import action_space, episode_limit, make_simulator, registered_id, with_version
 from jaxdt.types import Box, Discrete
 
 
@@ -34,13 +38,21 @@ def collect_episodes(
     behaviours: Sequence[Behaviour],
     *,
     seed: int = 0,
+    env_kwargs: Mapping[str, Any] | None = None,
+    max_episode_steps: int | None = None,
     progress: Progress = lambda done, total: None,
 ) -> EpisodeStore:
     """Rolls out each behaviour in turn; episode `j` of all starts from environment seed `seed + j`.
 
+    - `env_kwargs`: what the environment's constructor is given beside.
+    - `max_episode_steps`: after which an episode is cut off; None: the environment's own limit, or where it has none
+      1000, with a warning.
+
     Stores the actions that were executed, after noise and clipping. Raises JaxdtError for an unknown
     environment or fewer than one episode, SimulationError when an episode cannot go on.
     """
+    if max_episode_steps is not None and max_episode_steps < 1:
+        raise JaxdtError(f"max_episode_steps must be at least 1; got {max_episode_steps}.")
     if seed < 0:
         raise JaxdtError(f"seed must be at least 0; got {seed}.")
     for behaviour in behaviours:
@@ -48,22 +60,30 @@ def collect_episodes(
             raise JaxdtError(f"episodes must be at least 1; got {behaviour.episodes}.")
         if not 0 <= behaviour.noise < np.inf:
             raise JaxdtError(f"noise must be at least 0 and finite; got {behaviour.noise}.")
-    simulator = make_simulator(env_id)
+    env_id = with_version(env_id)
+    simulator = make_simulator(
+        EnvironmentChoice(env=env_id, kwargs=env_kwargs, max_episode_steps=max_episode_steps, parallel=1)
+    )
+    limit = max_episode_steps or episode_limit(simulator)
     plays = [behaviour for behaviour in behaviours for _ in range(behaviour.episodes)]
     columns: list[list] = [[], [], [], [], []]
-    ends = []
+    ends, cut_off = [], 0
     try:
         if isinstance(action_space(simulator), Discrete) and any(behaviour.noise for behaviour in behaviours):
             raise JaxdtError(f"noise is for continuous actions and {env_id} has discrete ones; leave it at 0.")
         for episode, behaviour in enumerate(plays):
-            for column, values in zip(columns, _play(simulator, behaviour, seed, episode), strict=True):
+            recorded, was_cut = _play(simulator, behaviour, seed, episode, limit or DEFAULT_LIMIT)
+            cut_off += was_cut
+            for column, values in zip(columns, recorded, strict=True):
                 column.extend(values)
             ends.append(len(columns[0]))
             progress(episode + 1, len(plays))
     finally:
         simulator.close()
+    if cut_off and limit is None:
+        warnings.warn(no_time_limit(env_id, cut_off, len(plays), DEFAULT_LIMIT), stacklevel=2)
     return EpisodeStore.from_arrays(
-        *columns, episode_ends=ends, env_id=env_id.rpartition(":")[2], source=f"episodes of {env_id}"
+        *columns, episode_ends=ends, env_id=registered_id(env_id), source=f"episodes of {env_id}"
     )
 
 
@@ -74,32 +94,47 @@ def random_policy(space: Box | Discrete) -> BehaviourPolicy:
     return lambda observation, rng: rng.uniform(space.low, space.high)
 
 
-def _play(simulator, behaviour: Behaviour, seed: int, episode: int) -> tuple[list, list, list, list, list]:
+def _play(simulator: Any, behaviour: Behaviour, seed: int, episode: int, limit: int) -> tuple[tuple[list, ...], bool]:
+    """The columns, and whether the episode was cut off at the limit."""
     space = action_space(simulator)
     # The generator of actions is apart from the environment's, which is seeded with the same number.
     rng = np.random.default_rng([seed + episode, 1])
     observations, actions, rewards, terminations, truncations = [], [], [], [], []
-    observation, _ = simulator.reset(seed=seed + episode)
-    for step in range(1, episode_limit(simulator) + 1):
+    terminated = truncated = False
+    with _blaming(episode, 0):
+        observation = stepping.reset(simulator, seed + episode)
+    for step in range(1, limit + 1):
         action = _executed(behaviour.policy(observation, rng), space, behaviour.noise, rng)
         if action is None:
             raise SimulationError(
                 f"the behaviour policy gave no action of the environment in episode {episode}, step {step - 1}."
             )
-        observations.append(np.asarray(observation, np.float32))
-        try:
-            observation, reward, terminated, truncated, _ = simulator.step(action)
-        except Exception as error:  # a simulator raises what its authors liked
-            raise SimulationError(
-                f"the environment raised {type(error).__name__} in episode {episode}, step {step - 1}: {error}"
-            ) from error
-        actions.append(action)
+        # Copies: an environment may write into its own array and into the one that it is given.
+        observations.append(np.array(observation, np.float32))
+        actions.append(np.array(action) if isinstance(space, Box) else action)
+        with _blaming(episode, step - 1):
+            observation, reward, terminated, truncated = stepping.step(simulator, action)
         rewards.append(reward)
-        terminations.append(bool(terminated))
-        truncations.append(bool(truncated) or (step == episode_limit(simulator) and not terminated))
-        if terminations[-1] or truncations[-1]:
+        terminations.append(terminated)
+        truncations.append(truncated)
+        if terminated or truncated:
             break
-    return observations, actions, rewards, terminations, truncations
+    else:
+        truncations[-1] = True
+    was_cut = not (terminated or truncated)
+    return (observations, actions, rewards, terminations, truncations), was_cut
+
+
+@contextmanager
+def _blaming(episode: int, step: int) -> Iterator[None]:
+    try:
+        yield
+    except stepping.BadStep as error:
+        raise SimulationError(f"the environment cannot be played: {error} (episode {episode}, step {step}).") from error
+    except (Exception, SystemExit) as error:  # a simulator raises what its authors liked
+        raise SimulationError(
+            f"the environment raised {type(error).__name__} in episode {episode}, step {step}: {error}"
+        ) from error
 
 
 def _executed(action: Any, space: Box | Discrete, noise: float, rng: np.random.Generator) -> Any:

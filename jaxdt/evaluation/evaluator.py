@@ -1,6 +1,8 @@
 """Playing batches of episodes with a policy, and what comes of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ class Evaluator:
     """Plays batches of episodes of a policy in an environment; compiles once for each number of episodes.
 
     - `training_seeds`: of the models that play side by side, whose params are stacked; (): one model, not stacked.
+    - `parallel`: most episodes that are played at once, of one model; None: all of all models.
     - `record`: keep every step. `progress` may be replaced at any time.
     """
 
@@ -28,13 +31,15 @@ class Evaluator:
         environment: Environment,
         *,
         training_seeds: Sequence[int] = (),
+        parallel: int | None = None,
         record: bool = False,
         progress: Progress | None = None,
     ):
         self.environment = environment
         self.progress = progress or Progress()
-        self._training_seeds = training_seeds
-        policy = policy_of_seeds(policy, len(training_seeds)) if training_seeds else policy
+        self._training_seeds, self._parallel = training_seeds, parallel
+        if training_seeds and parallel is None:
+            policy = policy_of_seeds(policy, len(training_seeds))
         self._rollout = make_rollout(policy, environment, record=record)
         environment.on_step = lambda step: self.progress.advance(step)
 
@@ -45,7 +50,7 @@ class Evaluator:
         that are drawn depend on the episode's seed alone. Raises SimulationError naming the first step at which an
         episode could not go on.
         """
-        environment, models = self.environment, len(self._training_seeds) or 1
+        models = len(self._training_seeds) or 1
         seeds = np.tile(np.arange(seed, seed + episodes, dtype=np.int32), models * len(targets))
         wanted = np.tile(np.repeat(np.array([target or 0 for target in targets], np.float32), episodes), models)
 
@@ -56,7 +61,23 @@ class Evaluator:
             return f"{trained}{'' if target is None else f'target {target:g}, '}episode {episode % episodes}"
 
         batch = f"{f'{models} seeds x ' if models > 1 else ''}{len(targets)} targets x {episodes} episodes"
-        self.progress.start(f"evaluate {batch}", environment.max_episode_steps, "step")
+        if self._parallel is None:
+            return self._play(f"evaluate {batch}", params, seeds, wanted, name)
+        parts, each = [], len(seeds) // models
+        for first in (m * each + i for m in range(models) for i in range(0, each, self._parallel)):
+            model = first // each
+            some = slice(first, min(first + self._parallel, (model + 1) * each))
+            title = f"evaluate {batch}, {first + 1} to {some.stop} of {len(seeds)}"
+            chosen = jax.tree.map(itemgetter(model), params) if self._training_seeds else params
+            parts.append(self._play(title, chosen, seeds[some], wanted[some], lambda i, first=first: name(first + i)))
+        return _joined(parts)
+
+    def _play(
+        self, title: str, params: PyTree, seeds: np.ndarray, wanted: np.ndarray, name: Callable[[int], str]
+    ) -> Episodes:
+        """One batch; `name` names its episodes."""
+        environment = self.environment
+        self.progress.start(title, environment.max_episode_steps, "step")
         try:
             played = jax.block_until_ready(self._rollout(params, jnp.asarray(seeds), jnp.asarray(wanted)))
         except jax.errors.JaxRuntimeError as error:  # a callback in the environment raised, or memory ran out
@@ -97,3 +118,12 @@ class Evaluator:
 
     def close(self) -> None:
         self.environment.close()
+
+
+def _joined(parts: Sequence[Episodes]) -> Episodes:
+    """Batches that were played one after the other as one."""
+
+    def episodes(*arrays: Any) -> Any:
+        return jnp.concatenate(arrays, axis=min(1, arrays[0].ndim - 1))  # steps come before episodes, where recorded
+
+    return jax.tree.map(episodes, *parts)

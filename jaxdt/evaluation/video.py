@@ -10,22 +10,40 @@ from typing import Any
 import numpy as np
 from jaxtyping import Num
 
+from jaxdt import stepping
 from jaxdt.errors import JaxdtError, WriteError, one_line
 from jaxdt.files import writing
 from jaxdt.progress import Progress
 from jaxdt.simulator import make_simulator
 
 
+def try_filming(environment: Any) -> None:
+    """Makes a simulator, renders its first frame and looks for the encoder; raises JaxdtError naming what is missing.
+
+    `environment`: an EnvironmentChoice, or its `env`.
+    """
+    _load_writer()
+    simulator = make_simulator(environment, render=True)
+    try:
+        stepping.reset(simulator, 0)
+        _frame(simulator)
+    except stepping.BadStep as error:
+        raise JaxdtError(f"the environment cannot be filmed: {error}.") from error
+    finally:
+        simulator.close()
+
+
 def render_episode(
-    path: Path, env_id: str, seed: int, actions: Num[np.ndarray, "t *a"], *, progress: Progress | None = None
+    path: Path, environment: Any, seed: int, actions: Num[np.ndarray, "t *a"], *, progress: Progress | None = None
 ) -> None:
     """Replays recorded actions from the seed they were recorded from; MuJoCo repeats the episode exactly.
 
-    Raises JaxdtError naming what to install when the machine cannot render or encode.
+    `environment`: an EnvironmentChoice, or its `env`. Raises JaxdtError naming what to install when the machine cannot
+    render or encode.
     """
     progress = progress or Progress()
     writer_of = _load_writer()
-    simulator = make_simulator(env_id, render=True)
+    simulator = make_simulator(environment, render=True)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.stem}.tmp.mp4")
@@ -37,7 +55,7 @@ def render_episode(
         with _fork_allowed(), writer_of(unfinished, fps=fps, macro_block_size=1) as writer:
             for step, action in enumerate(actions):
                 writer.append_data(_frame(simulator))
-                simulator.step(action)
+                simulator.step(np.array(action))
                 progress.advance(step + 1)
         os.replace(unfinished, path)
     except OSError as error:  # the encoder is another process, whose pipe breaks where the disk is full
@@ -71,10 +89,21 @@ def _frame(simulator: Any) -> np.ndarray:
     try:
         frame = simulator.render()
     except gymnasium.error.DependencyNotInstalled as error:
-        raise JaxdtError(f"this environment cannot be rendered: {one_line(error, 200)}.") from error
+        raise JaxdtError(f"this environment cannot be rendered: {one_line(error, 200).rstrip('.')}.") from error
     except Exception as error:  # MuJoCo's renderers raise what their C library happens to raise
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
+        if not hasattr(simulator.unwrapped, "mujoco_renderer"):
+            raise JaxdtError(
+                f"this environment cannot be rendered: its render raised {reason}; leave the video out."
+            ) from error
         raise JaxdtError(
-            f"this machine cannot render ({type(error).__name__}: {error}); install EGL (Debian: apt install libegl1) "
-            "or OSMesa (apt install libosmesa6) and set MUJOCO_GL to egl or osmesa."
+            f"this machine cannot render ({reason}); install EGL (Debian: apt install libegl1) or OSMesa (apt install "
+            "libosmesa6) and set MUJOCO_GL to egl or osmesa."
         ) from error
-    return np.asarray(frame)
+    picture = np.asarray(frame)
+    if picture.ndim != 3 or picture.dtype.kind not in "uif":
+        raise JaxdtError(
+            f"this environment cannot be rendered: its render returned {type(frame).__name__}, not a picture (its "
+            f"render_mode is {getattr(simulator, 'render_mode', None)!r}, and must be rgb_array); leave the video out."
+        )
+    return picture

@@ -20,10 +20,12 @@ from jaxdt.checkpoint import (
     quarantine_damaged,
     stored_shapes,
 )
+from jaxdt.choice import EnvironmentChoice
 from jaxdt.config import AlgorithmConfig, flatten
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.rollout import keys_of_episodes, keys_of_step
-from jaxdt.run.directory import RunDirectory, environment_of_record, read_record
+from jaxdt.run.directory import RunDirectory, read_record
+from jaxdt.run.environment import choice_of_record, must_be_given_again
 from jaxdt.run.lock import sole_process
 from jaxdt.types import Box, Spec
 
@@ -47,12 +49,17 @@ class Agent:
         *,
         env_id: str | None = None,
         targets: Sequence[float | None] | None = None,
+        environment: EnvironmentChoice | None = None,
     ):
         self.config = config
         """Of the algorithm; `acting_with` gives an agent with other acting options."""
         self.params = params
         self.spec = spec
         self.env_id = env_id
+        self.environment = environment or EnvironmentChoice(env=env_id)
+        """What `evaluate` plays in where it is given no other."""
+        self.missing_environment = must_be_given_again(env_id, None) if env_id is None else None
+        """Why it cannot, for people; None where it can."""
         self.targets: tuple[float | None, ...] = tuple(targets or ()) if config.takes_target else (None,)
         """Target returns the run was evaluated at; (None,) where the policy is asked for none."""
         self.kept_evaluators: list[Any] = []
@@ -82,20 +89,27 @@ class Agent:
         config = with_acting_options(record.config.algorithm, **acting)
         config.check_spec(record.spec)
         params = load_params(run, step, config, record.spec)
-        return cls(
+        missing = must_be_given_again(record.config.env, record.config.env_kwargs)
+        agent = cls(
             config,
             params,
             record.spec,
-            env_id=environment_of_record(record),
+            env_id=record.env_id if missing is None else None,
             targets=record.config.evaluation_targets,
+            environment=choice_of_record(record),
         )
+        agent.missing_environment = missing
+        return agent
 
     def acting_with(self, **options: Any) -> "Agent":
         """An agent of the same weights with other acting options; itself where they are what it has."""
         config = with_acting_options(self.config, **options)
         if config == self.config:
             return self
-        return Agent(config, self.params, self.spec, env_id=self.env_id, targets=self.targets)
+        environment = self.environment
+        agent = Agent(config, self.params, self.spec, env_id=self.env_id, targets=self.targets, environment=environment)
+        agent.missing_environment = self.missing_environment
+        return agent
 
     def reset(self, target_return: float | None = None, *, seed: int = 0) -> None:
         """Begins an episode that should reach `target_return`, in the environment's reward units.
@@ -129,7 +143,7 @@ class Agent:
         place = np.array([self._seed, self._steps], np.int32)
         self._memory, actions = self._act(self.params, self._memory, observation[None], earned, place)
         self._steps += 1
-        action, space = np.asarray(actions)[0], self.spec.action
+        action, space = np.array(actions)[0], self.spec.action  # a copy, which the caller may change
         if not (np.isfinite(action).all() if isinstance(space, Box) else action >= space.start):
             raise JaxdtError("the action is not finite: the weights overflow at this observation; train them again.")
         return action

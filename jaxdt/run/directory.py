@@ -14,7 +14,6 @@ from jaxdt.errors import JaxdtError, VersionError, one_line
 from jaxdt.files import is_free, open_atomically, read_json
 from jaxdt.run import upgrade
 from jaxdt.run.config_json import config_from_json, config_to_json
-from jaxdt.simulator import is_plain_env_id
 from jaxdt.types import Spec, spec_from_json
 
 
@@ -113,11 +112,6 @@ def read_record(run: RunDirectory) -> RunRecord:
 
 
 _DATA = {"spec", "fingerprint", "num_episodes", "num_steps", "return_mean", "return_min", "return_max"}
-
-
-def environment_of_record(record: RunRecord) -> str | None:
-    """The run's environment, None where it must be given again: a file may name no module to import."""
-    return record.env_id if record.env_id is not None and is_plain_env_id(record.env_id) else None
 
 
 def describe_making(command: list[str] | None) -> dict[str, Any]:

@@ -1,20 +1,24 @@
 """Evaluating a trained policy, and rendering what it does."""
 
 import contextlib
+import dataclasses
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxdt.checkpoint import Which
+from jaxdt.choice import EnvironmentChoice
 from jaxdt.errors import JaxdtError
-from jaxdt.evaluation.environments import JaxEnvironment, make_environment
+from jaxdt.evaluation.environments import make_environment
 from jaxdt.evaluation.evaluator import Evaluator
-from jaxdt.evaluation.video import render_episode
+from jaxdt.evaluation.video import render_episode, try_filming
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
+from jaxdt.run.environment import chosen, filmed
 from jaxdt.run.fit import check_fit
 from jaxdt.simulator import gymnasium_id
 from jaxdt.types import Evaluation
@@ -22,19 +26,28 @@ from jaxdt.types import Evaluation
 
 def evaluate(
     run: str | os.PathLike[str] | Agent,
-    env: str | JaxEnvironment | None = None,
+    env: Any = None,
     targets: Sequence[float] | None = None,
     episodes: int = 10,
     seed: int = 0,
     *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    max_episode_steps: int | None = None,
+    parallel_environments: int | None = None,
     checkpoint: Which = "latest",
     progress: Progress | None = None,
     **acting: Any,
 ) -> list[Evaluation]:
     """Plays `episodes` episodes at each target return, all side by side, and reports every target.
 
-    - `run`: a run directory or an Agent. `env`: a Gymnasium id, `mjx:` and one, or a JaxEnvironment; default: the
-      run's.
+    - `run`: a run directory or an Agent.
+    - `env`: a Gymnasium id, `mjx:` and one, an EnvSpec, a gymnasium.Env, a function that makes one, or a
+      JaxEnvironment; default: the run's. A gymnasium.Env is made anew from its spec for each episode, unless
+      `parallel_environments` is 1. `env_kwargs`: what its constructor is given beside; default: in the run's own
+      environment the run's.
+    - `max_episode_steps`: after which an episode is cut off; default: the environment's own limit, or where it has none
+      1000, or as many as the longest episode that the run was trained on.
+    - `parallel_environments`: episodes at once; default: the run's, or all.
     - `targets`: in the environment's reward units; default: the run's. A policy that is asked for none takes none.
     - `acting`: options of the run's algorithm, such as `context="cached"`, which computes each token once, many times
       faster, and is slightly another policy once an episode is longer than the context; or, with discrete actions,
@@ -46,27 +59,33 @@ def evaluate(
     an episode cannot go on.
     """
     loaded = run if isinstance(run, Agent) else Agent.load(run, checkpoint)
-    environment, chosen = _choose(loaded, env, targets, episodes, seed)
+    choice = chosen(
+        loaded.environment, loaded.missing_environment, env, env_kwargs, max_episode_steps, parallel_environments
+    )
+    asked_for = _checked_targets(loaded, targets, episodes, seed)
     agent = loaded.acting_with(**acting)
-    kept = _take_evaluator(agent, loaded, environment)
+    kept = _take_evaluator(agent, loaded, choice)
     evaluator = kept.evaluator
     evaluator.progress = progress or Progress()
     try:
-        return evaluator.evaluate(agent.params, chosen, episodes, seed)[0]
+        return evaluator.evaluate(agent.params, asked_for, episodes, seed)[0]
     finally:
         evaluator.close()
         evaluator.progress = Progress()
-        if isinstance(environment, str):
+        if kept.key is not None:
             loaded.kept_evaluators[:] = [kept]
 
 
 def render_videos(
     agent: Agent,
     directory: Path,
-    env: str | None = None,
+    env: Any = None,
     targets: Sequence[float] | None = None,
     seed: int = 0,
     *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    max_episode_steps: int | None = None,
+    parallel_environments: int | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
     """One `.mp4` a target: the episode that starts from `seed`, played and then replayed before a camera.
@@ -74,81 +93,93 @@ def render_videos(
     What is evaluated by MJX (`mjx:`) is filmed in Gymnasium's task, which is the same but begins elsewhere.
     Raises JaxdtError naming what to install when the machine cannot render or encode.
     """
-    environment, chosen = _choose(agent, env, targets, 1, seed)
-    if not isinstance(environment, str):
-        raise JaxdtError("videos are rendered by Gymnasium; give its environment id.")
-    environment = gymnasium_id(environment)
-    with contextlib.closing(_make_evaluator(agent, environment, record=True)) as evaluator:
+    own, missing = agent.environment, agent.missing_environment
+    choice = filmed(chosen(own, missing, env, env_kwargs, max_episode_steps, parallel_environments))
+    asked_for = _checked_targets(agent, targets, 1, seed)
+    with contextlib.closing(_make_evaluator(agent, choice, record=True)) as evaluator:
         evaluator.progress = progress or Progress()
-        played = evaluator.run_episodes(agent.params, chosen, 1, seed)
+        played = evaluator.run_episodes(agent.params, asked_for, 1, seed)
     assert played.trajectory is not None
     actions, lengths = np.asarray(played.trajectory.actions), np.asarray(played.lengths)
-    paths = video_paths(directory, chosen)
+    paths = video_paths(directory, asked_for)
     for i, path in enumerate(paths):
-        render_episode(path, environment, seed, actions[: lengths[i], i], progress=progress)
-    return paths
+        if path not in paths[:i]:  # the same target again
+            render_episode(path, choice, seed, actions[: lengths[i], i], progress=progress)
+    return list(dict.fromkeys(paths))
+
+
+def try_video(agent: Agent, env: Any = None, **options: Any) -> None:
+    """Renders a first frame of what `render_videos` would; raises JaxdtError as it does."""
+    own, missing = agent.environment, agent.missing_environment
+    names = ("env_kwargs", "max_episode_steps", "parallel_environments")
+    try_filming(filmed(chosen(own, missing, env, *(options.get(name) for name in names))))
 
 
 def video_paths(directory: Path, targets: Sequence[float | None]) -> list[Path]:
     """Where the video of each target is."""
-    return [directory / ("episode.mp4" if target is None else f"target-{target:.12g}.mp4") for target in targets]
+    short = ["" if target is None else f"{target:.12g}" for target in targets]
+    alike = {
+        name
+        for name in short
+        if len({target for target, other in zip(targets, short, strict=True) if other == name}) > 1
+    }
+    names = [repr(float(target or 0)) if name in alike else name for target, name in zip(targets, short, strict=True)]
+    return [directory / (f"target-{name}.mp4" if name else "episode.mp4") for name in names]
 
 
 class _Kept(NamedTuple):
-    key: tuple[Any, ...]
-    """What the evaluator was compiled from, and must be equal for it to fit."""
+    key: tuple[Any, ...] | None
+    """What the evaluator was compiled from, and must be equal for it to fit; None: it is not kept."""
     evaluator: Evaluator
 
 
-def _take_evaluator(agent: Agent, keeper: Agent, environment: str | JaxEnvironment) -> _Kept:
+def _take_evaluator(agent: Agent, keeper: Agent, choice: EnvironmentChoice) -> _Kept:
     """The one that `keeper` keeps, if it fits; while it is in use another thread makes its own.
 
-    None is kept for a JaxEnvironment, whose attributes may have changed since it was compiled.
+    Kept are those of ids: the attributes of an object may have changed since it was compiled.
     """
-    key = (agent.config, agent.spec, environment, _registered(environment))
+    key = None
+    with contextlib.suppress(TypeError, ValueError):  # keyword arguments that are no JSON
+        if isinstance(choice.env, str):
+            given = json.dumps(dict(choice.kwargs or {}), sort_keys=True)
+            plain = dataclasses.replace(choice, kwargs=None)
+            key = (agent.config, agent.spec, plain, given, _registered(choice.env))
     with contextlib.suppress(IndexError):
         kept = keeper.kept_evaluators.pop()
-        if key == kept.key:
+        if key is not None and key == kept.key:
             return kept
-    return _Kept(key, _make_evaluator(agent, environment))
+    return _Kept(key, _make_evaluator(agent, choice))
 
 
-def _make_evaluator(agent: Agent, environment: str | JaxEnvironment, *, record: bool = False) -> Evaluator:
-    made = make_environment(environment)
+def _make_evaluator(agent: Agent, choice: EnvironmentChoice, *, record: bool = False) -> Evaluator:
+    made = make_environment(choice)
     try:
         check_fit(made.spec, made.name, agent.spec, "the model")
     except JaxdtError:
         made.close()
         raise
-    return Evaluator(agent.policy, made, record=record)
+    return Evaluator(agent.policy, made, parallel=choice.parallel, record=record)
 
 
-def _registered(environment: str | JaxEnvironment) -> Any:
+def _registered(env_id: str) -> Any:
     """What Gymnasium makes of an id, for MJX too; registering it again gives another one."""
-    if not isinstance(environment, str):
-        return None
     import gymnasium
 
-    return gymnasium.registry.get(gymnasium_id(environment))
+    return gymnasium.registry.get(gymnasium_id(env_id))
 
 
-def _choose(
-    agent: Agent, env: str | JaxEnvironment | None, targets: Sequence[float] | None, episodes: int, seed: int
-) -> tuple[str | JaxEnvironment, Sequence[float | None]]:
-    environment = env if env is not None else agent.env_id
-    if environment is None:
-        raise JaxdtError(
-            "the run names no environment of Gymnasium's own; give one with env= (--env), such as HalfCheetah-v5."
-        )
+def _checked_targets(agent: Agent, targets: Sequence[float] | None, episodes: int, seed: int) -> Sequence[float | None]:
     if targets is not None and not agent.config.takes_target:
         raise JaxdtError(f"{agent.config.name} is asked for no return; leave the targets {list(targets)} out.")
-    chosen: Sequence[float | None] = agent.targets if targets is None else targets
-    if not len(chosen):
+    if targets is not None and not len(targets):
+        raise JaxdtError("targets must be one or more returns; got none (leave --targets out for the run's).")
+    asked_for: Sequence[float | None] = agent.targets if targets is None else targets
+    if not len(asked_for):
         raise JaxdtError("the run names no target returns; give them with targets= (--targets).")
-    if not np.isfinite([target for target in chosen if target is not None]).all():
-        raise JaxdtError(f"targets must be finite; got {list(chosen)}.")
+    if not np.isfinite([target for target in asked_for if target is not None]).all():
+        raise JaxdtError(f"targets must be finite; got {list(asked_for)}.")
     if episodes < 1:
         raise JaxdtError(f"episodes must be at least 1; got {episodes}.")
     if not 0 <= seed < 2**31 - episodes:
         raise JaxdtError(f"seed must be at least 0 and seed + episodes below 2**31; got {seed}.")
-    return environment, chosen
+    return asked_for

@@ -13,7 +13,8 @@ def check_fit(spec: Spec, of: str, other: Spec, of_other: str) -> None:
         if mine != theirs and mine and theirs:
             raise JaxdtError(
                 f"the {what} of {of} have {_size(mine)} numbers, those of {of_other} {_size(theirs)}; "
-                "choose the environment that the data were recorded in."
+                "choose the environment that the data were recorded in, and its keyword arguments with --env-kwargs "
+                "(env_kwargs=)."
             )
     if isinstance(spec.action, Box) != isinstance(other.action, Box) or (
         isinstance(spec.action, Discrete) and spec.action != other.action

@@ -97,7 +97,11 @@ def train_and_evaluate(
         if prepared.environment is not None:
             training_seeds = group.seeds if len(records) > 1 else ()
             evaluator = Evaluator(
-                algorithm.policy, prepared.environment, training_seeds=training_seeds, progress=progress
+                algorithm.policy,
+                prepared.environment,
+                training_seeds=training_seeds,
+                parallel=config.parallel_environments,
+                progress=progress,
             )
         progress.start("train", config.steps, "update", first)
         stack.callback(progress.stop)

@@ -10,14 +10,18 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdt.algorithms import make_algorithm, measure
+from jaxdt.choice import EnvironmentChoice
 from jaxdt.config import INTERVALS, AlgorithmConfig, TrainConfig
 from jaxdt.data.d4rl import paper_targets
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
-from jaxdt.evaluation.environments import JaxEnvironment, make_environment
+from jaxdt.evaluation.environments import GymnasiumEnvironment, is_jax_environment, make_environment
+from jaxdt.evaluation.video import try_filming
 from jaxdt.parallel import Layout, choose_layout
 from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, read_record
+from jaxdt.run.environment import CUSTOM, choice_of, filmed
 from jaxdt.run.fit import check_fit
+from jaxdt.simulator import registered_id, with_version
 from jaxdt.types import Discrete, Environment, Sampler, Spec
 
 
@@ -31,8 +35,10 @@ class Prepared(NamedTuple):
     record: RunRecord
     store: EpisodeStore
     """Filtered, with actions in [-1, 1] or from 0 on."""
+    choice: EnvironmentChoice
+    """What evaluation is played in."""
     environment: Environment | None
-    """None: no evaluation."""
+    """Made of it; None: no evaluation."""
     layout: Layout
 
     def sampler(self, seed: int) -> Sampler:
@@ -49,7 +55,7 @@ class Prepared(NamedTuple):
 def prepare_run(
     config: TrainConfig,
     store: EpisodeStore,
-    environment: JaxEnvironment | None,
+    environment: Any,
     command: list[str] | None,
     previous: RunRecord | None = None,
     *,
@@ -57,15 +63,20 @@ def prepare_run(
 ) -> Prepared:
     """Raises JaxdtError when config, episodes and environment do not fit together.
 
+    `environment`: the object to play in; None: what the config or the data name.
     `previous`: the record of the run that goes on. It, or the run that `config.init` names, has the say on
     normalisation and action space: weights mean nothing without theirs. `seeds`: how many train in one program.
     """
     env = _environment_name(config, store, environment)
-    _check_extras(config, env)
+    config = dataclasses.replace(config, env=env)
+    choice = choice_of(config, environment, int(store.lengths.max()))
+    _check_extras(config, choice)
     layout = choose_layout(config.batch_size, seeds=seeds, devices=config.devices)
-    played_in = None if env == "none" else make_environment(env if environment is None else environment)
+    played_in = None if env == "none" else make_environment(choice)
     try:
-        return _prepare(dataclasses.replace(config, env=env), store, played_in, layout, command, previous)
+        if isinstance(played_in, GymnasiumEnvironment) and choice.parallel != 1:
+            played_in.try_several()
+        return _prepare(config, store, choice, played_in, layout, command, previous)
     except BaseException:
         if played_in is not None:
             played_in.close()
@@ -75,6 +86,7 @@ def prepare_run(
 def _prepare(
     config: TrainConfig,
     store: EpisodeStore,
+    choice: EnvironmentChoice,
     environment: Environment | None,
     layout: Layout,
     command: list[str] | None,
@@ -95,7 +107,7 @@ def _prepare(
     data = describe_data(config.dataset, store)
     making = {**describe_making(command), "devices": len(layout.devices)}
     record = RunRecord(config=config, spec=spec, data=data, made_with=making)
-    return Prepared(record, filtered, environment, layout)
+    return Prepared(record, filtered, choice, environment, layout)
 
 
 def choose_targets(config: TrainConfig, store: EpisodeStore, env: str) -> tuple[float, ...] | None:
@@ -154,6 +166,7 @@ def describe_data(spec: str | None, store: EpisodeStore) -> dict[str, Any]:
         "env_id": store.env_id,
         "num_episodes": store.num_episodes,
         "num_steps": store.num_steps,
+        "longest_episode": int(store.lengths.max()),
         "return_mean": float(store.returns.mean()),
         "return_std": float(store.returns.std()),
         "return_min": float(store.returns.min()),
@@ -161,28 +174,28 @@ def describe_data(spec: str | None, store: EpisodeStore) -> dict[str, Any]:
     }
 
 
-def _environment_name(config: TrainConfig, store: EpisodeStore, environment: JaxEnvironment | None) -> str:
-    if config.env == "custom" and environment is None:
-        raise JaxdtError(
-            "the run is evaluated in a JaxEnvironment of your own; go on from Python, with train(env=...)."
-        )
-    env = "custom" if environment is not None else config.env or store.env_id
+def _environment_name(config: TrainConfig, store: EpisodeStore, environment: Any) -> str:
+    if config.env == CUSTOM and environment is None:
+        raise JaxdtError("the run is evaluated in an environment of your own; go on from Python, with train(env=...).")
+    env = config.env or (None if store.env_id is None else with_version(store.env_id))
+    if environment is not None and config.env in (None, "none"):
+        env = CUSTOM
     if env is None:
         raise JaxdtError("the data do not name their environment; give --env ID, or --env none to train without one.")
-    name = env.rpartition(":")[2].rsplit("-v", 1)[0]
-    if env not in ("custom", "none") and store.env_id is not None and store.env_id.rsplit("-v", 1)[0] != name:
+    recorded = None if store.env_id is None else registered_id(with_version(store.env_id))
+    if env not in (CUSTOM, "none") and recorded not in (None, registered_id(env)):
         warnings.warn(f"the data were recorded in {store.env_id}, evaluation is in {env}.", stacklevel=4)
     return env
 
 
-def _check_extras(config: TrainConfig, env: str) -> None:
+def _check_extras(config: TrainConfig, choice: EnvironmentChoice) -> None:
     """What is asked for at the end of a run must be there at its beginning."""
     if config.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise JaxdtError("--tensorboard needs tensorboardX; pip install 'jaxdt[tensorboard]'.")
-    if config.video and env in ("none", "custom"):
+    if config.video and (choice.env == "none" or is_jax_environment(choice.env)):
         raise JaxdtError("--video needs an environment of Gymnasium; leave it out, or give --env.")
-    if config.video and importlib.util.find_spec("imageio_ffmpeg") is None:
-        raise JaxdtError("--video needs imageio with ffmpeg; pip install 'jaxdt[video]'.")
+    if config.video:
+        try_filming(filmed(choice))
 
 
 def _spec_and_algorithm(

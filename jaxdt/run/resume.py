@@ -6,11 +6,13 @@ from jaxdt.checkpoint import checkpoint_steps, drop_checkpoints_after
 from jaxdt.config import CHANGEABLE, TrainConfig, flatten
 from jaxdt.errors import JaxdtError
 from jaxdt.run.directory import RunRecord
+from jaxdt.run.environment import not_from_a_file
 from jaxdt.run.seed_group import SeedGroup
 
 
 FILLED_IN = (
     "env",
+    "env_kwargs",
     "targets",
     "steps",
     "updates_per_call",
@@ -35,6 +37,10 @@ def agree_with_record(config: TrainConfig, previous: RunRecord) -> TrainConfig:
         )
     if config.init is not None:
         config = dataclasses.replace(config, algorithm=config.algorithm.trained_on_from(stored.algorithm))
+    given = {"env_given": config.env is not None, "kwargs_given": config.env_kwargs is not None}
+    untold = not_from_a_file(stored.env, stored.env_kwargs, **given)
+    if untold is not None:
+        raise JaxdtError(untold)
     acting = [f"algorithm.{name}" for name in stored.algorithm.acting_options]
     given, own = flatten(config), flatten(stored)
     for name in given:

@@ -14,6 +14,7 @@ from jaxdt.errors import JaxdtError
 from jaxdt.files import open_atomically
 from jaxdt.loggers import read_evaluations
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
+from jaxdt.run.environment import with_what_a_file_may_say
 
 
 class SeedGroup:
@@ -93,12 +94,15 @@ def read_summary(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def stored_config(path: str | os.PathLike[str]) -> TrainConfig | None:
-    """What the run in a directory was started with, or those of several seeds; None where it holds none."""
+    """What the run in a directory was started with, or those of several seeds; None where it holds none.
+
+    Without what must be given again, since a file may not say it.
+    """
     group = SeedGroup(path, stored_seeds(path))
     begun = [run for run in group.runs if run.holds_run]
     if not begun:
         return None
-    config = read_record(begun[0]).config
+    config = with_what_a_file_may_say(read_record(begun[0]).config)
     return dataclasses.replace(config, seed=TrainConfig.seed) if group.seeds else config
 
 

@@ -6,18 +6,20 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxdt.checkpoint import quarantine_damaged
+from jaxdt.choice import EnvironmentChoice
 from jaxdt.config import TrainConfig
 from jaxdt.data.demo import DEMOS
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError, WriteError
-from jaxdt.evaluation.environments import JaxEnvironment
 from jaxdt.files import remove_unfinished, writing
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record, write_record
+from jaxdt.run.environment import choice_of, remembered
 from jaxdt.run.evaluate import render_videos, video_paths
 from jaxdt.run.lock import sole_process
 from jaxdt.run.loop import train_and_evaluate
@@ -33,7 +35,7 @@ def train(
     *,
     seeds: Sequence[int] | None = None,
     out: str | os.PathLike[str] | None = None,
-    env: JaxEnvironment | None = None,
+    env: Any = None,
     resume: bool = False,
     progress: Progress | None = None,
     stop: Stop = never,
@@ -44,7 +46,9 @@ def train(
     - `store`: the episodes; default: what `config.dataset` names.
     - `seeds`: train one run of each in one program, `out/seed-<n>`, instead of the one of `config.seed`, which must
       then be left as it is by default; `out/summary.json` has mean ± std over them. Resuming, they may be left out.
-    - `env`: a pure-JAX environment to evaluate in, instead of `config.env`.
+    - `env`: what to evaluate in, instead of `config.env`: a Gymnasium id, an EnvSpec, a gymnasium.Env, a function that
+      makes one, or a JaxEnvironment. The run remembers an id, and an EnvSpec or Env that an id and keyword arguments
+      of JSON make again; any other must be given again to `evaluate` and to resume.
     - `out`: default: the next free `runs/<preset>-<env>-<n>`.
     - `resume`: continue the run in `out` from its latest checkpoint; then `config` must agree with the run's
       own except for steps, targets and intervals. An absent or empty `out` starts from `config`.
@@ -55,6 +59,7 @@ def train(
     update whose loss or gradient is not finite.
     """
     progress = progress or Progress()
+    config, env = remembered(config, env)
     if out is None:
         if resume:
             raise JaxdtError("to resume a run, name its directory with out= (--out).")
@@ -77,7 +82,7 @@ def train(
                 targets = (previous.config if config.targets == "auto" else config).evaluation_targets
                 for run in group.runs if config.video else ():  # a kill may have come before the last video
                     if not all(path.exists() for path in video_paths(run.videos, targets)):
-                        _render(run, config, previous.env_id, progress)
+                        _render(run, config, choice_of(config, env, 0), progress)
                 return group.path
         config, store = _with_store(config, store, progress, [run.episodes for run in group.runs])
         if any(record.data["fingerprint"] != store.fingerprint for record in filter(None, records)):
@@ -105,12 +110,14 @@ def train(
             progress.say(prepared.layout.describe(config.batch_size))
         train_and_evaluate(group, prepared, samplers, store.returns, progress, stop)
         for run in group.runs if config.video else ():
-            _render(run, config, prepared.record.env_id, progress)
+            if prepared.environment is not None:
+                prepared.environment.close()  # there may be only one
+            _render(run, config, prepared.choice, progress)
     return group.path
 
 
-def _render(run: RunDirectory, config: TrainConfig, env_id: str | None, progress: Progress) -> None:
-    render_videos(Agent.load(run.path), run.videos, env_id, seed=config.eval_seed, progress=progress)
+def _render(run: RunDirectory, config: TrainConfig, choice: EnvironmentChoice, progress: Progress) -> None:
+    render_videos(Agent.load(run.path), run.videos, choice, seed=config.eval_seed, progress=progress)
 
 
 @contextlib.contextmanager

@@ -1,21 +1,34 @@
 """Environments as the rollout sees them: pure functions over a batch of episodes."""
 
+from typing import Any
+
+from jaxdt.choice import EnvironmentChoice
+from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments.gymnasium import GymnasiumEnvironment as GymnasiumEnvironment
 from jaxdt.evaluation.environments.mjx import CPU_BLOCK, MjxEnvironment
 from jaxdt.evaluation.environments.mujoco_pool import make_pool
 from jaxdt.evaluation.environments.pure_jax import (
     JaxEnvironment as JaxEnvironment,
     VectorizedEnvironment as VectorizedEnvironment,
+    is_jax_environment as is_jax_environment,
 )
 from jaxdt.simulator import MJX, gymnasium_id
 from jaxdt.types import Environment
 
 
-def make_environment(environment: str | JaxEnvironment) -> Environment:
-    """Of a Gymnasium id, `mjx:` and one, or one of a user's own; raises JaxdtError for an id that cannot be made."""
-    if not isinstance(environment, str):
-        return VectorizedEnvironment(environment)
-    if environment.startswith(MJX):
-        task = MjxEnvironment(gymnasium_id(environment))
-        return VectorizedEnvironment(task, name=environment, env_id=gymnasium_id(environment), cpu_block=CPU_BLOCK)
-    return GymnasiumEnvironment(environment, make_pool)
+def make_environment(environment: Any) -> Environment:
+    """Of an EnvironmentChoice, or its `env`; raises JaxdtError for what cannot be made or played."""
+    choice = environment if isinstance(environment, EnvironmentChoice) else EnvironmentChoice(env=environment)
+    on_device = isinstance(choice.env, str) and choice.env.startswith(MJX)
+    if not on_device and not is_jax_environment(choice.env):
+        return GymnasiumEnvironment(choice, make_pool)
+    if choice.kwargs:
+        raise JaxdtError(f"{choice.name} takes no keyword arguments; leave them out (got {dict(choice.kwargs)}).")
+    if on_device:
+        env_id = gymnasium_id(choice.env)
+        made = VectorizedEnvironment(MjxEnvironment(env_id), name=choice.env, env_id=env_id, cpu_block=CPU_BLOCK)
+    else:
+        user: Any = choice.env
+        made = VectorizedEnvironment(user)
+    made.max_episode_steps = choice.max_episode_steps or made.max_episode_steps
+    return made

@@ -1,6 +1,7 @@
 """Gymnasium's environments on the host, behind JAX's ordered callback."""
 
 import contextlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 from jax.experimental import io_callback
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
-from jaxdt.errors import SimulationError
+from jaxdt.choice import EnvironmentChoice, no_time_limit
+from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.evaluation.environments.pools import EpisodeError, Pool, SimulatorPool
 from jaxdt.simulator import action_space, episode_limit, make_simulator
+from jaxdt.stepping import try_out
 from jaxdt.types import Discrete, Spec
 
 
@@ -24,15 +27,28 @@ class GymnasiumEnvironment:
     `raise_failure` reports it when the rollout has returned.
     """
 
-    def __init__(self, env_id: str, make_pool: Callable[[str, Any], Pool] = SimulatorPool):
-        """`make_pool(env_id, simulator)`: what is stepped, of one simulator that was made to look at."""
-        self.name = env_id
-        self.env_id: str | None = env_id
-        first: Any = make_simulator(env_id)
+    def __init__(self, environment: Any, make_pool: Callable[[Any, Any], Pool] = SimulatorPool):
+        """`environment`: an EnvironmentChoice, or its `env`.
+
+        `make_pool(choice, simulator)`: what is stepped, of one simulator that was made to look at. In it a reset and a
+        step are tried; raises JaxdtError with what is wrong.
+        """
+        choice = environment if isinstance(environment, EnvironmentChoice) else EnvironmentChoice(env=environment)
+        self.name = choice.name
+        first: Any = make_simulator(choice)
+        self.env_id: str | None = choice.env if isinstance(choice.env, str) else getattr(first.spec, "id", None)
         self.spec = Spec(observation_shape=first.observation_space.shape, action=action_space(first))
-        self.max_episode_steps = episode_limit(first)
+        limit = choice.max_episode_steps or episode_limit(first)
+        self.max_episode_steps, self._is_limited = limit or choice.default_limit, limit is not None
         self.on_step: Callable[[int], None] = lambda step: None
-        self._pool = make_pool(env_id, first)
+        self._actions: Any = first.action_space
+        try:
+            try_out(self.name, first, self._playable(self._middle()[None])[0])
+        except JaxdtError:
+            first.close()
+            raise
+        self._pool = make_pool(choice, first)
+        self._cut_off = 0
         self._ended = np.zeros((2, 0), bool)  # terminated and truncated, of each episode
         self._step_count = 0
         self._failure: tuple[int, int, str] | None = None
@@ -52,10 +68,23 @@ class GymnasiumEnvironment:
         return jax.ShapeDtypeStruct((batch, *self.spec.observation_shape), jnp.float32)
 
     def raise_failure(self, name_episode: Callable[[int], str]) -> None:
-        """Raises SimulationError if an episode failed; `name_episode(i)` names the batch's episode `i`."""
+        """Raises SimulationError if an episode failed; `name_episode(i)` names the batch's episode `i`.
+
+        Warns, once, where episodes were cut off at a limit that nobody named.
+        """
         if self._failure is not None:
             index, step, reason = self._failure
             raise SimulationError(f"{self.name}, {name_episode(index)}, step {step}: {reason}.")
+        if self._cut_off and not self._is_limited:
+            self._is_limited = True  # said once
+            limit, episodes = self.max_episode_steps, self._ended.shape[1]
+            warnings.warn(no_time_limit(self.name, self._cut_off, episodes, limit), stacklevel=3)
+
+    def try_several(self) -> None:
+        """Begins two episodes at once; raises JaxdtError where there can be only one, or a second reset fails."""
+        self._reset_on_host(np.arange(2))
+        if self._failure is not None:
+            raise JaxdtError(f"environment {self.name!r} cannot be played: {self._failure[2]}.")
 
     def close(self) -> None:
         """The next reset makes new simulators."""
@@ -64,7 +93,7 @@ class GymnasiumEnvironment:
     def _reset_on_host(self, seeds: Any) -> np.ndarray:
         seeds = np.asarray(seeds)
         observations = np.zeros((len(seeds), *self.spec.observation_shape), np.float32)
-        self._failure, self._step_count = None, 0
+        self._failure, self._step_count, self._cut_off = None, 0, 0
         self._ended = np.zeros((2, len(seeds)), bool)
         try:
             self._pool.reset(seeds, observations)
@@ -76,7 +105,7 @@ class GymnasiumEnvironment:
         return observations
 
     def _step_on_host(self, actions: Any) -> tuple[Any, ...]:
-        actions = np.asarray(actions)
+        actions = self._playable(np.asarray(actions))
         observations = np.zeros((len(actions), *self.spec.observation_shape), np.float32)
         rewards = np.zeros(len(actions), np.float32)
         alive = np.flatnonzero(~self._ended.any(axis=0))
@@ -93,11 +122,26 @@ class GymnasiumEnvironment:
         if bad.any():
             observations[bad], rewards[bad] = 0, 0
             self._fail(int(bad.argmax()), "the environment's observation or reward is not finite")
-        self._step_count = min(self._step_count + 1, self.max_episode_steps)
+        if self._step_count < self.max_episode_steps:
+            self._step_count += 1
+            if self._step_count == self.max_episode_steps:
+                self._cut_off = int((~self._ended.any(axis=0)).sum())
         with contextlib.suppress(Exception):  # a display that is gone must not stop the episodes
             self.on_step(self._step_count)
         ended: Any = self._ended.copy()
         return observations, rewards, ended[0], ended[1]
+
+    def _middle(self) -> Num[np.ndarray, " *a"]:
+        """Of the action space."""
+        space = self.spec.action
+        return np.asarray(space.start if isinstance(space, Discrete) else (space.low + space.high) / 2)
+
+    def _playable(self, actions: Num[np.ndarray, "b *a"]) -> Num[np.ndarray, "b *a"]:
+        """A copy that an environment may change in place, within its bounds, which rounding may have passed."""
+        space = self._actions
+        if isinstance(self.spec.action, Discrete) or space.dtype.kind != "f":
+            return actions.copy()
+        return np.clip(actions.astype(space.dtype), space.low, space.high)
 
     def _unusable(self, actions: np.ndarray) -> Bool[np.ndarray, " b"]:
         """A discrete policy whose logits are not finite gives a number below the first."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
+from jaxdt.choice import DEFAULT_LIMIT
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.evaluation.environments.mujoco_tasks import TASKS
 from jaxdt.simulator import action_space, episode_limit, make_simulator
@@ -48,7 +49,7 @@ class MjxEnvironment:
         self._task: Any = TASKS[env_id]  # its functions return arrays of the module that they are given
         simulator: Any = make_simulator(env_id)
         self.spec = Spec(observation_shape=simulator.observation_space.shape, action=action_space(simulator))
-        self.max_episode_steps = episode_limit(simulator)
+        self.max_episode_steps = episode_limit(simulator) or DEFAULT_LIMIT
         model = simulator.unwrapped.model
         model.opt.iterations, model.opt.ls_iterations = iterations, ls_iterations
         self._dt = self._task.frame_skip * model.opt.timestep

@@ -17,11 +17,11 @@ _PROOF_STEPS = 40
 _TASKS_BY_CLASS = {task.entry_point: task for task in TASKS.values()}
 
 
-def make_pool(env_id: str, simulator: Any) -> Pool:
+def make_pool(environment: Any, simulator: Any) -> Pool:
     """MuJoCo's threads if one of them repeats this simulator's numbers bit for bit; Gymnasium's simulators if not."""
     pool = _proved(simulator)
     if pool is None:
-        return SimulatorPool(env_id, simulator)
+        return SimulatorPool(environment, simulator)
     simulator.close()
     return pool
 

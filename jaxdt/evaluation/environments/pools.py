@@ -5,14 +5,24 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
+from jaxdt import stepping
+from jaxdt.errors import JaxdtError
 from jaxdt.simulator import make_simulator
 
 
-class EpisodeError(Exception):
-    """What a simulator raised, and in which episode of the batch."""
+_ONE_BY_ONE = (
+    "where there can be only one, play the episodes one by one with --parallel-environments 1 (parallel_environments=1)"
+)
 
-    def __init__(self, episode: int, error: Exception):
-        super().__init__(f"the environment raised {type(error).__name__}: {error}")
+
+class EpisodeError(Exception):
+    """What a simulator raised or returned wrongly, and in which episode of the batch."""
+
+    def __init__(self, episode: int, error: BaseException):
+        says = f"the environment raised {type(error).__name__}: {error}"
+        if isinstance(error, stepping.BadStep | JaxdtError):  # our own sentence
+            says = str(error).rstrip(".")
+        super().__init__(says)
         self.episode = episode
 
 
@@ -46,8 +56,9 @@ class Pool(Protocol):
 class SimulatorPool:
     """Any of Gymnasium's simulators, one after the other in one thread."""
 
-    def __init__(self, env_id: str, first: Any):
-        self._env_id = env_id
+    def __init__(self, environment: Any, first: Any):
+        """`environment`: what `make_simulator` takes, of which `first` was made."""
+        self._environment = environment
         self.simulators: list[Any] = [first]
 
     def reset(self, seeds: Int[np.ndarray, " b"], observations: Float[np.ndarray, "b *s"]) -> None:
@@ -55,12 +66,9 @@ class SimulatorPool:
         try:
             for i, seed in enumerate(seeds):
                 if i == len(self.simulators):
-                    self.simulators.append(make_simulator(self._env_id))
-                observation = self.simulators[i].reset(seed=int(seed))[0]
-                if np.shape(observation) != observations[i].shape:
-                    raise ValueError(f"its observation has shape {np.shape(observation)}, not {observations[i].shape}")
-                observations[i] = observation
-        except Exception as error:  # a simulator raises what its authors liked
+                    self.simulators.append(self._another())
+                observations[i] = stepping.reset(self.simulators[i], int(seed))
+        except (Exception, SystemExit) as error:  # a simulator raises what its authors liked
             raise EpisodeError(i, error) from error
 
     def step(
@@ -74,12 +82,23 @@ class SimulatorPool:
         i = 0
         try:
             for i in alive.tolist():
-                observation, reward, terminated, truncated, _ = self.simulators[i].step(actions[i])
+                observation, reward, *flags = stepping.step(self.simulators[i], actions[i])
                 with np.errstate(over="ignore"):
                     observations[i], rewards[i] = observation, reward
-                ended[:, i] = bool(terminated), bool(truncated)
-        except Exception as error:  # a simulator raises what its authors liked
+                ended[:, i] = flags
+        except (Exception, SystemExit) as error:  # a simulator raises what its authors liked
             raise EpisodeError(i, error) from error
+
+    def _another(self) -> Any:
+        try:
+            simulator = make_simulator(self._environment)
+        except JaxdtError as error:
+            if not self.simulators:
+                raise
+            raise JaxdtError(f"{str(error).rstrip('.')}; {_ONE_BY_ONE}.") from error
+        if any(simulator.unwrapped is other.unwrapped for other in self.simulators):
+            raise JaxdtError(f"two episodes were given one and the same object; {_ONE_BY_ONE}.")
+        return simulator
 
     def close(self) -> None:
         while self.simulators:

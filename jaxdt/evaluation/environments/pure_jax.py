@@ -32,6 +32,13 @@ class JaxEnvironment(Protocol):
         ...
 
 
+def is_jax_environment(environment: Any) -> bool:
+    """Whether an object is one, and none of Gymnasium's, whose methods have the same names."""
+    if isinstance(environment, str | type) or hasattr(environment, "observation_space"):
+        return False
+    return isinstance(environment, JaxEnvironment)
+
+
 class VectorizedEnvironment:
     """A JaxEnvironment over a batch; seed `i` becomes `jax.random.key(i)`.
 

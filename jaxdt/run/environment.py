@@ -1,0 +1,144 @@
+"""What a run is evaluated in: as it was given, as it is remembered, and what must be given again."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from jaxdt.choice import DEFAULT_LIMIT, EnvironmentChoice
+from jaxdt.config import TrainConfig
+from jaxdt.errors import JaxdtError
+from jaxdt.evaluation.environments import is_jax_environment
+from jaxdt.run.directory import RunRecord
+from jaxdt.simulator import are_plain_kwargs, flags_of, gymnasium_id, is_plain_env_id, with_version
+
+
+CUSTOM = "custom"
+"""What a run calls an environment that no id and keyword arguments make."""
+
+
+def remembered(config: TrainConfig, env: Any) -> tuple[TrainConfig, Any]:
+    """The config with the id and keyword arguments of what was given, and the object to play in, None: theirs."""
+    if env is None or isinstance(env, str):
+        env_id = config.env if env is None else env
+        return dataclasses.replace(config, env=env_id and with_version(env_id)), None
+    named = None if is_jax_environment(env) else _named(env)
+    if named is None:
+        return dataclasses.replace(config, env=CUSTOM), env
+    env_id, kwargs = named
+    config = dataclasses.replace(config, env=env_id, env_kwargs={**kwargs, **(config.env_kwargs or {})} or None)
+    return config, env if config.parallel_environments == 1 else None
+
+
+def _named(env: Any) -> tuple[str, dict[str, Any]] | None:
+    """Of an EnvSpec or an Env, what `gymnasium.make` makes its like of; None where that is not to be had as JSON."""
+    import gymnasium
+
+    spec: Any = env.spec if isinstance(env, gymnasium.Env) else env
+    registered = gymnasium.registry.get(getattr(spec, "id", ""))
+    if registered is None or spec.additional_wrappers != registered.additional_wrappers:
+        return None
+    kwargs = {
+        name: value
+        for name, value in spec.kwargs.items()
+        if name != "render_mode" and not (name in registered.kwargs and _same(registered.kwargs[name], value))
+    }
+    if spec.max_episode_steps != registered.max_episode_steps:
+        kwargs["max_episode_steps"] = spec.max_episode_steps or -1  # Gymnasium's word for none
+    try:
+        same = spec.entry_point == registered.entry_point and json.loads(json.dumps(kwargs)) == kwargs
+    except (TypeError, ValueError):
+        return None
+    return (spec.id, kwargs) if same and registered.kwargs.keys() <= spec.kwargs.keys() else None
+
+
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # arrays
+        return False
+
+
+def choice_of(config: TrainConfig, env: Any, longest_episode: int) -> EnvironmentChoice:
+    """`env`: the object to play in, where the config's id does not make it."""
+    return EnvironmentChoice(
+        env=config.env if env is None else env,
+        kwargs=config.env_kwargs,
+        max_episode_steps=config.max_episode_steps,
+        default_limit=max(DEFAULT_LIMIT, longest_episode),
+        parallel=config.parallel_environments,
+    )
+
+
+def choice_of_record(record: RunRecord) -> EnvironmentChoice:
+    """What the run says, whether or not it may be used: see `must_be_given_again`."""
+    longest = record.data.get("longest_episode")
+    return choice_of(record.config, None, longest if type(longest) is int else 0)
+
+
+def must_be_given_again(env: str | None, kwargs: Mapping[str, Any] | None) -> str | None:
+    """Why what a run says is not played in, and what to give; None where it may be."""
+    if env in (None, "none"):
+        return "the run names no environment; give one with --env (env=), such as HalfCheetah-v5."
+    if env == CUSTOM:
+        return "the run was evaluated in an environment of your own; give it again, from Python, with env=."
+    return not_from_a_file(env, kwargs)
+
+
+def not_from_a_file(
+    env: str | None, kwargs: Mapping[str, Any] | None, *, env_given: bool = False, kwargs_given: bool = False
+) -> str | None:
+    """Why a file's environment is not made as it stands, and what to repeat; None where it may be, or was repeated."""
+    if env is not None and not env_given and not is_plain_env_id(env):
+        return f"a file may name no module to import; repeat {flags_of(env, kwargs)} if you trust it."
+    if env is not None and not kwargs_given and not are_plain_kwargs(dict(kwargs or {})):
+        return f"a file may name no path to open; repeat {flags_of(env, kwargs)} if you trust it."
+    return None
+
+
+def with_what_a_file_may_say(config: TrainConfig) -> TrainConfig:
+    """Of a file: without an environment and keyword arguments that must be given again."""
+    env = config.env if config.env is not None and is_plain_env_id(config.env) else None
+    kwargs = config.env_kwargs if are_plain_kwargs(config.env_kwargs or {}) else None
+    return dataclasses.replace(config, env=env, env_kwargs=kwargs)
+
+
+def chosen(
+    own: EnvironmentChoice,
+    missing: str | None,
+    env: Any = None,
+    kwargs: Mapping[str, Any] | None = None,
+    max_episode_steps: int | None = None,
+    parallel: int | None = None,
+) -> EnvironmentChoice:
+    """A run's `own` with what is given instead; in another environment its keyword arguments and limit do not hold.
+
+    `missing`: why `own` may not be used as it stands; raises it as JaxdtError where nothing is given instead.
+    """
+    for name, number in (("max_episode_steps", max_episode_steps), ("parallel_environments", parallel)):
+        if number is not None and number < 1:
+            raise JaxdtError(f"{name} must be at least 1; got {number}.")
+    if isinstance(env, EnvironmentChoice):
+        return env
+    if env is None and missing is not None:
+        raise JaxdtError(missing)
+    env = own.env if env is None else with_version(env) if isinstance(env, str) else env
+    is_own = env == own.env if isinstance(env, str) else own.env == CUSTOM
+    if kwargs is None and is_own:
+        if missing is not None and not are_plain_kwargs(dict(own.kwargs or {})):
+            raise JaxdtError(missing)
+        kwargs = own.kwargs
+    return dataclasses.replace(
+        own,
+        env=env,
+        kwargs=kwargs,
+        max_episode_steps=max_episode_steps or (own.max_episode_steps if is_own else None),
+        parallel=parallel or own.parallel,
+    )
+
+
+def filmed(choice: EnvironmentChoice) -> EnvironmentChoice:
+    """What is filmed of what is played in; raises JaxdtError where nothing can be."""
+    if is_jax_environment(choice.env):
+        raise JaxdtError("videos are rendered by Gymnasium; give its environment id.")
+    return dataclasses.replace(choice, env=gymnasium_id(choice.env)) if isinstance(choice.env, str) else choice
