@@ -167,3 +167,46 @@ def test_a_policy_that_gives_nan_stops_with_its_episode_and_step():
 
     with pytest.raises(SimulationError, match=r"gave no action of the environment in episode 1, step 3\."):
         collect_episodes(pendulum, [Behaviour(failing, 2)])
+
+
+class Reusing(gymnasium.Env):
+    """Writes into the one array that it returns and into the action that it is given; ends after `ends` steps."""
+
+    observation_space = gymnasium.spaces.Box(-9, 9, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, ends=3):
+        self.ends, self.observation = ends, np.zeros(1, np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.steps, self.observation[:] = 0, 0
+        return self.observation, {}
+
+    def step(self, action):
+        action *= 8
+        self.steps += 1
+        self.observation += 1
+        return self.observation, np.array([0.5]), self.steps == self.ends, False, {}
+
+
+@pytest.fixture
+def reusing(counter) -> str:
+    gymnasium.register("Reusing-v0", Reusing)
+    return "Reusing-v0"
+
+
+def test_what_an_environment_does_to_its_arrays_later_does_not_change_the_recording(reusing):
+    store = collect_episodes(reusing, [Behaviour(steady(0.25), 2)])
+    assert store.observations.ravel().tolist() == [0, 1, 2] * 2
+    assert store.actions.ravel().tolist() == [0.25] * 6
+    assert store.rewards.tolist() == [0.5] * 6
+
+
+def test_episodes_without_a_time_limit_are_cut_off_where_asked_or_with_a_warning(reusing, monkeypatch):
+    long = {"env_kwargs": {"ends": 30}}
+    assert collect_episodes(reusing, [Behaviour(steady(0), 1)], **long).lengths.tolist() == [30]
+    asked = collect_episodes(reusing, [Behaviour(steady(0), 1)], **long, max_episode_steps=20)
+    assert (asked.lengths.tolist(), np.flatnonzero(asked.truncations).tolist()) == ([20], [19])
+    monkeypatch.setattr("jaxdt.data.collecting.DEFAULT_LIMIT", 10)
+    with pytest.warns(UserWarning, match=r"^Reusing-v0 has no time limit of its own, and 2 of 2 episodes were cut off"):
+        assert collect_episodes(reusing, [Behaviour(steady(0), 2)], **long).lengths.tolist() == [10, 10]

@@ -1,6 +1,8 @@
+import contextlib
 import dataclasses
 import functools
 import threading
+import typing
 
 import gymnasium
 import jax
@@ -11,6 +13,7 @@ from gymnasium import spaces
 
 import jaxdt
 from jaxdt.algorithms.decision_transformer import window_policy
+from jaxdt.choice import EnvironmentChoice
 from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.evaluation.environments import GymnasiumEnvironment, VectorizedEnvironment
 from jaxdt.evaluation.evaluator import Evaluator
@@ -43,12 +46,14 @@ class Fragile(gymnasium.Env):
                 return np.array([np.nan, 0.0], np.float32), 0.0, False, False, {}
             if self.trouble == "flags":
                 return np.zeros(2, np.float32), 0.0, np.array([False, False]), False, {}
+            if self.trouble == "exits":
+                raise SystemExit(3)
             if self.trouble == "ends":
                 return np.zeros(2, np.float32), 10.0, True, False, {}
         return np.array([self.seed, self.count], np.float32), float(action[0]), False, False, {}
 
 
-for _trouble in ("none", "raises", "nan", "flags", "ends", "begins"):
+for _trouble in ("none", "raises", "nan", "flags", "ends", "begins", "exits"):
     gymnasium.register(
         f"jaxdt-tests/{_trouble}-v0",
         lambda trouble=_trouble, render_mode=None: Fragile(trouble),
@@ -127,6 +132,7 @@ def test_a_finished_episode_is_not_stepped_on():
     [
         ("raises", "raised OSError: the motor is gone"),
         ("nan", "observation or reward is not"),
+        ("exits", "raised SystemExit: 3"),
         ("flags", "its terminated must be true or false; got array"),
     ],
 )
@@ -268,3 +274,110 @@ def test_episodes_in_blocks_are_stepped_as_all_at_once(block):
         return jax.jit(environment.step)(state, jnp.arange(14.0).reshape(7, 2))
 
     jax.tree.map(np.testing.assert_array_equal, stepped(cpu_block=block), stepped())
+
+
+class Doubling(Fragile):
+    """Changes the action that it is given in place, and has no time limit; its bounds are no float32 numbers."""
+
+    action_space = spaces.Box(-0.1, 0.1, (1,), np.float64)
+    given: typing.ClassVar[list] = []
+
+    def __init__(self, ends=30):
+        super().__init__("none")
+        self.ends = ends
+
+    def step(self, action):
+        self.given.append(self.action_space.contains(action))
+        action *= 2
+        observation, reward, _, _, info = super().step(action)
+        return observation, reward, self.count == self.ends, False, info
+
+
+def played_in_doubling(**options):
+    environment = GymnasiumEnvironment(EnvironmentChoice(env=Doubling, **options))
+    rollout = make_rollout(
+        acting(lambda params, window: jnp.ones((2, 1)), low=-0.1, high=0.1), environment, record=True
+    )
+    return environment, rollout(jnp.float32(0), np.arange(2, dtype=np.int32), np.zeros(2, np.float32))
+
+
+def test_an_action_is_the_environments_own_and_lies_inside_its_bounds():
+    Doubling.given.clear()
+    _, played = played_in_doubling()
+    assert Doubling.given == [True] * len(Doubling.given)
+    assert len(Doubling.given) >= 60
+    np.testing.assert_allclose(played.returns, 30 * 0.2, rtol=1e-5)
+    np.testing.assert_allclose(played.trajectory.actions[:30], 0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "length", "warned"),
+    [
+        ({}, 30, False),
+        ({"default_limit": 30}, 30, False),
+        ({"default_limit": 20}, 20, True),
+        ({"max_episode_steps": 20}, 20, False),
+    ],
+)
+def test_an_environment_without_a_time_limit_is_not_cut_off_in_silence(options, length, warned):
+    environment, played = played_in_doubling(**options)
+    assert played.lengths.tolist() == [length] * 2
+    says = (
+        r"^Doubling has no time limit of its own, and 2 of 2 episodes were cut off after 20 steps; choose how many with"
+    )
+    for expected in (warned, False):  # once
+        with pytest.warns(UserWarning, match=says) if expected else contextlib.nullcontext():
+            environment.raise_failure(str)
+
+
+class Lonely(Fragile):
+    """There can be only one at a time."""
+
+    living = 0
+
+    def __init__(self):
+        if Lonely.living:
+            raise RuntimeError("one a process")
+        Lonely.living = 1
+        super().__init__("none")
+
+    def close(self):
+        Lonely.living = 0
+
+
+def test_where_there_can_be_only_one_episodes_are_played_one_by_one():
+    agent, options = small_agent(), {"targets": [7.0, 9.0], "episodes": 3, "max_episode_steps": 6}
+    alone = jaxdt.evaluate(agent, Lonely, parallel_environments=1, **options)
+    side_by_side = jaxdt.evaluate(agent, "jaxdt-tests/none-v0", **options)
+    for one, other in zip(alone, side_by_side, strict=True):
+        np.testing.assert_allclose(one.returns, other.returns, rtol=1e-6)
+        assert one.lengths.tolist() == other.lengths.tolist() == [6, 6, 6]
+    assert Lonely.living == 0
+    with pytest.raises(JaxdtError, match=r"one a process; where there can be only one, .*--parallel-environments 1"):
+        GymnasiumEnvironment(Lonely).try_several()
+    Lonely.living = 0
+
+
+def test_an_object_given_twice_is_noticed():
+    mine = Doubling()
+    with pytest.raises(JaxdtError, match="two episodes were given one and the same object"):
+        GymnasiumEnvironment(lambda: mine).try_several()
+
+
+def test_episodes_in_parts_are_those_played_together_of_several_models_too():
+    environment = GymnasiumEnvironment("jaxdt-tests/none-v0")
+    policy = small_agent().policy
+    params = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), small_params())
+    played = [
+        Evaluator(policy, environment, training_seeds=(3, 5), parallel=parallel, record=True).run_episodes(
+            params, [7.0], 3, seed=0
+        )
+        for parallel in (None, 2)
+    ]
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6), *played)
+
+
+def test_an_episode_in_parts_is_named_as_it_is_together():
+    evaluator = Evaluator(small_agent().policy, GymnasiumEnvironment("jaxdt-tests/raises-v0"), parallel=1)
+    with pytest.raises(SimulationError, match=r"target 9, episode 1, step 2: the environment raised OSError"):
+        evaluator.run_episodes(small_params(), [9.0], 2, seed=0)

@@ -306,7 +306,8 @@ def test_actions_outside_the_space_are_refused_with_the_count_and_the_way_out():
     with pytest.raises(
         JaxdtError,
         match=r"^2 of 6 actions lie outside the action space \[-1, 1\] "
-        r"\(first: -1\.5, episode 1\); rescale them, or clip them with --clip-actions\.$",
+        r"\(first: -1\.5, episode 1\); rescale them, clip them with --clip-actions, or "
+        r"say --normalized-actions where they are in \[-1, 1\] already\.$",
     ):
         store.with_actions_of(Box(np.array([-1.0]), np.array([1.0])))
 

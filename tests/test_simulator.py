@@ -7,9 +7,11 @@ import mujoco
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.wrappers import RescaleObservation, TimeLimit
 
 from jaxdt import JaxdtError, simulator
-from jaxdt.simulator import action_space, make_simulator
+from jaxdt.choice import EnvironmentChoice
+from jaxdt.simulator import action_space, are_plain_kwargs, episode_limit, make_simulator, with_version
 from jaxdt.types import Discrete
 
 
@@ -171,3 +173,113 @@ def test_a_machine_without_a_display_renders_without_one(monkeypatch, environ, f
     monkeypatch.setattr("ctypes.util.find_library", lambda name: found)
     simulator._choose_renderer()
     assert os.environ.get("MUJOCO_GL") == chosen
+
+
+class Plain(gymnasium.Env):
+    """Its constructor takes what it uses and nothing else."""
+
+    observation_space = vector
+    action_space = unit
+
+    def __init__(self, scale=1.0):
+        self.scale = scale
+
+
+@pytest.fixture
+def plain(registered) -> str:
+    gymnasium.register("Plain-v2", Plain)
+    gymnasium.register("Plain-v10", Plain, max_episode_steps=7)
+    return "Plain-v10"
+
+
+def test_a_constructor_is_given_nothing_that_was_not_asked_for(plain):
+    assert make_simulator(plain).unwrapped.scale == 1
+    assert make_simulator(EnvironmentChoice(env=plain, kwargs={"scale": 3})).unwrapped.scale == 3
+    with pytest.raises(
+        JaxdtError, match=r"^environment 'Plain-v10' cannot be made: .*unexpected keyword argument 'x'\.$"
+    ):
+        make_simulator(EnvironmentChoice(env=plain, kwargs={"x": 3}))
+    with pytest.raises(JaxdtError, match=r"'render_mode' \(it cannot be rendered; leave the video out\)\.$"):
+        make_simulator(plain, render=True)
+
+
+def test_a_spec_an_object_and_a_function_are_made_into_new_objects(plain):
+    spec, made = gymnasium.spec(plain), gymnasium.make(plain, scale=5, max_episode_steps=3)
+    for environment, scale, limit in [(spec, 1, 7), (made, 5, 3), (lambda: Plain(4), 4, None), (Plain, 1, None)]:
+        new = make_simulator(environment)
+        assert (new.unwrapped.scale, episode_limit(new)) == (scale, limit)
+        assert new.unwrapped is not made.unwrapped
+    assert episode_limit(make_simulator(EnvironmentChoice(env=made, max_episode_steps=9))) == 9
+    assert episode_limit(make_simulator(lambda: TimeLimit(Plain(), 11))) == 11
+
+
+def test_an_object_that_cannot_be_made_again_is_played_itself_one_by_one(plain):
+    for mine in (Plain(6), RescaleObservation(gymnasium.make(plain), 0.0, 1.0)):
+        mine.close = lambda: pytest.fail("it is the user's")
+        taken = make_simulator(EnvironmentChoice(env=mine, parallel=1))
+        taken.close()
+        assert taken.unwrapped is mine.unwrapped
+    with pytest.raises(
+        JaxdtError, match=r"^environment Plain cannot be made anew .* or play the one .*environments=1\.$"
+    ):
+        make_simulator(Plain(6))
+
+
+@pytest.mark.parametrize(("what", "says"), [(3, r"got builtins\.int"), (lambda: 3, r"it returned builtins\.int")])
+def test_what_is_no_environment_is_named(what, says):
+    with pytest.raises(JaxdtError, match=says):
+        make_simulator(what)
+
+
+def test_an_id_without_a_version_means_the_newest(plain):
+    wanted = {
+        "Plain": "Plain-v10",
+        "Plain-v2": "Plain-v2",
+        "Ant": "Ant-v5",
+        "mjx:Hopper": "mjx:Hopper-v5",
+        "Nowhere": "Nowhere",
+        "module:Plain": "module:Plain",
+        "none": "none",
+    }
+    assert {name: with_version(name) for name in wanted} == wanted
+
+
+def test_a_module_in_the_current_directory_is_found_as_python_dash_m_finds_it(plain, tmp_path, monkeypatch):
+    (tmp_path / "envs_of_mine_x.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    before = list(sys.path)
+    assert make_simulator(f"envs_of_mine_x:{plain}").unwrapped.scale == 1
+    assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-1, 1, (2, 3)),
+        spaces.Box(-1, 1, ()),
+        spaces.Dict(b=spaces.Box(-1, 1, (1, 2)), a=vector, inner=spaces.Dict(z=unit)),
+        spaces.Tuple([vector, spaces.Box(0, 1, (2, 2, 2))]),
+    ],
+)
+def test_boxes_are_flattened_in_gymnasiums_order(registered, space):
+    name = registered(space, unit)
+    simulator = make_simulator(name)
+    observation = space.sample()
+    simulator.unwrapped.reset = lambda **_: (observation, {})
+    assert np.array_equal(simulator.reset()[0], spaces.flatten(space, observation))
+    assert simulator.observation_space.shape == (spaces.flatdim(space),)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "plain"),
+    [
+        ({"include_x": False, "range": [0.2, 1.0], "name": "half-cheetah 2", "none": None, "deep": {"a": 1}}, True),
+        ({"xml_file": "/tmp/evil.xml"}, False),
+        ({"entry_point": "os:system"}, False),
+        ({"list": [{"deep": "os.path"}]}, False),
+        ({"../key": 1}, False),
+    ],
+)
+def test_keyword_arguments_of_a_file_name_neither_path_nor_module(kwargs, plain):
+    assert are_plain_kwargs(kwargs) == plain

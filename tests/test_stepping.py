@@ -14,8 +14,9 @@ class Scripted(gymnasium.Env):
     observation_space = spaces.Box(-9, 9, (3,))
     action_space = spaces.Box(-1, 1, (1,))
 
-    def __init__(self, first=(np.zeros(3), {}), later=(np.ones(3), 1.5, False, True, {})):
-        self.first, self.later = first, later
+    def __init__(self, **given):
+        self.first, self.later = (np.zeros(3), {}), (np.ones(3), 1.5, False, True, {})
+        self.__dict__.update(given)
 
     def reset(self, *, seed=None, options=None):
         return self._given(self.first)
@@ -52,8 +53,14 @@ def test_numbers_and_flags_in_arrays_of_one_are_taken(reward, flag):
     ("env", "says"),
     [
         (Seedless(), r"its reset must take seed and options as keywords \(Seedless.reset\(\) got an unexpected"),
-        (Scripted(first=np.zeros(3)), r"its reset must return \(observation, info\); it returned ndarray of shape \(3,"),
-        (Scripted(first=np.zeros(2)), r"its reset must return \(observation, info\); it returned ndarray of shape \(2,"),
+        (
+            Scripted(first=np.zeros(3)),
+            r"its reset must return \(observation, info\); it returned ndarray of shape \(3,",
+        ),
+        (
+            Scripted(first=np.zeros(2)),
+            r"its reset must return \(observation, info\); it returned ndarray of shape \(2,",
+        ),
         (Scripted(first=(np.zeros(2), {})), r"its observation must have the shape of its space, \(3,\); got \(2,\)"),
         (Scripted(first=(["a", "b", "c"], {})), "its observation must be numbers; got"),
         (Scripted(first=(np.array([0, np.nan, 0]), {})), "its reset returned numbers that are not finite"),

@@ -1,11 +1,12 @@
 import errno
 import warnings
 
+import gymnasium
 import numpy as np
 import pytest
 
 from jaxdt.errors import JaxdtError, WriteError
-from jaxdt.evaluation.video import render_episode
+from jaxdt.evaluation.video import render_episode, try_filming
 from jaxdt.simulator import make_simulator
 
 
@@ -80,3 +81,33 @@ def test_an_encoder_that_stops_is_told_with_the_name_of_the_film(tmp_path, monke
     with pytest.raises(WriteError, match=r"film\.mp4 cannot be written: .*Broken pipe"):
         render_episode(tmp_path / "film.mp4", "HalfCheetah-v5", 0, np.zeros((1, 6), np.float32))
     assert not list(tmp_path.iterdir())
+
+
+class Blind(gymnasium.Env):
+    """Cannot be rendered, for a reason of its own."""
+
+    observation_space = action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def __init__(self, render_mode=None, shows=None):
+        self.render_mode, self.shows = render_mode, shows
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def render(self):
+        if self.shows is None:
+            raise NotImplementedError
+        return self.shows
+
+
+@pytest.mark.parametrize(
+    ("shows", "says"),
+    [
+        (None, r"its render raised NotImplementedError; leave the video out\.$"),
+        ("text", r"its render returned str, not a picture \(its render_mode is 'rgb_array'"),
+    ],
+)
+def test_an_environment_that_cannot_be_rendered_is_not_blamed_on_the_machine(shows, says):
+    with pytest.raises(JaxdtError, match=f"^this environment cannot be rendered: {says}"):
+        try_filming(lambda render_mode=None: Blind(render_mode, shows))
+    try_filming(lambda render_mode=None: Blind(render_mode, np.zeros((4, 4, 3), np.uint8)))

@@ -5,6 +5,7 @@ from jaxdt.config.checks import (
     KeywordArguments as KeywordArguments,
     Sampling as Sampling,
     check_same_algorithm as check_same_algorithm,
+    fits_float32 as fits_float32,
     flatten as flatten,
 )
 from jaxdt.config.decision_transformer import (

@@ -50,6 +50,11 @@ def as_json(value: Any, name: str) -> Any:
         ) from error
 
 
+def fits_float32(number: Any) -> bool:
+    """Whether it is finite there too."""
+    return bool(abs(number) <= np.finfo(np.float32).max)
+
+
 def at_least(config: Any, name: str, least: int) -> None:
     value = getattr(config, name)
     if value < least:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from tyro.conf import AvoidSubcommands, OmitArgPrefixes, Suppress
 
 from jaxdt.config.behavior_cloning import BehaviorCloningConfig
-from jaxdt.config.checks import KeywordArguments, as_json, at_least, one_of, within
+from jaxdt.config.checks import KeywordArguments, as_json, at_least, fits_float32, one_of, within
 from jaxdt.config.decision_transformer import DecisionTransformerConfig
 from jaxdt.config.iql import IQLConfig
 from jaxdt.config.rvs import RvSConfig
@@ -70,6 +70,8 @@ class TrainConfig:
     """Move each episode's reward to its last step; return-to-go then stays constant."""
     clip_actions: bool = False
     """Clip recorded actions into the action space instead of refusing them."""
+    normalized_actions: bool = False
+    """Recorded actions are in [-1, 1] already, whatever the environment's own bounds."""
     targets: tuple[float, ...] | Literal["auto"] | None = None
     """Target returns to evaluate at, in reward units; auto: the 0.99 expectile of the data's returns, near the best but
     less hostage to one lucky episode; None: the preset's rule."""
@@ -130,7 +132,7 @@ class TrainConfig:
         if isinstance(self.targets, str) and self.targets != "auto":
             raise JaxdtError(f"targets must be auto, or one or more finite returns; got {self.targets!r:.40}.")
         numbers = (0.0,) if self.targets is None or self.targets == "auto" else self.targets
-        if not (numbers and all(map(math.isfinite, numbers))):
+        if not (numbers and all(map(fits_float32, numbers))):
             raise JaxdtError(f"targets must be auto, or one or more finite returns; got {list(numbers)}.")
         if self.targets is not None and not self.algorithm.takes_target:
             given = self.targets if self.targets == "auto" else list(self.targets)

@@ -16,6 +16,7 @@ from jaxdt.data.checks import checked_arrays
 from jaxdt.data.storage import MEMORY, TemporaryStorage, chunks, release_pages
 from jaxdt.errors import JaxdtError
 from jaxdt.files import open_atomically
+from jaxdt.simulator import registered_id
 from jaxdt.types import Box, Discrete, Spec
 
 
@@ -182,7 +183,7 @@ class EpisodeStore:
             "episode_ends": self.offsets[1:],
         }
         if self.env_id is not None:
-            arrays["env_id"] = np.array(self.env_id)
+            arrays["env_id"] = np.array(registered_id(self.env_id))
         if not str(path).endswith(".npz"):
             raise JaxdtError(f"episodes are saved as .npz; got {str(path)!r}.")
         with open_atomically(path, "wb") as file:

@@ -91,7 +91,7 @@ def _frame(simulator: Any) -> np.ndarray:
     except gymnasium.error.DependencyNotInstalled as error:
         raise JaxdtError(f"this environment cannot be rendered: {one_line(error, 200).rstrip('.')}.") from error
     except Exception as error:  # MuJoCo's renderers raise what their C library happens to raise
-        reason = f"{type(error).__name__}: {one_line(error, 200)}"
+        reason = type(error).__name__ + (f": {one_line(error, 200)}" if str(error) else "")
         if not hasattr(simulator.unwrapped, "mujoco_renderer"):
             raise JaxdtError(
                 f"this environment cannot be rendered: its render raised {reason}; leave the video out."

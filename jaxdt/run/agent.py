@@ -21,7 +21,7 @@ from jaxdt.checkpoint import (
     stored_shapes,
 )
 from jaxdt.choice import EnvironmentChoice
-from jaxdt.config import AlgorithmConfig, flatten
+from jaxdt.config import AlgorithmConfig, fits_float32, flatten
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.rollout import keys_of_episodes, keys_of_step
 from jaxdt.run.directory import RunDirectory, read_record
@@ -118,7 +118,7 @@ class Agent:
         draws the same ones. Raises JaxdtError without a target where the policy takes one, and with one where it takes
         none.
         """
-        if self.config.takes_target and (target_return is None or not np.isfinite(target_return)):
+        if self.config.takes_target and (target_return is None or not fits_float32(target_return)):
             raise JaxdtError(f"target_return must be a finite number; got {target_return}.")
         if not self.config.takes_target and target_return is not None:
             raise JaxdtError(f"{self.config.name} is asked for no return; leave target_return={target_return} out.")

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdt.checkpoint import Which
 from jaxdt.choice import EnvironmentChoice
+from jaxdt.config import fits_float32
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import make_environment
 from jaxdt.evaluation.evaluator import Evaluator
@@ -176,8 +177,8 @@ def _checked_targets(agent: Agent, targets: Sequence[float] | None, episodes: in
     asked_for: Sequence[float | None] = agent.targets if targets is None else targets
     if not len(asked_for):
         raise JaxdtError("the run names no target returns; give them with targets= (--targets).")
-    if not np.isfinite([target for target in asked_for if target is not None]).all():
-        raise JaxdtError(f"targets must be finite; got {list(asked_for)}.")
+    if not all(fits_float32(target) for target in asked_for if target is not None):
+        raise JaxdtError(f"targets must be finite, in float32 too; got {list(asked_for)}.")
     if episodes < 1:
         raise JaxdtError(f"episodes must be at least 1; got {episodes}.")
     if not 0 <= seed < 2**31 - episodes:

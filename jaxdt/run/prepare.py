@@ -19,10 +19,11 @@ from jaxdt.evaluation.environments import GymnasiumEnvironment, is_jax_environme
 from jaxdt.evaluation.video import try_filming
 from jaxdt.parallel import Layout, choose_layout
 from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, read_record
+from jaxdt.run.doubts import doubt_length_of_episodes, doubt_targets, doubt_units_of_actions
 from jaxdt.run.environment import CUSTOM, choice_of, filmed
 from jaxdt.run.fit import check_fit
 from jaxdt.simulator import registered_id, with_version
-from jaxdt.types import Discrete, Environment, Sampler, Spec
+from jaxdt.types import Box, Discrete, Environment, Sampler, Spec
 
 
 MOST_UPDATES_PER_CALL = 10
@@ -98,11 +99,18 @@ def _prepare(
         check_fit(environment.spec, environment.name, spec, "the weights")
     make_algorithm(algorithm, spec)  # or it says what does not fit
     filtered = store.best(config.best_fraction, of=config.best_fraction_of) if config.best_fraction < 1 else store
-    filtered = filtered.with_actions_of(spec.action, clip=config.clip_actions)
+    unit = Box(-np.ones(spec.action_shape, np.float32), np.ones(spec.action_shape, np.float32))
+    recorded_in = unit if config.normalized_actions and isinstance(spec.action, Box) else spec.action
+    filtered = filtered.with_actions_of(recorded_in, clip=config.clip_actions)
     if config.delayed_reward:
         filtered = filtered.with_delayed_rewards()
     assert config.env is not None
+    given = config
     config = dataclasses.replace(config, algorithm=algorithm, targets=choose_targets(config, store, config.env))
+    if previous is None:
+        doubt_length_of_episodes(config, store, environment)
+        doubt_targets(config, given, store)
+        doubt_units_of_actions(config, store, spec)
     config = fill_schedule(config, filtered.num_episodes, resumed=previous is not None)
     data = describe_data(config.dataset, store)
     making = {**describe_making(command), "devices": len(layout.devices)}

@@ -18,7 +18,7 @@ from jaxdt.data.formats.limits import array_bytes, kept_bytes, size_limit
 from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.files import open_atomically
-from jaxdt.simulator import checked_env_id
+from jaxdt.simulator import checked_env_id, registered_id
 
 
 if TYPE_CHECKING:
@@ -254,6 +254,6 @@ def write_hdf5(store: EpisodeStore, path: Path) -> None:
         for name, values in arrays.items():
             file.create_dataset(name, data=values, compression="gzip", shuffle=True, fletcher32=True)
         if store.env_id is not None:
-            file.attrs["env_id"] = np.bytes_(store.env_id.encode())
+            file.attrs["env_id"] = np.bytes_(registered_id(store.env_id).encode())
     with open_atomically(path, "wb") as out:
         out.write(content.getbuffer())

@@ -13,6 +13,7 @@ from jaxdt.data.formats.parquet_footer import check_depth, declared_bytes
 from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError
 from jaxdt.files import open_atomically
+from jaxdt.simulator import registered_id
 
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def write_parquet(store: EpisodeStore, path: Path) -> None:
         "terminations": store.terminations,
         "truncations": store.truncations,
     }
-    metadata = {} if store.env_id is None else {"env_id": store.env_id}
+    metadata = {} if store.env_id is None else {"env_id": registered_id(store.env_id)}
     table = pyarrow.table({name: _an_episode_a_row(values, store) for name, values in columns.items()})
     table = table.replace_schema_metadata(metadata)
     with open_atomically(path, "wb") as file:

@@ -1,0 +1,57 @@
+"""What fits together and is probably not meant: a warning each, before training begins."""
+
+import warnings
+
+import numpy as np
+
+from jaxdt.config import PRESETS, TrainConfig, flatten
+from jaxdt.data.episodes import EpisodeStore
+from jaxdt.types import Box, Environment, Spec
+
+
+def doubt_length_of_episodes(config: TrainConfig, store: EpisodeStore, environment: Environment | None) -> None:
+    """Steps beyond a model's table of timesteps share its last row."""
+    known = flatten(config.algorithm).get("model.max_episode_length")
+    longest = int(store.lengths.max())
+    played = 0 if environment is None else environment.max_episode_steps
+    if known is None or max(longest, played) <= known:
+        return
+    beyond = float(np.maximum(store.lengths - known, 0).sum()) / store.num_steps
+    data = f"those of the data have up to {longest} ({beyond:.1%} of all steps lie beyond)" if longest > known else ""
+    name = "" if environment is None or played <= known else f"those of {environment.name} may have {played}"
+    _warn(
+        f"the model tells the first {known} steps of an episode apart, and {' and '.join(filter(None, (data, name)))}; "
+        f"--max-episode-length {max(longest, played)} tells all."
+    )
+
+
+def doubt_targets(config: TrainConfig, given: TrainConfig, store: EpisodeStore) -> None:
+    """Targets of `config` that were not `given`, and lie further from the data's returns than these from each other."""
+    preset = PRESETS.get(config.preset)
+    is_own = given.targets is not None and (preset is None or given.targets != preset.targets)
+    if is_own or not config.targets or isinstance(config.targets, str):
+        return
+    low, high = float(store.returns.min()), float(store.returns.max())
+    reach = (high - low) or abs(high) or 1.0
+    far = [target for target in config.targets if not low - reach <= target <= high + reach]
+    if far:
+        _warn(
+            f"the data's returns go from {low:g} to {high:g}, and the preset asks for "
+            f"{', '.join(f'{target:g}' for target in far)}; --targets auto asks for the best of the data."
+        )
+
+
+def doubt_units_of_actions(config: TrainConfig, store: EpisodeStore, spec: Spec) -> None:
+    """Actions that touch -1 or 1 and never pass them may be in the models' units, not in a wider space's own."""
+    if config.normalized_actions or not isinstance(spec.action, Box) or store.is_discrete:
+        return
+    largest, widest = float(np.abs(store.actions).max()), float(np.abs(np.stack(spec.action)).min())
+    if 0.99 < largest <= 1.0 + 1e-6 and widest > 1.5:
+        _warn(
+            f"no recorded action passes {largest:g}, and the environment's go to {widest:g}; where they were recorded "
+            "in [-1, 1], say --normalized-actions."
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=5)

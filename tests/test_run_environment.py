@@ -1,0 +1,255 @@
+"""What a run remembers of its environment, what must be given again, and what is doubted before training."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.wrappers import RescaleAction
+
+import jaxdt
+from jaxdt import JaxdtError
+from jaxdt.choice import EnvironmentChoice
+from jaxdt.cli import run as command
+from jaxdt.config import HUGGINGFACE
+from jaxdt.run.doubts import doubt_length_of_episodes, doubt_targets, doubt_units_of_actions
+from jaxdt.run.environment import chosen, must_be_given_again, remembered
+from jaxdt.run.evaluate import video_paths
+from jaxdt.run.prepare import _environment_name, prepare_run
+from jaxdt.types import Box, Spec
+from tests.conftest import make_store, tiny_algorithm
+from tests.runs import CONFIG, STORE
+from tests.toys import Drift
+
+
+@pytest.mark.parametrize(
+    ("env", "name", "kwargs"),
+    [
+        ("Pendulum", "Pendulum-v1", None),
+        (lambda: gymnasium.spec("Pendulum-v1"), "Pendulum-v1", None),
+        (lambda: gymnasium.make("Pendulum-v1", g=9.81), "Pendulum-v1", {"g": 9.81}),
+        (lambda: gymnasium.make("Pendulum-v1", render_mode="rgb_array"), "Pendulum-v1", None),
+        (lambda: gymnasium.make("Pendulum-v1", max_episode_steps=30), "Pendulum-v1", {"max_episode_steps": 30}),
+        (lambda: gymnasium.make("Pendulum-v1", max_episode_steps=-1), "Pendulum-v1", {"max_episode_steps": -1}),
+        (lambda: gymnasium.make("Pendulum-v1", g=np.float32(9)), "custom", None),
+        (lambda: RescaleAction(gymnasium.make("Pendulum-v1"), -1, 1), "custom", None),
+        (lambda: gymnasium.make("Pendulum-v1").unwrapped, "Pendulum-v1", {"max_episode_steps": -1}),
+        (Drift, "custom", None),
+        (lambda: Drift, "custom", None),
+    ],
+)
+def test_an_environment_is_remembered_by_what_makes_it_again_or_said_to_be_needed(env, name, kwargs):
+    given = env if isinstance(env, str) else env()
+    config, played_in = remembered(jaxdt.TrainConfig(), given)
+    assert (config.env, config.env_kwargs) == (name, kwargs)
+    assert (played_in is given) == (name == "custom")
+    if not isinstance(given, str):
+        one_by_one, played_in = remembered(jaxdt.TrainConfig(parallel_environments=1), given)
+        assert (one_by_one.env, played_in) == (name, given)
+
+
+def test_keyword_arguments_are_kept_as_json_gives_them_back():
+    assert jaxdt.TrainConfig(env_kwargs={"range": (1, 2)}).env_kwargs == {"range": [1, 2]}
+    for bad in ({"x": object()}, {"x": float("nan")}, [1]):
+        with pytest.raises(JaxdtError, match=r"^env_kwargs must be a dict of JSON values; got .*a function that makes"):
+            jaxdt.TrainConfig(env_kwargs=bad)
+
+
+OWN = EnvironmentChoice(env="Ant-v5", kwargs={"x": 1}, max_episode_steps=9, default_limit=2000, parallel=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "changed"),
+    [
+        ({}, {}),
+        ({"env": "Ant"}, {}),
+        ({"env": "Hopper"}, {"env": "Hopper-v5", "kwargs": None, "max_episode_steps": None}),
+        ({"kwargs": {}, "parallel": 3}, {"kwargs": {}, "parallel": 3}),
+        ({"env": "Hopper-v4", "max_episode_steps": 5}, {"env": "Hopper-v4", "kwargs": None, "max_episode_steps": 5}),
+    ],
+)
+def test_what_a_run_says_holds_until_something_else_is_given(given, changed):
+    assert chosen(OWN, None, **given) == dataclasses.replace(OWN, **changed)
+
+
+@pytest.mark.parametrize(
+    ("env", "kwargs", "says"),
+    [
+        ("none", None, "the run names no environment; give one with --env"),
+        ("custom", None, r"in an environment of your own; give it again, from Python, with env=\.$"),
+        ("mine:Env-v0", {"a": 1}, r"no module to import; repeat --env mine:Env-v0 --env-kwargs '\{\"a\": 1\}' if you"),
+        (
+            "Ant-v5",
+            {"f": "/x"},
+            r"no path to open; repeat --env Ant-v5 --env-kwargs '\{\"f\": \"/x\"\}' if you trust it",
+        ),
+    ],
+)
+def test_what_a_file_may_not_say_must_be_given_again(env, kwargs, says):
+    own, missing = EnvironmentChoice(env=env, kwargs=kwargs), must_be_given_again(env, kwargs)
+    with pytest.raises(JaxdtError, match=says):
+        chosen(own, missing)
+    if kwargs == {"f": "/x"}:
+        with pytest.raises(JaxdtError, match="no path to open"):
+            chosen(own, missing, env)
+    assert chosen(own, missing, env, kwargs or {}) == dataclasses.replace(own, kwargs=kwargs or {})
+
+
+@pytest.fixture
+def hostile(finished, tmp_path, monkeypatch):
+    """A run directory whose file names a module that must not be imported, and a path that must not be opened."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (tmp_path / "evil_module_x.py").write_text("raise SystemExit('imported')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(**values):
+        document = json.loads((out / "config.json").read_text())
+        document["config"].update(values)
+        (out / "config.json").write_text(json.dumps(document))
+        return out
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"env": "evil_module_x:Env-v0"}, "a file may name no module to import; repeat --env evil_module_x:Env-v0"),
+        (
+            {"env": "Ant-v5", "env_kwargs": {"xml_file": "/e.xml"}},
+            "a file may name no path to open; repeat --env Ant-v5",
+        ),
+    ],
+)
+def test_no_command_imports_or_opens_what_a_run_directory_names(hostile, capsys, values, says):
+    out = hostile(**values)
+    for arguments in (["evaluate", str(out)], ["train", "--resume", "--out", str(out), "--steps", "14"]):
+        assert command(arguments) == 2
+        assert says in capsys.readouterr().err
+    assert command(["evaluate", str(out), "--video"]) == 2
+    with pytest.raises(JaxdtError, match=says):
+        jaxdt.train(CONFIG, STORE, out=out, resume=True)
+    with pytest.raises(JaxdtError, match=says):
+        jaxdt.evaluate(out)
+    assert jaxdt.Agent.load(out).env_id is None
+    assert "evil_module_x" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("recorded", "env", "warned"),
+    [
+        ("Pendulum-v0", "Pendulum-v1", True),
+        ("Pendulum", "Pendulum-v1", False),
+        ("mine:Pendulum-v1", "Pendulum-v1", False),
+        ("Hopper-v5", "mjx:Hopper-v5", False),
+    ],
+)
+def test_data_of_another_version_are_warned_of(recorded, env, warned):
+    config, store = jaxdt.TrainConfig(env=env), make_store(env_id=recorded)
+    says = f"recorded in {recorded}, evaluation is in {env}"
+    with pytest.warns(UserWarning, match=says) if warned else contextlib.nullcontext():
+        assert _environment_name(config, store, None) == env
+
+
+def test_a_store_that_names_a_module_can_be_saved_and_loaded(tmp_path):
+    from jaxdt.data.writing import writer_for
+
+    store = make_store(env_id="mine:Env-v0")
+    for ending in ("npz", "parquet", "hdf5"):
+        path = tmp_path / f"episodes.{ending}"
+        writer_for(path)(store, path)
+        assert jaxdt.load_episodes(str(path)).env_id == "Env-v0"
+
+
+class Played:
+    name, max_episode_steps = "Long-v0", 90
+
+
+@pytest.mark.parametrize(
+    ("lengths", "environment", "says"),
+    [
+        ((50, 8), None, None),
+        (
+            (60, 20),
+            None,
+            r"50 steps .* those of the data have up to 60 \(12\.5% of all .* --max-episode-length 60 tells",
+        ),
+        ((50, 8), Played, r"50 steps of an episode apart, and those of Long-v0 may have 90; --max-episode-length 90"),
+        ((60, 20), Played, r"up to 60 \(12\.5% of all steps lie beyond\) and those of Long-v0 may have 90; "),
+    ],
+)
+def test_steps_that_a_model_cannot_tell_apart_are_said_once(recwarn, lengths, environment, says):
+    config = jaxdt.TrainConfig(algorithm=tiny_algorithm())
+    if says is None:
+        return doubt_length_of_episodes(config, make_store(lengths), environment)
+    with pytest.warns(UserWarning, match=says):
+        doubt_length_of_episodes(config, make_store(lengths), environment)
+
+
+def test_a_presets_target_out_of_the_datas_reach_is_doubted_and_a_given_one_is_not():
+    store = make_store()  # returns of a few
+    config = dataclasses.replace(HUGGINGFACE, env="none")
+    with pytest.warns(UserWarning, match=r"the data's returns go from .* the preset asks for 12000; --targets auto"):
+        doubt_targets(config, config, store)
+    given = dataclasses.replace(config, targets=(9000.0,))
+    doubt_targets(given, given, store)
+    near = dataclasses.replace(config, targets=(float(store.returns.max()),))
+    doubt_targets(near, dataclasses.replace(near, targets=None), store)
+
+
+@pytest.mark.parametrize(
+    ("largest", "bound", "doubted"), [(1.0, 2.0, True), (1.0, 1.0, False), (0.9, 2.0, False), (1.5, 2.0, False)]
+)
+def test_actions_that_look_as_if_they_had_been_rescaled_are_doubted(largest, bound, doubted):
+    store = make_store()
+    actions = store.actions * largest / np.abs(store.actions).max()
+    store = jaxdt.EpisodeStore.from_arrays(store.observations, actions, store.rewards, episode_ends=store.offsets[1:])
+    spec = Spec(observation_shape=(3,), action=Box(np.full(2, -bound, np.float32), np.full(2, bound, np.float32)))
+    config = jaxdt.TrainConfig(algorithm=tiny_algorithm())
+    if doubted:
+        with pytest.warns(UserWarning, match=r"no recorded action passes 1, .* go to 2; .* say --normalized-actions"):
+            doubt_units_of_actions(config, store, spec)
+    else:
+        doubt_units_of_actions(config, store, spec)
+    doubt_units_of_actions(dataclasses.replace(config, normalized_actions=True), store, spec)
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_actions_in_minus_1_to_1_are_taken_as_they_are_where_that_is_said(normalized):
+    store = make_store(action_dim=1)
+    config = jaxdt.TrainConfig(env="Pendulum-v1", normalized_actions=normalized, algorithm=tiny_algorithm())
+    prepared = prepare_run(config, store, None, None)
+    prepared.environment.close()
+    np.testing.assert_allclose(prepared.store.actions, store.actions * (1 if normalized else 0.5), atol=1e-6)
+    assert prepared.record.spec.action.high.tolist() == [2]
+
+
+def test_targets_must_fit_float32_and_be_there(finished):
+    for bad in ((1e39,), (float("nan"),)):
+        with pytest.raises(JaxdtError, match="finite"):
+            jaxdt.TrainConfig(targets=bad)
+        with pytest.raises(JaxdtError, match="targets must be finite, in float32 too"):
+            jaxdt.evaluate(finished, Drift(), targets=bad)
+        with pytest.raises(JaxdtError, match="target_return must be a finite number"):
+            jaxdt.Agent.load(finished).reset(bad[0])
+    with pytest.raises(JaxdtError, match="targets must be one or more returns; got none"):
+        jaxdt.evaluate(finished, Drift(), targets=())
+
+
+def test_films_of_targets_that_are_nearly_equal_have_names_of_their_own(tmp_path):
+    names = [path.name for path in video_paths(tmp_path, [0.1, 0.1 + 1e-15, 3.0, 3.0])]
+    assert names == ["target-0.1.mp4", "target-0.100000000000001.mp4", "target-3.mp4", "target-3.mp4"]
+    assert len(set(names[:2])) == 2
+
+
+def test_an_action_of_an_agent_may_be_changed_in_place(finished):
+    agent = jaxdt.Agent.load(finished)
+    agent.reset(1.0)
+    action = agent.act(np.zeros(3))
+    action += 1.0
