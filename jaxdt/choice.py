@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from jaxdt.errors import JaxdtError, one_line
@@ -145,4 +145,5 @@ def importing_from_here(env: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(here)
+        with suppress(ValueError):  # what was imported may have changed it
+            sys.path.remove(here)

@@ -97,10 +97,10 @@ def episode_limit(simulator: "gymnasium.Env") -> int | None:
     from gymnasium.wrappers import TimeLimit
 
     wrapper: Any = simulator
-    while wrapper is not simulator.unwrapped:  # also in environments that gymnasium.make has not made
+    while wrapper is not None:  # also in environments that gymnasium.make has not made
         if isinstance(wrapper, TimeLimit):
             return wrapper._max_episode_steps
-        wrapper = wrapper.env
+        wrapper = getattr(wrapper, "env", None)
     return getattr(simulator.spec, "max_episode_steps", None)
 
 

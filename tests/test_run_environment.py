@@ -223,7 +223,9 @@ def test_actions_that_look_as_if_they_had_been_rescaled_are_doubted(largest, bou
 @pytest.mark.parametrize("normalized", [True, False])
 def test_actions_in_minus_1_to_1_are_taken_as_they_are_where_that_is_said(normalized):
     store = make_store(action_dim=1)
-    config = jaxdt.TrainConfig(env="Pendulum-v1", normalized_actions=normalized, algorithm=tiny_algorithm())
+    config = jaxdt.TrainConfig(
+        env="Pendulum-v1", normalized_actions=normalized, algorithm=tiny_algorithm(max_episode_length=200)
+    )
     prepared = prepare_run(config, store, None, None)
     prepared.environment.close()
     np.testing.assert_allclose(prepared.store.actions, store.actions * (1 if normalized else 0.5), atol=1e-6)

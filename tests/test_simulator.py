@@ -7,7 +7,7 @@ import mujoco
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.wrappers import RescaleObservation, TimeLimit
+from gymnasium.wrappers import TimeLimit
 
 from jaxdt import JaxdtError, simulator
 from jaxdt.choice import EnvironmentChoice
@@ -214,7 +214,7 @@ def test_a_spec_an_object_and_a_function_are_made_into_new_objects(plain):
 
 
 def test_an_object_that_cannot_be_made_again_is_played_itself_one_by_one(plain):
-    for mine in (Plain(6), RescaleObservation(gymnasium.make(plain), 0.0, 1.0)):
+    for mine in (Plain(6), gymnasium.Wrapper(gymnasium.make(plain))):
         mine.close = lambda: pytest.fail("it is the user's")
         taken = make_simulator(EnvironmentChoice(env=mine, parallel=1))
         taken.close()

@@ -1,16 +1,17 @@
 """What fits together and is probably not meant: a warning each, before training begins."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 
 from jaxdt.config import PRESETS, TrainConfig, flatten
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.types import Box, Environment, Spec
+from jaxdt.types import Box, Spec
 
 
-def doubt_length_of_episodes(config: TrainConfig, store: EpisodeStore, environment: Environment | None) -> None:
-    """Steps beyond a model's table of timesteps share its last row."""
+def doubt_length_of_episodes(config: TrainConfig, store: EpisodeStore, environment: Any) -> None:
+    """Steps beyond a model's table of timesteps share its last row; `environment`: an Environment, or None."""
     known = flatten(config.algorithm).get("model.max_episode_length")
     longest = int(store.lengths.max())
     played = 0 if environment is None else environment.max_episode_steps

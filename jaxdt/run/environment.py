@@ -139,6 +139,8 @@ def chosen(
 
 def filmed(choice: EnvironmentChoice) -> EnvironmentChoice:
     """What is filmed of what is played in; raises JaxdtError where nothing can be."""
+    if isinstance(choice.env, str) and choice.env == CUSTOM:
+        raise JaxdtError(must_be_given_again(CUSTOM, None) or "")
     if is_jax_environment(choice.env):
         raise JaxdtError("videos are rendered by Gymnasium; give its environment id.")
     return dataclasses.replace(choice, env=gymnasium_id(choice.env)) if isinstance(choice.env, str) else choice

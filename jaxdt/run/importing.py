@@ -21,6 +21,7 @@ from jaxdt.interop.source import Imported, PartialSpec, read_json, read_model, r
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, write_record
+from jaxdt.simulator import with_version
 from jaxdt.types import Box, Discrete, Spec
 
 
@@ -76,6 +77,7 @@ def import_run(
     if not is_free(run.path):
         raise JaxdtError(f"{run.path} is not empty; choose another output directory.")
     if env is not None:
+        env = with_version(env)
         make_environment(env).close()  # or it says what is wrong with that id
     numbers = {"return_scale": return_scale, "targets": targets, "context_length": context_length}
     options = read_partial_spec(numbers, "the arguments")._replace(env_id=env)

@@ -13,6 +13,8 @@ from jaxdt.run.seed_group import SeedGroup
 FILLED_IN = (
     "env",
     "env_kwargs",
+    "max_episode_steps",
+    "parallel_environments",
     "targets",
     "steps",
     "updates_per_call",

@@ -19,7 +19,7 @@ from jaxdt.files import remove_unfinished, writing
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record, write_record
-from jaxdt.run.environment import choice_of, remembered
+from jaxdt.run.environment import choice_of, choice_of_record, remembered
 from jaxdt.run.evaluate import render_videos, video_paths
 from jaxdt.run.lock import sole_process
 from jaxdt.run.loop import train_and_evaluate
@@ -82,7 +82,7 @@ def train(
                 targets = (previous.config if config.targets == "auto" else config).evaluation_targets
                 for run in group.runs if config.video else ():  # a kill may have come before the last video
                     if not all(path.exists() for path in video_paths(run.videos, targets)):
-                        _render(run, config, choice_of(config, env, 0), progress)
+                        _render(run, config, choice_of(config, env, choice_of_record(previous).default_limit), progress)
                 return group.path
         config, store = _with_store(config, store, progress, [run.episodes for run in group.runs])
         if any(record.data["fingerprint"] != store.fingerprint for record in filter(None, records)):
