@@ -196,8 +196,8 @@ def test_a_run_names_it_resumes_and_is_evaluated(tmp_path, monkeypatch):
 
 
 def test_videos_are_filmed_in_gymnasiums_task(tmp_path, monkeypatch):
-    def refuse(env_id, *_):
-        raise JaxdtError(env_id)
+    def refuse(choice):
+        raise JaxdtError(choice.env)
 
     monkeypatch.setattr("jaxdt.run.evaluate.make_environment", refuse)
     agent = jaxdt.Agent(jaxdt.BehaviorCloningConfig(), {}, measured(make_store().spec), env_id=ENV)

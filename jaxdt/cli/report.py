@@ -1,5 +1,6 @@
 """Text for people: datasets, runs and evaluations."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,10 +119,10 @@ def _seeds_report(group: SeedGroup, summaries: Sequence[dict[str, Any]]) -> str:
 
 
 def _choices(record: RunRecord) -> list[tuple[str, str]]:
-    data = record.data
+    data, kwargs = record.data, record.config.env_kwargs
     rows = [
         ("preset", record.config.preset),
-        ("environment", record.config.env or "none"),
+        ("environment", " ".join([record.config.env or "none", *([json.dumps(kwargs)] if kwargs else [])])),
         ("model", record.config.algorithm.summary),
     ]
     differing = differences_from_preset(record.config)
