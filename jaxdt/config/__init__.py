@@ -1,5 +1,7 @@
 """Every choice that a run makes, as frozen dataclasses that check themselves, and the presets. Loads no jax."""
 
+import typing
+
 from jaxdt.config.behavior_cloning import BehaviorCloningConfig as BehaviorCloningConfig
 from jaxdt.config.checks import (
     KeywordArguments as KeywordArguments,
@@ -15,6 +17,7 @@ from jaxdt.config.decision_transformer import (
 from jaxdt.config.iql import IQLConfig as IQLConfig
 from jaxdt.config.model import ModelConfig as ModelConfig
 from jaxdt.config.optimizer import OptimizerConfig as OptimizerConfig
+from jaxdt.config.plain import take_plain_values
 from jaxdt.config.presets import (
     BEHAVIOR_CLONING as BEHAVIOR_CLONING,
     CARTPOLE as CARTPOLE,
@@ -34,8 +37,13 @@ from jaxdt.config.protocol import AlgorithmOptions as AlgorithmOptions
 from jaxdt.config.run import (
     CHANGEABLE as CHANGEABLE,
     INTERVALS as INTERVALS,
+    MOVED,
     AlgorithmConfig as AlgorithmConfig,
     TrainConfig as TrainConfig,
 )
 from jaxdt.config.rvs import RvSConfig as RvSConfig
 from jaxdt.config.td3_bc import TD3BCConfig as TD3BCConfig
+
+
+for _kind in (ModelConfig, OptimizerConfig, *typing.get_args(AlgorithmConfig), TrainConfig):
+    take_plain_values(_kind, MOVED if _kind is TrainConfig else {})

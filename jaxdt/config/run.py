@@ -1,9 +1,8 @@
 """A whole run: data, method, schedule and evaluation."""
 
 import dataclasses
-import functools
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from tyro.conf import AvoidSubcommands, OmitArgPrefixes, Suppress
 
@@ -23,6 +22,7 @@ INTERVALS = ("log_every", "eval_every", "save_every")
 """Of a TrainConfig, in updates."""
 
 _COUNTS = (
+    "cut_after",
     *("steps", "passes", "batch_size", "devices", "eval_episodes", "updates_per_call"),
     *("max_episode_steps", "parallel_environments"),
 )
@@ -41,6 +41,9 @@ class TrainConfig:
     `acrobot`, or several joined by `+`; None: `demo`."""
     map_above: float | None = None
     """GiB; larger episodes are unpacked once into a cache on disk and mapped from it; None: a quarter of memory."""
+    cut_after: int | None = None
+    """Steps after which an episode was cut off, for data that only say where the environment ended one (HDF5 files with
+    `terminals` and no `timeouts`); None: as the data say."""
     env: str | None = None
     """Environment to evaluate in, a Gymnasium id, or `mjx:` and one of MuJoCo's: on the device (needs the `mjx` extra);
     `none`: no evaluation; None: the one the data names."""
@@ -155,27 +158,16 @@ class TrainConfig:
         return () if self.targets is None or self.targets == "auto" else self.targets
 
 
-_MOVED = {
+MOVED = {
     "model": "TrainConfig(algorithm=DecisionTransformerConfig(model=...))",
     "optimizer": "TrainConfig(algorithm=DecisionTransformerConfig(optimizer=...))",
     "return_scale": "TrainConfig(algorithm=DecisionTransformerConfig(return_scale=...))",
     "eval_context": "TrainConfig(algorithm=DecisionTransformerConfig(context=...))",
 }
-
-
-def _say_what_moved(init: Any) -> Any:
-    @functools.wraps(init)
-    def __init__(self, **values):
-        for name in values.keys() & _MOVED.keys():
-            raise JaxdtError(f"TrainConfig has no {name} of its own any more; write {_MOVED[name]}.")
-        init(self, **values)
-
-    return __init__
-
-
-TrainConfig.__init__ = _say_what_moved(TrainConfig.__init__)
+"""What a TrainConfig once had, and where that is now."""
 
 CHANGEABLE = (
+    "cut_after",
     "map_above",
     "devices",
     "max_episode_steps",
