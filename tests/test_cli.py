@@ -243,7 +243,7 @@ def test_help_of_a_preset_shows_that_presets_values(capsys):
         ("collect --env Nothing-v3 --policy random --out x.npz", "cannot be made"),
         ("collect --policy random --episodes 0 --out x.npz", "at least 1"),
         ("info missing.npz", "does not exist"),
-        ("convert demo x.csv", "episodes are written as .npz, .parquet, .hdf5; got 'x.csv'"),
+        ("convert demo x.csv", "episodes are written as .npz, .parquet, .hdf5, .h5, .hdf; got 'x.csv'"),
         ("convert missing.npz x.npz", "'missing.npz' does not exist"),
         ("convert hf:nobody x.npz", "must be hf:OWNER/NAME or hf:OWNER/NAME/CONFIG"),
         ("import nowhere runs/x", "'nowhere' does not exist; give a directory"),

@@ -65,7 +65,8 @@ def test_float_observations_become_float32_and_whole_ones_stay(given, kept):
 
 
 def test_actions_and_rewards_become_float32():
-    store = EpisodeStore.from_arrays(**small_arrays(actions=np.ones((6, 1), int), rewards=[1] * 6))
+    with pytest.warns(UserWarning, match="actions are whole numbers, 1 a step, and are taken as continuous vectors"):
+        store = EpisodeStore.from_arrays(**small_arrays(actions=np.ones((6, 1), int), rewards=[1] * 6))
     assert (store.actions.dtype, store.rewards.dtype) == (np.float32, np.float32)
 
 
@@ -138,7 +139,7 @@ def test_what_is_dropped_may_be_damaged():
         ({"actions": np.full(6, 2**63, np.uint64)}, "discrete actions must fit int32; got 9223372036854775808"),
         ({"actions": np.zeros(5, int)}, "actions has 5 steps but observations has 6"),
         ({"actions": np.zeros(0, int)}, "actions is empty"),
-        ({"rewards": np.zeros((6, 1))}, r"rewards must have shape \(steps,\); got \(6, 1\)"),
+        ({"rewards": np.zeros((6, 2))}, r"rewards must have shape \(steps,\), one number a step; got \(6, 2\)"),
         ({"rewards": np.zeros(6, "datetime64[s]")}, "rewards must be numbers; got dtype datetime64"),
         ({"terminations": [0, 1, 2, 0, 0, 0]}, "terminations must be true or false at every step"),
         ({"truncations": np.full(6, np.nan)}, "truncations must be true or false at every step"),

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import h5py
@@ -101,12 +102,12 @@ def test_steps_after_the_last_end_are_dropped_and_reported(tmp_path):
 def test_files_older_than_timeouts_end_episodes_after_a_thousand_steps(tmp_path, steps, terminals, lengths, dropped):
     flags = np.zeros(steps, bool)
     flags[terminals] = True
-    path = old_file(tmp_path / "old.hdf5", flags)
-    if dropped:
-        with pytest.warns(UserWarning, match=f"the last {dropped} steps"):
-            store = load_hdf5(path)
-    else:
+    path = old_file(tmp_path / "hopper_medium-replay-v0.hdf5", flags)
+    with pytest.warns(UserWarning, match="episodes are cut after 1000 steps|the last .* steps") as caught:
         store = load_hdf5(path)
+    said = [str(warning.message) for warning in caught]
+    assert "has no timeouts: episodes are cut after 1000 steps, as D4RL recorded this file" in said[0]
+    assert [f"the last {dropped} steps" in message for message in said[1:]] == [True] * (dropped > 0)
     assert store.lengths.tolist() == lengths
     assert np.flatnonzero(store.terminations).tolist() == terminals
 
@@ -121,7 +122,7 @@ def test_the_rule_of_a_thousand_steps_is_the_originals(tmp_path):
             step = 0
         else:
             step += 1
-    assert load_hdf5(old_file(tmp_path / "old.hdf5", flags)).lengths.tolist() == lengths
+    assert load_hdf5(old_file(tmp_path / "a.hdf5", flags), cut_after=1000).lengths.tolist() == lengths
 
 
 def test_with_timeouts_an_episode_may_be_longer_than_a_thousand_steps(tmp_path):
@@ -134,10 +135,10 @@ def test_with_timeouts_an_episode_may_be_longer_than_a_thousand_steps(tmp_path):
 @pytest.mark.parametrize("flags", [{"timeouts": np.zeros(5, bool)}, {"timeouts": None}])
 def test_a_file_without_any_end_is_refused(tmp_path, flags):
     path = write(tmp_path / "a.hdf5", terminals=np.zeros(5, bool), **flags)
-    assert "no episode ends: terminals " in refusal(path)
+    assert re.search("no episode ends; give|terminals alone do not say where all episodes end", refusal(path))
 
 
-@pytest.mark.parametrize("name", ["observations", "actions", "rewards", "terminals"])
+@pytest.mark.parametrize("name", ["observations", "actions", "rewards"])
 def test_a_missing_dataset_is_named(tmp_path, name):
     message = refusal(write(tmp_path / "a.hdf5", **{name: None}))
     assert f": {name} is missing; there is " in message
@@ -150,9 +151,9 @@ def test_a_missing_dataset_is_named(tmp_path, name):
         ({"rewards": np.zeros(4)}, "rewards has 4 steps but observations has 5; they must agree."),
         ({"terminals": np.zeros(6, bool)}, "terminals has 6 steps but observations has 5; they must agree."),
         ({"timeouts": np.zeros(0, bool)}, "timeouts has 0 steps but observations has 5; they must agree."),
-        ({"timeouts": np.zeros((5, 1), bool)}, "timeouts must be true or false at every step; got shape (5, 1)"),
+        ({"timeouts": np.zeros((5, 2), bool)}, "timeouts must be true or false at every step; got shape (5, 2)"),
         ({"terminals": np.arange(5)}, "terminals must be true or false at every step; got shape (5,), dtype int64."),
-        ({"rewards": np.zeros((5, 1))}, "rewards must have shape (steps,); got (5, 1)."),
+        ({"rewards": np.zeros((5, 2))}, "rewards must have shape (steps,), one number a step; got (5, 2)."),
         ({"actions": np.zeros(5)}, "actions of shape (5,) must be whole numbers; got dtype float64 (give continuous "),
         ({"rewards": np.full(5, np.inf)}, "rewards of episode 0, step 0, is not a finite float32"),
         ({"rewards": np.array([b"1"] * 5)}, "rewards must be numbers; got dtype |S1."),
@@ -173,7 +174,7 @@ def test_an_env_id_that_is_no_plain_gymnasium_id_is_refused(tmp_path, env_id):
     assert ": env_id must be a Gymnasium id such as HalfCheetah-v5; got " in message
 
 
-@pytest.mark.parametrize("env_id", [3, np.zeros(3), [b"Env-v0"] * 2, h5py.Empty("S5"), np.array("Env-v0", object)])
+@pytest.mark.parametrize("env_id", [3, np.zeros(3), [b"Env-v0"] * 2, h5py.Empty("S5")])
 def test_an_env_id_that_is_no_string_of_fixed_length_is_refused(tmp_path, env_id):
     assert ": env_id must be one string of fixed length; got shape " in refusal(
         write(tmp_path / "a.hdf5", env_id=env_id)

@@ -107,7 +107,7 @@ def test_a_directory_of_nothing_is_no_dataset(tmp_path):
     )
 
 
-@pytest.mark.parametrize(("name", "kind"), [("a.h5", ".h5"), ("a.pickle", ".pickle"), ("a.npy", ".npy"), ("a", "")])
+@pytest.mark.parametrize(("name", "kind"), [("a.zip", ".zip"), ("a.NPY", ".NPY"), ("a", "")])
 def test_an_unknown_kind_of_file_is_named(tmp_path, name, kind):
     (tmp_path / name).write_bytes(b"anything")
     message = refusal(tmp_path / name)
@@ -135,7 +135,10 @@ def test_a_file_of_other_arrays_says_so(tmp_path):
 
 def test_a_file_that_says_nothing_about_ends_is_refused(tmp_path):
     path = write_npz(tmp_path / "a.npz", episode_ends=None, terminations=None, truncations=None)
-    assert refusal(path) == f"{path}: nothing says where episodes end; add the array 'episode_ends'."
+    assert refusal(path) == (
+        f"{path}: nothing says where episodes end; add the array 'episode_ends', or one of terminations, terminals, "
+        "truncations, timeouts, dones and episode_terminals."
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,8 +157,14 @@ def test_a_file_that_says_nothing_about_ends_is_refused(tmp_path):
         ({"actions": np.zeros((5, 2), complex)}, "actions must be numbers; got dtype complex128."),
         ({"actions": np.zeros(5)}, "actions of shape (5,) must be whole numbers; got dtype float64 (give continuous "),
         ({"rewards": np.zeros(5, "V4")}, "rewards must be numbers; got dtype |V4."),
-        ({"terminations": np.array(["no"] * 5)}, "terminations must be true or false at every step; got dtype <U2."),
-        ({"terminations": np.arange(5)}, "terminations must be true or false at every step; got dtype int64."),
+        (
+            {"terminations": np.array(["no"] * 5)},
+            "terminations must be true or false at every step; got shape (5,), dtype <U2.",
+        ),
+        (
+            {"terminations": np.arange(5)},
+            "terminations must be true or false at every step; got shape (5,), dtype int64.",
+        ),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused_with_the_files_name(tmp_path, changes, message):

@@ -96,6 +96,7 @@ def test_the_next_time_nothing_is_read_anew(tmp_path, monkeypatch, kind):
 
 
 @pytest.mark.parametrize(("actions", "size"), [(np.zeros((5, 2), np.int8), 2), (np.zeros(5, int), 1)])
+@pytest.mark.filterwarnings("ignore:.*actions are whole numbers")
 def test_what_fits_stays_in_memory(tmp_path, cache, actions, size):
     path = write_npz(tmp_path / "a.npz", actions=actions)
     size = 5 * (3 + size + 1) * 4 / 2**30
@@ -134,6 +135,7 @@ def test_a_limit_that_is_no_size_is_refused(tmp_path, limit):
 @pytest.mark.parametrize(
     ("dtype", "kept"), [(np.float64, np.float32), (np.float16, np.float32), (np.uint8, np.uint8), (np.int64, np.int64)]
 )
+@pytest.mark.filterwarnings("ignore:.*actions are whole numbers")
 def test_numbers_of_other_kinds_become_what_they_become_in_memory(tmp_path, dtype, kept):
     observations = np.arange(5 * 16).reshape(5, 4, 4).astype(dtype)
     actions = np.array([[0, 1]] * 5, np.int64)
@@ -279,7 +281,7 @@ def test_what_a_killed_process_left_never_counts_and_goes(tmp_path, cache):
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, cache):
     path = write_npz(tmp_path / "a.npz")
 
-    def read(path, place):
+    def read(path, place, cut_after):
         os.utime(path, ns=(5, 5))
         return make_store()
 

@@ -77,39 +77,65 @@ def test_a_local_dataset_loads_without_its_last_observations(root, discrete):
     assert loaded.env_id == "Hopper-v5"
 
 
+DICT = """gymnasium.spaces.Dict({
+    "goal": gymnasium.spaces.Box(-9, 9, (1,), np.float32),
+    "at": gymnasium.spaces.Dict({"y": gymnasium.spaces.Box(-9, 9, (2,)), "x": gymnasium.spaces.Box(-9, 9, (1,))}),
+})"""
+
+
 @pytest.mark.parametrize(
-    ("space", "action"),
-    [("box", [0.5, 0.5, 0.5]), ("gymnasium.spaces.Discrete(3, start=2)", 4)],
-    ids=["box", "discrete"],
+    ("action_space", "action", "space", "parts"),
+    [
+        ("gymnasium.spaces.Box(-9, 9, (3,), np.float32)", [0.5, 0.5, 0.5], None, [0, 1, 2, 3]),
+        ("gymnasium.spaces.Discrete(3, start=2)", 4, DICT, [3, 1, 2, 0]),
+    ],
+    ids=["box", "discrete actions and a dict of observations"],
 )
-def test_what_minari_writes_is_read(root, space, action):
+def test_what_minari_writes_is_read_in_each_of_its_formats(root, action_space, action, space, parts):
+    action_type = "np.int64" if space else "np.float32"
     code = f"""
 import gymnasium, minari, numpy as np
 from minari.data_collector import EpisodeBuffer
-box = gymnasium.spaces.Box(-9, 9, (3,), np.float32)
-buffers = [
-    EpisodeBuffer(
-        observations=np.arange(3 * (n + 1), dtype=np.float32).reshape(-1, 3), actions=np.array([{action}] * n),
-        rewards=np.arange(n), terminations=np.arange(n) == n - 1 if n == 4 else np.zeros(n, bool),
-        truncations=np.arange(n) == n - 1 if n == 2 else np.zeros(n, bool), infos={{"x": np.zeros(n + 1)}},
+space, as_dict = {space or "gymnasium.spaces.Box(-9, 9, (4,), np.float32)"}, {space is not None}
+def observed(n):
+    rows = np.arange(4 * (n + 1), dtype=np.float32).reshape(-1, 4)
+    parts = dict(goal=rows[:, :1], at=dict(y=rows[:, 1:3], x=rows[:, 3:]))
+    if as_dict:
+        first = dict(goal=rows[0, :1], at=dict(y=rows[0, 1:3], x=rows[0, 3:]))
+        assert gymnasium.spaces.flatten(space, first).tolist() == rows[0, {parts}].tolist()
+    return parts if as_dict else rows
+for kind in ("hdf5", "arrow", "parquet"):
+    buffers = [
+        EpisodeBuffer(
+            observations=observed(n), actions=np.array([{action}] * n, {action_type}), rewards=np.arange(n),
+            terminations=np.arange(n) == n - 1 if n == 4 else np.zeros(n, bool),
+            truncations=np.arange(n) == n - 1 if n == 2 else np.zeros(n, bool), infos={{"x": np.zeros(n + 1)}},
+        )
+        for n in (2, 4)
+    ]
+    minari.create_dataset_from_buffers(
+        f"made/{{kind}}-v0", buffers, env="Pendulum-v1", observation_space=space, action_space={action_space},
+        algorithm_name="a", author="a", author_email="a@b.c", code_permalink="a", description="a", data_format=kind,
     )
-    for n in (2, 4)
-]
-minari.create_dataset_from_buffers(
-    {NAME!r}, buffers, env="Pendulum-v1", observation_space=box, action_space={space}, algorithm_name="a",
-    author="a", author_email="a@b.c", code_permalink="a", description="a",
-)
 """
     made = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
-    store = load_minari(NAME)
-    assert store.lengths.tolist() == [2, 4]
-    assert store.returns.tolist() == [1, 6]
-    np.testing.assert_array_equal(store.observations[2:], np.arange(12).reshape(4, 3))
-    assert store.actions.tolist() == [action] * 6
-    assert np.flatnonzero(store.terminations).tolist() == [5]
-    assert np.flatnonzero(store.truncations).tolist() == [1]
-    assert store.env_id == "Pendulum-v1"
+    for kind in ("hdf5", "arrow", "parquet"):
+        store = load_minari(f"made/{kind}-v0")
+        assert store.lengths.tolist() == [2, 4]
+        assert store.returns.tolist() == [1, 6]
+        np.testing.assert_array_equal(store.observations[2:], np.arange(16).reshape(4, 4)[:, parts])
+        assert store.actions.tolist() == [action] * 6
+        assert np.flatnonzero(store.terminations).tolist() == [5]
+        assert np.flatnonzero(store.truncations).tolist() == [1]
+        assert store.env_id == "Pendulum-v1"
+
+
+@pytest.mark.parametrize("name", ["", "data", "data/main_data.hdf5"])
+def test_a_dataset_may_be_given_by_its_path(root, dataset, name):
+    path = root / NAME / name
+    assert jaxdt.load_episodes(path).fingerprint == load_minari(NAME).fingerprint
+    assert jaxdt.load_episodes(path, map_above=0.0).env_id == "Hopper-v5"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +167,7 @@ def test_a_name_that_is_not_minaris_is_refused(root, name):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"observations": {}}, "episode_1/observations must be a dataset of numbers; got a group."),
+        ({"observations": {}}, "episode_1/observations/a must be an array of a row a step; got a single value"),
         ({"actions": {}}, "episode_1/actions must be a dataset of numbers; got a group."),
         ({"rewards": None}, "episode_1/rewards is missing; there is actions, infos, "),
         (

@@ -138,7 +138,7 @@ def test_other_containers_are_refused(tmp_path, value, words):
     ("changes", "words"),
     [
         ({"rewards": np.zeros(6)}, "rewards of episode 1 has 6 steps but observations has 7; they must agree."),
-        ({"terminals": np.zeros(8, bool)}, "terminations of episode 1 has 8 steps but observations has 7"),
+        ({"terminals": np.zeros(8, bool)}, "terminals of episode 1 has 8 steps but observations has 7"),
         ({"actions": np.zeros((7, 3))}, "actions of episode 1 has steps of shape (3,) but episode 0 of (2,)"),
         ({"observations": np.zeros((0, 3))}, "observations of episode 1 is empty"),
         ({"observations": 3.0}, "observations of episode 1 is empty"),

@@ -134,7 +134,7 @@ def test_a_flag_in_the_middle_of_an_episode_goes_into_parquet_but_not_into_hdf5(
 def test_an_unknown_ending_is_refused_before_loading(tmp_path, monkeypatch, name):
     monkeypatch.setattr(loading, "_find", None)
     message = refusal("demo", tmp_path / name)
-    assert message == f"episodes are written as .npz, .parquet, .hdf5; got {str(tmp_path / name)!r}."
+    assert message == f"episodes are written as .npz, .parquet, .hdf5, .h5, .hdf; got {str(tmp_path / name)!r}."
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -47,6 +47,8 @@ class ConvertArguments:
     """File to write; its ending chooses the format; it must not exist yet."""
     map_above: float | None = None
     """GiB; larger episodes are unpacked once into a cache on disk and mapped from it; None: a quarter of memory."""
+    cut_after: int | None = None
+    """Steps after which an episode was cut off, for data that only say where the environment ended one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,8 @@ class InfoArguments:
     """A run directory, one of several seeds or of any runs, or a dataset: what `jaxdt train --dataset` takes."""
     map_above: float | None = None
     """GiB; larger episodes are unpacked once into a cache on disk and mapped from it; None: a quarter of memory."""
+    cut_after: int | None = None
+    """Steps after which an episode was cut off, for data that only say where the environment ended one."""
 
 
 def collect_command(arguments: list[str]) -> None:
@@ -106,7 +110,9 @@ def convert_command(arguments: list[str]) -> None:
     from jaxdt.data.writing import convert
     from jaxdt.progress import console_progress
 
-    store = convert(parsed.spec, parsed.out, map_above=parsed.map_above, progress=console_progress())
+    store = convert(
+        parsed.spec, parsed.out, map_above=parsed.map_above, cut_after=parsed.cut_after, progress=console_progress()
+    )
     print(dataset_report(str(parsed.out), store))
 
 
@@ -120,5 +126,7 @@ def info_command(arguments: list[str]) -> None:
         from jaxdt.data.loading import load_episodes
         from jaxdt.progress import console_progress
 
-        store = load_episodes(parsed.path, map_above=parsed.map_above, progress=console_progress())
+        store = load_episodes(
+            parsed.path, map_above=parsed.map_above, cut_after=parsed.cut_after, progress=console_progress()
+        )
         print(dataset_report(parsed.path, store))

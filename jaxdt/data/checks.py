@@ -24,7 +24,7 @@ def checked_arrays(
     fields = {
         "observations": _numeric(observations, "observations", source),
         "actions": _actions(actions, source),
-        "rewards": _float32(rewards, "rewards", source),
+        "rewards": _column(_float32(rewards, "rewards", source)),
     }
     n = len(fields["observations"])
     fields["terminations"] = _flags(terminations, "terminations", n, source)
@@ -64,9 +64,20 @@ def _float32(values: Any, field: str, source: str) -> np.ndarray:
     return _numeric(values, field, source).astype(np.float32, copy=False)
 
 
+def _column(array: np.ndarray) -> np.ndarray:
+    """Of shape (n,) where it was (n, 1)."""
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
 def _actions(values: Any, source: str) -> np.ndarray:
     """Vectors as float32, or one whole number a step as int32."""
     array = _array(values, "actions", source)
+    if array.ndim == 2 and array.dtype.kind in "iu":
+        warnings.warn(
+            f"{source}: actions are whole numbers, {array.shape[1]} a step, and are taken as continuous vectors; where "
+            "they are choices, give one whole number a step, of shape (steps,).",
+            stacklevel=5,
+        )
     if array.ndim != 1:
         return _float32(array, "actions", source)
     if array.dtype.kind not in "iu":
@@ -87,7 +98,7 @@ def _flags(values: Any, field: str, n: int, source: str) -> np.ndarray:
     array = _array(values, field, source)
     if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
         raise JaxdtError(f"{source}: {field} must be true or false at every step; got dtype {array.dtype}.")
-    return array.astype(bool)
+    return _column(array.astype(bool))
 
 
 def _check_shapes(fields: dict[str, np.ndarray], source: str) -> None:
@@ -104,7 +115,7 @@ def _check_shapes(fields: dict[str, np.ndarray], source: str) -> None:
             raise JaxdtError(f"{source}: {name} have no numbers in them; got shape {fields[name].shape}.")
     for name in ("rewards", "terminations", "truncations"):
         if fields[name].ndim != 1:
-            raise JaxdtError(f"{source}: {name} must have shape (steps,); got {fields[name].shape}.")
+            raise JaxdtError(f"{source}: {name} must have shape (steps,), one number a step; got {fields[name].shape}.")
     for name, values in fields.items():
         if len(values) != n:
             raise JaxdtError(f"{source}: {name} has {len(values)} steps but observations has {n}; they must agree.")

@@ -46,6 +46,16 @@ def d4rl_env_id(name: str | None, state_dim: int) -> str | None:
     return f"{environment.name}-v4"  # keeps the model of D4RL's version 2; 5 does not
 
 
+def old_time_limit(path: str) -> int | None:
+    """Steps after which episodes were cut off in one of D4RL's files older than `timeouts`, by its name."""
+    names = "|".join(name for name, task in ENVIRONMENTS.items() if task.observation_size is not None)
+    qualities = rf"{_QUALITIES}|mixed".replace("-", "[-_]")
+    is_old = re.fullmatch(
+        rf"(?:{names})[-_](?:{qualities})(?:-v[01])?\.hdf5", path.replace("\\", "/").rsplit("/", 1)[-1]
+    )
+    return 1000 if is_old else None
+
+
 def reference_name(env_id: str | None) -> str | None:
     """D4RL's name for an environment of any version, None where D4RL has no reference for it."""
     return _BY_GYMNASIUM_NAME.get(gymnasium_id(env_id or "").rsplit("-v", 1)[0].lower())

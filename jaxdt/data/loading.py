@@ -3,18 +3,20 @@
 import importlib.util
 import math
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxdt.data.demo import DEMOS, collect_demo_episodes, num_demo_episodes
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.formats import FORMATS, size_in_memory
+from jaxdt.data.formats import FORMATS, format_of, size_in_memory
 from jaxdt.data.formats.hub import PREFIX as HUB, find_hub, read_hub
-from jaxdt.data.formats.minari import PREFIX as MINARI, find_minari, load_minari
-from jaxdt.data.formats.saved import load_directory
+from jaxdt.data.formats.minari import PREFIX as MINARI, find_minari, minari_directory, read_minari
+from jaxdt.data.formats.saved import is_saved, load_directory
 from jaxdt.data.joining import concatenate
 from jaxdt.data.mapped import load_mapped, most_in_memory
+from jaxdt.data.objects import episodes_of
 from jaxdt.data.storage import MEMORY, Storage
 from jaxdt.errors import JaxdtError
 from jaxdt.progress import Progress
@@ -35,61 +37,96 @@ class _Source(NamedTuple):
 
 
 def load_episodes(
-    spec: str | os.PathLike[str], *, map_above: float | None = None, progress: Progress | None = None
+    spec: Any, *, map_above: float | None = None, cut_after: int | None = None, progress: Progress | None = None
 ) -> EpisodeStore:
-    """Episodes of a spec: a path, `hf:OWNER/NAME/CONFIG`, `minari:NAME`, `demo` and its
-    like, or several joined by `+`.
+    """Episodes of a spec: a path, `hf:OWNER/NAME/CONFIG`, `minari:NAME`, `demo` and its like, or several joined by `+`;
+    or of what lies in memory.
 
-    - A path: a file of `FORMATS`, or a directory that `datasets` saved, or one of parquet files.
+    - A path: a file of `FORMATS`, a directory that `datasets` saved or of files of one kind, or Minari's.
     - `hf:OWNER/NAME/CONFIG`: a dataset of the Hugging Face hub, kept in its cache; `progress` hears of a download.
     - `minari:NAME`: a dataset of Minari, downloaded where it is not here yet (needs the extra `minari`).
     - `demo`, `cartpole`, `acrobot`: collects episodes of mixed quality in HalfCheetah-v5, CartPole-v1 or Acrobot-v1
       (some seconds).
     - `map_above`: GiB; episodes that would take more are unpacked once into `.npy` files in jaxdt's cache and mapped
       from there (`mapped_in`); default: a quarter of the machine's memory. Parquet, Arrow, HDF5 and `.npz` are
-      unpacked piece by piece; pickles and Minari's lie in memory whole while they are.
+      unpacked piece by piece; pickles, text and Minari's lie in memory whole while they are.
+    - `cut_after`: steps after which an episode was cut off, where the data only say where the environment ended one
+      (`terminals` without `timeouts`); at least 1.
+    - In memory, see `objects.episodes_of`: a list of dicts, an episode each; a dict of flat arrays; a DataFrame of
+      pandas or polars; a Dataset of `datasets`; an EpisodeStore, which comes back as it is.
 
     Joined members must agree on sizes, kind of actions and environment. Raises JaxdtError naming the file, the field
     and the fix.
     """
     if map_above is not None and not 0 <= map_above < math.inf:
         raise JaxdtError(f"map_above must be at least 0 and finite; got {map_above} (1e9 never maps).")
+    if cut_after is not None and not cut_after >= 1:
+        raise JaxdtError(f"cut_after must be at least 1 step; got {cut_after}.")
+    if not isinstance(spec, str | os.PathLike):
+        return episodes_of(spec, cut_after=cut_after)
     spec = os.fspath(spec)
     names = [spec] if os.path.exists(os.path.expanduser(spec)) else spec.split("+")
-    sources = [_find(name, progress or Progress()) for name in names]
+    sources = [_find(name, progress or Progress(), cut_after) for name in names]
 
     def read(storage: Storage) -> EpisodeStore:
         if len(sources) == 1:
             return sources[0].read(storage)
         return concatenate([source.read(storage.part(i)) for i, source in enumerate(sources)], names, storage)
 
-    files = [(source.name, source.files) for source in sources]
+    cut = f", cut after {cut_after}" if cut_after is not None else ""  # the cache's entry is of this one
+    files = [(source.name + cut, source.files) for source in sources]
     size = sum(size_in_memory(path) for source in sources for path in source.files)
     if size <= (most_in_memory() if map_above is None else map_above * 2**30):
         return read(MEMORY)
     return load_mapped(files, spec, read, size, progress or Progress())
 
 
-def _find(name: str, progress: Progress) -> _Source:
+def _find(name: str, progress: Progress, cut_after: int | None) -> _Source:
     if name in DEMOS:
         made_by = (importlib.util.find_spec(simulator) for simulator in ("gymnasium", "mujoco"))
         files = [Path(found.origin) for found in made_by if found is not None and found.origin]
         return _Source(name, files, lambda storage: _collect(name, progress))
     if name.startswith(HUB):
         paths, names = find_hub(name, progress)
-        return _Source(name, paths, lambda storage: read_hub(name, paths, names, storage))
+        return _Source(name, paths, lambda storage: read_hub(name, paths, names, storage, cut_after=cut_after))
     if name.startswith(MINARI):
-        dataset_id = name.removeprefix(MINARI)
-        return _Source(name, _files_in(find_minari(dataset_id)), lambda storage: load_minari(dataset_id))
+        directory = find_minari(name.removeprefix(MINARI))
+        return _Source(name, _files_in(directory), lambda storage: read_minari(directory, name))
     path = Path(os.path.expanduser(name))
     whole = os.path.abspath(path)
+    minari = minari_directory(path) if name and os.path.exists(path) else None
+    if minari is not None:
+        return _Source(whole, _files_in(minari), lambda storage: read_minari(minari, name))
     if name and os.path.isdir(path):
-        return _Source(whole, _files_in(path), lambda storage: load_directory(path, storage))
+        return _find_directory(name, path, progress, cut_after)
     if not os.path.isfile(path):
         raise JaxdtError(f"dataset {name!r} does not exist; {KINDS}.")
-    if path.suffix not in FORMATS:
+    kind = format_of(path)
+    if kind is None:
         raise JaxdtError(f"dataset {name!r} is of an unknown kind {path.suffix!r}; {KINDS}.")
-    return _Source(whole, [path], lambda storage: FORMATS[path.suffix].read(path, storage))
+    return _Source(whole, [path], lambda storage: kind.read(path, storage, cut_after=cut_after))
+
+
+def _find_directory(name: str, path: Path, progress: Progress, cut_after: int | None) -> _Source:
+    """What `datasets` saved, parquet files, or files of one other kind, which are joined."""
+    whole = os.path.abspath(path)
+    if any(child.name.startswith("._") for child in path.iterdir()):
+        warnings.warn(f"{name}: files whose names begin with ._ are macOS's own and left out.", stacklevel=4)
+    files = [file for file in _files_in(path) if file.parent == path and format_of(file) is not None]
+    kinds = {format_of(file) for file in files}
+    if files and not is_saved(path) and not any(file.suffix.lower() == ".parquet" for file in files):
+        if len(kinds) > 1:
+            shown = ", ".join(sorted({file.suffix for file in files}))
+            raise JaxdtError(f"{name!r} holds files of several kinds, {shown}; give one of them, or join some with +.")
+        members = [_find(str(file), progress, cut_after) for file in files]
+
+        def read(storage: Storage) -> EpisodeStore:
+            return concatenate(
+                [each.read(storage.part(i)) for i, each in enumerate(members)], list(map(str, files)), storage
+            )
+
+        return _Source(whole, files, members[0].read if len(members) == 1 else read)
+    return _Source(whole, _files_in(path), lambda storage: load_directory(path, storage, cut_after=cut_after))
 
 
 def _collect(name: str, progress: Progress) -> EpisodeStore:
@@ -101,4 +138,5 @@ def _collect(name: str, progress: Progress) -> EpisodeStore:
 
 
 def _files_in(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob("*") if path.is_file())
+    """Files in it and below; those that begin with a dot are some system's own, as `._a.npz` of macOS is."""
+    return sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith("."))

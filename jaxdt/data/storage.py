@@ -32,7 +32,7 @@ class ArrayWriter:
 
     def append(self, rows: np.ndarray) -> None:
         with np.errstate(over="ignore"):
-            self._values[self._count : self._count + len(rows)] = rows
+            self._values[self._count : self._count + len(rows)] = rows.reshape(len(rows), *self.shape[1:])
         self._count += len(rows)
 
     def done(self) -> np.ndarray:
@@ -68,6 +68,8 @@ class DirectoryStorage(Storage):
         self._open = contextlib.ExitStack()
 
     def array_writer(self, name: str, shape: tuple[int, ...], dtype: Any) -> ArrayWriter:
+        if name == "rewards" and shape[1:] == (1,):
+            shape = shape[:1]
         if not goes_to_file(name, shape):
             return super().array_writer(name, shape, dtype)
         if name != "observations" or np.dtype(dtype).kind == "f":

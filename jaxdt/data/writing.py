@@ -16,6 +16,7 @@ def convert(
     out: str | os.PathLike[str],
     *,
     map_above: float | None = None,
+    cut_after: int | None = None,
     progress: Progress | None = None,
 ) -> EpisodeStore:
     """Loads a spec, see `load_episodes`, and writes its episodes to `out`, whose ending says how.
@@ -25,7 +26,7 @@ def convert(
     """
     out = Path(os.path.expanduser(out))
     write = writer_for(out)
-    store = load_episodes(spec, map_above=map_above, progress=progress)
+    store = load_episodes(spec, map_above=map_above, cut_after=cut_after, progress=progress)
     write(store, out)
     return store
 
@@ -41,8 +42,8 @@ WRITERS = {suffix: kind.write for suffix, kind in FORMATS.items() if kind.write 
 
 def writer_for(path: Path) -> Callable[[EpisodeStore, Path], None]:
     """The function that writes a file of this ending; raises JaxdtError where there is none, or the file exists."""
-    if path.suffix not in WRITERS:
+    if path.suffix.lower() not in WRITERS:
         raise JaxdtError(f"episodes are written as {', '.join(WRITERS)}; got {str(path)!r}.")
     if os.path.lexists(path):
         raise JaxdtError(f"{str(path)!r} exists already; give another path, or delete it first.")
-    return WRITERS[path.suffix]
+    return WRITERS[path.suffix.lower()]

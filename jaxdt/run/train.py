@@ -31,7 +31,7 @@ from jaxdt.run.stopping import Stop, never
 
 def train(
     config: TrainConfig,
-    store: EpisodeStore | None = None,
+    store: Any = None,
     *,
     seeds: Sequence[int] | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -43,7 +43,7 @@ def train(
 ) -> Path:
     """Trains a policy and leaves a run directory; returns its path.
 
-    - `store`: the episodes; default: what `config.dataset` names.
+    - `store`: the episodes, all that `load_episodes` takes; default: what `config.dataset` names.
     - `seeds`: train one run of each in one program, `out/seed-<n>`, instead of the one of `config.seed`, which must
       then be left as it is by default; `out/summary.json` has mean ± std over them. Resuming, they may be left out.
     - `env`: what to evaluate in, instead of `config.env`: a Gymnasium id, an EnvSpec, a gymnasium.Env, a function that
@@ -173,15 +173,19 @@ def _tidy(run: RunDirectory) -> None:
 
 
 def _with_store(
-    config: TrainConfig, store: EpisodeStore | None, progress: Progress, collected: Sequence[Path] = ()
+    config: TrainConfig, store: Any, progress: Progress, collected: Sequence[Path] = ()
 ) -> tuple[TrainConfig, EpisodeStore]:
     """The episodes given, or those that the config names; `collected`: where runs keep what was collected for them."""
+    if isinstance(store, str | os.PathLike):
+        config, store = dataclasses.replace(config, dataset=os.fspath(store)), None
     if store is not None:
-        return config, store
+        return config, load_episodes(store, cut_after=config.cut_after)
     config = dataclasses.replace(config, dataset=config.dataset or "demo")
     assert config.dataset is not None
     kept = next((path for path in collected if path.exists()), None) if config.dataset in DEMOS else None
-    return config, load_episodes(kept or config.dataset, map_above=config.map_above, progress=progress)
+    return config, load_episodes(
+        kept or config.dataset, map_above=config.map_above, cut_after=config.cut_after, progress=progress
+    )
 
 
 def _next_free_directory(config: TrainConfig, store: EpisodeStore) -> Path:

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,8 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.fields import ending_fields, flags_of, merged_flags
 from jaxdt.data.formats.limits import size_limit
-from jaxdt.data.storage import ArrayWriter, Storage
+from jaxdt.data.storage import LARGE, ArrayWriter, Storage
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.simulator import checked_env_id
 
@@ -19,11 +21,12 @@ from jaxdt.simulator import checked_env_id
 if TYPE_CHECKING:
     import pyarrow
 
-_FLAGS = ("terminations", "truncations")
+_FLAGS = ("terminations", "dones", "truncations")
 
 
 class ArrowFile(NamedTuple):
-    path: Path
+    path: Path | str
+    """A file, or what messages call a table that lies in memory."""
     schema: "pyarrow.Schema"
     batches: Callable[[str], Iterator["pyarrow.Array"]]
     """The arrays of a column, one after the other; nothing else is read."""
@@ -34,41 +37,53 @@ class ArrowFile(NamedTuple):
 def load_columns(files: list[ArrowFile], source: str, storage: Storage) -> EpisodeStore:
     """Episodes of opened files, an episode a row; `parquet.load_parquet_files` describes the columns."""
     names = _columns(files)
-    _check_declared_size(files, names, source)
+    check_declared_size(files, list(names.values()), source)
     lengths = _episode_lengths(files, source)
-    columns = {name: _read_column(files, name, lengths, source, storage) for name in names}
+    columns = {ours: _read_column(files, theirs, lengths, source, storage) for ours, theirs in names.items()}
     ends = np.cumsum(lengths)
-    dones = columns.pop("dones", None)
-    if dones is not None:
-        columns["terminations"] = _terminations(dones, ends, source)
-    return EpisodeStore.from_arrays(**columns, episode_ends=ends, env_id=_env_id(files), source=source)
+    flags = {name: flags_of(columns.pop(name), names[name], source) for name in _FLAGS if name in columns}
+    if "dones" in flags:
+        flags["dones"] = _last_only(flags["dones"], ends, source)
+    terminations, truncations = merged_flags(flags)
+    return EpisodeStore.from_arrays(
+        **columns,
+        terminations=terminations,
+        truncations=truncations,
+        episode_ends=ends,
+        env_id=env_id_of(files),
+        source=source,
+    )
 
 
-def _columns(files: list[ArrowFile]) -> list[str]:
-    """Which columns to read: those we know, `observations` first, all of a type that we can read."""
-    known = ["observations", "actions", "rewards", *_FLAGS, "dones"]
-    present = [name for name in known if any(name in file.schema.names for file in files)]
-    if "terminations" in present and "dones" in present:
-        present.remove("dones")
+def _columns(files: list[ArrowFile]) -> dict[str, str]:
+    """Our names of the columns to read, `observations` first, with theirs; all are of a type that we can read."""
+    there = {name for file in files for name in file.schema.names}
+    names = {name: name for name in LARGE}
+    names |= {ours: theirs for ours, theirs in ending_fields(there).items() if ours in _FLAGS}
     for file in files:
-        for name in dict.fromkeys(known[:3] + present):
+        for name in names.values():
             if (times := file.schema.names.count(name)) != 1:
                 found = ", ".join(f"{other:.40}" for other in file.schema.names[:12]) or "no column"
                 fault = f"is there {times} times" if times else "is missing"
                 raise JaxdtError(f"{file.path}: the column {name!r} {fault}; it has {found} (give it once).")
             _check_type(file, name)
-    return present
+    return names
 
 
-def _check_declared_size(files: list[ArrowFile], names: list[str], source: str) -> None:
-    limit, declared = size_limit(*(file.path for file in files)), 0
+def check_declared_size(files: list[ArrowFile], names: Sequence[str], source: str) -> None:
+    limit, declared = _size_limit(files), 0
     for file in files:
         declared += file.declared(names, limit - declared)
         if declared > limit:
             raise JaxdtError(
                 f"{source} would take {declared / 2**20:.0f} MiB or more, far more than its files hold "
-                f"({sum(file.path.stat().st_size for file in files) / 2**20:.1f} MiB); copy them again."
+                f"({sum(Path(file.path).stat().st_size for file in files) / 2**20:.1f} MiB); copy them again."
             )
+
+
+def _size_limit(files: list[ArrowFile]) -> int:
+    paths = [file.path for file in files if isinstance(file.path, Path)]
+    return size_limit(*paths) if paths else sys.maxsize
 
 
 def _check_type(file: ArrowFile, name: str) -> None:
@@ -92,6 +107,11 @@ def _check_type(file: ArrowFile, name: str) -> None:
         raise JaxdtError(f"{file.path}: {name} must be {wanted}; got {shown:.100}.")
 
 
+def list_depth(file: ArrowFile, name: str) -> int:
+    """How many lists deep a column's numbers are; -1 where it is not there, or twice."""
+    return _leaf(file.schema.field(name).type)[1] if file.schema.names.count(name) == 1 else -1
+
+
 def _leaf(kind: "pyarrow.DataType") -> tuple["pyarrow.DataType", int]:
     """What lists of lists hold in the end, and how many lists deep."""
     from pyarrow import types
@@ -106,7 +126,7 @@ def _episode_lengths(files: list[ArrowFile], source: str) -> Int[np.ndarray, " e
     lengths, row = [np.zeros(0, np.int64)], 0
     for file in files:
         for array in file.batches("rewards"):
-            lengths.append(_flat(array, "rewards", row, source)[0])
+            lengths.append(flat_numbers(array, "rewards", row, source)[0])
             row += len(array)
     joined = np.concatenate(lengths)
     if not len(joined):
@@ -123,7 +143,7 @@ def _read_column(
     writer, row = None, 0
     for file in files:
         for array in file.batches(name):
-            found, values = _flat(array, name, row, source)
+            found, values = flat_numbers(array, name, row, source)
             _check_lengths(found, lengths[row : row + len(found)], name, row, source)
             if name not in ("observations", "actions"):
                 values = _squeezed(values, name, source)
@@ -146,12 +166,12 @@ def _column_writer(
 ) -> ArrayWriter:
     dtype = np.result_type(*(_leaf(file.schema.field(name).type)[0].to_pandas_dtype() for file in files))
     dtype = np.dtype(np.float32) if dtype.kind == "f" else dtype
-    if dtype.itemsize * math.prod(shape) > size_limit(*(file.path for file in files)):
+    if dtype.itemsize * math.prod(shape) > _size_limit(files):
         raise JaxdtError(f"{source}: {name} has {shape[-1]} numbers at its first step, far more than the file holds.")
     return storage.array_writer(name, shape, dtype)
 
 
-def _flat(column: "pyarrow.Array", name: str, row: int, source: str) -> tuple[np.ndarray, np.ndarray]:
+def flat_numbers(column: "pyarrow.Array", name: str, row: int, source: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps of each episode, and the numbers (steps, width) or (steps,) of some rows, the first of them `row`."""
     import pyarrow.compute
 
@@ -204,10 +224,10 @@ def _check_lengths(found: np.ndarray, lengths: np.ndarray, name: str, row: int, 
         raise JaxdtError(f"{source}: {name} has more rows than rewards, which has {row + len(lengths)}.")
 
 
-def _terminations(dones: np.ndarray, ends: np.ndarray, source: str) -> Shaped[np.ndarray, " n"]:
-    terminations = np.zeros_like(dones)
-    terminations[ends - 1] = dones[ends - 1]
-    early: Bool[np.ndarray, " n"] = dones != terminations
+def _last_only(dones: Bool[np.ndarray, " n"], ends: np.ndarray, source: str) -> Bool[np.ndarray, " n"]:
+    last = np.zeros_like(dones)
+    last[ends - 1] = dones[ends - 1]
+    early = dones != last
     if early.any():
         step = int(np.argmax(early))
         episode = int(np.searchsorted(ends, step, side="right"))
@@ -215,10 +235,10 @@ def _terminations(dones: np.ndarray, ends: np.ndarray, source: str) -> Shaped[np
             f"{source}: dones of episode {episode} is true at step {step - (ends[episode - 1] if episode else 0)}, "
             "before its last; put what follows into a row of its own."
         )
-    return terminations
+    return last
 
 
-def _env_id(files: list[ArrowFile]) -> str | None:
+def env_id_of(files: list[ArrowFile]) -> str | None:
     """What the schemas say."""
     found = {}
     for file in files:

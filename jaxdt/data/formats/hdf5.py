@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 
 from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.fields import ending_fields, flat_episodes
 from jaxdt.data.formats.limits import array_bytes, kept_bytes, size_limit
+from jaxdt.data.joining import join_episodes
 from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.files import open_atomically
@@ -23,9 +25,6 @@ from jaxdt.simulator import checked_env_id, registered_id
 
 if TYPE_CHECKING:
     import h5py
-
-TIME_LIMIT = 1000
-"""Steps after which an episode ends in files older than `timeouts`, as in the original (`episode_step == 999`)."""
 
 _GZIP, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
 _PIPELINES = [
@@ -37,38 +36,58 @@ _PIPELINES = [
 _MOST_OF_LZF = 2**30  # bytes; one of a chunk can become 88
 
 
-def load_hdf5(path: Path, storage: Storage = MEMORY) -> EpisodeStore:
-    """Episodes of a file of D4RL's layout.
+def load_hdf5(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = None) -> EpisodeStore:
+    """Episodes of a file of D4RL's layout, or of one that d3rlpy wrote.
 
-    - The datasets `observations` (n, ...), `actions` (n, a), or integers (n,) where they are discrete, `rewards` (n,)
-      and `terminals` (n,): the environment ended the episode; others are not read.
-    - `timeouts` (n,): the episode was cut off; in old files without it an episode also ends after 1000 steps.
+    - The datasets `observations` (n, ...), `actions` (n, a), or integers (n,) where they are discrete, and `rewards`
+      (n,) or (n, 1); others are not read.
+    - `terminals` (n,): the environment ended the episode, `timeouts` (n,): it was cut off, or what else
+      `fields.ENDINGS` names. `cut_after`: steps after which it was cut off, where the file has `terminals` alone.
     - The attribute `env_id`, a string of fixed length, names the environment.
 
     Steps after the last end are dropped with a warning. Raises JaxdtError naming the file, the dataset and the fix.
     """
     with reading_hdf5(path) as file:
-        names = ["observations", "actions", "rewards", "terminals", *(["timeouts"] if "timeouts" in file else [])]
-        arrays, bytes_left = {}, size_limit(path)
-        for name in names:
-            arrays[name] = read_dataset(file, name, path, bytes_left, storage)
-            bytes_left -= array_bytes(name, arrays[name].shape, arrays[name].dtype)
         env_id = _env_id(file, path)
-    flags = {name: _flags(arrays.pop(name), name, path) for name in names[3:]}
-    for name in (*arrays, *flags):
-        steps, wanted = len({**arrays, **flags}[name]), len(arrays["observations"])
-        if steps != wanted:
-            raise JaxdtError(f"{path}: {name} has {steps} steps but observations has {wanted}; they must agree.")
-    ends = _ends(flags["terminals"], flags.get("timeouts"), path)
-    count = int(ends[-1])
-    return EpisodeStore.from_arrays(
-        **{name: values[:count] for name, values in arrays.items()},  # type: ignore[arg-type]
-        terminations=flags["terminals"][:count],
-        truncations=flags["timeouts"][:count] if "timeouts" in flags else None,
-        episode_ends=ends,
-        env_id=env_id,
-        source=str(path),
-    )
+        if "num_episodes" in file and "observations" not in file:
+            return join_episodes(_d3rlpy_episodes(file, path), env_id=env_id, source=str(path))
+        if "episode_0" in file and "observations" not in file:
+            raise JaxdtError(f"{path} is a part of a Minari dataset; give its directory, or minari: and its name.")
+        names = {name: name for name in LARGE} | ending_fields(file)
+        arrays, bytes_left = {}, size_limit(path)
+        for ours, theirs in names.items():
+            arrays[ours] = read_dataset(file, theirs, path, bytes_left, storage)
+            bytes_left -= array_bytes(theirs, arrays[ours].shape, arrays[ours].dtype)
+        unread = env_id is None and "env_id" in file.attrs
+    if unread:
+        warnings.warn(
+            f"{path}: env_id is a string of any length, which is not read; give --env, or write it as numpy.bytes_.",
+            stacklevel=3,
+        )
+    columns = flat_episodes(arrays, names, source=str(path), cut_after=cut_after)
+    return EpisodeStore.from_arrays(**columns, env_id=env_id, source=str(path))
+
+
+def _d3rlpy_episodes(file: "h5py.File", path: Path) -> list[dict[str, np.ndarray]]:
+    """What d3rlpy 2 dumps: `observations_0`, `actions_0`, ... of each episode, and whether it `terminated`."""
+    count, bytes_left = member(file, "num_episodes", path), size_limit(path)
+    if getattr(count, "shape", None) != () or count.dtype.kind not in "iu" or not 0 < count[()] <= len(file):
+        raise JaxdtError(f"{path}: num_episodes must be the number of its episodes; dump it again.")
+    episodes = []
+    for number in range(int(count[()])):
+        arrays = {}
+        for name in LARGE:
+            arrays[name] = read_dataset(file, f"{name}_{number}", path, bytes_left)
+            bytes_left -= array_bytes(name, arrays[name].shape, arrays[name].dtype)
+        actions, terminated = arrays["actions"], member(file, f"terminated_{number}", path)
+        if getattr(terminated, "shape", None) != () or terminated.dtype.kind not in "biu":
+            raise JaxdtError(f"{path}: terminated_{number} must be one truth value; dump it again.")
+        if actions.dtype.kind in "iu" and actions.ndim == 2 and actions.shape[1] == 1:
+            arrays["actions"] = actions[:, 0]  # discrete ones
+        steps = len(arrays["observations"])
+        arrays["terminations"] = np.arange(steps) == (steps - 1 if terminated[()] else -1)
+        episodes.append(arrays)
+    return episodes
 
 
 @contextlib.contextmanager
@@ -169,49 +188,13 @@ def _where(group: Any, name: str, path: Path) -> str:
     return f"{path}: {f'{group.name}/{name}'.lstrip('/')}"
 
 
-def _flags(values: np.ndarray, name: str, path: Path) -> Bool[np.ndarray, " n"]:
-    if values.ndim != 1 or not np.isin(values, (0, 1)).all():
-        raise JaxdtError(
-            f"{path}: {name} must be true or false at every step; got shape {values.shape}, dtype {values.dtype}."
-        )
-    return values.astype(bool)
-
-
-def _ends(terminals: Bool[np.ndarray, " n"], timeouts: Bool[np.ndarray, " n"] | None, path: Path) -> Any:
-    """The row after each episode's last; warns of the steps after the last of them."""
-    if timeouts is None:
-        ends = _ends_by_time_limit(terminals)
-        rule = f"terminals is never true, and there are fewer than {TIME_LIMIT} steps"
-    else:
-        ends = np.flatnonzero(terminals | timeouts) + 1
-        rule = "terminals and timeouts are never true"
-    if not len(ends):
-        raise JaxdtError(f"{path}: no episode ends: {rule}; set timeouts at the last step of each episode.")
-    if ends[-1] != len(terminals):
-        warnings.warn(
-            f"{path}: the last {len(terminals) - ends[-1]} steps belong to an unfinished episode and are dropped "
-            "(set timeouts at the last one to keep them).",
-            stacklevel=3,
-        )
-    return ends
-
-
-def _ends_by_time_limit(terminals: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " e"]:
-    ends = np.flatnonzero(terminals) + 1
-    starts, stops = np.append(0, ends), np.append(ends, len(terminals))
-    long = np.flatnonzero(stops - starts >= TIME_LIMIT)
-    is_end = np.zeros(len(terminals) + 1, bool)
-    is_end[ends] = True
-    for i in long:
-        is_end[starts[i] + TIME_LIMIT : stops[i] + 1 : TIME_LIMIT] = True
-    return np.flatnonzero(is_end)
-
-
 def _env_id(file: "h5py.File", path: Path) -> str | None:
     if "env_id" not in file.attrs:
         return None
     kind = file.attrs.get_id("env_id")
-    if kind.shape != () or kind.dtype.kind != "S":  # HDF5 may never come back from a damaged string of any length
+    if kind.shape == () and kind.dtype.kind == "O":  # HDF5 may never come back from a damaged string of any length
+        return None
+    if kind.shape != () or kind.dtype.kind != "S":
         raise JaxdtError(
             f"{path}: env_id must be one string of fixed length; got shape {kind.shape}, dtype {kind.dtype} "
             "(write it as numpy.bytes_)."

@@ -171,14 +171,16 @@ def _refusal(spec: str, repo: str, error: Exception) -> JaxdtError | None:
     return None
 
 
-def read_hub(spec: str, paths: list[Path], names: tuple[str, ...], storage: Storage) -> EpisodeStore:
+def read_hub(
+    spec: str, paths: list[Path], names: tuple[str, ...], storage: Storage, *, cut_after: int | None = None
+) -> EpisodeStore:
     """Episodes of what `find_hub` found; D4RL's names, such as `halfcheetah-expert-v2`, say what the environment is."""
     try:
         if paths[0].suffix == ".pkl":
             store = load_pickle(paths[0])
         else:
             source = str(paths[0] if len(paths) == 1 else paths[0].parent)
-            store = load_parquet_files(paths, source=source, storage=storage)
+            store = load_parquet_files(paths, source=source, storage=storage, cut_after=cut_after)
     except JaxdtError as error:
         raise JaxdtError(f"{spec}: {error} (If the download is damaged, delete that file.)") from error
     known = (d4rl_env_id(name, store.state_dim) for name in names)

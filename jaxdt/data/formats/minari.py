@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.formats.columns import check_declared_size
 from jaxdt.data.formats.hdf5 import member, read_dataset, reading_hdf5
 from jaxdt.data.formats.limits import array_bytes, size_limit
+from jaxdt.data.formats.parquet import open_parquet
+from jaxdt.data.formats.rows import numbers_of
+from jaxdt.data.formats.saved import open_arrow
 from jaxdt.data.joining import join_episodes
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.files import read_json
@@ -25,6 +29,9 @@ if TYPE_CHECKING:
     import h5py
 
 PREFIX = "minari:"
+MAIN_DATA = "main_data.hdf5"
+_FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
+_OPENERS = {".arrow": open_arrow, ".parquet": open_parquet}
 
 
 def find_minari(dataset_id: str) -> Path:
@@ -45,33 +52,48 @@ def find_minari(dataset_id: str) -> Path:
 
 
 def load_minari(dataset_id: str) -> EpisodeStore:
-    """Episodes of a Minari dataset, see `find_minari`; actions must be vectors or whole numbers.
+    """Episodes of a Minari dataset by its name, see `find_minari` and `read_minari`."""
+    return read_minari(find_minari(dataset_id), f"{PREFIX}{dataset_id}")
 
-    No code that a dataset names is run. Raises JaxdtError naming the dataset or its file and the fix.
+
+def minari_directory(path: Path) -> Path | None:
+    """The directory of the Minari dataset that a path names: itself, its folder `data` or `main_data.hdf5` in that."""
+    folder = path.parent if path.name == MAIN_DATA else path
+    for directory in (folder, folder.parent) if folder.name == "data" else (folder,):
+        data = directory / "data"
+        if (data / "metadata.json").is_file() and ((data / MAIN_DATA).is_file() or (data / "0").is_dir()):
+            return directory
+    return None
+
+
+def read_minari(directory: Path, source: str) -> EpisodeStore:
+    """Episodes of a Minari dataset's directory, in its format hdf5, arrow or parquet.
+
+    Actions must be vectors or whole numbers; the parts of a Dict of observations follow one another in the order of
+    their names, as `gymnasium.spaces.flatten` puts them. No code that a dataset names is run. Raises JaxdtError naming
+    the dataset or its file and the fix.
     """
-    directory = find_minari(dataset_id)
-    metadata = _metadata(directory / "data" / "metadata.json")
-    path = directory / "data" / "main_data.hdf5"
-    if not path.is_file():
+    data = directory / "data"
+    metadata = _metadata(data / "metadata.json")
+    if (data / MAIN_DATA).is_file():
+        with reading_hdf5(data / MAIN_DATA) as file:
+            episodes = _episodes(file, metadata, data / MAIN_DATA)
+    elif (data / "0").is_dir():
+        episodes = _arrow_episodes(data, metadata)
+    else:
         raise JaxdtError(
-            f"{directory} has no main_data.hdf5 (its format is {metadata.get('data_format')!r:.40}); only Minari's "
-            "hdf5 is read. If a download was cut off, delete the directory and load it again."
+            f"{directory} has no main_data.hdf5 (its format is {metadata.get('data_format')!r:.40}). If a download was "
+            "cut off, delete the directory and load it again."
         )
-    with reading_hdf5(path) as file:
-        episodes = _episodes(file, metadata, path)
-    return join_episodes(episodes, env_id=_env_id(metadata), source=f"{PREFIX}{dataset_id}")
+    return join_episodes(episodes, env_id=_env_id(metadata), source=source)
 
 
 def _episodes(file: "h5py.File", metadata: dict[str, Any], path: Path) -> list[dict[str, np.ndarray]]:
-    total, bytes_left = metadata.get("total_episodes"), size_limit(path)
-    if type(total) is not int or not 0 < total <= len(file):
-        raise JaxdtError(f"{path} holds {len(file)} episodes but its metadata says {total!r:.40}; load it anew.")
-    episodes = []
-    for number in range(total):
+    budget, episodes = _Budget(size_limit(path)), []
+    for number in range(_count(metadata, len(file), path)):
         group, arrays = member(file, f"episode_{number}", path), {}
-        for name in ("observations", "actions", "rewards", "terminations", "truncations"):
-            arrays[name] = read_dataset(group, name, path, bytes_left)
-            bytes_left -= array_bytes(name, arrays[name].shape, arrays[name].dtype)
+        for name in _FIELDS:
+            arrays[name] = _flattened(group, name, path, budget)
         if len(arrays["observations"]) != len(arrays["rewards"]) + 1:
             raise JaxdtError(
                 f"{path}: observations of episode {number} has {len(arrays['observations'])} rows for "
@@ -80,6 +102,68 @@ def _episodes(file: "h5py.File", metadata: dict[str, Any], path: Path) -> list[d
         arrays["observations"] = arrays["observations"][:-1]
         episodes.append(arrays)
     return episodes
+
+
+class _Budget:
+    """Bytes that may still be read."""
+
+    def __init__(self, left: int):
+        self.left = left
+
+
+def _flattened(group: Any, name: str, path: Path, budget: _Budget, depth: int = 8) -> np.ndarray:
+    """A dataset's numbers, or of a group of observations all of them, a step a row, in the order of their names."""
+    found = member(group, name, path)
+    if hasattr(found, "keys") and depth and (name == "observations" or depth < 8):
+        parts = [_flattened(found, part, path, budget, depth - 1) for part in sorted(found)]
+        if not parts or len({len(part) for part in parts}) > 1:
+            raise JaxdtError(f"{path}: the parts of {found.name} must have as many rows; got {list(map(len, parts))}.")
+        return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+    numbers = read_dataset(group, name, path, budget.left)
+    budget.left -= array_bytes(name, numbers.shape, numbers.dtype)
+    return numbers
+
+
+def _arrow_episodes(data: Path, metadata: dict[str, Any]) -> list[dict[str, np.ndarray]]:
+    """A directory an episode, whose table has one row more than steps: the last observation, and padding."""
+    folders = [folder for folder in data.iterdir() if folder.is_dir()]
+    episodes = []
+    for number in range(_count(metadata, len(folders), data)):
+        folder = data / str(number)
+        files = [path for path in (folder.iterdir() if folder.is_dir() else ()) if path.suffix in _OPENERS]
+        if len(files) != 1 or files[0].name.startswith("."):
+            raise JaxdtError(f"{folder} must hold the file of one episode; load the dataset anew.")
+        table = _OPENERS[files[0].suffix](files[0])
+        for name in _FIELDS:
+            if name not in table.schema.names:
+                raise JaxdtError(f"{files[0]}: the column {name!r} is missing; load the dataset anew.")
+        check_declared_size([table], _FIELDS, str(files[0]))
+        columns = {
+            name: [_struct_numbers(array, name, str(files[0])) for array in table.batches(name)] for name in _FIELDS
+        }
+        if not columns["rewards"] or sum(map(len, columns["rewards"])) < 2:
+            raise JaxdtError(f"{files[0]} has no steps; load the dataset anew.")
+        episodes.append({name: np.concatenate(parts)[:-1] for name, parts in columns.items()})
+    return episodes
+
+
+def _struct_numbers(array: Any, name: str, source: str) -> np.ndarray:
+    from pyarrow import types
+
+    if not types.is_struct(array.type):
+        return numbers_of(array, name, 0, source)
+    parts = dict(zip((field.name for field in array.type), array.flatten(), strict=True))
+    if not parts:
+        raise JaxdtError(f"{source}: {name} has no parts; load the dataset anew.")
+    numbers = [_struct_numbers(parts[part], name, source) for part in sorted(parts)]
+    return np.concatenate([part.reshape(len(part), -1) for part in numbers], axis=1)
+
+
+def _count(metadata: dict[str, Any], most: int, path: Path) -> int:
+    total = metadata.get("total_episodes")
+    if type(total) is not int or not 0 < total <= most:
+        raise JaxdtError(f"{path} holds {most} episodes but its metadata says {total!r:.40}; load it anew.")
+    return total
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -8,19 +8,23 @@ from typing import Any
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.fields import ending_fields, flat_episodes
 from jaxdt.data.formats.limits import array_bytes, kept_bytes, size_limit
 from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.simulator import checked_env_id
 
 
-def load_npz(path: Path, storage: Storage = MEMORY) -> EpisodeStore:
-    """Episodes of an `.npz`; raises JaxdtError naming the file, the array and the fix."""
-    wanted = ("observations", "actions", "rewards", "terminations", "truncations", "episode_ends", "env_id")
+def load_npz(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = None) -> EpisodeStore:
+    """Episodes of an `.npz` of flat arrays; `fields.ENDINGS` has the names of those that say where episodes end.
+
+    Raises JaxdtError naming the file, the array and the fix.
+    """
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            _check_members(archive.zip, wanted, path)
-            arrays = {name: _read(archive, name, storage) for name in wanted if name in archive.files}
+            names = {name: name for name in (*LARGE, "env_id") if name in archive.files} | ending_fields(archive.files)
+            _check_members(archive.zip, tuple(names.values()), path)
+            arrays = {ours: _read(archive, theirs, storage) for ours, theirs in names.items()}
     except JaxdtError:
         raise
     except Exception as error:  # damaged bytes make NumPy and zipfile raise a dozen kinds
@@ -30,12 +34,11 @@ def load_npz(path: Path, storage: Storage = MEMORY) -> EpisodeStore:
     for name in ("observations", "actions", "rewards"):
         if name not in arrays:
             raise JaxdtError(f"{path}: the array {name!r} is missing; it has {', '.join(arrays) or 'none of ours'}.")
-    if not {"episode_ends", "terminations", "truncations"} & set(arrays):
-        raise JaxdtError(f"{path}: nothing says where episodes end; add the array 'episode_ends'.")
     env_id = arrays.pop("env_id", None)
     if env_id is not None:
         env_id = checked_env_id(str(env_id) if env_id.ndim else env_id.item(), str(path))
-    return EpisodeStore.from_arrays(**arrays, env_id=env_id, source=str(path))
+    columns = flat_episodes(arrays, names, source=str(path), cut_after=cut_after)
+    return EpisodeStore.from_arrays(**columns, env_id=env_id, source=str(path))
 
 
 def _check_members(archive: zipfile.ZipFile, wanted: tuple[str, ...], path: Path) -> None:

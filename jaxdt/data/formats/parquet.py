@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.formats.columns import ArrowFile, checked_schema, load_columns, reading_arrow
+from jaxdt.data.formats.columns import ArrowFile, checked_schema, reading_arrow
 from jaxdt.data.formats.parquet_footer import check_depth, declared_bytes
+from jaxdt.data.formats.rows import load_table
 from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError
 from jaxdt.files import open_atomically
@@ -22,23 +23,25 @@ if TYPE_CHECKING:
 _ROWS = 64  # episodes decoded at a time
 
 
-def load_parquet(path: Path, storage: Storage = MEMORY) -> EpisodeStore:
+def load_parquet(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = None) -> EpisodeStore:
     """Episodes of one `.parquet` file; see `load_parquet_files`."""
-    return load_parquet_files([path], source=str(path), storage=storage)
+    return load_parquet_files([path], source=str(path), storage=storage, cut_after=cut_after)
 
 
-def load_parquet_files(paths: Sequence[Path], *, source: str, storage: Storage = MEMORY) -> EpisodeStore:
-    """Episodes of the shards of one dataset, an episode a row.
+def load_parquet_files(
+    paths: Sequence[Path], *, source: str, storage: Storage = MEMORY, cut_after: int | None = None
+) -> EpisodeStore:
+    """Episodes of the shards of one dataset, an episode a row, or a step a row (`rows.load_rows`).
 
     - `observations` (t, s), `actions` (t, a): lists of lists of numbers; `rewards` (t,): lists of numbers.
     - Discrete `actions` (t,): lists of whole numbers.
     - `terminations`, `truncations` (t,), or `dones` (t,): lists of booleans, of which a true last one says that the
-      environment ended the episode; without them it was cut off there.
+      environment ended the episode; without them it was cut off there. `fields.ENDINGS` has their other names.
     - The key `env_id` of the schema's metadata names the environment. Other columns are not read.
 
     Raises JaxdtError naming the source or the file, the column, the episode and the fix.
     """
-    return load_columns([open_parquet(path) for path in paths], source, storage)
+    return load_table([open_parquet(path) for path in paths], source, storage, cut_after)
 
 
 def open_parquet(path: Path) -> ArrowFile:

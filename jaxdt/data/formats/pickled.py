@@ -9,22 +9,26 @@ from typing import Any
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.fields import ending_fields, flags_of, merged_flags
 from jaxdt.data.joining import join_episodes
-from jaxdt.data.storage import MEMORY, Storage
+from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError
 from jaxdt.pickles import Stand, brief, is_shape, read_pickle
 
 
-def load_pickle(path: Path, storage: Storage = MEMORY) -> EpisodeStore:
+_FLAGS = ("terminations", "dones", "truncations")
+
+
+def load_pickle(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = None) -> EpisodeStore:
     """Episodes of a pickled list of dicts, as the original's download script writes it.
 
     Each dict holds `observations` (t, s), `actions` (t, a), or integers (t,) where they are discrete, `rewards` (t,),
-    `terminals` or `dones` (t,) and maybe `timeouts` (t,); more is ignored. An episode that does
-    not end in a terminal was cut off there.
-    A pickle is read into memory, whatever the `storage`.
+    `terminals` or `dones` (t,) and maybe `timeouts` (t,), or other names of `fields.ENDINGS`; more is ignored. An
+    episode that does not end in a terminal was cut off there.
+    A pickle is read into memory, whatever the `storage`; an entry is an episode, whatever `cut_after`.
     Raises JaxdtError naming the file, the episode, the field and the fix; nothing in the file is run.
     """
-    del storage
+    del storage, cut_after
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -47,19 +51,24 @@ def _episode(values: Any, number: int, budget: "_Budget", path: Path) -> dict[st
     """The five arrays of one entry of the list, of one length, flags true at the last step only."""
     if not isinstance(values, dict):
         raise JaxdtError(f"{path}: episode {number} must be a dict of arrays; got {_describe(values)}.")
-    ending = "terminals" if "terminals" in values else "dones"
-    for name in ("observations", "actions", "rewards", ending):
+    endings = {ours: theirs for ours, theirs in ending_fields(map(str, values)).items() if ours in _FLAGS}
+    for name in LARGE if endings else (*LARGE, "terminals"):
         if name not in values:
             found = ", ".join(f"{key!s:.40}" for key in list(values)[:8]) or "nothing"
-            wanted = "terminals (or dones)" if name == ending else name
+            wanted = "terminals (or dones)" if name == "terminals" else name
             raise JaxdtError(f"{path}: episode {number} has no {wanted}; it has {found} (add the array).")
-    names = {"observations": "observations", "actions": "actions", "rewards": "rewards", "terminations": ending}
-    if "timeouts" in values:
-        names["truncations"] = "timeouts"
+    names = {name: name for name in LARGE} | endings
     arrays = {ours: _numbers(values[theirs], theirs, number, budget, path) for ours, theirs in names.items()}
-    for ours, theirs in list(names.items())[3:]:
-        arrays[ours] = _flags(arrays[ours], theirs, number, path)
-    return {"truncations": np.zeros(len(arrays["observations"]), bool), **arrays}
+    flags = {ours: _flags(arrays.pop(ours), theirs, number, path) for ours, theirs in endings.items()}
+    for ours, each in flags.items():
+        if len(each) != len(arrays["observations"]):
+            raise JaxdtError(
+                f"{path}: {endings[ours]} of episode {number} has {len(each)} steps but observations has "
+                f"{len(arrays['observations'])}; they must agree."
+            )
+    merged = zip(("terminations", "truncations"), merged_flags(flags), strict=True)
+    nothing = np.zeros(len(arrays["observations"]), bool)
+    return {**arrays, **{name: nothing if each is None else each for name, each in merged}}
 
 
 def _numbers(value: Any, field: str, number: int, budget: "_Budget", path: Path) -> np.ndarray:
@@ -91,17 +100,13 @@ def _plain(value: Any, budget: "_Budget", depth: int = 8) -> Any:
 
 
 def _flags(values: np.ndarray, field: str, number: int, path: Path) -> np.ndarray:
-    if values.ndim != 1 or not np.isin(values, (0, 1)).all():
-        raise JaxdtError(
-            f"{path}: {field} of episode {number} must be true or false at every step; "
-            f"got shape {values.shape}, dtype {values.dtype}."
-        )
+    values = flags_of(values, f"{field} of episode {number}", str(path))
     if values[:-1].any():
         raise JaxdtError(
             f"{path}: {field} of episode {number} is true at step {int(np.argmax(values))} of {len(values)}; "
             "an entry of the list is one episode, so split it there."
         )
-    return values.astype(bool)
+    return values
 
 
 def _describe(value: Any) -> str:

@@ -3,14 +3,15 @@
 import dataclasses
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxdt.data.d4rl import d4rl_env_id
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.formats.columns import ArrowFile, checked_schema, load_columns, reading_arrow
+from jaxdt.data.formats.columns import ArrowFile, checked_schema, reading_arrow
 from jaxdt.data.formats.parquet import load_parquet_files
+from jaxdt.data.formats.rows import load_table
 from jaxdt.data.storage import MEMORY, Storage
 from jaxdt.errors import JaxdtError
 from jaxdt.files import read_json
@@ -19,8 +20,11 @@ from jaxdt.files import read_json
 if TYPE_CHECKING:
     import pyarrow
 
+_MAGIC, _AFTER_MAGIC = b"ARROW1", 8
+"""How Arrow's file format begins, and where its stream does."""
 
-def load_directory(path: Path, storage: Storage = MEMORY) -> EpisodeStore:
+
+def load_directory(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = None) -> EpisodeStore:
     """Episodes of a directory that `datasets` saved (its split `train`), or of one of parquet files.
 
     The columns are those of `load_parquet_files`; so are the errors.
@@ -28,36 +32,76 @@ def load_directory(path: Path, storage: Storage = MEMORY) -> EpisodeStore:
     if (path / "dataset_dict.json").is_file():
         path = path / "train"
         if not path.is_dir():
-            raise JaxdtError(f"{path} does not exist; the saved dataset needs a split named train, or give a split.")
+            splits = sorted(child.name for child in path.parent.iterdir() if (child / "state.json").is_file())
+            raise JaxdtError(
+                f"{path} does not exist; the saved dataset has no split named train, only "
+                f"{', '.join(splits) or 'none'}; give the directory of one of its splits."
+            )
     if (path / "state.json").is_file():
-        store = load_columns([open_arrow(shard) for shard in saved_shards(path)], str(path), storage)
+        store = load_table([open_arrow(shard) for shard in saved_shards(path)], str(path), storage, cut_after)
         return dataclasses.replace(store, env_id=store.env_id or d4rl_env_id(saved_config(path), store.state_dim))
-    shards = next(filter(None, (sorted((path / name).glob("*.parquet")) for name in ("", "train", "data"))), [])
+    shards = next(filter(None, (_parquet_files(path / name) for name in ("", "train", "data"))), [])
     if not shards:
         raise JaxdtError(
             f"{path} is a directory without episodes; give one that datasets saved (it has a state.json), "
             "one of .parquet files, or a file."
         )
     training = [shard for shard in shards if shard.name.startswith("train")]
-    return load_parquet_files(training or shards, source=str(path), storage=storage)
+    check_shards(training or shards)
+    return load_parquet_files(training or shards, source=str(path), storage=storage, cut_after=cut_after)
+
+
+def _parquet_files(path: Path) -> list[Path]:
+    """But for those that begin with a dot, which are some system's own, as `._a.parquet` of macOS is."""
+    if not path.is_dir():
+        return []
+    return sorted(c for c in path.iterdir() if c.suffix.lower() == ".parquet" and not c.name.startswith("."))
+
+
+def check_shards(paths: Sequence[Path]) -> None:
+    """Raises JaxdtError where files say to be one of several (`train-00000-of-00003`) that are not all here."""
+    series: dict[tuple[str, int], set[int]] = {}
+    for path in paths:
+        if match := re.fullmatch(r"(.*?)(\d{1,9})-of-(\d{1,9})(?:[-.].*)?", path.name, re.ASCII):
+            series.setdefault((match[1], int(match[3])), set()).add(int(match[2]))
+    for (_, count), found in series.items():
+        first = 1 if count in found and 0 not in found else 0  # some count from one
+        missing = (
+            [number for number in range(first, count + first) if number not in found][:12] if count < 10**6 else []
+        )
+        if missing:
+            raise JaxdtError(
+                f"{paths[0].parent} lacks shards {', '.join(map(str, missing))} of {count}, by the names of its files "
+                f"such as {paths[0].name:.80}; copy them too, or rename those that you mean."
+            )
+
+
+def is_saved(path: Path) -> bool:
+    """Whether `datasets` saved this directory."""
+    return any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def open_arrow(path: Path) -> ArrowFile:
-    """A file of Arrow's streaming format, as `datasets` writes it."""
+    """A file of Arrow's streaming format, as `datasets` writes it, or of its file format: that and a footer."""
     import pyarrow
 
+    def opened(open_file: Callable[[str], Any]) -> Any:
+        file = open_file(str(path))
+        file.seek(_AFTER_MAGIC if file.read(len(_MAGIC)) == _MAGIC else 0)
+        return file
+
     def batches(name: str) -> Iterator["pyarrow.Array"]:
-        with reading_arrow(path, "an Arrow file"), pyarrow.OSFile(str(path)) as file:
+        with reading_arrow(path, "an Arrow file"), opened(pyarrow.OSFile) as file:
             options = pyarrow.ipc.IpcReadOptions(included_fields=[schema.names.index(name)])
             for batch in pyarrow.ipc.open_stream(file, options=options):
                 batch.validate(full=True)  # offsets come from the file as they are
                 yield batch.column(0)
 
     with reading_arrow(path, "an Arrow file"):
-        with pyarrow.memory_map(str(path)) as file:
+        with opened(pyarrow.memory_map) as file:
             if any(_is_compressed(message) for message in pyarrow.ipc.MessageReader.open_stream(file)):
                 raise ValueError("it is compressed, as datasets never saves")
-        with pyarrow.OSFile(str(path)) as file:
+        with opened(pyarrow.OSFile) as file:
             schema = checked_schema(pyarrow.ipc.open_stream(file).schema)
     return ArrowFile(path, schema, batches)
 

@@ -1,0 +1,178 @@
+"""What others call the fields of episodes, and where flat arrays say that episodes end."""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from jaxdt.data.d4rl import old_time_limit
+from jaxdt.errors import JaxdtError
+
+
+SYNONYMS = {
+    "observations": ("observations", "observation", "obs", "states", "state"),
+    "actions": ("actions", "action"),
+    "rewards": ("rewards", "reward"),
+}
+"""In tables and in Python, the first that is there; files of arrays have the first."""
+
+ENDINGS = {
+    "terminations": ("terminations", "terminals", "terminated", "terminateds"),
+    "dones": ("dones", "done"),
+    "truncations": ("truncations", "timeouts", "truncated", "truncateds"),
+    "episode_ends": ("episode_ends",),
+    "episode": ("episode", "episode_id", "episode_ids", "episode_index"),
+    "episode_terminals": ("episode_terminals",),
+}
+"""What says where episodes end, by our name: Gymnasium's, D4RL's, d3rlpy's and older names.
+
+- `terminations`: the environment ended the episode; `truncations`: it was cut off; `dones`: either of them.
+- `episode_ends`: the row after each episode's last; `episode`: which one a step is of; `episode_terminals`: true at
+  each episode's last step. The first of these three has the say.
+"""
+
+_HAVE_THE_SAY = ("episode_ends", "episode", "episode_terminals")
+
+
+def ending_fields(present: Iterable[str]) -> dict[str, str]:
+    """Our names of the fields to read that say where episodes end, with theirs; what is not needed is left out."""
+    found = _found(ENDINGS, present)
+    say = next((name for name in _HAVE_THE_SAY if name in found), None)
+    if {"terminations", "truncations"} <= found.keys():
+        found.pop("dones", None)
+    return {ours: theirs for ours, theirs in found.items() if ours not in _HAVE_THE_SAY or ours == say}
+
+
+def field_names(present: Iterable[str]) -> dict[str, str]:
+    """Our names of all fields to read, with theirs; those that are missing are left out."""
+    present = list(present)
+    return _found(SYNONYMS, present) | ending_fields(present)
+
+
+def _found(known: Mapping[str, tuple[str, ...]], present: Iterable[str]) -> dict[str, str]:
+    there = set(present)
+    first = {ours: next((name for name in names if name in there), None) for ours, names in known.items()}
+    return {ours: name for ours, name in first.items() if name is not None}
+
+
+def flat_episodes(
+    arrays: Mapping[str, Any], names: Mapping[str, str], *, source: str, cut_after: int | None = None
+) -> dict[str, Any]:
+    """What `EpisodeStore.from_arrays` takes, of arrays by our names in which all episodes lie end to end.
+
+    - `names`: what the source calls them, for messages.
+    - `cut_after`: steps after which an episode was cut off, where the data do not say.
+
+    Raises JaxdtError where nothing says where episodes end.
+    """
+    values = {name: arrays[name] for name in SYNONYMS}
+    flags = {
+        name: flags_of(arrays[name], names.get(name, name), source)
+        for name in ("terminations", "dones", "truncations", "episode_terminals")
+        if name in arrays
+    }
+    ends = arrays.get("episode_ends")
+    if "episode" in arrays:
+        ends = _ends_of_numbers(arrays["episode"], names.get("episode", "episode"), source)
+    if ends is None and not flags:
+        raise JaxdtError(
+            f"{source}: nothing says where episodes end; add the array 'episode_ends', or one of "
+            f"{', '.join(ENDINGS['terminations'][:2] + ENDINGS['truncations'][:2])}, dones and episode_terminals."
+        )
+    steps = np.shape(values["observations"])[:1]
+    for name, each in flags.items():
+        if (len(each),) != steps and steps not in ((), (0,)):
+            raise JaxdtError(
+                f"{source}: {names.get(name, name)} has {len(each)} steps but observations has {steps[0]}; they must "
+                "agree."
+            )
+    terminations, truncations = merged_flags(flags)
+    if ends is None and flags.keys() == {"terminations"}:
+        truncations = _cut_off(flags["terminations"], names.get("terminations", "terminations"), source, cut_after)
+    return {**values, "terminations": terminations, "truncations": truncations, "episode_ends": ends}
+
+
+def flags_of(values: Any, name: str, source: str) -> Bool[np.ndarray, " n"]:
+    """True or false at every step; a column of ones and zeros counts too."""
+    array = np.asarray(values)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        raise JaxdtError(
+            f"{source}: {name} must be true or false at every step; got shape {array.shape}, dtype {array.dtype}."
+        )
+    return array.astype(bool)
+
+
+def merged_flags(
+    flags: Mapping[str, Bool[np.ndarray, " n"]],
+) -> tuple[Bool[np.ndarray, " n"] | None, Bool[np.ndarray, " n"] | None]:
+    """Terminations and truncations, either None where nothing is said of it."""
+    terminations, truncations, dones = (flags.get(name) for name in ("terminations", "truncations", "dones"))
+    if dones is not None:
+        if terminations is None:
+            terminations = dones if truncations is None else dones & ~truncations
+        elif truncations is None:
+            truncations = dones & ~terminations
+    last = flags.get("episode_terminals")
+    if last is not None:
+        others = last if terminations is None else last & ~terminations
+        truncations = others if truncations is None else truncations | others
+    return terminations, truncations
+
+
+def _ends_of_numbers(values: Any, name: str, source: str) -> Int[np.ndarray, " e"]:
+    """The row after each run of one number, or of one name."""
+    array = np.asarray(values)
+    array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+    if array.ndim != 1 or not len(array) or array.dtype.kind not in "biufUSO":
+        raise JaxdtError(f"{source}: {name} must tell each step's episode; got shape {array.shape}, {array.dtype}.")
+    starts = np.append(0, np.flatnonzero(array[1:] != array[:-1]) + 1)
+    numbers, counts = np.unique(array[starts], return_counts=True)
+    if (counts > 1).any():
+        raise JaxdtError(
+            f"{source}: the steps of {name} {numbers[counts > 1][0]!s:.40} do not lie together; sort the rows."
+        )
+    return np.append(starts[1:], len(array))
+
+
+def _cut_off(
+    terminations: Bool[np.ndarray, " n"], name: str, source: str, cut_after: int | None
+) -> Bool[np.ndarray, " n"] | None:
+    """Where episodes were cut off, in data that only say where the environment ended them.
+
+    D4RL's `terminals` leave out where a time limit came, which its old files do not say either.
+    """
+    if cut_after is None and name == "terminals" and (cut_after := old_time_limit(source)) is not None:
+        warnings.warn(
+            f"{source} has no timeouts: episodes are cut after {cut_after} steps, as D4RL recorded this file "
+            "(--cut-after, cut_after=, chooses otherwise).",
+            stacklevel=4,
+        )
+    if cut_after is not None:
+        return _at_time_limit(terminations, cut_after)
+    if name != "terminals":
+        return None
+    ends = np.flatnonzero(terminations) + 1
+    if not len(ends) or ends[-1] != len(terminations):
+        raise JaxdtError(
+            f"{source}: {name} alone do not say where all episodes end ({len(ends)} do; the last step is none of "
+            "theirs); add timeouts, true where an episode was cut off, or give the steps after which all were: "
+            "--cut-after (cut_after=)."
+        )
+    warnings.warn(
+        f"{source} has no timeouts: episodes are taken to end where {name} is true, the longest after "
+        f"{np.diff(ends, prepend=0).max()} steps; if some were cut off before, give --cut-after (cut_after=).",
+        stacklevel=4,
+    )
+    return None
+
+
+def _at_time_limit(terminations: Bool[np.ndarray, " n"], limit: int) -> Bool[np.ndarray, " n"]:
+    ends = np.flatnonzero(terminations) + 1
+    truncations = np.zeros(len(terminations), bool)
+    for start, stop in zip(np.append(0, ends), np.append(ends, len(terminations)), strict=True):
+        truncations[start + limit - 1 : stop : limit] = True
+    return truncations & ~terminations

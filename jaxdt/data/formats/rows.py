@@ -1,0 +1,105 @@
+"""Tables of Arrow's, from files or memory, whose rows are steps; those whose rows are episodes are `columns.py`'s."""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.fields import SYNONYMS, ending_fields, flat_episodes
+from jaxdt.data.formats.columns import ArrowFile, check_declared_size, env_id_of, flat_numbers, list_depth, load_columns
+from jaxdt.data.storage import Storage
+from jaxdt.errors import JaxdtError
+
+
+def load_table(files: list[ArrowFile], source: str, storage: Storage, cut_after: int | None) -> EpisodeStore:
+    """Episodes of opened files: a step a row where a reward is a number, otherwise an episode a row."""
+    found = {name for file in files for name in SYNONYMS["rewards"] if file.schema.names.count(name) == 1}
+    if len(found) == 1 and all(list_depth(file, *found) == 0 for file in files):
+        return load_rows(files, source, cut_after)
+    return load_columns(files, source, storage)
+
+
+def load_rows(files: list[ArrowFile], source: str, cut_after: int | None) -> EpisodeStore:
+    """Episodes of a table, a step a row.
+
+    - `observations`, `actions`: a list of numbers, a number, or a column each number, `observations_0` and so on.
+    - `rewards`: a number. The names of the three may be singular.
+    - `episode`: which episode the step is of, or flags that are true where one ends, see `fields.ENDINGS`.
+
+    Raises JaxdtError naming the source, the column and the fix.
+    """
+    schema = files[0].schema.names
+    if any(file.schema.names != schema for file in files):
+        raise JaxdtError(f"{source}: its files have different columns; make them agree.")
+    endings = ending_fields(schema)
+    parts = {name: _parts(name, schema, source) for name in SYNONYMS} | {our: [their] for our, their in endings.items()}
+    check_declared_size(files, [column for columns in parts.values() for column in columns], source)
+    arrays = {}
+    for name, columns in parts.items():
+        each = [_column(files, column, source) for column in columns]
+        arrays[name] = np.stack(each, axis=1) if len(each) > 1 else each[0]
+    if arrays["observations"].ndim == 1:
+        arrays["observations"] = arrays["observations"][:, None]
+    if arrays["actions"].ndim == 1 and arrays["actions"].dtype.kind == "f":
+        arrays["actions"] = arrays["actions"][:, None]
+    columns = flat_episodes(arrays, endings, source=source, cut_after=cut_after)
+    return EpisodeStore.from_arrays(**columns, env_id=env_id_of(files), source=source)
+
+
+def _parts(name: str, schema: list[str], source: str) -> list[str]:
+    """The column of a field, or those of its numbers in their order."""
+    for synonym in SYNONYMS[name]:
+        if schema.count(synonym) == 1:
+            return [synonym]
+        numbered = {
+            int(match[1]): column
+            for column in schema
+            if (match := re.fullmatch(rf"{synonym}[_.\[]?(\d{{1,6}})\]?", column))
+        }
+        if numbered:
+            first = min(numbered)
+            if twice := [column for column in numbered.values() if schema.count(column) > 1]:
+                raise JaxdtError(f"{source}: the column {twice[0]!r} is there more than once; give it once.")
+            if first > 1 or sorted(numbered) != list(range(first, first + len(numbered))):
+                raise JaxdtError(f"{source}: a column of {synonym} is missing; it has {sorted(numbered)!s:.80}.")
+            return [numbered[i] for i in sorted(numbered)]
+    found = ", ".join(f"{other:.40}" for other in schema[:12]) or "no column"
+    raise JaxdtError(
+        f"{source}: the column {name!r} is missing; it has {found} (a step a row needs observations or observations_0, "
+        "observations_1 ..., actions likewise, rewards, and episode or flags where episodes end)."
+    )
+
+
+def _column(files: list[ArrowFile], name: str, source: str) -> np.ndarray:
+    found: list[np.ndarray] = []
+    for file in files:
+        for array in file.batches(name):
+            found.append(numbers_of(array, name, sum(map(len, found)), source))
+    found = [values for values in found if len(values)]
+    if not found:
+        raise JaxdtError(f"{source} has no rows; a dataset needs at least one step.")
+    if len(shapes := {values.shape[1:] for values in found}) > 1:
+        raise JaxdtError(f"{source}: {name} has steps of different sizes, {sorted(shapes)}; make them agree.")
+    return np.concatenate(found)
+
+
+def numbers_of(array: Any, name: str, row: int, source: str) -> np.ndarray:
+    """Of some rows, the first of them `row`: (rows,), or (rows, width) of lists."""
+    if hasattr(array, "dictionary_decode"):  # categories
+        array = array.dictionary_decode()
+    if not hasattr(array.type, "value_type"):
+        if array.null_count:
+            place = row + int(np.argmax(array.is_null().to_numpy(zero_copy_only=False)))
+            raise JaxdtError(f"{source}: {name} of row {place} is empty; remove that episode or repair it.")
+        return array.to_numpy(zero_copy_only=False)
+    if hasattr(array.type.value_type, "value_type"):
+        raise JaxdtError(f"{source}: {name} must be a number or a list of numbers a step; got {array.type!s:.80}.")
+    widths, numbers = flat_numbers(array, name, row, source)
+    if len(widths) and (widths != widths[0]).any():
+        place = int(np.argmax(widths != widths[0]))
+        raise JaxdtError(
+            f"{source}: {name} of row {row + place} has {widths[place]} numbers, other rows {widths[0]}; make them "
+            "agree."
+        )
+    return numbers.reshape(len(widths), -1)

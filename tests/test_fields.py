@@ -1,0 +1,144 @@
+"""Where episodes end, by whatever name that is said, in every format."""
+
+import pickle
+import warnings
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+import jaxdt
+from tests.conftest import make_store
+
+
+STORE = make_store((2, 3))
+LAST = np.array([False, True, False, False, True])
+FELL = np.array([False, True, False, False, False])
+CUT = LAST & ~FELL
+
+SAID = {
+    "gymnasium": {"terminations": FELL, "truncations": CUT},
+    "gymnasium's step": {"terminated": FELL, "truncated": CUT},
+    "d4rl": {"terminals": FELL, "timeouts": CUT},
+    "d3rlpy 1": {"terminals": FELL, "episode_terminals": LAST},
+    "gym's done and its time limit": {"dones": LAST, "timeouts": CUT},
+    "done and terminals": {"done": LAST, "terminals": FELL},
+    "columns": {"terminals": FELL[:, None], "timeouts": CUT[:, None].astype(np.uint8)},
+    "numbers of episodes": {"terminals": FELL, "episode_id": np.array([4, 4, 9, 9, 9])},
+    "ends": {"terminals": FELL, "episode_ends": np.array([2, 5])},
+}
+
+
+def arrays(said: dict) -> dict:
+    # Rewards in a column, as some of these tools write them.
+    return {"observations": STORE.observations, "actions": STORE.actions, "rewards": STORE.rewards[:, None], **said}
+
+
+def write_hdf5(path, values) -> None:
+    with h5py.File(path, "w") as file:
+        for name, each in values.items():
+            file[name] = each
+
+
+def write_npz(path, values) -> None:
+    np.savez(path, **values)
+
+
+@pytest.mark.parametrize("said", SAID.values(), ids=SAID.keys())
+@pytest.mark.parametrize("write", [write_hdf5, write_npz, lambda path, values: None], ids=["hdf5", "npz", "dict"])
+def test_every_name_of_an_end_means_the_same_in_flat_arrays(tmp_path, write, said):
+    path = tmp_path / ("a.hdf5" if write is write_hdf5 else "a.npz")
+    write(path, arrays(said))
+    data = path if path.exists() else arrays(said)
+    for map_above in (1.0, 0.0):
+        store = jaxdt.load_episodes(data, map_above=map_above)
+        assert store.lengths.tolist() == [2, 3]
+        assert store.terminations.tolist() == FELL.tolist()
+        assert store.truncations.tolist() == CUT.tolist()
+        assert store.rewards.tolist() == STORE.rewards.tolist()
+
+
+@pytest.mark.parametrize("said", [said for said in SAID.values() if not {"episode_ends", "episode_id"} & said.keys()])
+def test_every_name_of_a_flag_means_the_same_where_a_row_or_an_entry_is_an_episode(tmp_path, said):
+    rows = [{name: values[:2] for name, values in arrays(said).items()}]
+    rows += [{name: values[2:] for name, values in arrays(said).items()}]
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(rows))
+    table = pa.Table.from_pylist([{name: values.tolist() for name, values in row.items()} for row in rows])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    for data in (tmp_path / "a.pkl", tmp_path / "a.parquet", rows):
+        store = jaxdt.load_episodes(data)
+        assert store.terminations.tolist() == FELL.tolist()
+        assert store.truncations.tolist() == CUT.tolist()
+
+
+def terminals_only(path, n, at) -> str:
+    zeros = {"observations": np.zeros((n, 1)), "actions": np.zeros((n, 1)), "rewards": np.ones(n)}
+    write_hdf5(path, zeros | {"terminals": np.isin(np.arange(n), at)})
+    return str(path)
+
+
+@pytest.mark.filterwarnings("ignore:.*the last .* steps belong to an unfinished episode")
+@pytest.mark.parametrize(("at", "ends"), [([], 0), ([50, 1450], 2)])
+def test_terminals_alone_are_no_reason_to_guess_a_time_limit(tmp_path, at, ends):
+    path = terminals_only(tmp_path / "maze2d-umaze-v1.hdf5", 2000, at)
+    with pytest.raises(
+        jaxdt.JaxdtError, match=rf"do not say where all episodes end \({ends} do; the last step is none"
+    ):
+        jaxdt.load_episodes(path)
+    lengths = jaxdt.load_episodes(path, cut_after=200).lengths
+    assert lengths.sum() == (1851 if at else 2000)
+    assert lengths[0] == (51 if at else 200)
+    assert lengths.max() == 200
+    assert jaxdt.load_episodes(path, cut_after=200, map_above=0.0).num_episodes == len(lengths)
+    assert jaxdt.load_episodes(path, cut_after=500, map_above=0.0).num_episodes != len(lengths)  # another entry
+
+
+def test_terminals_at_the_end_of_each_episode_are_taken_with_a_warning(tmp_path):
+    path = terminals_only(tmp_path / "a.hdf5", 9, [3, 8])
+    with pytest.warns(
+        UserWarning, match="episodes are taken to end where terminals is true, the longest after 5 steps"
+    ):
+        assert jaxdt.load_episodes(path).lengths.tolist() == [4, 5]
+
+
+def test_what_d3rlpy_2_dumps_is_read(tmp_path):
+    for discrete in (None, 3):
+        store = make_store((2, 3), discrete=discrete)
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["columns"], file["num_episodes"], file["version"] = ["observations", "actions"], 2, "2.1"
+            for number, (start, end) in enumerate(((0, 2), (2, 5))):
+                file[f"observations_{number}"] = store.observations[start:end]
+                file[f"actions_{number}"] = store.actions[start:end].reshape(end - start, -1)
+                file[f"rewards_{number}"] = store.rewards[start:end, None]
+                file[f"terminated_{number}"] = number == 0
+        loaded = jaxdt.load_episodes(tmp_path / "a.h5")
+        assert loaded.lengths.tolist() == [2, 3]
+        assert loaded.is_discrete == (discrete is not None)
+        assert loaded.actions.tolist() == store.actions.tolist()
+        assert loaded.terminations.tolist() == FELL.tolist()
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_an_episode_is_cut_after_one_step_at_least(limit):
+    with pytest.raises(jaxdt.JaxdtError, match=f"cut_after must be at least 1 step; got {limit}"):
+        jaxdt.load_episodes(arrays(SAID["d4rl"]), cut_after=limit)
+
+
+def test_whole_numbers_as_vectors_of_actions_are_said():
+    with pytest.warns(UserWarning, match="actions are whole numbers, 2 a step, and are taken as continuous vectors"):
+        jaxdt.load_episodes(arrays(SAID["d4rl"]) | {"actions": np.ones((5, 2), int)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jaxdt.load_episodes(arrays(SAID["d4rl"]) | {"actions": np.arange(5)})
+
+
+def test_the_default_string_of_h5py_as_env_id_is_said_and_the_file_is_read(tmp_path):
+    write_hdf5(tmp_path / "a.hdf5", arrays(SAID["d4rl"]))
+    with h5py.File(tmp_path / "a.hdf5", "a") as file:
+        file.attrs["env_id"] = "Hopper-v5"
+    with pytest.warns(
+        UserWarning, match=r"env_id is a string of any length, which is not read; give --env, or write it"
+    ):
+        assert jaxdt.load_episodes(tmp_path / "a.hdf5").env_id is None
