@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 from hypothesis import strategies as st
 
 from jaxdt.checkpoint.checksums import CHECKSUMS, checksums_of
@@ -48,6 +49,8 @@ def write_samples(folder: Path) -> None:
     for protocol in (0, 2, 3, 4, 5):
         (folder / f"{protocol}.pkl").write_bytes(pickle.dumps(episodes_of(make_store((2, 3))), protocol))
     test_minari.write(folder / "minari" / "fuzz-v0" / "data", make_store((2, 3)))
+    _write_rows(folder)
+    _write_minari_arrow(folder / "minari-arrow" / "fuzz-v0" / "data")
     shutil.copytree(GOLDEN / "bin", folder / "bin")
     shutil.copytree(GOLDEN / "safetensors", folder / "safetensors")
     shutil.copy(GOLDEN / "original.pt", folder / "original.pt")
@@ -68,10 +71,39 @@ def write_samples(folder: Path) -> None:
 VALID = [
     *(("episodes", f"{name}") for name in ("a.npz", "b.npz", "a.parquet", "b.parquet", "c.parquet", "saved")),
     *(("episodes", f"{name}") for name in ("a.hdf5", "b.hdf5", "c.hdf5", "0.pkl", "2.pkl", "3.pkl", "4.pkl", "5.pkl")),
+    *(("episodes", name) for name in ("steps.parquet", "steps.jsonl", "episodes.jsonl", "steps.csv", "d3rlpy.h5")),
     *(("weights", name) for name in ("bin", "safetensors", "original.pt")),
-    *(("minari", "minari"), ("import", "import"), ("agent", "run")),
+    *(("minari", "minari"), ("minari", "minari-arrow"), ("import", "import"), ("agent", "run")),
 ]
 """Every sample, by the kind of loading."""
+
+
+def _write_rows(folder: Path) -> None:
+    """A step a row, as text and as a table; and what d3rlpy dumps."""
+    arrays = good_arrays()
+    steps = pa.table(
+        {name: arrays[name].tolist() for name in ("observations", "actions", "rewards")} | {"episode": [0, 0, 1, 1, 1]}
+    )
+    pa.parquet.write_table(steps, folder / "steps.parquet")
+    (folder / "steps.jsonl").write_text("\n".join(map(json.dumps, steps.to_pylist())))
+    (folder / "episodes.jsonl").write_text("\n".join(map(json.dumps, pa.table(columns()).to_pylist())))
+    (folder / "steps.csv").write_text("obs_0,obs_1,action_0,reward,done\n1,2.5,0.5,1,0\n-1,1e3,-0.5,0,1\n")
+    with h5py.File(folder / "d3rlpy.h5", "w") as file:
+        file["num_episodes"] = 1
+        for name in ("observations", "actions", "rewards"):
+            file[f"{name}_0"] = arrays[name]
+        file["terminated_0"] = True
+
+
+def _write_minari_arrow(folder: Path) -> None:
+    parts = {"goal": [[1.0], [2.0]], "at": [{"x": [0.5]}, {"x": [1.5]}]}
+    columns = {"observations": [dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=True)]}
+    columns |= {"actions": [[0.5], [0.0]], "rewards": [1.0, 0.0], "terminations": [True, False]}
+    table = pa.table(columns | {"truncations": [False, False]})
+    (folder / "0").mkdir(parents=True)
+    with pa.OSFile(str(folder / "0" / "part-0.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    (folder / "metadata.json").write_text(json.dumps({"total_episodes": 1, "data_format": "arrow"}))
 
 
 def _write_chunked(path: Path, *, libver: str, **options: Any) -> None:
@@ -132,6 +164,11 @@ TARGETS = {
     "hdf5 members": Target(150, "episodes", *fuzz_odd.HDF5),
     "minari": _tree(100, "minari", "minari", "fuzz-v0/data/main_data.hdf5"),
     "minari json": _tree(60, "minari", "minari", "fuzz-v0/data/metadata.json", edits=JSON_EDITS),
+    "minari arrow": _tree(60, "minari", "minari-arrow", "fuzz-v0/data/0/*.arrow"),
+    "json lines": _files(100, "steps.jsonl", "episodes.jsonl"),
+    "csv": _files(60, "steps.csv"),
+    "steps": _files(60, "steps.parquet"),
+    "d3rlpy": _files(60, "d3rlpy.h5"),
     "pickle": _files(180, "0.pkl", "2.pkl", "3.pkl", "4.pkl", "5.pkl"),
     "pickle instructions": Target(180, "episodes", *fuzz_odd.PICKLE),
     "safetensors": _tree(120, "weights", "safetensors", "model.safetensors"),

@@ -258,7 +258,7 @@ def checked_schema(schema: "pyarrow.Schema") -> "pyarrow.Schema":
 
 
 @contextlib.contextmanager
-def reading_arrow(path: Path, kind: str) -> Iterator[None]:
+def reading_arrow(path: Path | str, kind: str) -> Iterator[None]:
     try:
         yield
     except JaxdtError:

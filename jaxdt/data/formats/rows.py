@@ -7,7 +7,15 @@ import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.fields import SYNONYMS, ending_fields, flat_episodes
-from jaxdt.data.formats.columns import ArrowFile, check_declared_size, env_id_of, flat_numbers, list_depth, load_columns
+from jaxdt.data.formats.columns import (
+    ArrowFile,
+    check_declared_size,
+    env_id_of,
+    flat_numbers,
+    list_depth,
+    load_columns,
+    reading_arrow,
+)
 from jaxdt.data.storage import Storage
 from jaxdt.errors import JaxdtError
 
@@ -74,8 +82,9 @@ def _parts(name: str, schema: list[str], source: str) -> list[str]:
 def _column(files: list[ArrowFile], name: str, source: str) -> np.ndarray:
     found: list[np.ndarray] = []
     for file in files:
-        for array in file.batches(name):
-            found.append(numbers_of(array, name, sum(map(len, found)), source))
+        with reading_arrow(file.path, "a table"):
+            for array in file.batches(name):
+                found.append(numbers_of(array, name, sum(map(len, found)), source))
     found = [values for values in found if len(values)]
     if not found:
         raise JaxdtError(f"{source} has no rows; a dataset needs at least one step.")

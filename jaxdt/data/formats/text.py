@@ -47,7 +47,8 @@ def table_file(table: "pyarrow.Table", path: Path | str) -> ArrowFile:
     def batches(name: str) -> Iterator["pyarrow.Array"]:
         yield from table.column(name).chunks
 
-    return ArrowFile(path, checked_schema(table.schema), batches)
+    with reading_arrow(path, "a table"):
+        return ArrowFile(path, checked_schema(table.schema), batches)
 
 
 def _check_nesting(path: Path) -> None:
