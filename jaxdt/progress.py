@@ -1,10 +1,19 @@
 """What a person sees while something long runs; the library itself stays silent."""
 
+import math
 import sys
 import time
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
+
+
+def decimals(*numbers: Any) -> str:
+    """The format of numbers that stand beside one another: a place after the point, or more where all are small."""
+    finite = [abs(float(number)) for number in numbers if number is not None and np.isfinite(number)]
+    largest = max(finite, default=0.0)
+    return f".{min(max(1, 2 - math.floor(math.log10(largest))), 12) if largest else 1}f"
 
 
 class Progress:

@@ -13,6 +13,7 @@ from jaxdt.checkpoint import checkpoint_steps
 from jaxdt.cli import run as command
 from jaxdt.errors import JaxdtError, StoppedError
 from jaxdt.loggers import read_lines
+from jaxdt.progress import decimals
 from jaxdt.run.lock import sole_process
 from tests.children import everything_saved, without_clock
 from tests.conftest import make_store
@@ -68,7 +69,8 @@ def test_what_the_runs_show_is_told_of_all_of_them(finished, capsys):
     assert "12 of 12" in printed
     assert "after 12 updates, 3 seeds" in printed
     last = json.loads((finished / "summary.json").read_text())["evaluations"][-1]
-    assert f"{last['return_mean']:.1f} ± {last['return_std']:.1f}" in printed
+    form = decimals(last["return_mean"], last["return_std"])
+    assert f"{last['return_mean']:{form}} ± {last['return_std']:{form}}" in printed
     with pytest.raises(JaxdtError, match=r"holds the runs of several seeds; give one of them: .*seed-0, .*seed-3, "):
         jaxdt.Agent.load(finished)
 

@@ -17,6 +17,7 @@ from jaxdt.evaluation.environments import make_environment
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.loggers import read_lines
 from jaxdt.parallel import stacked
+from jaxdt.progress import decimals
 from jaxdt.run import loop
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.types import Evaluation
@@ -192,7 +193,8 @@ def test_the_command_trains_seeds_from_beginning_to_end(tmp_path, capsys):
     runs = [str(out / "seed-1"), str(out / "seed-2")]
     assert command(["evaluate", *runs, "--episodes", "2", "--seed", "1000"]) == 0
     last = json.loads((out / "summary.json").read_text())["evaluations"][-1]
-    assert f"{last['return_mean']:.1f} ± {last['return_std']:.1f}" in capsys.readouterr().out
+    form = decimals(last["return_mean"], last["return_std"])
+    assert f"{last['return_mean']:{form}} ± {last['return_std']:{form}}" in capsys.readouterr().out
     assert command(["export", runs[1], str(tmp_path / "exported")]) == 0
     assert command(["train", "--resume", "--out", runs[0], "--steps", "6"]) == 0
     assert all((out / f"seed-{seed}" / "tensorboard").is_dir() for seed in (1, 2))

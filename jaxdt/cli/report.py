@@ -8,29 +8,47 @@ from typing import Any
 
 import numpy as np
 
+from jaxdt.config.decision_transformer import fitting_return_scale
+from jaxdt.data.checks import shortened
 from jaxdt.data.d4rl import normalized_score, reference_name
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
 from jaxdt.loggers import read_evaluations, read_lines
+from jaxdt.progress import decimals
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
 from jaxdt.run.finished import differences_from_preset, find_runs, printable, read_run
 from jaxdt.run.seed_group import SeedGroup, read_summary, summarize
 from jaxdt.types import Evaluation
 
 
+_SHARES = (0.2, 0.5, 0.8)
+
+
 def dataset_report(name: str, store: EpisodeStore) -> str:
     """Sizes, returns and lengths of a dataset."""
-    returns, lengths = store.returns, store.lengths
+    returns, lengths, last = store.returns, store.lengths, store.offsets[1:] - 1
+    form = decimals(returns.min(), returns.max())
+    quantiles = [
+        f"{share:.0%} {value:{form}}".replace("%", " %")
+        for share, value in zip(_SHARES, np.quantile(returns, _SHARES), strict=True)
+    ]
     rows = [
         ("environment", store.env_id or "not named"),
-        ("episodes", f"{store.num_episodes} ({int(store.terminations.sum())} terminated, the rest cut off)"),
+        ("episodes", f"{store.num_episodes} ({int(store.terminations[last].sum())} terminated, the rest cut off)"),
         ("steps", f"{store.num_steps}"),
         ("observations", f"{list(store.observations.shape[1:])} {store.observations.dtype}"),
         ("actions", _actions(store)),
-        ("return", f"{returns.mean():.1f} ± {returns.std():.1f}, from {returns.min():.1f} to {returns.max():.1f}"),
-        ("return quantiles", "20 % {:.1f}, 50 % {:.1f}, 80 % {:.1f}".format(*np.quantile(returns, (0.2, 0.5, 0.8)))),
+        (
+            "return",
+            f"{returns.mean():{form}} ± {returns.std():{form}}, from {returns.min():{form}} to {returns.max():{form}}",
+        ),
+        ("return quantiles", ", ".join(quantiles)),
+        ("return scale", f"{fitting_return_scale(returns):g} would suit (--return-scale)"),
         ("length", f"{lengths.mean():.1f}, from {lengths.min()} to {lengths.max()}"),
     ]
+    if len(store.constant_observations):
+        shown = shortened(store.constant_observations)
+        rows.append(("constant", f"observations {shown} never change (see --constant-std of jaxdt train)"))
     scores = normalized_score(store.env_id, returns)
     if scores is not None:
         rows.append(("D4RL score", f"{scores.mean():.1f} (reference {reference_name(store.env_id)})"))
@@ -88,7 +106,7 @@ def _run_report(run: RunDirectory) -> str:
     note = read_metadata(run.checkpoints, steps[-1]) if steps else {}
     if note.get("best_score") is not None:
         at = "" if note["best_target"] is None else f" at target {note['best_target']:g}"
-        rows.append(("best return", f"{note['best_score']:.1f}{at}"))
+        rows.append(("best return", f"{note['best_score']:{decimals(note['best_score'])}}{at}"))
     if failed:
         newest_failure = f"after {failed[-1]['step']} updates: {failed[-1]['failed']}"
         rows.append(("failed evaluations", f"{len(failed)}, the newest {newest_failure}"))
@@ -133,12 +151,16 @@ def _choices(record: RunRecord) -> list[tuple[str, str]]:
         rows.append(("targets", ", ".join(f"{target:g}" for target in record.config.targets or ()) or "none known"))
         return rows
     spec, made = data["spec"] or "arrays", record.made_with
+    form = decimals(data["return_min"], data["return_max"])
     if {"devices", "device"} <= made.keys():
         rows.append(("trained on", f"{made['devices']} x {made['device']}"))
     return [
         *rows,
         ("data", f"{spec}: {data['num_episodes']} episodes, {data['num_steps']} steps"),
-        ("data returns", f"{data['return_mean']:.1f}, from {data['return_min']:.1f} to {data['return_max']:.1f}"),
+        (
+            "data returns",
+            f"{data['return_mean']:{form}}, from {data['return_min']:{form}} to {data['return_max']:{form}}",
+        ),
         *([("data used", record.config.part_of_data)] if record.config.best_fraction < 1 else []),
     ]
 
@@ -168,11 +190,12 @@ def evaluations_document(runs: Sequence[str], results: Sequence[Sequence[Evaluat
 def _evaluation_rows(name: str, evaluations: Sequence[dict[str, Any]]) -> str:
     reference = evaluations[0]["reference"]
     head = ("target", "return mean", "std", "length", f"D4RL score ({reference})" if reference else "D4RL score")
+    form = decimals(*(e[name] for e in evaluations for name in ("target", "return_mean", "return_std")))
     rows = [
         (
-            _target(e["target"], ".1f"),
-            f"{e['return_mean']:.1f}",
-            f"{e['return_std']:.1f}",
+            _target(e["target"], form),
+            f"{e['return_mean']:{form}}",
+            f"{e['return_std']:{form}}",
             f"{np.mean(e['lengths']):.0f}",
             "-" if e["normalized_mean"] is None else f"{e['normalized_mean']:.1f}",
         )
@@ -194,7 +217,8 @@ def _target(target: float | None, form: str) -> str:
 
 def _mean_and_std(summary: dict[str, Any], name: str) -> str:
     mean, std = summary[f"{name}_mean"], summary[f"{name}_std"]
-    return "-" if mean is None else f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
+    form = decimals(mean, std)
+    return "-" if mean is None else f"{mean:{form}}" if std is None else f"{mean:{form}} ± {std:{form}}"
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -14,12 +14,12 @@ from jaxdt.config.checks import (
     within,
 )
 from jaxdt.config.optimizer import OptimizerConfig
-from jaxdt.config.shared import ChosenActions, OneOptimizer, fitted
+from jaxdt.config.shared import AnyReturns, ChosenActions, OneOptimizer, fitted
 from jaxdt.types import Spec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BehaviorCloningConfig(OneOptimizer, ChosenActions):
+class BehaviorCloningConfig(OneOptimizer, ChosenActions, AnyReturns):
     """An MLP that predicts the action from the last states; it is asked for no return."""
 
     name: ClassVar[str] = "behavior-cloning"

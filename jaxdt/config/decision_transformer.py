@@ -70,7 +70,30 @@ class DecisionTransformerConfig(OneOptimizer, ChosenActions):
             )
         return dataclasses.replace(self, model=inherited(self.model, trained.model, ModelConfig.free_to_change))
 
+    def advice(self, returns: Any, lengths: Any) -> tuple[str, ...]:
+        """Where returns-to-go would be too small or too large to learn from, or timesteps run out of embeddings."""
+        found, largest, suits = [], float(abs(returns).max()), fitting_return_scale(returns)
+        if largest and not 0.1 <= largest / self.return_scale <= 100:
+            wrong = "too small to tell targets apart" if largest < self.return_scale else "too large to learn from"
+            found.append(
+                f"the largest return of the data, {largest:.3g}, divided by return_scale {self.return_scale:g} is "
+                f"{wrong}; try --return-scale {suits:g}."
+            )
+        longest, most = int(lengths.max()), self.model.max_episode_length
+        if longest > most:
+            found.append(
+                f"the longest episode has {longest} steps and all after the first {most} are embedded as one timestep; "
+                f"try --max-episode-length {longest}."
+            )
+        return tuple(found)
+
     def check_spec(self, spec: Spec) -> None:
         """Raises JaxdtError where a spec lacks what was measured, or its actions cannot be chosen so."""
         check_normalization(spec)
         check_sampled_actions(self, spec)
+
+
+def fitting_return_scale(returns: Any) -> float:
+    """The power of ten that brings the largest return of the data between 1 and 10, as the paper's is for gym."""
+    largest = float(abs(returns).max())
+    return 10.0 ** math.floor(math.log10(largest)) if largest else 1.0

@@ -13,7 +13,7 @@ from jaxdt.config.checks import (
     within,
 )
 from jaxdt.config.optimizer import OptimizerConfig
-from jaxdt.config.shared import fitted
+from jaxdt.config.shared import AnyReturns, fitted
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Spec
 
@@ -22,7 +22,7 @@ Rewards = Literal["return-range", "minus-one", "as-recorded"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IQLConfig:
+class IQLConfig(AnyReturns):
     """Values by expectile regression on the data's own actions, and a policy weighted by advantages."""
 
     name: ClassVar[str] = "iql"

@@ -45,6 +45,10 @@ class AlgorithmOptions(Protocol):
         """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
         ...
 
+    def advice(self, returns: Any, lengths: Any) -> tuple[str, ...]:
+        """What would keep it from learning on episodes of these returns and lengths, a sentence each, for people."""
+        ...
+
     def check_spec(self, spec: Spec) -> None:
         """Raises JaxdtError where a spec lacks what was measured, or its actions cannot be chosen so."""
         ...

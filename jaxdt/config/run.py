@@ -75,6 +75,9 @@ class TrainConfig:
     """Clip recorded actions into the action space instead of refusing them."""
     normalized_actions: bool = False
     """Recorded actions are in [-1, 1] already, whatever the environment's own bounds."""
+    constant_std: float | None = None
+    """Standard deviation by which observations that are constant in the data are divided; None: 1e-6, as the original
+    does, so that they become huge where they move after all. 1 leaves them small."""
     targets: tuple[float, ...] | Literal["auto"] | None = None
     """Target returns to evaluate at, in reward units; auto: the 0.99 expectile of the data's returns, near the best but
     less hostage to one lucky episode; None: the preset's rule."""
@@ -124,6 +127,8 @@ class TrainConfig:
             within(self, "map_above", 0.0, math.inf)
         if not 0 < self.save_every_minutes < math.inf:
             raise JaxdtError(f"save_every_minutes must be above 0 and finite; got {self.save_every_minutes}.")
+        if self.constant_std is not None and not 0 < self.constant_std < math.inf:
+            raise JaxdtError(f"constant_std must be above 0 and finite; got {self.constant_std}.")
         if not 0 < self.best_fraction <= 1:
             raise JaxdtError(f"best_fraction must be above 0 and at most 1; got {self.best_fraction}.")
         one_of(self, "best_fraction_of", ("steps", "episodes"))

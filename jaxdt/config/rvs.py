@@ -14,13 +14,13 @@ from jaxdt.config.checks import (
     within,
 )
 from jaxdt.config.optimizer import OptimizerConfig
-from jaxdt.config.shared import ChosenActions, OneOptimizer, fitted
+from jaxdt.config.shared import AnyReturns, ChosenActions, OneOptimizer, fitted
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Spec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RvSConfig(OneOptimizer, ChosenActions):
+class RvSConfig(OneOptimizer, ChosenActions, AnyReturns):
     """An MLP that predicts the action from the state and the average reward that is asked for from here on."""
 
     name: ClassVar[str] = "rvs"

@@ -18,7 +18,7 @@ from jaxdt.config.checks import (
     within,
 )
 from jaxdt.config.optimizer import OptimizerConfig
-from jaxdt.config.shared import OneOptimizer, fitted
+from jaxdt.config.shared import AnyReturns, OneOptimizer, fitted
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Spec
 
@@ -56,7 +56,7 @@ def penalties_of(dataset: str | None) -> tuple[float, float]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TD3BCConfig(OneOptimizer):
+class TD3BCConfig(OneOptimizer, AnyReturns):
     """A deterministic policy that climbs the critics and stays near the data's actions."""
 
     name: ClassVar[str] = "td3-bc"

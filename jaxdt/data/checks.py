@@ -1,6 +1,7 @@
 """Is this a dataset? Every complaint names the source, the field, the episode and the fix."""
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ def checked_arrays(
     fields["terminations"] = _flags(terminations, "terminations", n, source)
     fields["truncations"] = _flags(truncations, "truncations", n, source)
     _check_shapes(fields, source)
+    _check_digits(observations, fields["observations"], source)
     if episode_ends is not None:
         ends = _checked_ends(episode_ends, n, source)
     else:
@@ -62,6 +64,47 @@ def _array(values: Any, field: str, source: str) -> np.ndarray:
 
 def _float32(values: Any, field: str, source: str) -> np.ndarray:
     return _numeric(values, field, source).astype(np.float32, copy=False)
+
+
+def _check_digits(values: Any, kept: np.ndarray, source: str) -> None:
+    """Of observations that lie so far from 0 that float32 cannot tell them apart, such as Unix time.
+
+    Raises JaxdtError for whole numbers that wrap round on the device.
+    """
+    values = np.asarray(values)
+    if values.dtype.itemsize < 8 or values.dtype.kind not in "iuf" or kept.ndim < 2:
+        return
+    low, high = np.full((2, *values.shape[1:]), np.inf)
+    high = -high
+    for chunk in chunks(values):
+        low, high = np.minimum(low, chunk.min(axis=0)), np.maximum(high, chunk.max(axis=0))
+    if values.dtype.kind != "f" and (low.min() < -(2**31) or high.max() >= 2**31):
+        raise JaxdtError(
+            f"{source}: observations are whole numbers beyond 32 bits, up to {high.max():.12g}; give them as floats, "
+            "less a number that brings them near 0."
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        spacing = np.spacing(np.maximum(np.abs(low), np.abs(high)).astype(np.float32)).astype(np.float64)
+        lost = np.flatnonzero((high > low) & (high - low < 16 * spacing))
+    if len(lost):
+        warnings.warn(
+            f"{source}: observations {shortened(lost)} lie too far from 0 for float32 to tell them apart (the first "
+            f"goes from {low.reshape(-1)[lost[0]]:.12g} to {high.reshape(-1)[lost[0]]:.12g}); subtract a number from "
+            "them, in the data and wherever the policy acts.",
+            stacklevel=5,
+        )
+
+
+def shortened(numbers: Iterable[int]) -> str:
+    """Rising numbers with runs as `3-7`, the first of them."""
+    runs: list[list[int]] = []
+    for number in map(int, numbers):
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    shown = ["-".join(map(str, run)) for run in runs]
+    return ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "")
 
 
 def _column(array: np.ndarray) -> np.ndarray:

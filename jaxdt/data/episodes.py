@@ -162,6 +162,17 @@ class EpisodeStore:
         return Statistics(mean.astype(np.float32), (np.sqrt(variance) + STD_EPSILON).astype(np.float32))
 
     @cached_property
+    def constant_observations(self) -> Int[np.ndarray, " k"]:
+        """Which numbers of an observation never change by more than rounding; none of frames, or of one step alone.
+
+        Divided by their standard deviation + 1e-6, as the original does, they blow up where they change after all.
+        """
+        if self.num_steps == 1 or self.observations.ndim > 2:
+            return np.zeros(0, np.int64)
+        mean, std = (values.astype(np.float64) for values in self.statistics)
+        return np.flatnonzero(std - STD_EPSILON <= 1e-7 * (1 + np.abs(mean)))
+
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 over the data; two stores with the same one hold the same episodes."""
         digest = hashlib.sha256()

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import functools
+import itertools
 import threading
 import time
 import warnings
@@ -19,7 +20,7 @@ from jaxdt.config import AlgorithmConfig, TrainConfig
 from jaxdt.errors import RunError, SimulationError, StoppedError
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.parallel import Layout, stacked
-from jaxdt.progress import Progress
+from jaxdt.progress import Progress, decimals
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunRecord
 from jaxdt.run.prepare import Prepared
@@ -254,8 +255,11 @@ def _summary(step: int, evaluations: list[list[Evaluation]]) -> str:
     else:
         summaries = [summarize([e.to_json() for e in at_target]) for at_target in zip(*evaluations, strict=True)]
         parts = [(s["target"], s["return_mean"], s["return_std"]) for s in summaries]
+    form = decimals(*itertools.chain(*parts))
+    form = ".0f" if form == ".1f" else form
     results = "; ".join(
-        f"{'' if target is None else f'{target:.0f} -> '}{mean:.0f} ± {std:.0f}" for target, mean, std in parts
+        f"{'' if target is None else f'{target:{form}} -> '}{mean:{form}} ± {std or 0.0:{form}}"
+        for target, mean, std in parts
     )
     head = "achieved return" if parts[0][0] is None else "target -> achieved return"
     over = f" over {len(evaluations)} seeds" if len(evaluations) > 1 else ""

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from jaxdt.algorithms import make_algorithm, measure
 from jaxdt.choice import EnvironmentChoice
 from jaxdt.config import INTERVALS, AlgorithmConfig, TrainConfig
+from jaxdt.data.checks import shortened
 from jaxdt.data.d4rl import paper_targets
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
@@ -98,6 +99,8 @@ def _prepare(
     if environment is not None:
         check_fit(environment.spec, environment.name, spec, "the weights")
     make_algorithm(algorithm, spec)  # or it says what does not fit
+    if previous is None:
+        _give_advice(config, store, spec)
     filtered = store.best(config.best_fraction, of=config.best_fraction_of) if config.best_fraction < 1 else store
     unit = Box(-np.ones(spec.action_shape, np.float32), np.ones(spec.action_shape, np.float32))
     recorded_in = unit if config.normalized_actions and isinstance(spec.action, Box) else spec.action
@@ -118,6 +121,20 @@ def _prepare(
     return Prepared(record, filtered, choice, environment, layout)
 
 
+def _give_advice(config: TrainConfig, store: EpisodeStore, spec: Spec) -> None:
+    """Warns of what the data would make of this run."""
+    for sentence in config.algorithm.advice(store.returns, store.lengths):
+        warnings.warn(sentence, stacklevel=5)
+    constant, std = store.constant_observations, spec.constants.get("state_std")
+    if config.init is None and len(constant) and std is not None and std[constant].min() < 1e-2:
+        warnings.warn(
+            f"observations {shortened(constant)} are constant in the data and divided by "
+            f"{std[constant].min():g}: where they change after all, the policy sees huge numbers; "
+            "--constant-std 1 leaves them small.",
+            stacklevel=5,
+        )
+
+
 def choose_targets(config: TrainConfig, store: EpisodeStore, env: str) -> tuple[float, ...] | None:
     """The targets given, else the paper's where it names the environment, else quantiles of the data's returns.
 
@@ -132,7 +149,8 @@ def choose_targets(config: TrainConfig, store: EpisodeStore, env: str) -> tuple[
     paper = paper_targets(env)
     if config.paper_targets and paper is not None:
         return paper
-    return tuple(float(target) for target in np.quantile(store.returns, config.target_quantiles))
+    quantiles = np.quantile(store.returns, config.target_quantiles)
+    return tuple(dict.fromkeys(float(target) for target in quantiles))  # each once, where returns are equal
 
 
 def expectile(values: Float[np.ndarray, " n"], share: float) -> float:
@@ -216,6 +234,10 @@ def _spec_and_algorithm(
         return previous.spec, config.algorithm
     if config.init is None:
         constants = measure(config.algorithm, store)
+        if config.constant_std is not None and "state_std" in constants:
+            std, constant = constants["state_std"].copy(), store.constant_observations
+            std[constant] = np.maximum(std[constant], np.float32(config.constant_std))
+            constants = {**constants, "state_std": std}
         return dataclasses.replace(fixed, constants=constants, delayed_reward=config.delayed_reward), config.algorithm
     trained = read_record(RunDirectory(config.init))
     if config.delayed_reward != trained.spec.delayed_reward:
