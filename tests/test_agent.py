@@ -225,3 +225,31 @@ def test_an_action_that_is_not_finite_is_refused():
     agent.reset(target_return=1.0)
     with pytest.raises(JaxdtError, match="the action is not finite: the weights overflow at this observation"):
         agent.act(np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("misuse", "says"),
+    [
+        (lambda agent: agent.reset("high"), "target_return must be a number; got 'high'"),
+        (
+            lambda agent: agent.act({"a": 1}),
+            r"the observation must be an array of numbers of shape \(3,\); got {'a': 1}",
+        ),
+        (lambda agent: agent.act([1, 2, "x"]), r"the observation must be an array of numbers of shape \(3,\); got"),
+        (lambda agent: agent.act(np.ones(3), "much"), "reward must be a number; got 'much'"),
+        (lambda agent: jaxdt.evaluate(agent, Drift(), targets="auto"), "targets must be a number; got 'auto'"),
+        (lambda agent: jaxdt.train(TrainConfig(), [], seeds="x"), "seeds must be a number; got 'x'"),
+    ],
+)
+def test_what_is_no_number_is_a_sentence(misuse, says):
+    agent = make_agent()
+    agent.reset(np.array([5.0]), seed=np.int64(3))
+    with pytest.raises(JaxdtError, match=says):
+        misuse(agent)
+
+
+@pytest.mark.parametrize("targets", [5, np.float32(5), [5], np.array([5])])
+def test_one_target_may_be_given_alone_and_as_any_number(targets):
+    from jaxdt.run.evaluate import _choose
+
+    assert _choose(make_agent(), "Hopper-v5", targets, 1, 0) == ("Hopper-v5", (5.0,))

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import typing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -333,3 +334,40 @@ def test_a_preset_takes_other_values_by_the_commands_names():
 def test_what_no_preset_has_is_refused(name, changes, message):
     with pytest.raises(JaxdtError, match=message):
         preset(name, **changes)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"seed": np.int64(3)}, 3),
+        ({"steps": 2.0}, 2),
+        ({"steps": np.array(2)}, 2),
+        ({"targets": 3.0}, (3.0,)),
+        ({"targets": np.array([1, 2])}, (1.0, 2.0)),
+        ({"targets": [np.float32(0.5)]}, (0.5,)),
+        ({"best_fraction": np.float64(0.5)}, 0.5),
+        ({"video": np.bool_(True)}, True),
+        ({"dataset": Path("a.npz")}, "a.npz"),
+    ],
+)
+def test_numbers_of_numpy_whole_floats_and_paths_become_pythons_own(given, kept):
+    (name,) = given
+    found = getattr(TrainConfig(**given), name)
+    assert (type(found), found) == (type(kept), kept)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"steps": 2.5}, "steps must be a whole number; got 2.5."),
+        ({"steps": "many"}, "steps must be a whole number; got 'many'."),
+        ({"targets": [[1]]}, "targets must be a number; got [1]."),
+        ({"video": 1}, "video must be bool; got 1."),
+        ({"algorithm": 3}, "algorithm must be DecisionTransformerConfig or "),
+        ({"stepz": 3}, "TrainConfig has no stepz; it has steps."),
+    ],
+)
+def test_what_a_field_cannot_hold_is_a_sentence(given, says):
+    with pytest.raises(JaxdtError) as caught:
+        TrainConfig(**given)
+    assert str(caught.value).startswith(says)

@@ -17,7 +17,12 @@ from jaxdt.config.decision_transformer import (
 from jaxdt.config.iql import IQLConfig as IQLConfig
 from jaxdt.config.model import ModelConfig as ModelConfig
 from jaxdt.config.optimizer import OptimizerConfig as OptimizerConfig
-from jaxdt.config.plain import take_plain_values
+from jaxdt.config.plain import (
+    number as number,
+    numbers as numbers,
+    take_plain_values,
+    whole as whole,
+)
 from jaxdt.config.presets import (
     BEHAVIOR_CLONING as BEHAVIOR_CLONING,
     CARTPOLE as CARTPOLE,

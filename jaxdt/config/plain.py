@@ -59,7 +59,7 @@ def take_plain_values(kind: Any, moved: Mapping[str, str]) -> None:
             if name in moved:
                 raise JaxdtError(f"{kind.__name__} has no {name} of its own any more; write {moved[name]}.")
             near = ", ".join(difflib.get_close_matches(name, fields, 3) or fields)
-            raise JaxdtError(f"{kind.__name__} has no {name}; did you mean one of {near}?")
+            raise JaxdtError(f"{kind.__name__} has no {name}; it has {near}.")
         init(self, **{name: _as_declared(value, fields[name], name) for name, value in values.items()})
 
     kind.__init__ = __init__

@@ -1,7 +1,6 @@
 """Is this a dataset? Every complaint names the source, the field, the episode and the fix."""
 
 import warnings
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -95,7 +94,7 @@ def _check_digits(values: Any, kept: np.ndarray, source: str) -> None:
         )
 
 
-def shortened(numbers: Iterable[int]) -> str:
+def shortened(numbers: Int[np.ndarray, " k"]) -> str:
     """Rising numbers with runs as `3-7`, the first of them."""
     runs: list[list[int]] = []
     for number in map(int, numbers):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxdt.config import number, whole
 from jaxdt.data.demo import DEMOS, collect_demo_episodes, num_demo_episodes
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.formats import FORMATS, format_of, size_in_memory
@@ -37,7 +38,7 @@ class _Source(NamedTuple):
 
 
 def load_episodes(
-    spec: Any, *, map_above: float | None = None, cut_after: int | None = None, progress: Progress | None = None
+    spec: Any, *, map_above: Any = None, cut_after: Any = None, progress: Progress | None = None
 ) -> EpisodeStore:
     """Episodes of a spec: a path, `hf:OWNER/NAME/CONFIG`, `minari:NAME`, `demo` and its like, or several joined by `+`;
     or of what lies in memory.
@@ -58,6 +59,8 @@ def load_episodes(
     Joined members must agree on sizes, kind of actions and environment. Raises JaxdtError naming the file, the field
     and the fix.
     """
+    map_above = None if map_above is None else number(map_above, "map_above")
+    cut_after = None if cut_after is None else whole(cut_after, "cut_after")
     if map_above is not None and not 0 <= map_above < math.inf:
         raise JaxdtError(f"map_above must be at least 0 and finite; got {map_above} (1e9 never maps).")
     if cut_after is not None and not cut_after >= 1:

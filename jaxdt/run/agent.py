@@ -21,7 +21,7 @@ from jaxdt.checkpoint import (
     stored_shapes,
 )
 from jaxdt.choice import EnvironmentChoice
-from jaxdt.config import AlgorithmConfig, fits_float32, flatten
+from jaxdt.config import AlgorithmConfig, fits_float32, flatten, number, whole
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.rollout import keys_of_episodes, keys_of_step
 from jaxdt.run.directory import RunDirectory, read_record
@@ -111,21 +111,23 @@ class Agent:
         agent.missing_environment = self.missing_environment
         return agent
 
-    def reset(self, target_return: float | None = None, *, seed: int = 0) -> None:
+    def reset(self, target_return: Any = None, *, seed: int | np.integer = 0) -> None:
         """Begins an episode that should reach `target_return`, in the environment's reward units.
 
         `seed`: of the actions, where they are drawn at random; an episode that `evaluate` starts from this seed alone
         draws the same ones. Raises JaxdtError without a target where the policy takes one, and with one where it takes
         none.
         """
+        if target_return is not None:
+            target_return = number(target_return, "target_return")
         if self.config.takes_target and (target_return is None or not fits_float32(target_return)):
             raise JaxdtError(f"target_return must be a finite number; got {target_return}.")
         if not self.config.takes_target and target_return is not None:
             raise JaxdtError(f"{self.config.name} is asked for no return; leave target_return={target_return} out.")
         self._memory = self.policy.start(jnp.full((1,), target_return or 0.0, jnp.float32))
-        self._seed, self._steps = seed, 0
+        self._seed, self._steps = whole(seed, "seed"), 0
 
-    def act(self, observation: Any, reward: float = 0.0) -> Float[np.ndarray, " a"] | np.integer:
+    def act(self, observation: Any, reward: Any = 0.0) -> Float[np.ndarray, " a"] | np.integer:
         """The next action, in the environment's action space: a vector, or a whole number where they are discrete.
 
         `observation` (*s) is the newest one and `reward` what the previous action earned; at the first step
@@ -134,7 +136,14 @@ class Agent:
         """
         if self._memory is None:
             raise JaxdtError("no episode has begun; call agent.reset(target_return=...) first.")
-        observation = np.asarray(observation, np.float32)
+        reward = number(reward, "reward")
+        try:
+            observation = np.asarray(observation, np.float32)
+        except (TypeError, ValueError) as error:
+            raise JaxdtError(
+                f"the observation must be an array of numbers of shape {self.spec.observation_shape}; got "
+                f"{observation!r:.80} (the parts of a dict follow one another by name)."
+            ) from error
         if observation.shape != self.spec.observation_shape:
             raise JaxdtError(f"the observation must have shape {self.spec.observation_shape}; got {observation.shape}.")
         if not (np.isfinite(observation).all() and np.isfinite(reward)):

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxdt.checkpoint import Which
 from jaxdt.choice import EnvironmentChoice
-from jaxdt.config import fits_float32
+from jaxdt.config import fits_float32, numbers, whole
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import make_environment
 from jaxdt.evaluation.evaluator import Evaluator
@@ -28,9 +28,9 @@ from jaxdt.types import Evaluation
 def evaluate(
     run: str | os.PathLike[str] | Agent,
     env: Any = None,
-    targets: Sequence[float] | None = None,
-    episodes: int = 10,
-    seed: int = 0,
+    targets: Any = None,
+    episodes: int | np.integer = 10,
+    seed: int | np.integer = 0,
     *,
     env_kwargs: Mapping[str, Any] | None = None,
     max_episode_steps: int | None = None,
@@ -49,7 +49,8 @@ def evaluate(
     - `max_episode_steps`: after which an episode is cut off; default: the environment's own limit, or where it has none
       1000, or as many as the longest episode that the run was trained on.
     - `parallel_environments`: episodes at once; default: the run's, or all.
-    - `targets`: in the environment's reward units; default: the run's. A policy that is asked for none takes none.
+    - `targets`: one or more returns, in the environment's reward units; default: the run's. A policy that is asked for
+      none takes none.
     - `acting`: options of the run's algorithm, such as `context="cached"`, which computes each token once, many times
       faster, and is slightly another policy once an episode is longer than the context; or, with discrete actions,
       `sampling="sample"` and `temperature`. Default: the Agent's, or the run's.
@@ -59,6 +60,7 @@ def evaluate(
     targets and episodes, nothing is compiled anew. Raises JaxdtError for input that does not fit, SimulationError when
     an episode cannot go on.
     """
+    episodes, seed = whole(episodes, "episodes"), whole(seed, "seed")
     loaded = run if isinstance(run, Agent) else Agent.load(run, checkpoint)
     choice = chosen(
         loaded.environment, loaded.missing_environment, env, env_kwargs, max_episode_steps, parallel_environments
@@ -169,12 +171,13 @@ def _registered(env_id: str) -> Any:
     return gymnasium.registry.get(gymnasium_id(env_id))
 
 
-def _checked_targets(agent: Agent, targets: Sequence[float] | None, episodes: int, seed: int) -> Sequence[float | None]:
+def _checked_targets(agent: Agent, targets: Any, episodes: int, seed: int) -> Sequence[float | None]:
     if targets is not None and not agent.config.takes_target:
-        raise JaxdtError(f"{agent.config.name} is asked for no return; leave the targets {list(targets)} out.")
-    if targets is not None and not len(targets):
+        raise JaxdtError(f"{agent.config.name} is asked for no return; leave the targets {targets!s:.80} out.")
+    given = None if targets is None else numbers(targets, "targets")
+    if given is not None and not len(given):
         raise JaxdtError("targets must be one or more returns; got none (leave --targets out for the run's).")
-    asked_for: Sequence[float | None] = agent.targets if targets is None else targets
+    asked_for: Sequence[float | None] = agent.targets if given is None else given
     if not len(asked_for):
         raise JaxdtError("the run names no target returns; give them with targets= (--targets).")
     if not all(fits_float32(target) for target in asked_for if target is not None):

@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxdt.checkpoint import quarantine_damaged
 from jaxdt.choice import EnvironmentChoice
-from jaxdt.config import TrainConfig
+from jaxdt.config import TrainConfig, numbers, whole
 from jaxdt.data.demo import DEMOS
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.loading import load_episodes
@@ -33,7 +33,7 @@ def train(
     config: TrainConfig,
     store: Any = None,
     *,
-    seeds: Sequence[int] | None = None,
+    seeds: Any = None,
     out: str | os.PathLike[str] | None = None,
     env: Any = None,
     resume: bool = False,
@@ -58,6 +58,13 @@ def train(
     Raises JaxdtError for input that does not fit, before anything is written; NonFiniteError at the first
     update whose loss or gradient is not finite.
     """
+    if not isinstance(config, TrainConfig):
+        raise JaxdtError(
+            f"config must be a TrainConfig; got {type(config).__name__} (give it first: "
+            "train(jaxdt.TrainConfig(steps=10_000), episodes))."
+        )
+    if seeds is not None:
+        seeds = tuple(whole(seed, "seeds") for seed in numbers(seeds, "seeds"))
     progress = progress or Progress()
     config, env = remembered(config, env)
     if out is None:
