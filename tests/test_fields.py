@@ -142,3 +142,15 @@ def test_the_default_string_of_h5py_as_env_id_is_said_and_the_file_is_read(tmp_p
         UserWarning, match=r"env_id is a string of any length, which is not read; give --env, or write it"
     ):
         assert jaxdt.load_episodes(tmp_path / "a.hdf5").env_id is None
+
+
+def test_flags_that_stay_true_after_an_end_are_said(tmp_path):
+    flags = np.isin(np.arange(30), [4, *range(10, 30)])
+    many = {"observations": np.zeros((30, 1)), "actions": np.zeros((30, 1)), "rewards": np.zeros(30)}
+    with pytest.warns(UserWarning, match="19 of 21 episodes have one step, for the flags of an end stay true after it"):
+        jaxdt.load_episodes(many | {"terminals": flags, "timeouts": np.zeros(30, bool)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jaxdt.load_episodes(
+            many | {"terminals": np.arange(30) % 10 > 7, "timeouts": np.zeros(30, bool), "episode_ends": [30]}
+        )

@@ -120,6 +120,8 @@ def test_a_bad_member_of_a_joined_spec_is_named(tmp_path):
     good = write_npz(tmp_path / "good.npz")
     assert "'missing.npz' does not exist" in refusal(f"{good}+missing.npz")
     assert "dataset '' does not exist" in refusal(f"{good}+")
+    assert load_episodes(f"{good} + {good}").lengths.tolist() == [2, 3, 2, 3]
+    assert "(+ joins several; no name in them may have one)" in refusal("a+b.npz+c.npz")
 
 
 @pytest.mark.parametrize("name", ["observations", "actions", "rewards"])

@@ -91,7 +91,21 @@ def flat_episodes(
     terminations, truncations = merged_flags(flags)
     if ends is None and flags.keys() == {"terminations"}:
         truncations = _cut_off(flags["terminations"], names.get("terminations", "terminations"), source, cut_after)
+    if ends is None:
+        _warn_of_lasting_flags([each for each in (terminations, truncations) if each is not None], source)
     return {**values, "terminations": terminations, "truncations": truncations, "episode_ends": ends}
+
+
+def _warn_of_lasting_flags(flags: list[Bool[np.ndarray, " n"]], source: str) -> None:
+    """Of flags that stay true after an episode's end, as those of D4RL's AntMaze at a goal: each makes an episode."""
+    done = np.logical_or.reduce(flags)
+    alone = int((done[1:] & done[:-1]).sum())
+    if alone > max(1, int(done.sum()) // 5):
+        warnings.warn(
+            f"{source}: {alone} of {done.sum()} episodes have one step, for the flags of an end stay true after it; if "
+            "they mean a goal that is kept, give episode_ends or timeouts alone.",
+            stacklevel=4,
+        )
 
 
 def flags_of(values: Any, name: str, source: str) -> Bool[np.ndarray, " n"]:

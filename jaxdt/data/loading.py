@@ -68,7 +68,7 @@ def load_episodes(
     if not isinstance(spec, str | os.PathLike):
         return episodes_of(spec, cut_after=cut_after)
     spec = os.fspath(spec)
-    names = [spec] if os.path.exists(os.path.expanduser(spec)) else spec.split("+")
+    names = [spec] if os.path.exists(os.path.expanduser(spec)) else [name.strip() or name for name in spec.split("+")]
     sources = [_find(name, progress or Progress(), cut_after) for name in names]
 
     def read(storage: Storage) -> EpisodeStore:
@@ -103,7 +103,7 @@ def _find(name: str, progress: Progress, cut_after: int | None) -> _Source:
     if name and os.path.isdir(path):
         return _find_directory(name, path, progress, cut_after)
     if not os.path.isfile(path):
-        raise JaxdtError(f"dataset {name!r} does not exist; {KINDS}.")
+        raise JaxdtError(f"dataset {name!r} does not exist; {KINDS} (+ joins several; no name in them may have one).")
     kind = format_of(path)
     if kind is None:
         raise JaxdtError(f"dataset {name!r} is of an unknown kind {path.suffix!r}; {KINDS}.")
