@@ -350,7 +350,7 @@ def test_where_there_can_be_only_one_episodes_are_played_one_by_one():
     alone = jaxdt.evaluate(agent, Lonely, parallel_environments=1, **options)
     side_by_side = jaxdt.evaluate(agent, "jaxdt-tests/none-v0", **options)
     for one, other in zip(alone, side_by_side, strict=True):
-        np.testing.assert_allclose(one.returns, other.returns, rtol=1e-6)
+        np.testing.assert_allclose(one.returns, other.returns, rtol=1e-4)
         assert one.lengths.tolist() == other.lengths.tolist() == [6, 6, 6]
     assert Lonely.living == 0
     with pytest.raises(JaxdtError, match=r"one a process; where there can be only one, .*--parallel-environments 1"):

@@ -52,7 +52,7 @@ def as_json(value: Any, name: str) -> Any:
 
 def fits_float32(number: Any) -> bool:
     """Whether it is finite there too."""
-    return bool(abs(number) <= np.finfo(np.float32).max)
+    return bool(abs(number) <= float(np.finfo(np.float32).max))
 
 
 def at_least(config: Any, name: str, least: int) -> None:
