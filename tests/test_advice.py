@@ -91,11 +91,6 @@ def test_a_return_scale_that_does_not_suit_the_data_is_said(size, scale, said):
     assert advice(dataclasses.replace(CONFIG, algorithm=jaxdt.BehaviorCloningConfig()), store) == []
 
 
-def test_episodes_longer_than_there_are_timesteps_are_said():
-    (warned,) = advice(CONFIG, make_store((51,)))
-    assert warned.endswith("all after the first 50 are embedded as one timestep; try --max-episode-length 51.")
-
-
 def test_the_paper_scales_are_those_of_the_rule_where_it_uses_gym():
     assert [fitting_return_scale(np.array([value])) for value in (3600.0, -5.0, 0.04, 0.0)] == [1000, 1, 0.01, 1]
 

@@ -70,22 +70,16 @@ class DecisionTransformerConfig(OneOptimizer, ChosenActions):
             )
         return dataclasses.replace(self, model=inherited(self.model, trained.model, ModelConfig.free_to_change))
 
-    def advice(self, returns: Any, lengths: Any) -> tuple[str, ...]:
-        """Where returns-to-go would be too small or too large to learn from, or timesteps run out of embeddings."""
-        found, largest, suits = [], float(abs(returns).max()), fitting_return_scale(returns)
-        if largest and not 0.1 <= largest / self.return_scale <= 100:
-            wrong = "too small to tell targets apart" if largest < self.return_scale else "too large to learn from"
-            found.append(
-                f"the largest return of the data, {largest:.3g}, divided by return_scale {self.return_scale:g} is "
-                f"{wrong}; try --return-scale {suits:g}."
-            )
-        longest, most = int(lengths.max()), self.model.max_episode_length
-        if longest > most:
-            found.append(
-                f"the longest episode has {longest} steps and all after the first {most} are embedded as one timestep; "
-                f"try --max-episode-length {longest}."
-            )
-        return tuple(found)
+    def doubt_returns(self, returns: Any) -> str | None:
+        """Where returns-to-go would be too small or too large to learn from."""
+        largest = float(abs(returns).max())
+        if not largest or 0.1 <= largest / self.return_scale <= 100:
+            return None
+        wrong = "too small to tell targets apart" if largest < self.return_scale else "too large to learn from"
+        return (
+            f"the largest return of the data, {largest:.3g}, divided by return_scale {self.return_scale:g} is {wrong}; "
+            f"try --return-scale {fitting_return_scale(returns):g}."
+        )
 
     def check_spec(self, spec: Spec) -> None:
         """Raises JaxdtError where a spec lacks what was measured, or its actions cannot be chosen so."""

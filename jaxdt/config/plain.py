@@ -74,6 +74,8 @@ def _as_declared(value: Any, hint: Any, name: str) -> Any:
     if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
         if bool in kinds:
             return bool(value)
+    elif dict in kinds and isinstance(value, Mapping):
+        return dict(value)
     elif tuple in kinds:
         return numbers(value, name)
     elif int in kinds:

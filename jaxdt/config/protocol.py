@@ -45,8 +45,8 @@ class AlgorithmOptions(Protocol):
         """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
         ...
 
-    def advice(self, returns: Any, lengths: Any) -> tuple[str, ...]:
-        """What would keep it from learning on episodes of these returns and lengths, a sentence each, for people."""
+    def doubt_returns(self, returns: Any) -> str | None:
+        """What would keep it from learning on episodes of these returns, in a sentence; None: nothing would."""
         ...
 
     def check_spec(self, spec: Spec) -> None:

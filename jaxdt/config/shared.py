@@ -27,9 +27,9 @@ class OneOptimizer:
 class AnyReturns:
     """A config that no scale of returns and no length of episodes keeps from learning."""
 
-    def advice(self, returns: Any, lengths: Any) -> tuple[str, ...]:
-        del returns, lengths
-        return ()
+    def doubt_returns(self, returns: Any) -> str | None:
+        del returns
+        return None
 
 
 class ChosenActions:

@@ -6,8 +6,22 @@ from typing import Any
 import numpy as np
 
 from jaxdt.config import PRESETS, TrainConfig, flatten
+from jaxdt.data.checks import shortened
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.types import Box, Spec
+
+
+def doubt_observations_and_returns(config: TrainConfig, store: EpisodeStore, spec: Spec) -> None:
+    """Observations that never change, and what the method itself doubts of returns."""
+    doubt = config.algorithm.doubt_returns(store.returns)
+    if doubt is not None:
+        _warn(doubt)
+    constant, std = store.constant_observations, spec.constants.get("state_std")
+    if config.init is None and len(constant) and std is not None and std[constant].min() < 1e-2:
+        _warn(
+            f"observations {shortened(constant)} are constant in the data and divided by {std[constant].min():g}: "
+            "where they change after all, the policy sees huge numbers; --constant-std 1 leaves them small."
+        )
 
 
 def doubt_length_of_episodes(config: TrainConfig, store: EpisodeStore, environment: Any) -> None:

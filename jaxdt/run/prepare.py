@@ -12,7 +12,6 @@ from jaxtyping import Float
 from jaxdt.algorithms import make_algorithm, measure
 from jaxdt.choice import EnvironmentChoice
 from jaxdt.config import INTERVALS, AlgorithmConfig, TrainConfig
-from jaxdt.data.checks import shortened
 from jaxdt.data.d4rl import paper_targets
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
@@ -20,7 +19,12 @@ from jaxdt.evaluation.environments import GymnasiumEnvironment, is_jax_environme
 from jaxdt.evaluation.video import try_filming
 from jaxdt.parallel import Layout, choose_layout
 from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, read_record
-from jaxdt.run.doubts import doubt_length_of_episodes, doubt_targets, doubt_units_of_actions
+from jaxdt.run.doubts import (
+    doubt_length_of_episodes,
+    doubt_observations_and_returns,
+    doubt_targets,
+    doubt_units_of_actions,
+)
 from jaxdt.run.environment import CUSTOM, choice_of, filmed
 from jaxdt.run.fit import check_fit
 from jaxdt.simulator import registered_id, with_version
@@ -99,8 +103,6 @@ def _prepare(
     if environment is not None:
         check_fit(environment.spec, environment.name, spec, "the weights")
     make_algorithm(algorithm, spec)  # or it says what does not fit
-    if previous is None:
-        _give_advice(config, store, spec)
     filtered = store.best(config.best_fraction, of=config.best_fraction_of) if config.best_fraction < 1 else store
     unit = Box(-np.ones(spec.action_shape, np.float32), np.ones(spec.action_shape, np.float32))
     recorded_in = unit if config.normalized_actions and isinstance(spec.action, Box) else spec.action
@@ -111,6 +113,7 @@ def _prepare(
     given = config
     config = dataclasses.replace(config, algorithm=algorithm, targets=choose_targets(config, store, config.env))
     if previous is None:
+        doubt_observations_and_returns(config, store, spec)
         doubt_length_of_episodes(config, store, environment)
         doubt_targets(config, given, store)
         doubt_units_of_actions(config, store, spec)
@@ -119,20 +122,6 @@ def _prepare(
     making = {**describe_making(command), "devices": len(layout.devices)}
     record = RunRecord(config=config, spec=spec, data=data, made_with=making)
     return Prepared(record, filtered, choice, environment, layout)
-
-
-def _give_advice(config: TrainConfig, store: EpisodeStore, spec: Spec) -> None:
-    """Warns of what the data would make of this run."""
-    for sentence in config.algorithm.advice(store.returns, store.lengths):
-        warnings.warn(sentence, stacklevel=5)
-    constant, std = store.constant_observations, spec.constants.get("state_std")
-    if config.init is None and len(constant) and std is not None and std[constant].min() < 1e-2:
-        warnings.warn(
-            f"observations {shortened(constant)} are constant in the data and divided by "
-            f"{std[constant].min():g}: where they change after all, the policy sees huge numbers; "
-            "--constant-std 1 leaves them small.",
-            stacklevel=5,
-        )
 
 
 def choose_targets(config: TrainConfig, store: EpisodeStore, env: str) -> tuple[float, ...] | None:
