@@ -1,5 +1,6 @@
 """Gymnasium environments, made quietly and checked. Loads gymnasium and mujoco when used, never jax."""
 
+import importlib
 import json
 import logging
 import os
@@ -38,6 +39,7 @@ def make_simulator(environment: Any, *, render: bool = False) -> "gymnasium.Env"
     _quieten_mujoco()
     if render:
         _choose_renderer()
+    importlib.import_module("gymnasium")  # which sets filters of its own for warnings, and must not after ours
     try:
         with warnings.catch_warnings(), importing_from_here(choice.env):
             warnings.simplefilter("ignore", DeprecationWarning)

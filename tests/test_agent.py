@@ -250,6 +250,6 @@ def test_what_is_no_number_is_a_sentence(misuse, says):
 
 @pytest.mark.parametrize("targets", [5, np.float32(5), [5], np.array([5])])
 def test_one_target_may_be_given_alone_and_as_any_number(targets):
-    from jaxdt.run.evaluate import _choose
+    from jaxdt.run.evaluate import _checked_targets
 
-    assert _choose(make_agent(), "Hopper-v5", targets, 1, 0) == ("Hopper-v5", (5.0,))
+    assert _checked_targets(make_agent(), targets, 1, 0) == (5.0,)

@@ -65,7 +65,7 @@ def test_the_summary_is_mean_and_sample_deviation_over_seeds(finished):
 def test_what_the_runs_show_is_told_of_all_of_them(finished, capsys):
     assert command(["info", str(finished)]) == 0
     printed = capsys.readouterr().out
-    assert "seeds         3, 0, 5" in printed
+    assert "seeds 3, 0, 5" in " ".join(printed.split())
     assert "12 of 12" in printed
     assert "after 12 updates, 3 seeds" in printed
     last = json.loads((finished / "summary.json").read_text())["evaluations"][-1]

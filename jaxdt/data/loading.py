@@ -68,7 +68,8 @@ def load_episodes(
     if not isinstance(spec, str | os.PathLike):
         return episodes_of(spec, cut_after=cut_after)
     spec = os.fspath(spec)
-    names = [spec] if os.path.exists(os.path.expanduser(spec)) else [name.strip() or name for name in spec.split("+")]
+    is_one = "+" not in spec or os.path.exists(os.path.expanduser(spec))
+    names = [spec] if is_one else [name.strip() or name for name in spec.split("+")]
     sources = [_find(name, progress or Progress(), cut_after) for name in names]
 
     def read(storage: Storage) -> EpisodeStore:
