@@ -140,6 +140,11 @@ def plot_comparison(
         save_figure(figure, path)
 
 
+def _plain(text: str) -> str:
+    """Names of anybody's, which matplotlib must not read as formulas."""
+    return text.replace("$", r"\$")
+
+
 def _plot_task(axes: Any, panel: TaskPanel, colors: dict[str, str]) -> None:
     longest = {int(curves.steps[-1]) for curves in panel.curves if len(curves.steps)}
     in_percent = len(longest) > 1  # methods of other costs an update are trained for other numbers of them
@@ -148,14 +153,14 @@ def _plot_task(axes: Any, panel: TaskPanel, colors: dict[str, str]) -> None:
             continue
         x = 100 * curves.steps / curves.steps[-1] if in_percent else curves.steps
         color = colors[curves.method]
-        axes.plot(x, curves.returns.mean(axis=0), color=color, linewidth=1.5, marker=".", label=curves.method)
+        axes.plot(x, curves.returns.mean(axis=0), color=color, linewidth=1.5, marker=".", label=_plain(curves.method))
         at_step = [statistics.bootstrap_interval(statistics.mean, [column]) for column in curves.returns.T]
         intervals = [interval for interval in at_step if interval is not None]
         if intervals:
             axes.fill_between(x, *zip(*intervals, strict=True), color=color, alpha=0.15, linewidth=0)
     axes.axhline(panel.data_return_max, color="0.4", linestyle="--", linewidth=1, label="best episode in the data")
     axes.axhline(panel.data_return_mean, color="0.4", linestyle=":", linewidth=1, label="mean of the data")
-    axes.set(xlabel="% of the run's updates" if in_percent else "updates", ylabel="return", title=panel.title)
+    axes.set(xlabel="% of the run's updates" if in_percent else "updates", ylabel="return", title=_plain(panel.title))
 
 
 def _plot_finals(axes: Any, finals: Sequence[FinalScores], colors: dict[str, str], unit: str) -> None:
@@ -166,7 +171,7 @@ def _plot_finals(axes: Any, finals: Sequence[FinalScores], colors: dict[str, str
             axes.plot(final.interval, (i, i), color=color, linewidth=6, alpha=0.4, solid_capstyle="butt")
         axes.plot(final.iqm, i, "|", color=color, markersize=16, markeredgewidth=2.5)
     axes.set(xlabel=unit, title="interquartile mean, 95 % interval, runs", ylim=(-0.6, len(finals) - 0.4))
-    axes.set_yticks(range(len(finals)), [final.method for final in reversed(finals)])
+    axes.set_yticks(range(len(finals)), [_plain(final.method) for final in reversed(finals)])
 
 
 def new_figure(rows: int = 1, columns: int = 1) -> tuple[Any, Any]:

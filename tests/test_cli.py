@@ -129,6 +129,7 @@ def test_what_train_cannot_begin_with_is_one_sentence(trained, capsys, arguments
         (["--steps=2.5E+3", "--seed", "1"], ["--steps=2500", "--seed", "1"]),
         (["--steps", "1.5e0"], ["--steps", "1.5e0"]),
         (["--width", "1e2", "--learning-rate", "1e2"], ["--width", "100", "--learning-rate", "1e2"]),
+        (["--eval_every", "1e3", "1e4"], ["--eval_every", "1000", "1e4"]),
         (["--out", "1e5", "--seeds", "1", "1e1"], ["--out", "1e5", "--seeds", "1", "10"]),
     ],
 )

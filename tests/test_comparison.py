@@ -120,8 +120,10 @@ def test_last_evaluation_at_the_highest_target_counts(tmp_path):
     ("changes", "what"),
     [
         ({"eval_seed": 7}, "the first environment seed differs: 1000 (bc); 7 (iql)"),
+        ({"env_kwargs": {"b": 1}}, 'the environment\'s arguments differs: {} (bc); {"b": 1} (iql)'),
+        ({"max_episode_steps": 9}, "the limit of an episode's steps differs: None (bc); 9 (iql)"),
         ({"env": "HalfCheetah-v4"}, "the environment differs: HalfCheetah-v5 (bc); HalfCheetah-v4 (iql)"),
-        ({"versions": {"gymnasium": "1.4", "mujoco": "3.1"}}, "the MuJoCo differs: 4.0 (bc); 3.1 (iql)"),
+        ({"versions": {"gymnasium": "1.4", "mujoco": "3.1"}}, "the version of MuJoCo differs: 4.0 (bc); 3.1 (iql)"),
     ],
 )
 def test_what_may_not_be_compared_is_said_and_counts_nowhere(tmp_path, changes, what):
@@ -141,7 +143,7 @@ def test_other_data_are_another_task(tmp_path):
     write_seeds(tmp_path / "b", IQL, [1.0], env="HalfCheetah-v5", dataset="data/other.npz")
     comparison = jaxdt.compare([tmp_path])
     assert [task.name for task in comparison.tasks] == ["HalfCheetah-v5 on cheetah", "HalfCheetah-v5 on other"]
-    assert "HalfCheetah-v5 on cheetah: no runs of iql" in comparison.notes
+    assert comparison.notes[0] == "HalfCheetah-v5 on cheetah: no runs of iql (NAME=RUN joins runs made differently)"
 
 
 def test_runs_that_are_not_finished_or_not_evaluated_are_said(tmp_path):
@@ -150,7 +152,9 @@ def test_runs_that_are_not_finished_or_not_evaluated_are_said(tmp_path):
     notes = jaxdt.compare([tmp_path]).notes
     assert notes == (
         f"left out, for it was not evaluated: {tmp_path / 'b'}",
-        "not finished: bc on HalfCheetah-v5, seed 0, was last evaluated after 1 of 2 updates",
+        "may not be compared: bc on HalfCheetah-v5, seed 0, is not finished: it was last evaluated after 1 of 2 "
+        "updates",
+        "over tasks, only these count: none",
     )
 
 
@@ -164,12 +168,50 @@ def test_several_tasks_without_reference_have_no_mean(tmp_path):
     assert (alone.aggregated, alone.aggregates["iql"].iqm, alone.aggregates["iql"].interval) == ("return", 1.5, None)
 
 
+def test_seeds_that_were_asked_for_different_returns_count_nowhere(tmp_path):
+    write_run(tmp_path / "a", PAPER, {2: {9.0: 90.0}}, steps=2, seed=0, **CHEETAH)
+    write_run(tmp_path / "b", PAPER, {2: {900.0: 0.0}}, steps=2, seed=1, **CHEETAH)
+    comparison = jaxdt.compare([tmp_path])
+    assert "paper on HalfCheetah-v5: the seeds were asked for different returns: 9.0, 900.0" in comparison.notes[0]
+    assert not comparison.aggregates
+
+
+def test_a_mean_is_of_one_unit(tmp_path):
+    write_seeds(tmp_path / "a", IQL, [10.0, 20.0], **CHEETAH)
+    write_seeds(tmp_path / "b", BEHAVIOR_CLONING, [10.0, 20.0], reference=None, **CHEETAH)
+    comparison = jaxdt.compare([tmp_path])
+    assert (comparison.aggregated, {a.iqm for a in comparison.aggregates.values()}) == ("return", {15.0})
+
+
+def test_links_to_runs_are_followed_but_not_in_circles(tmp_path):
+    write_run(tmp_path / "kept" / "a", IQL, {2: 1.0}, steps=2, **CHEETAH)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "a").symlink_to(tmp_path / "kept" / "a")
+    (tmp_path / "linked" / "round").symlink_to(tmp_path / "linked")
+    assert len(jaxdt.compare([tmp_path / "linked"]).scores) == 1
+    assert len(jaxdt.compare([tmp_path]).scores[0].seeds) == 1
+
+
 def test_one_seed_twice_is_refused(tmp_path):
     write_run(tmp_path / "a", IQL, {2: 1.0}, steps=2, **CHEETAH)
     write_run(tmp_path / "b", IQL, {2: 1.0}, steps=2, **CHEETAH)
     with pytest.raises(jaxdt.JaxdtError, match="has the seed 0 twice"):
         jaxdt.compare([tmp_path])
     assert len(jaxdt.compare([tmp_path / "a", tmp_path / "a"]).scores) == 1
+
+
+def _with_config(path, *keys, value):
+    run = RunDirectory(write_run(path, IQL, {1: 1.0}, **CHEETAH))
+    document = json.loads(run.config.read_text())
+    inner = document
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    run.config.write_text(json.dumps(document))
+
+
+_EVALUATION = {"step": 1, "target": None, "returns": [1.0], "return_mean": 1.0, "return_std": 0.0}
+_EVALUATION |= {"normalized_mean": None}
 
 
 def _damaged(path, line):
@@ -183,6 +225,17 @@ def _damaged(path, line):
         (lambda path: path.mkdir(), "holds no run; give directories"),
         (lambda path: write_run(path, IQL, {}, **CHEETAH), "none of these runs was evaluated"),
         (lambda path: _damaged(path, '{"step": 1}'), "damaged: record 1 is no evaluation"),
+        *(
+            (lambda path, odd=odd: _damaged(path, json.dumps(_EVALUATION | odd)), "record 1 is no evaluation")
+            for odd in (
+                *({"step": -3}, {"step": 10**40}, {"step": 1.0}, {"returns": []}, {"returns": [10**400]}),
+                *({"return_mean": 1e308}, {"return_mean": float("nan")}, {"return_std": None}, {"target": "9"}),
+            )
+        ),
+        *(
+            (lambda path, odd=odd: _with_config(path, "data", "return_max", value=odd), "the data's returns are")
+            for odd in ("abc", None, [1], 10**400)
+        ),
         (lambda path: _damaged(path, "[1]"), "line 1 is no JSON object"),
         (lambda path: _damaged(path, "[" * 99_999), "line 1 is not JSON"),
     ],
@@ -213,12 +266,17 @@ def test_command_prints_the_table_and_writes_what_papers_need(two_methods, tmp_p
 
 def test_names_of_files_of_anybodys_harm_neither_terminal_nor_latex(tmp_path, monkeypatch):
     monkeypatch.setattr(jaxdt.plots, "plot_comparison", lambda *arguments: None)
-    write_run(tmp_path / "a", IQL, {2: 1.0}, steps=2, preset="\x1b[2J\\input|", env="Hopper-v5", dataset="a\nb.npz")
+    odd = "\x1b[2J\n\\input|$"
+    versions = {"gymnasium": "1.4", "mujoco": odd}
+    write_run(tmp_path / "a", IQL, {2: 1.0}, steps=2, preset=odd, env=odd, dataset=odd, versions=versions)
+    write_run(tmp_path / "b", IQL, {2: 1.0}, steps=2, preset="b", env=odd, dataset="b.npz")
+    write_run(tmp_path / "c", IQL, {2: 1.0}, steps=2, preset="b", env=odd, dataset=odd, seed=1, init=odd)
     comparison = jaxdt.compare([tmp_path])
-    assert comparison.methods == ("?[2J\\input|",)
+    assert comparison.methods[0] == "?[2J?\\input|$"
     assert "\x1b" not in str(comparison)
     comparison.write(tmp_path / "out")
-    assert r"?[2J\textbackslash{}input|" in (tmp_path / "out" / "comparison.tex").read_text()
+    assert not [line for line in (tmp_path / "out" / "comparison.tex").read_text().split("\n") if line[:2] == "\\i"]
+    assert r"?[2J?\textbackslash{}input|\$" in (tmp_path / "out" / "comparison.tex").read_text()
 
 
 def test_info_lists_the_runs_of_a_directory_and_what_they_change(tmp_path, capsys):

@@ -120,6 +120,11 @@ def test_a_policy_that_begins_with_several_numbers_is_refused():
         serving.acting_step(policy, {})
 
 
+@jax.jit
+def _called_twice(x):
+    return jnp.tanh(2 * x) + 1
+
+
 def _operations(x, y, i):
     """One of everything that is translated, of known shapes; the results are compared with JAX's."""
     z = jnp.where(x > y, x, y) * jax.lax.rsqrt(jnp.square(y) + 1) - jnp.minimum(x, 0.5) ** 3
@@ -136,6 +141,7 @@ def _operations(x, y, i):
         placed.at[:, 1].set(y)[:, :, 1:3],
         jnp.isfinite(x).all(axis=-1) & (i != 1) | ~(jnp.abs(x).max(axis=-1) <= jnp.sqrt(jnp.float32(4))),
         jnp.clip(x, -0.5, 0.5).transpose(1, 0) + jnp.exp(-x.T) * jnp.sign(y).T + jnp.floor(x).T,
+        _called_twice(jnp.arange(4.0)) + _called_twice(x),
         jnp.log(jnp.abs(y)) + jnp.tanh(x) ** jnp.abs(y) + jnp.sin(x) * jnp.cos(y) + jnp.expand_dims(y, 0).min(axis=0),
     ]
 
@@ -148,7 +154,7 @@ def test_each_operation_gives_what_jax_gives():
     x[2, 2] = np.inf
     i = np.array([1, 3, 0, 2, 1], np.int32)
     inputs = [(n, jax.ShapeDtypeStruct(v.shape, v.dtype)) for n, v in zip("xyi", (x, y, i), strict=True)]
-    outputs = [f"out{k}" for k in range(9)]
+    outputs = [f"out{k}" for k in range(10)]
     session = onnxruntime.InferenceSession(onnx.to_onnx(_operations, inputs, outputs))
     found = session.run(None, {"x": x, "y": y, "i": i})
     for theirs, ours in zip(found, _operations(*map(jnp.array, (x, y, i))), strict=True):

@@ -83,7 +83,7 @@ def directory_report(path: Path) -> str | None:
         lines = read_lines(RunDirectory(run.path).metrics)
         reached = "-" if last is None else f"{last['return_mean']:.1f} ± {last['return_std']:.1f}"
         target = "-" if last is None else _target(last["target"], ".1f")
-        updates = f"{lines[-1]['step'] if lines else 0} of {config.steps}"
+        updates = f"{lines[-1].get('step') if lines else 0} of {config.steps}"
         name = os.path.relpath(run.path, path)
         rows.append((name, printable(config.preset), run.env, str(config.seed), updates, target, reached))
     head = ("run", "preset", "environment", "seed", "updates", "target", "return")

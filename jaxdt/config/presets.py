@@ -171,14 +171,15 @@ PRESETS = {
 }
 
 
-def preset(name: str, **changes: Any) -> TrainConfig:
+def preset(name: str, /, **changes: Any) -> TrainConfig:
     """A preset with other values, each by the name that it has at the command: `preset("demo", learning_rate=3e-4)`.
 
     Values of the method, its model and its optimiser are given like those of the run. Raises JaxdtError for a preset
     or a name that is not there.
     """
     if name not in PRESETS:
-        raise JaxdtError(f"{name!r} is no preset{did_you_mean(name, PRESETS)}; choose one of {', '.join(PRESETS)}.")
+        near = did_you_mean(str(name), PRESETS)
+        raise JaxdtError(f"{name!r} is no preset{near}; choose one of {', '.join(PRESETS)}.")
     config, unknown = _changed(PRESETS[name], changes)
     if unknown:
         known = [each.split(".")[-1] for each in flatten(config)]

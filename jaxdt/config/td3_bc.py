@@ -51,8 +51,11 @@ OTHER_PENALTIES = (0.01, 0.01)
 
 def penalties_of(dataset: str | None) -> tuple[float, float]:
     """Of the data that `--dataset` names, by the last part of the name: `D/hopper_medium-v2.hdf5`, `hf:O/N/CONFIG`."""
-    found = re.fullmatch(r"(?:[^+]*[/:])?([\w-]+)-v2(?:\.\w+)?/?", dataset or "")
-    return TUNED_PENALTIES.get(found[1].replace("_", "-"), OTHER_PENALTIES) if found else OTHER_PENALTIES
+    names = [re.fullmatch(r"(?:.*[/:])?([\w-]+)-v2(?:\.\w+)?/?", part) for part in (dataset or "").split("+")]
+    sets = [found[1].replace("_", "-") if found else "" for found in names]
+    if len(sets) == 2 and sets[0].endswith("-medium") and sets[1] == sets[0].replace("-medium", "-expert"):
+        sets = [f"{sets[0]}-expert"]  # which is what medium-expert is
+    return TUNED_PENALTIES.get(sets[0], OTHER_PENALTIES) if len(sets) == 1 else OTHER_PENALTIES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

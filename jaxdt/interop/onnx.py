@@ -85,6 +85,9 @@ class Graph:
             self.known[variable] = np.asarray(value)
         for equation in jaxpr.eqns:
             primitive, variables = equation.primitive.name, equation.invars
+            for variable in equation.outvars:  # a jaxpr that is called twice has the same ones again
+                self.known.pop(variable, None)
+                self.names.pop(variable, None)
             if primitive in _CALLS:
                 self._call(equation)
             elif primitive != "dim_as_value" and self._is_known(equation):
@@ -110,7 +113,6 @@ class Graph:
             self._pass_on(variable, outer)
 
     def _pass_on(self, given: Any, taken: Any) -> None:
-        """A jaxpr that is called twice has the same variables twice: what they were is forgotten."""
         value = self.value(given)
         self.known.pop(taken, None)
         self.names.pop(taken, None)

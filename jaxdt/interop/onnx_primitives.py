@@ -14,7 +14,7 @@ from jaxdt.errors import JaxdtError
 SAME = {
     **{"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min", "neg": "Neg", "abs": "Abs"},
     **{"exp": "Exp", "log": "Log", "tanh": "Tanh", "sqrt": "Sqrt", "erf": "Erf", "logistic": "Sigmoid", "sin": "Sin"},
-    **{"cos": "Cos", "floor": "Floor", "sign": "Sign", "pow": "Pow", "and": "And", "or": "Or", "not": "Not"},
+    **{"cos": "Cos", "floor": "Floor", "sign": "Sign", "pow": "Pow"},
     **{"eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual"},
     **{"copy": "Identity", "stop_gradient": "Identity", "optimization_barrier": "Identity"},
 }
@@ -23,6 +23,15 @@ SAME = {
 
 def not_translated(what: str) -> JaxdtError:
     return JaxdtError(f"the model needs {what}, which has no translation to ONNX yet; use --to stablehlo.")
+
+
+def _of_booleans(kind: str) -> Callable[[Any, Any], str]:
+    def translate(graph: Any, equation: Any) -> str:
+        if equation.invars[0].aval.dtype != np.bool_:
+            raise not_translated(f"{equation.primitive.name} of whole numbers")
+        return graph.node(kind, _of_inputs(graph, equation))
+
+    return translate
 
 
 def _of_inputs(graph: Any, equation: Any) -> list[str]:
@@ -177,6 +186,7 @@ def _clamp(graph: Any, equation: Any) -> str:
 
 
 TRANSLATIONS: dict[str, Callable[[Any, Any], Any]] = {
+    **{"and": _of_booleans("And"), "or": _of_booleans("Or"), "not": _of_booleans("Not")},
     "rsqrt": _twice("Sqrt", "Reciprocal"),
     "ne": _twice("Equal", "Not"),
     "square": lambda graph, equation: graph.node("Mul", _of_inputs(graph, equation) * 2),

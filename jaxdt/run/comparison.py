@@ -147,6 +147,8 @@ def compare(
     """
     named = [(name, read_run(path)) for name, path in find_runs(runs)]
     notes = [f"left out, for it was not evaluated: {run.path}" for _, run in named if not run.evaluations]
+    if any(run.env == "custom" for _, run in named):
+        notes.append("custom is an environment of one's own: whether it was the same one cannot be known")
     named = [(name, run) for name, run in named if run.evaluations]
     if not named:
         raise JaxdtError("none of these runs was evaluated; give runs that were trained with an environment.")
@@ -158,11 +160,10 @@ def compare(
     for key, members in cells.items():
         cells[key] = _sorted_by_seed(key, members)
     described = tuple(
-        _describe_task(task, {m: runs for (m, t), runs in cells.items() if t == task}) for task in dict.fromkeys(tasks)
+        _describe_task(task, {m: runs for (m, t), runs in cells.items() if t == task}, best)
+        for task in dict.fromkeys(tasks)
     )
     scores = tuple(_score(*key, members, best) for key, members in cells.items())
-    for (method, task), members in cells.items():
-        notes += _cell_notes(f"{method} on {task}", members, best)
     comparison = _compare(tuple(dict.fromkeys(methods)), described, scores, best, [*name_notes, *notes])
     if out is not None:
         comparison.write(out)
@@ -196,24 +197,26 @@ def _sorted_by_seed(key: tuple[str, str], runs: list[FinishedRun]) -> list[Finis
     return runs
 
 
-def _describe_task(name: str, methods: Mapping[str, Sequence[FinishedRun]]) -> Task:
+def _describe_task(name: str, methods: Mapping[str, Sequence[FinishedRun]], best: bool) -> Task:
     """With what differs between runs on it that makes their scores different things."""
     runs = [run for members in methods.values() for run in members]
     conflicts = []
-    for what in ("environment", "first environment seed", "episodes an evaluation", "Gymnasium", "MuJoCo"):
+    for what in runs[0].conditions:
         by_value: dict[Any, list[str]] = {}
         for method, members in methods.items():
             for run in members:
                 by_value.setdefault(run.conditions[what], []).append(method)
-        if len(by_value) > 1:
+        if len(by_value) > 1 and not (what.startswith("version") and "None" in by_value):
             listed = "; ".join(f"{value} ({', '.join(dict.fromkeys(m))})" for value, m in by_value.items())
             conflicts.append(f"{name}: the {what} differs: {listed}")
-    data = runs[0].record.data
+    for method, members in methods.items():
+        conflicts += _conflicts_within(f"{method} on {name}", members, best)
+    mean, highest = runs[0].data_returns
     return Task(
         name=name,
         data=runs[0].data_name,
-        data_return_mean=float(data["return_mean"]),
-        data_return_max=float(data["return_max"]),
+        data_return_mean=float(mean),
+        data_return_max=float(highest),
         conflicts=tuple(conflicts),
     )
 
@@ -238,18 +241,18 @@ def _score(method: str, task: str, runs: Sequence[FinishedRun], best: bool) -> S
     )
 
 
-def _cell_notes(name: str, runs: Sequence[FinishedRun], best: bool) -> list[str]:
-    """What is odd among the runs of one method on one task."""
-    notes = [
-        f"not finished: {name}, seed {run.seed}, was last evaluated after {run.last_evaluation['step']} of "
+def _conflicts_within(name: str, runs: Sequence[FinishedRun], best: bool) -> list[str]:
+    """What keeps the runs of one method on one task from being one row of numbers."""
+    conflicts = [
+        f"{name}, seed {run.seed}, is not finished: it was last evaluated after {run.last_evaluation['step']} of "
         f"{run.record.config.steps} updates"
         for run in runs
-        if run.last_evaluation["step"] != run.record.config.steps
+        if not run.is_finished
     ]
-    targets = {run.last_evaluation["target"] for run in runs}
+    targets = {str(run.last_evaluation["target"]) for run in runs}
     if len(targets) > 1 and not best:
-        notes.append(f"{name}: the seeds were asked for different returns: {', '.join(map(str, sorted(targets)))}")
-    return notes
+        conflicts.append(f"{name}: the seeds were asked for different returns: {', '.join(sorted(targets))}")
+    return conflicts
 
 
 def _compare(
@@ -259,7 +262,7 @@ def _compare(
     for task in tasks:
         missing = [method for method in methods if (method, task.name) not in by_cell]
         if missing:
-            notes.append(f"{task.name}: no runs of {', '.join(missing)}")
+            notes.append(f"{task.name}: no runs of {', '.join(missing)} (NAME=RUN joins runs made differently)")
         notes += [f"may not be compared: {conflict}" for conflict in task.conflicts]
     whole = [t.name for t in tasks if not t.conflicts and all((m, t.name) in by_cell for m in methods)]
     if len(whole) < len(tasks):
@@ -269,7 +272,8 @@ def _compare(
     aggregates, aggregated = {}, "D4RL score" if has_scores else "return"
     if len(whole) == 1 or (whole and has_scores):
         for method, row in rows.items():
-            aggregates[method] = _aggregate([s.returns if s.normalized is None else s.normalized for s in row])
+            values = [score.normalized if has_scores else score.returns for score in row]
+            aggregates[method] = _aggregate([each for each in values if each is not None])
     elif whole:
         notes.append("no interquartile mean over tasks: D4RL has no reference returns for some of them")
     pairs = [(one, other) for one in methods for other in methods if one != other and whole]

@@ -48,7 +48,7 @@ def markdown(comparison: Comparison) -> str:
 def latex(comparison: Comparison) -> str:
     """A `tabular` for the booktabs package, with what it says as comments above."""
     head, rows = _table(comparison, r"$\pm$")
-    lines = [f"% {line}" for line in (*_reading(comparison), *comparison.notes)]
+    lines = [f"% {' '.join(line.split())}" for line in (*_reading(comparison), *comparison.notes)]
     lines.append(rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}")
     lines += [r"\toprule", _latex_row(head), r"\midrule", *map(_latex_row, rows), r"\bottomrule", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
@@ -58,10 +58,11 @@ def table_of_runs(comparison: Comparison) -> str:
     """A row a run, as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("method", "task", "seed", "target", "updates", "episodes", "return_mean", "d4rl_score"))
+    writer.writerow(("method", "task", "seed", "target", "updates", "episodes", "taken", "return_mean", "d4rl_score"))
     for score in comparison.scores:
         normalized = [None] * len(score.seeds) if score.normalized is None else score.normalized.tolist()
-        columns = (score.seeds, score.targets, score.steps, score.episodes, score.returns.tolist(), normalized)
+        taken = ["best" if comparison.best else "last"] * len(score.seeds)
+        columns = (score.seeds, score.targets, score.steps, score.episodes, taken, score.returns.tolist(), normalized)
         writer.writerows((score.method, score.task, *row) for row in zip(*columns, strict=True))
     return text.getvalue()
 
@@ -213,4 +214,5 @@ def _draw(comparison: Comparison, paths: Sequence[Path]) -> None:
         plots.FinalScores(method, aggregate.runs, aggregate.iqm, aggregate.interval)
         for method, aggregate in comparison.aggregates.items()
     ]
-    plots.plot_comparison(paths, comparison.methods, panels, finals, comparison.aggregated)
+    unit = f"{comparison.aggregated}, each run's best evaluation" if comparison.best else comparison.aggregated
+    plots.plot_comparison(paths, comparison.methods, panels, finals, unit)

@@ -1,6 +1,7 @@
 """Runs that were evaluated, as comparing reads them: their evaluations, conditions, and the method that they are of."""
 
 import dataclasses
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,17 @@ from jaxdt.run.resume import FILLED_IN
 
 NOT_THE_METHOD = {
     *(name for name in CHANGEABLE if name != "steps"),
-    *("dataset", "env", "seed", "preset", "paper_targets", "target_quantiles", "eval_seed", "updates_per_call"),
+    *(
+        "dataset",
+        "env",
+        "env_kwargs",
+        "seed",
+        "preset",
+        "paper_targets",
+        "target_quantiles",
+        "eval_seed",
+        "updates_per_call",
+    ),
     "algorithm.optimizer.total_steps",
 }
 """Choices that differ between seeds and tasks of one method, or say what is looked at."""
@@ -38,7 +49,7 @@ class FinishedRun:
 
     @property
     def env(self) -> str:
-        return self.record.config.env or "none"
+        return printable(self.record.config.env or "none")
 
     @property
     def fingerprint(self) -> str:
@@ -47,19 +58,26 @@ class FinishedRun:
     @property
     def data_name(self) -> str:
         """What the episodes were loaded from, without directories and endings."""
-        return "+".join(PurePath(part).stem for part in str(self.record.data["spec"] or "arrays").split("+"))
+        return printable("+".join(PurePath(part).stem for part in str(self.record.data["spec"] or "arrays").split("+")))
+
+    @property
+    def data_returns(self) -> tuple[float, float]:
+        """Mean and highest return of the episodes that it was trained on."""
+        return self.record.data["return_mean"], self.record.data["return_max"]
 
     @property
     def conditions(self) -> dict[str, Any]:
         """What must be equal for two runs' returns to be of the same thing."""
-        versions = self.record.made_with.get("versions")
+        config, versions = self.record.config, self.record.made_with.get("versions")
         versions = versions if isinstance(versions, dict) else {}
         return {
             "environment": self.env,
-            "first environment seed": self.record.config.eval_seed,
+            "environment's arguments": printable(json.dumps(config.env_kwargs or {}, sort_keys=True)),
+            "limit of an episode's steps": config.max_episode_steps,
+            "first environment seed": config.eval_seed,
             "episodes an evaluation": len(self.last_evaluation["returns"]),
-            "Gymnasium": versions.get("gymnasium"),
-            "MuJoCo": versions.get("mujoco"),
+            "version of Gymnasium": printable(str(versions.get("gymnasium"))),
+            "version of MuJoCo": printable(str(versions.get("mujoco"))),
         }
 
     @cached_property
@@ -79,6 +97,11 @@ class FinishedRun:
         choices = {name: value for name, value in flatten(config).items() if name not in left_out}
         return {"method": config.algorithm.name, **choices}
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was evaluated after its last update."""
+        return self.last_evaluation["step"] == self.record.config.steps
+
     def curve(self, target: float | None) -> dict[int, float]:
         """The mean return after each number of updates at which that target was asked for."""
         return {e["step"]: e["return_mean"] for e in self.evaluations if e["target"] == target}
@@ -92,7 +115,14 @@ def read_run(path: Path) -> FinishedRun:
     """Raises JaxdtError where config.json or evaluations.jsonl are damaged."""
     run = RunDirectory(path)
     record = read_record(run)
+    returns = [record.data.get(name, 0.0) for name in ("return_mean", "return_max")]
+    if "imported_from" not in record.data and not all(map(_is_number, returns)):
+        raise JaxdtError(f"{run.config} is damaged: the data's returns are {returns!r:.80}; restore it from a copy.")
+    if not run.evaluations.is_file():
+        return FinishedRun(path=path, record=record, evaluations=[])
     evaluations = read_evaluations(run.evaluations)[0]
+    if evaluations and "imported_from" in record.data:
+        raise JaxdtError(f"{run.path} was imported, and {run.evaluations.name} is none of its files; remove it.")
     for number, evaluation in enumerate(evaluations, start=1):
         if not _is_evaluation(evaluation):
             raise JaxdtError(f"{run.evaluations} is damaged: record {number} is no evaluation; restore it from a copy.")
@@ -100,15 +130,18 @@ def read_run(path: Path) -> FinishedRun:
 
 
 def _is_evaluation(record: Any) -> bool:
-    def is_number(value: Any) -> bool:
-        return type(value) in (int, float) and math.isfinite(value)
-
     try:
-        numbers = [record["return_mean"], *record["returns"]]
+        numbers = [record["return_mean"], record["return_std"], *record["returns"]]
         numbers += [value for value in (record["target"], record["normalized_mean"]) if value is not None]
-        return type(record["step"]) is int and bool(record["returns"]) and all(map(is_number, numbers))
+        is_step = type(record["step"]) is int and 0 <= record["step"] < 2**31
+        return is_step and bool(record["returns"]) and all(map(_is_number, numbers))
     except (KeyError, TypeError):
         return False
+
+
+def _is_number(value: Any) -> bool:
+    """Such as a return may be; far from where sums and figures overflow."""
+    return type(value) in (int, float) and -1e100 < value < 1e100
 
 
 def find_runs(runs: Mapping[str, Any] | Sequence[str | os.PathLike[str]]) -> list[tuple[str | None, Path]]:
@@ -118,6 +151,8 @@ def find_runs(runs: Mapping[str, Any] | Sequence[str | os.PathLike[str]]) -> lis
     """
     if isinstance(runs, str | os.PathLike):
         runs = [runs]
+    if not isinstance(runs, Mapping | Sequence):
+        raise JaxdtError(f"runs must be a list of paths, or a dict of names and paths; got {runs!r:.80}.")
     found: dict[tuple[str | None, Path], Path] = {}
     for name, path in _named_paths(runs):
         below = _runs_below(path)
@@ -133,26 +168,33 @@ def find_runs(runs: Mapping[str, Any] | Sequence[str | os.PathLike[str]]) -> lis
 
 def _named_paths(runs: Mapping[str, Any] | Sequence[str | os.PathLike[str]]) -> list[tuple[str | None, Path]]:
     if isinstance(runs, Mapping):
-        groups = {name: [of] if isinstance(of, str | os.PathLike) else list(of) for name, of in runs.items()}
-        return [(str(name), Path(path)) for name, paths in groups.items() for path in paths]
+        groups = {name: [of] if not isinstance(of, list | tuple) else of for name, of in runs.items()}
+        return [(printable(str(name)), _as_path(path)) for name, paths in groups.items() for path in paths]
     named: list[tuple[str | None, Path]] = []
-    for run in runs:
+    for run in map(_as_path, runs):
         name, equals, path = os.fspath(run).partition("=")
         if equals and name and path and not Path(run).exists():
-            named.append((name, Path(path)))
+            named.append((printable(name), Path(path)))
         else:
             named.append((None, Path(run)))
     return named
 
 
-def _runs_below(path: Path) -> list[Path]:
-    """The run itself, or those in its directories; what lies in a run is not looked at."""
+def _as_path(run: Any) -> Path:
+    if not isinstance(run, str | os.PathLike):
+        raise JaxdtError(f"a run is given as a path; got {run!r:.80}.")
+    return Path(run)
+
+
+def _runs_below(path: Path, above: frozenset[Path] = frozenset()) -> list[Path]:
+    """The run itself, or those in its directories; what lies in a run is not looked at, nor a link to one above."""
     if RunDirectory(path).holds_run:
         return [path]
+    above = above | {path.resolve()}
     if not path.is_dir():
         return []
-    inside = sorted(each for each in path.iterdir() if each.is_dir() and not each.is_symlink())
-    return [run for each in inside for run in _runs_below(each)]
+    inside = sorted(each for each in path.iterdir() if each.is_dir() and each.resolve() not in above)
+    return [run for each in inside for run in _runs_below(each, above)]
 
 
 def name_methods(named: Sequence[tuple[str | None, FinishedRun]]) -> tuple[list[str], list[str]]:
@@ -196,11 +238,12 @@ def _of_preset(config: TrainConfig) -> dict[str, Any]:
 
 
 def _preset_and_choices(run: FinishedRun, others: Sequence[FinishedRun]) -> str:
-    preset = printable(run.record.config.preset)
+    preset = run.record.config.preset
     own = _of_preset(run.record.config)
     same = [other.method for other in others if other.record.config.preset == run.record.config.preset]
     chosen = {name: run.method[name] for name in _differing(same) if name in run.method}
-    return " ".join([preset, *(f"{name.split('.')[-1]}={v}" for name, v in chosen.items() if own.get(name, ...) != v)])
+    words = [f"{name.split('.')[-1]}={value}" for name, value in chosen.items() if own.get(name, ...) != value]
+    return printable(" ".join([preset, *words]))
 
 
 def _differing(methods: Sequence[dict[str, Any]]) -> list[str]:

@@ -137,5 +137,6 @@ observation, reward = np.zeros(policy["observation"]["shape"][1:], policy["obser
 state, action = step(state, observation[None], np.array([reward], np.float32))  # reward: what the last action earned
 ```
 
-Every array has the episodes that are played side by side as its first axis, as many as you like (`b` in `policy.json`).
+Arrays have the episodes that are played side by side as their first axis, as many as you like (`b` in `policy.json`).
+A state array without it, such as the number of the step, is one for all: episodes side by side begin together.
 """
