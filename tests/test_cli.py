@@ -12,7 +12,7 @@ import pytest
 import jaxdt
 from jaxdt.cli import run
 from jaxdt.cli.common import _with_plain_numbers, keep_compiled_programs
-from jaxdt.cli.training import TrainArguments, _parse_train
+from jaxdt.cli.training import TrainArguments, parse_train
 from tests.conftest import make_store
 
 
@@ -210,7 +210,7 @@ def test_help_answers(command, capsys):
     ],
 )
 def test_how_long_is_said_in_one_way(flags, steps, passes):
-    config = _parse_train(flags.split()).config
+    config = parse_train(flags.split()).config
     assert (config.steps, config.passes) == (steps, passes)
 
 

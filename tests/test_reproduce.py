@@ -19,14 +19,15 @@ import jaxdt.plots
 import reproduce
 from jaxdt.config import BEHAVIOR_CLONING
 from jaxdt.run.directory import RunDirectory, read_record, write_record
-from published import D4RL_SETS, SCORES, SOURCES
+from reproducing import plan
+from reproducing.published import D4RL_SETS, SCORES, SOURCES
 from tests.test_comparison import CHEETAH, write_run
 
 
 def jobs_of(out, *, tasks=("Hopper-v5=a.npz+b/c.npz",), methods=("bc", "10% BC=bc --best-fraction 0.1"), **changes):
-    arguments = reproduce.Arguments(out=out, tasks=tasks, methods=methods, seeds=(0, 1), **changes)
-    parsed = [reproduce.parse_task(task) for task in tasks]
-    return reproduce.make_jobs(arguments, parsed, [reproduce.parse_method(method) for method in methods])
+    arguments = plan.Arguments(out=out, tasks=tasks, methods=methods, seeds=(0, 1), **changes)
+    parsed = [plan.parse_task(task) for task in tasks]
+    return plan.make_jobs(arguments, parsed, [plan.parse_method(method) for method in methods])
 
 
 def test_every_seed_of_every_method_on_every_task_is_a_command(tmp_path):
@@ -49,19 +50,19 @@ def test_every_seed_of_every_method_on_every_task_is_a_command(tmp_path):
     ],
 )
 def test_methods_are_presets_with_a_name_and_flags(text, method):
-    assert reproduce.parse_method(text) == method
+    assert plan.parse_method(text) == method
 
 
 @pytest.mark.parametrize("text", ["", "nothing", "IQL=", "IQL=nothing --steps 1"])
 def test_what_is_no_preset_is_refused(text):
     with pytest.raises(jaxdt.JaxdtError, match=r"a method is \[NAME=\]PRESET"):
-        reproduce.parse_method(text)
+        plan.parse_method(text)
 
 
 @pytest.mark.parametrize("text", ["Hopper-v5", "=a.npz", "Hopper-v5="])
 def test_what_is_no_task_is_refused(text):
     with pytest.raises(jaxdt.JaxdtError, match="a task is ENV=DATASET"):
-        reproduce.parse_task(text)
+        plan.parse_task(text)
 
 
 def test_two_of_one_name_are_refused(tmp_path):
@@ -71,15 +72,15 @@ def test_two_of_one_name_are_refused(tmp_path):
 
 def test_d4rl_sets_are_its_files_or_the_hubs_and_asked_for_the_papers_return(tmp_path):
     (tmp_path / "hopper_medium_expert-v2.hdf5").touch()
-    tasks = {task.name: task for task in reproduce.d4rl_tasks(tmp_path)}
+    tasks = {task.name: task for task in plan.d4rl_tasks(tmp_path)}
     assert len(tasks) == 9
     assert tasks["hopper-medium-expert-v2"].dataset == str(tmp_path / "hopper_medium_expert-v2.hdf5")
     joined = tasks["walker2d-medium-expert-v2"]
-    assert joined.dataset == f"{reproduce.HUB}/walker2d-medium-v2+{reproduce.HUB}/walker2d-expert-v2"
+    assert joined.dataset == f"{plan.HUB}/walker2d-medium-v2+{plan.HUB}/walker2d-expert-v2"
     assert (joined.env, joined.targets) == ("Walker2d-v4", (5000.0,))
     assert tasks["halfcheetah-medium-v2"].targets == (6000.0,)
-    methods = [reproduce.parse_method(method) for method in ("DT=paper", "IQL=iql", "twice=paper --targets 12000")]
-    jobs = reproduce.make_jobs(reproduce.Arguments(out=tmp_path, seeds=(0,)), [joined], methods)
+    methods = [plan.parse_method(method) for method in ("DT=paper", "IQL=iql", "twice=paper --targets 12000")]
+    jobs = plan.make_jobs(plan.Arguments(out=tmp_path, seeds=(0,)), [joined], methods)
     assert jobs[0].command[6:8] == ["--targets", "5000.0"]
     assert "--targets" not in jobs[1].command
     assert jobs[2].command.count("--targets") == 1
@@ -92,11 +93,11 @@ def test_published_scores_average_to_what_their_papers_say():
     assert SOURCES.keys() == SCORES.keys()
 
 
-def finish(job, *, command=None):
+def finish(job, *, at=None, command=None):
     """As if its run had been trained."""
-    normalized_by = {"reference": "hopper"}
-    write_run(job.out, BEHAVIOR_CLONING, {2: 30.0 + job.seed}, steps=2, seed=job.seed, **{**CHEETAH, **normalized_by})
-    run = RunDirectory(job.out)
+    path = at or job.out
+    write_run(path, BEHAVIOR_CLONING, {2: 30.0 + job.seed}, steps=2, seed=job.seed, reference="hopper", **CHEETAH)
+    run = RunDirectory(path)
     record = read_record(run)
     made_with = {**record.made_with, "command": ["jaxdt", *(command or job.command)]}
     write_record(run, dataclasses.replace(record, made_with=made_with))
@@ -104,45 +105,71 @@ def finish(job, *, command=None):
 
 @pytest.fixture
 def program(tmp_path, monkeypatch):
-    """What is run instead of Python: it writes its arguments down, and goes wrong or on where it is told to."""
+    """What is run instead of Python: it notes its arguments, and copies a run that was made for it, fails or waits."""
     script = tmp_path / "program"
     script.write_text(
         "#!/bin/sh\n"
         f'echo "$CUDA_VISIBLE_DEVICES $*" >> {tmp_path}/calls\n'
-        'case "$*" in *--fail*) echo "why it failed"; exit 2;; *--wait*) trap "exit 143" TERM; '
-        f"touch {tmp_path}/waiting; while :; do sleep 0.02; done;; esac\n"
+        'case "$*" in *--log-every*) echo "why it failed"; echo "----"; exit 2;; '
+        f'*--clip-actions*) trap "exit 143" TERM; touch {tmp_path}/waiting; while :; do sleep 0.02; done;; esac\n'
+        'while [ "$1" != "--out" ]; do shift; done\n'
+        f'[ -e "$2" ] || cp -r "{tmp_path}/made/$(basename "$(dirname "$2")")-$(basename "$2")" "$2"\n'
     )
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(sys, "executable", str(script))
     return tmp_path / "calls"
 
 
+def prepare(jobs, tmp_path):
+    """The runs that the program will copy."""
+    for job in jobs:
+        finish(job, at=tmp_path / "made" / f"{job.out.parent.name}-{job.out.name}")
+
+
 def test_only_what_is_missing_is_run(tmp_path, program, capsys):
     jobs = jobs_of(tmp_path / "out")
+    prepare(jobs, tmp_path)
     finish(jobs[0])
-    finish(jobs[1], command=["train", "bc", "--steps", "1"])
     assert reproduce.run_jobs(jobs, reproduce.places(2)) == {}
     called = program.read_text().splitlines()
     assert sorted(called) == sorted(f" -m jaxdt {' '.join(job.command)}" for job in jobs[1:])
     printed = capsys.readouterr().out
     assert "1 of 4 runs are finished; 2 at a time" in printed
     assert "[4/4]" in printed
+    assert reproduce.run_jobs(jobs, reproduce.places(2)) == {}
+    assert len(program.read_text().splitlines()) == 3
+
+
+def test_a_run_of_another_command_is_not_taken_for_it(tmp_path, program):
+    (job, *_) = jobs_of(tmp_path / "out")
+    finish(job, command=[*job.command, "--batch-size", "8"])
+    (why,) = reproduce.run_jobs([job], reproduce.places(1)).values()
+    assert why == f"it was made by another command; delete {job.out}, or choose another --out"
+    moved = [word if word != str(job.out) else "elsewhere" for word in job.command]
+    finish(job, at=tmp_path / "moved", command=moved)
+    assert plan.is_finished(job._replace(out=tmp_path / "moved"))
 
 
 def test_one_failure_does_not_stop_the_others_and_is_said(tmp_path, program, capsys, monkeypatch):
     monkeypatch.setattr(jaxdt.plots, "plot_comparison", lambda *arguments: None)
-    jobs = jobs_of(tmp_path / "out", methods=("bc", "bad=bc --fail"))
+    jobs = jobs_of(tmp_path / "out", methods=("bc", "bad=bc --log-every 1"))
+    prepare(jobs, tmp_path)
+    jobs[2].out.mkdir(parents=True)
+    (jobs[2].out / "config.json").write_text("damaged")  # copied over by nobody: it is there
     failed = reproduce.run_jobs(jobs, reproduce.places(1))
-    assert failed == {jobs[1].out: "why it failed", jobs[3].out: "why it failed"}
-    finish(jobs[0])
-    arguments = reproduce.Arguments(out=tmp_path / "out")
+    assert failed == {
+        jobs[1].out: "why it failed",
+        jobs[2].out: f"it was made by another command; delete {jobs[2].out}, or choose another --out",
+        jobs[3].out: "why it failed",
+    }
+    arguments = plan.Arguments(out=tmp_path / "out")
     assert reproduce._compare(arguments, jobs, failed) == 1
     assert (tmp_path / "out" / "comparison" / "comparison.md").exists()
     assert f"not there: {jobs[1].out}: why it failed" in capsys.readouterr().err
 
 
 def test_a_signal_stops_all_and_nothing_new_begins(tmp_path, program, capsys):
-    jobs = jobs_of(tmp_path / "out", methods=("one=bc --wait", "two=bc --wait"))
+    jobs = jobs_of(tmp_path / "out", methods=("one=bc --clip-actions", "two=bc --clip-actions"))
 
     def stop():
         while not Path(tmp_path / "waiting").exists():
@@ -159,18 +186,41 @@ def test_a_signal_stops_all_and_nothing_new_begins(tmp_path, program, capsys):
     assert "the same command goes on" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("", "give --tasks ENV=DATASET ..., or --d4rl DIRECTORY"),
+        ("--tasks A=b --d4rl .", "give --tasks ENV=DATASET ..., or --d4rl DIRECTORY"),
+        ("--d4rl nowhere", "--d4rl must be a directory"),
+        ("--tasks A=b --workers 0 --methods bc", "--workers must be at least 1; got 0"),
+        ("--tasks A=b --methods bc\t--nosuchflag\t1", "the method 'bc --nosuchflag 1' cannot be trained so"),
+        ("--tasks A=b --methods bc\t--seed\t3", "--seed is set for every run by this script"),
+        ("--tasks A=b --methods bc\t'", "No closing quotation"),
+    ],
+)
+def test_what_cannot_be_reproduced_is_one_sentence_before_anything_runs(flags, says, tmp_path, monkeypatch, capsys):
+    words = [word.replace("\t", " ") for word in flags.split(" ") if word]
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "--out", str(tmp_path / "out"), *words])
+    assert reproduce.main() == 2
+    assert says in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_gpus_have_a_run_each(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert [place.gpu for place in reproduce.places(None)] == ["2", "5"]
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert {place.gpu for place in reproduce.places(2)} == {None}
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert {place.gpu for place in reproduce.places(2)} == {None}
 
 
 def test_d4rl_scores_stand_beside_the_published_ones(tmp_path):
-    tasks = [task for task in reproduce.d4rl_tasks(tmp_path) if task.name == "hopper-medium-v2"]
-    arguments = reproduce.Arguments(out=tmp_path, d4rl=tmp_path, seeds=(0, 1))
-    jobs = reproduce.make_jobs(arguments, tasks, [reproduce.parse_method("BC=bc")])
+    tasks = [task for task in plan.d4rl_tasks(tmp_path) if task.name == "hopper-medium-v2"]
+    arguments = plan.Arguments(out=tmp_path, d4rl=tmp_path, seeds=(0, 1))
+    jobs = plan.make_jobs(arguments, tasks, [plan.parse_method("BC=bc")])
     for job in jobs:
         finish(job)
     text = reproduce.beside_published(jaxdt.compare({"BC": [job.out for job in jobs]}), jobs)

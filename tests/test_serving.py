@@ -114,6 +114,12 @@ def test_an_operation_without_translation_is_named():
         onnx.to_onnx(lambda x: [jnp.cumsum(x)], inputs, ["y"])
 
 
+def test_bits_of_whole_numbers_are_not_taken_for_truth():
+    inputs = [("x", jax.ShapeDtypeStruct((3,), np.int32))]
+    with pytest.raises(jaxdt.JaxdtError, match="the model needs and of whole numbers, which has no translation"):
+        onnx.to_onnx(lambda x: [x & 3], inputs, ["y"])
+
+
 def test_a_policy_that_begins_with_several_numbers_is_refused():
     policy = jaxdt.types.Policy(lambda targets: {"noise": jnp.arange(3.0)}, lambda *arguments: None)
     with pytest.raises(jaxdt.JaxdtError, match="begins with several numbers in noise"):

@@ -36,7 +36,7 @@ class TrainArguments:
 
 
 def train_command(arguments: list[str]) -> None:
-    parsed = _parse_train(arguments)
+    parsed = parse_train(arguments)
     from jaxdt.progress import console_progress
     from jaxdt.run.stopping import stop_signals
     from jaxdt.run.train import train
@@ -57,7 +57,7 @@ def train_command(arguments: list[str]) -> None:
     print(run_report(out))
 
 
-def _parse_train(arguments: list[str]) -> TrainArguments:
+def parse_train(arguments: list[str]) -> TrainArguments:
     """One parse, whose defaults are those of the preset, of the run that goes on, or of the one that it starts from."""
     preset = arguments[0] if arguments and not arguments[0].startswith("-") else None
     _check_words(arguments, preset)
