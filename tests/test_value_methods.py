@@ -210,6 +210,8 @@ def test_rebrac_is_its_authors():
         ("hopper-expert-v2.hdf5+hopper-medium-v2.hdf5", (0.01, 0.01)),
         ("minari:mujoco/hopper/expert-v0", (0.01, 0.01)),
         (None, (0.01, 0.01)),
+        ("hf:a/b/hopper-medium-v2+hf:a/b/hopper-expert-v2", (0.1, 0.01)),
+        ("hf:a/b/hopper-medium-v2+hf:a/b/walker2d-expert-v2", (0.01, 0.01)),
     ],
 )
 def test_rebracs_penalties_are_those_tuned_for_the_data_set(dataset, penalties):
