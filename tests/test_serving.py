@@ -147,7 +147,7 @@ def _operations(x, y, i):
         placed.at[:, 1].set(y)[:, :, 1:3],
         jnp.isfinite(x).all(axis=-1) & (i != 1) | ~(jnp.abs(x).max(axis=-1) <= jnp.sqrt(jnp.float32(4))),
         jnp.clip(x, -0.5, 0.5).transpose(1, 0) + jnp.exp(-x.T) * jnp.sign(y).T + jnp.floor(x).T,
-        _called_twice(jnp.full((5, 4), 0.1)) + _called_twice(x),
+        _called_twice(np.full((5, 4), 0.1, np.float32)) + _called_twice(x),
         jnp.log(jnp.abs(y)) + jnp.tanh(x) ** jnp.abs(y) + jnp.sin(x) * jnp.cos(y) + jnp.expand_dims(y, 0).min(axis=0),
     ]
 
