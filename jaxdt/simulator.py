@@ -9,6 +9,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,13 +113,18 @@ def gymnasium_id(env_id: str) -> str:
 
 
 def with_version(env_id: str) -> str:
-    """The newest version of a registered id without one; any other id as it is."""
-    prefix = MJX if env_id.startswith(MJX) else ""
-    name = env_id.removeprefix(prefix)
-    if re.search(r":|-v\d+$", name):
+    """The newest version of a registered id without one; any other id as it is.
+
+    Of `module:Name`, which only a user may say, the module is imported, as making the environment does.
+    """
+    module, _, name = gymnasium_id(env_id).rpartition(":")
+    if re.search(r"-v\d+$", name):
         return env_id
     from gymnasium.envs.registration import find_highest_version, registry
 
+    if module:
+        with importing_from_here(env_id), suppress(Exception, SystemExit):  # making it says what is wrong
+            importlib.import_module(module)
     namespace, _, last = name.rpartition("/")
     newest = None if name in registry else find_highest_version(namespace or None, last)
     return env_id if newest is None else f"{env_id}-v{newest}"
@@ -127,6 +133,11 @@ def with_version(env_id: str) -> str:
 def registered_id(env_id: str) -> str:
     """Without the module that registers it and without `mjx:`: what may stand in a file."""
     return env_id.rpartition(":")[2]
+
+
+def identity(env_id: str) -> str:
+    """The same for every way to write an environment's id, `mjx:` or not; imports nothing that an id names."""
+    return with_version(registered_id(env_id))
 
 
 def is_plain_env_id(env_id: str) -> bool:

@@ -16,10 +16,12 @@ from jaxdt import JaxdtError
 from jaxdt.choice import EnvironmentChoice
 from jaxdt.cli import run as command
 from jaxdt.config import HUGGINGFACE
+from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.doubts import doubt_length_of_episodes, doubt_targets, doubt_units_of_actions
 from jaxdt.run.environment import chosen, must_be_given_again, remembered
 from jaxdt.run.evaluate import video_paths
 from jaxdt.run.prepare import _environment_name, prepare_run
+from jaxdt.run.resume import agree_with_record
 from jaxdt.types import Box, Spec
 from tests.conftest import make_store, tiny_algorithm
 from tests.runs import CONFIG, STORE
@@ -67,6 +69,7 @@ OWN = EnvironmentChoice(env="Ant-v5", kwargs={"x": 1}, max_episode_steps=9, defa
     [
         ({}, {}),
         ({"env": "Ant"}, {}),
+        ({"env": "mine:Ant-v5"}, {"env": "mine:Ant-v5"}),
         ({"env": "Hopper"}, {"env": "Hopper-v5", "kwargs": None, "max_episode_steps": None}),
         ({"kwargs": {}, "parallel": 3}, {"kwargs": {}, "parallel": 3}),
         ({"env": "Hopper-v4", "max_episode_steps": 5}, {"env": "Hopper-v4", "kwargs": None, "max_episode_steps": 5}),
@@ -97,6 +100,21 @@ def test_what_a_file_may_not_say_must_be_given_again(env, kwargs, says):
         with pytest.raises(JaxdtError, match="no path to open"):
             chosen(own, missing, env)
     assert chosen(own, missing, env, kwargs or {}) == dataclasses.replace(own, kwargs=kwargs or {})
+
+
+@pytest.mark.parametrize(
+    ("own", "given"), [("Ant-v5", "mine:Ant-v5"), ("mine:Ant-v5", "Ant-v5"), ("mjx:Ant-v5", "Ant-v5")]
+)
+def test_a_run_goes_on_in_its_environment_however_its_id_is_written(finished, own, given):
+    record = read_record(RunDirectory(finished))
+    config = dataclasses.replace(record.config, env=own, env_kwargs={"x": 1})
+    record = dataclasses.replace(record, config=config)
+    asked = dataclasses.replace(config, env=given)
+    if own.startswith("mjx:"):
+        with pytest.raises(JaxdtError, match="env='mjx:Ant-v5' and cannot go on with 'Ant-v5'"):
+            agree_with_record(asked, record)
+    else:
+        assert agree_with_record(asked, record) == asked
 
 
 @pytest.fixture

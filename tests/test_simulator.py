@@ -11,7 +11,7 @@ from gymnasium.wrappers import TimeLimit
 
 from jaxdt import JaxdtError, simulator
 from jaxdt.choice import EnvironmentChoice
-from jaxdt.simulator import action_space, are_plain_kwargs, episode_limit, make_simulator, with_version
+from jaxdt.simulator import action_space, are_plain_kwargs, episode_limit, identity, make_simulator, with_version
 from jaxdt.types import Discrete
 
 
@@ -231,17 +231,25 @@ def test_what_is_no_environment_is_named(what, says):
         make_simulator(what)
 
 
-def test_an_id_without_a_version_means_the_newest(plain):
+def test_an_id_without_a_version_means_the_newest(plain, monkeypatch):
+    monkeypatch.setitem(sys.modules, "module", sys)  # as if it had registered Plain
     wanted = {
         "Plain": "Plain-v10",
         "Plain-v2": "Plain-v2",
         "Ant": "Ant-v5",
         "mjx:Hopper": "mjx:Hopper-v5",
         "Nowhere": "Nowhere",
-        "module:Plain": "module:Plain",
+        "module:Plain": "module:Plain-v10",
+        "nowhere_x:Plain-v2": "nowhere_x:Plain-v2",
         "none": "none",
     }
     assert {name: with_version(name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("env_id", ["Plain", "Plain-v10", "module:Plain", "module:Plain-v10", "mjx:Plain"])
+def test_however_an_id_is_written_it_is_one_environment_and_nothing_is_imported(plain, monkeypatch, env_id):
+    monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(name))
+    assert identity(env_id) == plain
 
 
 def test_a_module_in_the_current_directory_is_found_as_python_dash_m_finds_it(plain, tmp_path, monkeypatch):

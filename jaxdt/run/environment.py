@@ -10,7 +10,7 @@ from jaxdt.config import TrainConfig
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import is_jax_environment
 from jaxdt.run.directory import RunRecord
-from jaxdt.simulator import are_plain_kwargs, flags_of, gymnasium_id, is_plain_env_id, with_version
+from jaxdt.simulator import are_plain_kwargs, flags_of, gymnasium_id, identity, is_plain_env_id, with_version
 
 
 CUSTOM = "custom"
@@ -123,7 +123,7 @@ def chosen(
     if env is None and missing is not None:
         raise JaxdtError(missing)
     env = own.env if env is None else with_version(env) if isinstance(env, str) else env
-    is_own = env == own.env if isinstance(env, str) else own.env == CUSTOM
+    is_own = identity(env) == identity(own.env or "none") if isinstance(env, str) else own.env == CUSTOM
     if kwargs is None and is_own:
         if missing is not None and not are_plain_kwargs(dict(own.kwargs or {})):
             raise JaxdtError(missing)

@@ -27,7 +27,7 @@ from jaxdt.run.doubts import (
 )
 from jaxdt.run.environment import CUSTOM, choice_of, filmed
 from jaxdt.run.fit import check_fit
-from jaxdt.simulator import registered_id, with_version
+from jaxdt.simulator import identity, with_version
 from jaxdt.types import Box, Discrete, Environment, Sampler, Spec
 
 
@@ -197,8 +197,8 @@ def _environment_name(config: TrainConfig, store: EpisodeStore, environment: Any
         env = CUSTOM
     if env is None:
         raise JaxdtError("the data do not name their environment; give --env ID, or --env none to train without one.")
-    recorded = None if store.env_id is None else registered_id(with_version(store.env_id))
-    if env not in (CUSTOM, "none") and recorded not in (None, registered_id(env)):
+    recorded = None if store.env_id is None else identity(store.env_id)
+    if env not in (CUSTOM, "none") and recorded not in (None, identity(env)):
         warnings.warn(f"the data were recorded in {store.env_id}, evaluation is in {env}.", stacklevel=4)
     return env
 

@@ -8,6 +8,7 @@ from jaxdt.errors import JaxdtError
 from jaxdt.run.directory import RunRecord
 from jaxdt.run.environment import not_from_a_file
 from jaxdt.run.seed_group import SeedGroup
+from jaxdt.simulator import MJX, identity
 
 
 FILLED_IN = (
@@ -43,6 +44,8 @@ def agree_with_record(config: TrainConfig, previous: RunRecord) -> TrainConfig:
     untold = not_from_a_file(stored.env, stored.env_kwargs, **given)
     if untold is not None:
         raise JaxdtError(untold)
+    if _is_the_same(config.env, stored.env):
+        stored = dataclasses.replace(stored, env=config.env)  # which may name the module that registers it
     acting = [f"algorithm.{name}" for name in stored.algorithm.acting_options]
     given, own = flatten(config), flatten(stored)
     for name in given:
@@ -62,6 +65,12 @@ def agree_with_record(config: TrainConfig, previous: RunRecord) -> TrainConfig:
     changes["dataset"] = config.dataset or stored.dataset
     algorithm = dataclasses.replace(stored.algorithm, **{name.split(".")[-1]: given[name] for name in acting})
     return dataclasses.replace(stored, algorithm=algorithm, **changes)
+
+
+def _is_the_same(env: str | None, other: str | None) -> bool:
+    if env is None or other is None or env.startswith(MJX) != other.startswith(MJX):
+        return False
+    return identity(env) == identity(other)
 
 
 def agree_with_records(config: TrainConfig, group: SeedGroup, records: list[RunRecord | None]) -> TrainConfig:
