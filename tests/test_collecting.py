@@ -205,7 +205,7 @@ def test_what_an_environment_does_to_its_arrays_later_does_not_change_the_record
 def test_episodes_without_a_time_limit_are_cut_off_where_asked_or_with_a_warning(reusing, monkeypatch):
     long = {"env_kwargs": {"ends": 30}}
     assert collect_episodes(reusing, [Behaviour(steady(0), 1)], **long).lengths.tolist() == [30]
-    asked = collect_episodes(reusing, [Behaviour(steady(0), 1)], **long, max_episode_steps=20)
+    asked = collect_episodes(reusing, [Behaviour(steady(0), 1)], **long, max_episode_steps=np.int64(20))
     assert (asked.lengths.tolist(), np.flatnonzero(asked.truncations).tolist()) == ([20], [19])
     monkeypatch.setattr("jaxdt.data.collecting.DEFAULT_LIMIT", 10)
     with pytest.warns(UserWarning, match=r"^Reusing-v0 has no time limit of its own, and 2 of 2 episodes were cut off"):

@@ -16,6 +16,7 @@ from jaxdt import JaxdtError
 from jaxdt.choice import EnvironmentChoice
 from jaxdt.cli import run as command
 from jaxdt.config import HUGGINGFACE
+from jaxdt.data.collecting import collect_episodes
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.doubts import doubt_length_of_episodes, doubt_targets, doubt_units_of_actions
 from jaxdt.run.environment import chosen, must_be_given_again, remembered
@@ -37,7 +38,9 @@ from tests.toys import Drift
         (lambda: gymnasium.make("Pendulum-v1", render_mode="rgb_array"), "Pendulum-v1", None),
         (lambda: gymnasium.make("Pendulum-v1", max_episode_steps=30), "Pendulum-v1", {"max_episode_steps": 30}),
         (lambda: gymnasium.make("Pendulum-v1", max_episode_steps=-1), "Pendulum-v1", {"max_episode_steps": -1}),
-        (lambda: gymnasium.make("Pendulum-v1", g=np.float32(9)), "custom", None),
+        (lambda: gymnasium.make("Pendulum-v1", g=np.float32(9)), "Pendulum-v1", {"g": 9.0}),
+        (lambda: gymnasium.make("Pendulum-v1", g=np.float32([9])), "custom", None),
+        (lambda: gymnasium.make("Pendulum-v1", g=float("inf")), "custom", None),
         (lambda: RescaleAction(gymnasium.make("Pendulum-v1"), -1, 1), "custom", None),
         (lambda: gymnasium.make("Pendulum-v1").unwrapped, "Pendulum-v1", {"max_episode_steps": -1}),
         (Drift, "custom", None),
@@ -55,7 +58,10 @@ def test_an_environment_is_remembered_by_what_makes_it_again_or_said_to_be_neede
 
 
 def test_keyword_arguments_are_kept_as_json_gives_them_back():
-    assert jaxdt.TrainConfig(env_kwargs={"range": (1, 2)}).env_kwargs == {"range": [1, 2]}
+    given = {"range": (1, 2), "end": np.int64(7), "deep": [{"at": np.arange(2)}], "on": np.True_}
+    kept = jaxdt.TrainConfig(env_kwargs=given).env_kwargs
+    assert kept == {"range": [1, 2], "end": 7, "deep": [{"at": [0, 1]}], "on": True}
+    assert json.dumps(kept)
     for bad in ({"x": object()}, {"x": float("nan")}):
         with pytest.raises(JaxdtError, match=r"^env_kwargs must be a dict of JSON values; got .*a function that makes"):
             jaxdt.TrainConfig(env_kwargs=bad)
@@ -70,13 +76,25 @@ OWN = EnvironmentChoice(env="Ant-v5", kwargs={"x": 1}, max_episode_steps=9, defa
         ({}, {}),
         ({"env": "Ant"}, {}),
         ({"env": "mine:Ant-v5"}, {"env": "mine:Ant-v5"}),
+        ({"max_episode_steps": np.int64(6), "parallel": 2.0}, {"max_episode_steps": 6, "parallel": 2}),
         ({"env": "Hopper"}, {"env": "Hopper-v5", "kwargs": None, "max_episode_steps": None}),
         ({"kwargs": {}, "parallel": 3}, {"kwargs": {}, "parallel": 3}),
         ({"env": "Hopper-v4", "max_episode_steps": 5}, {"env": "Hopper-v4", "kwargs": None, "max_episode_steps": 5}),
     ],
 )
 def test_what_a_run_says_holds_until_something_else_is_given(given, changed):
-    assert chosen(OWN, None, **given) == dataclasses.replace(OWN, **changed)
+    found = chosen(OWN, None, **given)
+    assert found == dataclasses.replace(OWN, **changed)
+    assert {type(found.max_episode_steps), type(found.parallel)} <= {int, type(None)}
+
+
+@pytest.mark.parametrize("bad", ["6", 6.5, True, 0, np.int64(-1)])
+def test_a_count_that_is_none_is_refused_in_a_sentence(bad):
+    for argument, name in (("max_episode_steps", "max_episode_steps"), ("parallel", "parallel_environments")):
+        with pytest.raises(JaxdtError, match=rf"^{name} must be (a whole number|at least 1); got "):
+            chosen(OWN, None, **{argument: bad})
+    with pytest.raises(JaxdtError, match=r"^max_episode_steps must be (a whole number|at least 1); got "):
+        collect_episodes("Pendulum-v1", [], max_episode_steps=bad)
 
 
 @pytest.mark.parametrize(

@@ -38,16 +38,23 @@ KeywordArguments = Annotated[
 
 
 def as_json(value: Any, name: str) -> Any:
-    """What comes back from a JSON file; raises JaxdtError where nothing does, or it is no object."""
+    """What comes back from a JSON file, NumPy's numbers and arrays too; raises JaxdtError for others and no dict."""
     try:
         if value is not None and not isinstance(value, dict):
             raise TypeError(f"it is a {type(value).__name__}")
-        return json.loads(json.dumps(value, allow_nan=False))
+        return json.loads(json.dumps(value, allow_nan=False, default=_plain))
     except (TypeError, ValueError, RecursionError) as error:
         raise JaxdtError(
             f"{name} must be a dict of JSON values; got {value!r:.200} ({error}); for others give env= a function that "
             "makes the environment."
         ) from error
+
+
+def _plain(value: Any) -> Any:
+    """Of NumPy's and jax's scalars and arrays, Python's own."""
+    if not hasattr(value, "tolist"):
+        raise TypeError(f"{type(value).__name__} is not JSON")
+    return value.tolist()
 
 
 def fits_float32(number: Any) -> bool:

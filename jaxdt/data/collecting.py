@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from jaxdt import stepping
 from jaxdt.choice import DEFAULT_LIMIT, EnvironmentChoice, no_time_limit
+from jaxdt.config import whole
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.simulator import action_space, episode_limit, make_simulator, registered_id, with_version
@@ -37,9 +38,9 @@ def collect_episodes(
     env_id: str,
     behaviours: Sequence[Behaviour],
     *,
-    seed: int = 0,
+    seed: int | np.integer = 0,
     env_kwargs: Mapping[str, Any] | None = None,
-    max_episode_steps: int | None = None,
+    max_episode_steps: Any = None,
     progress: Progress = lambda done, total: None,
 ) -> EpisodeStore:
     """Rolls out each behaviour in turn; episode `j` of all starts from environment seed `seed + j`.
@@ -51,8 +52,11 @@ def collect_episodes(
     Stores the actions that were executed, after noise and clipping. Raises JaxdtError for an unknown
     environment or fewer than one episode, SimulationError when an episode cannot go on.
     """
-    if max_episode_steps is not None and max_episode_steps < 1:
-        raise JaxdtError(f"max_episode_steps must be at least 1; got {max_episode_steps}.")
+    seed = whole(seed, "seed")
+    if max_episode_steps is not None:
+        max_episode_steps = whole(max_episode_steps, "max_episode_steps")
+        if max_episode_steps < 1:
+            raise JaxdtError(f"max_episode_steps must be at least 1; got {max_episode_steps}.")
     if seed < 0:
         raise JaxdtError(f"seed must be at least 0; got {seed}.")
     for behaviour in behaviours:

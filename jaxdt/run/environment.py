@@ -5,8 +5,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from jaxdt.choice import DEFAULT_LIMIT, EnvironmentChoice
-from jaxdt.config import TrainConfig
+from jaxdt.config import TrainConfig, whole
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import is_jax_environment
 from jaxdt.run.directory import RunRecord
@@ -46,10 +48,18 @@ def _named(env: Any) -> tuple[str, dict[str, Any]] | None:
     if spec.max_episode_steps != registered.max_episode_steps:
         kwargs["max_episode_steps"] = spec.max_episode_steps or -1  # Gymnasium's word for none
     try:
-        same = spec.entry_point == registered.entry_point and json.loads(json.dumps(kwargs)) == kwargs
+        plain = json.loads(json.dumps(kwargs, allow_nan=False, default=_number))
+        same = spec.entry_point == registered.entry_point and plain == kwargs
     except (TypeError, ValueError):
         return None
-    return (spec.id, kwargs) if same and registered.kwargs.keys() <= spec.kwargs.keys() else None
+    return (spec.id, plain) if same and registered.kwargs.keys() <= spec.kwargs.keys() else None
+
+
+def _number(value: Any) -> Any:
+    """Python's own of NumPy's; an array is no list to every environment."""
+    if not isinstance(value, np.generic):
+        raise TypeError(f"{type(value).__name__} is not JSON")
+    return value.item()
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -108,16 +118,15 @@ def chosen(
     missing: str | None,
     env: Any = None,
     kwargs: Mapping[str, Any] | None = None,
-    max_episode_steps: int | None = None,
-    parallel: int | None = None,
+    max_episode_steps: Any = None,
+    parallel: Any = None,
 ) -> EnvironmentChoice:
     """A run's `own` with what is given instead; in another environment its keyword arguments and limit do not hold.
 
     `missing`: why `own` may not be used as it stands; raises it as JaxdtError where nothing is given instead.
     """
-    for name, number in (("max_episode_steps", max_episode_steps), ("parallel_environments", parallel)):
-        if number is not None and number < 1:
-            raise JaxdtError(f"{name} must be at least 1; got {number}.")
+    max_episode_steps = _count(max_episode_steps, "max_episode_steps")
+    parallel = _count(parallel, "parallel_environments")
     if isinstance(env, EnvironmentChoice):
         return env
     if env is None and missing is not None:
@@ -135,6 +144,13 @@ def chosen(
         max_episode_steps=max_episode_steps or (own.max_episode_steps if is_own else None),
         parallel=parallel or own.parallel,
     )
+
+
+def _count(value: Any, name: str) -> int | None:
+    found = None if value is None else whole(value, name)
+    if found is not None and found < 1:
+        raise JaxdtError(f"{name} must be at least 1; got {found}.")
+    return found
 
 
 def filmed(choice: EnvironmentChoice) -> EnvironmentChoice:

@@ -33,8 +33,8 @@ def evaluate(
     seed: int | np.integer = 0,
     *,
     env_kwargs: Mapping[str, Any] | None = None,
-    max_episode_steps: int | None = None,
-    parallel_environments: int | None = None,
+    max_episode_steps: Any = None,
+    parallel_environments: Any = None,
     checkpoint: Which = "latest",
     progress: Progress | None = None,
     **acting: Any,
@@ -87,8 +87,8 @@ def render_videos(
     seed: int = 0,
     *,
     env_kwargs: Mapping[str, Any] | None = None,
-    max_episode_steps: int | None = None,
-    parallel_environments: int | None = None,
+    max_episode_steps: Any = None,
+    parallel_environments: Any = None,
     progress: Progress | None = None,
 ) -> list[Path]:
     """One `.mp4` a target: the episode that starts from `seed`, played and then replayed before a camera.
