@@ -51,6 +51,11 @@ def make(choice: EnvironmentChoice, *, render: bool = False) -> "gymnasium.Env":
     from gymnasium.envs.registration import EnvSpec
 
     env, kwargs = choice.env, dict(choice.kwargs or {})
+    if "render_mode" in kwargs:
+        raise JaxdtError(
+            f"env_kwargs has render_mode={kwargs['render_mode']!r:.80}, which films alone have; leave it out, and film "
+            "with --video (video=True)."
+        )
     if isinstance(env, gymnasium.Env):
         if choice.parallel == 1:
             return _borrowed(env)
@@ -126,6 +131,8 @@ def why_not_made(choice: EnvironmentChoice, error: BaseException) -> str:
         return f"{reason} (it cannot be rendered; leave the video out{fix})"
     from gymnasium.error import Error
 
+    if choice.kwargs and not isinstance(choice.env, str):
+        reason = f"{reason}; it was given env_kwargs={dict(choice.kwargs)!r:.300}, and env_kwargs={{}} gives none"
     if not (isinstance(choice.env, str) and isinstance(error, Error | ImportError | ValueError)):
         return f"{reason}{fix}"
     return (

@@ -97,6 +97,14 @@ def test_a_count_that_is_none_is_refused_in_a_sentence(bad):
         collect_episodes("Pendulum-v1", [], max_episode_steps=bad)
 
 
+def test_the_keyword_arguments_of_an_own_environment_are_for_functions_only():
+    own = dataclasses.replace(OWN, env="custom")
+    made = gymnasium.make("Pendulum-v1")
+    for env, kwargs in [(Drift(), None), (made, None), (made.spec, None), (gymnasium.Env, {"x": 1}), (Drift, {"x": 1})]:
+        assert chosen(own, "given again", env) == dataclasses.replace(own, env=env, kwargs=kwargs)
+        assert chosen(own, "given again", env, {"y": 2}).kwargs == {"y": 2}
+
+
 @pytest.mark.parametrize(
     ("env", "kwargs", "says"),
     [

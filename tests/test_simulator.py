@@ -199,8 +199,16 @@ def test_a_constructor_is_given_nothing_that_was_not_asked_for(plain):
         JaxdtError, match=r"^environment 'Plain-v10' cannot be made: .*unexpected keyword argument 'x'\.$"
     ):
         make_simulator(EnvironmentChoice(env=plain, kwargs={"x": 3}))
+    with pytest.raises(JaxdtError, match=r"'x'; it was given env_kwargs=\{'x': 3\}, and env_kwargs=\{\} gives"):
+        make_simulator(EnvironmentChoice(env=Plain, kwargs={"x": 3}))
     with pytest.raises(JaxdtError, match=r"'render_mode' \(it cannot be rendered; leave the video out\)\.$"):
         make_simulator(plain, render=True)
+
+
+def test_a_way_to_render_is_no_keyword_argument(plain):
+    for env in (plain, gymnasium.spec(plain), Plain):
+        with pytest.raises(JaxdtError, match=r"^env_kwargs has render_mode='human', .* leave it out, and film with"):
+            make_simulator(EnvironmentChoice(env=env, kwargs={"render_mode": "human"}))
 
 
 def test_a_spec_an_object_and_a_function_are_made_into_new_objects(plain):

@@ -133,7 +133,7 @@ def chosen(
         raise JaxdtError(missing)
     env = own.env if env is None else with_version(env) if isinstance(env, str) else env
     is_own = identity(env) == identity(own.env or "none") if isinstance(env, str) else own.env == CUSTOM
-    if kwargs is None and is_own:
+    if kwargs is None and is_own and (isinstance(env, str) or _is_a_function(env)):
         if missing is not None and not are_plain_kwargs(dict(own.kwargs or {})):
             raise JaxdtError(missing)
         kwargs = own.kwargs
@@ -144,6 +144,14 @@ def chosen(
         max_episode_steps=max_episode_steps or (own.max_episode_steps if is_own else None),
         parallel=parallel or own.parallel,
     )
+
+
+def _is_a_function(env: Any) -> bool:
+    """Whether it makes an environment of keyword arguments, and has not been given its own already."""
+    import gymnasium
+    from gymnasium.envs.registration import EnvSpec
+
+    return callable(env) and not (isinstance(env, gymnasium.Env | EnvSpec) or is_jax_environment(env))
 
 
 def _count(value: Any, name: str) -> int | None:
