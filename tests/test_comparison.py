@@ -281,13 +281,17 @@ def test_names_of_files_of_anybodys_harm_neither_terminal_nor_latex(tmp_path, mo
 
 def test_info_lists_the_runs_of_a_directory_and_what_they_change(tmp_path, capsys):
     write_run(tmp_path / "a" / "seed-1", IQL, {5: 30.0}, steps=9, seed=1, batch_size=8, **CHEETAH)
-    write_run(tmp_path / "b", PAPER, {2: {5.0: 50.0, 9.0: 90.0}}, **HOPPER)
+    played = {"env_kwargs": {"x": "y"}, "max_episode_steps": 70, "parallel_environments": 3}
+    write_run(tmp_path / "b", PAPER, {2: {5.0: 50.0, 9.0: 90.0}}, **HOPPER, **played)
     assert run_command(["info", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{tmp_path}, 2 runs"
     assert lines[2].split() == ["a/seed-1", "iql", "HalfCheetah-v5", "1", "0", "of", "9", "-", "30.0", "±", "1.0"]
+    assert 'Hopper-v5 {"x": "y"}' in lines[3]
     assert lines[3].split()[-4:] == ["9.0", "90.0", "±", "1.0"]
     assert run_command(["info", str(tmp_path / "a" / "seed-1")]) == 0
     assert "  other than preset  steps=9, batch_size=8\n" in capsys.readouterr().out
     assert run_command(["info", str(tmp_path / "b")]) == 0
-    assert "other than preset" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "  step limit             70\n  parallel environments  3\n" in printed
+    assert "other than preset" not in printed

@@ -19,7 +19,7 @@ from jaxdt.config import HUGGINGFACE
 from jaxdt.data.collecting import collect_episodes
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.doubts import doubt_length_of_episodes, doubt_targets, doubt_units_of_actions
-from jaxdt.run.environment import chosen, must_be_given_again, remembered
+from jaxdt.run.environment import check_alike, chosen, must_be_given_again, remembered
 from jaxdt.run.evaluate import video_paths
 from jaxdt.run.prepare import _environment_name, prepare_run
 from jaxdt.run.resume import agree_with_record
@@ -86,6 +86,21 @@ def test_what_a_run_says_holds_until_something_else_is_given(given, changed):
     found = chosen(OWN, None, **given)
     assert found == dataclasses.replace(OWN, **changed)
     assert {type(found.max_episode_steps), type(found.parallel)} <= {int, type(None)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"env": "mine:Ant-v5"}, None),
+        ({"env": "mjx:Ant-v5"}, r"different environments \(--env\);"),
+        ({"env": "Ant-v4", "kwargs": None}, r"environments \(--env\) and keyword arguments \(--env-kwargs\); give"),
+        ({"max_episode_steps": None}, r"different limits of an episode's steps \(--max-episode-steps\); give"),
+    ],
+)
+def test_runs_are_evaluated_together_where_they_are_played_in_the_same(changed, says):
+    choices = [OWN, dataclasses.replace(OWN, **changed)]
+    with pytest.raises(JaxdtError, match=says) if says else contextlib.nullcontext():
+        check_alike(choices)
 
 
 @pytest.mark.parametrize("bad", ["6", 6.5, True, 0, np.int64(-1)])
@@ -183,6 +198,15 @@ def test_no_command_imports_or_opens_what_a_run_directory_names(hostile, capsys,
         jaxdt.evaluate(out)
     assert jaxdt.Agent.load(out).env_id is None
     assert "evil_module_x" not in sys.modules
+
+
+def test_runs_of_other_keyword_arguments_are_not_evaluated_together(hostile, tmp_path, capsys):
+    shutil.copytree(hostile(env="Pendulum-v1", env_kwargs={"g": 1.0}), tmp_path / "other")
+    runs = [str(hostile(env="Pendulum-v1", env_kwargs={"g": 2.0})), str(tmp_path / "other")]
+    assert command(["evaluate", *runs]) == 2
+    assert "the runs have different keyword arguments (--env-kwargs); give that" in capsys.readouterr().err
+    assert command(["evaluate", *runs, "--env-kwargs", "{}"]) == 2  # Pendulum's actions are not the run's
+    assert "different keyword arguments" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

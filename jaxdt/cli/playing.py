@@ -56,17 +56,19 @@ def evaluate_command(arguments: list[str]) -> None:
         raise JaxdtError("evaluate needs a run directory: jaxdt evaluate runs/cheetah.")
     from jaxdt.progress import console_progress
     from jaxdt.run.agent import Agent
+    from jaxdt.run.environment import check_alike, chosen
     from jaxdt.run.evaluate import evaluate, render_videos, try_video
 
     progress = console_progress()
     acting = {"context": parsed.context, "sampling": parsed.sampling, "temperature": parsed.temperature}
     agents = [Agent.load(path, parsed.checkpoint, **acting) for path in parsed.runs]
     takers = [agent for agent in agents if agent.config.takes_target]
-    environments = {parsed.env or agent.environment.env for agent in agents}
-    targets_differ = parsed.targets is None and len({agent.targets for agent in takers}) > 1
-    if len(environments) > 1 or targets_differ:
-        raise JaxdtError("the runs have different environments or targets; give --env and --targets to compare them.")
+    if parsed.targets is None and len({agent.targets for agent in takers}) > 1:
+        raise JaxdtError("the runs have different targets; give --targets to compare them.")
     given = {name: getattr(parsed, name) for name in ("env_kwargs", "max_episode_steps", "parallel_environments")}
+    if len(agents) > 1:
+        owns = [(agent.environment, agent.missing_environment) for agent in agents]
+        check_alike([chosen(own, missing, parsed.env, *given.values()) for own, missing in owns])
     for agent in agents if parsed.video else ():  # before anything is played
         try_video(agent, parsed.env, **given)
     keep_compiled_programs()

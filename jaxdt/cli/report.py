@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdt.config import TrainConfig
 from jaxdt.config.decision_transformer import fitting_return_scale
 from jaxdt.data.checks import shortened
 from jaxdt.data.d4rl import normalized_score, reference_name
@@ -85,7 +86,7 @@ def directory_report(path: Path) -> str | None:
         target = "-" if last is None else _target(last["target"], ".1f")
         updates = f"{lines[-1].get('step') if lines else 0} of {config.steps}"
         name = os.path.relpath(run.path, path)
-        rows.append((name, printable(config.preset), run.env, str(config.seed), updates, target, reached))
+        rows.append((name, printable(config.preset), _environment(config), str(config.seed), updates, target, reached))
     head = ("run", "preset", "environment", "seed", "updates", "target", "return")
     return _table(f"{path}, {len(rows)} runs", head, rows)
 
@@ -137,11 +138,13 @@ def _seeds_report(group: SeedGroup, summaries: Sequence[dict[str, Any]]) -> str:
 
 
 def _choices(record: RunRecord) -> list[tuple[str, str]]:
-    data, kwargs = record.data, record.config.env_kwargs
+    data, config = record.data, record.config
+    limits = [("step limit", config.max_episode_steps), ("parallel environments", config.parallel_environments)]
     rows = [
-        ("preset", record.config.preset),
-        ("environment", " ".join([record.config.env or "none", *([json.dumps(kwargs)] if kwargs else [])])),
-        ("model", record.config.algorithm.summary),
+        ("preset", config.preset),
+        ("environment", _environment(config)),
+        *((name, f"{limit}") for name, limit in limits if limit is not None),
+        ("model", config.algorithm.summary),
     ]
     differing = differences_from_preset(record.config)
     if differing:
@@ -163,6 +166,11 @@ def _choices(record: RunRecord) -> list[tuple[str, str]]:
         ),
         *([("data used", record.config.part_of_data)] if record.config.best_fraction < 1 else []),
     ]
+
+
+def _environment(config: TrainConfig) -> str:
+    kwargs = [printable(json.dumps(config.env_kwargs))] if config.env_kwargs else []
+    return " ".join([printable(config.env or "none"), *kwargs])
 
 
 def evaluation_table(name: str, evaluations: Sequence[Evaluation]) -> str:

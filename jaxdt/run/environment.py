@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from jaxdt.config import TrainConfig, whole
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import is_jax_environment
 from jaxdt.run.directory import RunRecord
-from jaxdt.simulator import are_plain_kwargs, flags_of, gymnasium_id, identity, is_plain_env_id, with_version
+from jaxdt.simulator import MJX, are_plain_kwargs, flags_of, gymnasium_id, identity, is_plain_env_id, with_version
 
 
 CUSTOM = "custom"
@@ -144,6 +144,20 @@ def chosen(
         max_episode_steps=max_episode_steps or (own.max_episode_steps if is_own else None),
         parallel=parallel or own.parallel,
     )
+
+
+def check_alike(choices: Sequence[EnvironmentChoice]) -> None:
+    """Raises JaxdtError where what several runs are played in, by ids, is not the same."""
+    kinds = {
+        "environments (--env)": {(choice.env.startswith(MJX), identity(choice.env)) for choice in choices},
+        "keyword arguments (--env-kwargs)": {
+            json.dumps(dict(choice.kwargs or {}), sort_keys=True) for choice in choices
+        },
+        "limits of an episode's steps (--max-episode-steps)": {choice.max_episode_steps for choice in choices},
+    }
+    differing = [name for name, values in kinds.items() if len(values) > 1]
+    if differing:
+        raise JaxdtError(f"the runs have different {' and '.join(differing)}; give that to compare them.")
 
 
 def _is_a_function(env: Any) -> bool:
