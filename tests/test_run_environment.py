@@ -300,6 +300,17 @@ def test_actions_in_minus_1_to_1_are_taken_as_they_are_where_that_is_said(normal
     assert prepared.record.spec.action.high.tolist() == [2]
 
 
+def test_a_run_that_goes_on_plays_in_what_is_given_and_keeps_how_it_was_written():
+    store = make_store(action_dim=1)
+    config = jaxdt.TrainConfig(env="Pendulum-v1", algorithm=tiny_algorithm(max_episode_length=200))
+    begun = prepare_run(config, store, None, None)
+    asked = dataclasses.replace(begun.record.config, env="sys:Pendulum-v1")
+    resumed = prepare_run(asked, store, None, None, begun.record)
+    assert (resumed.choice.env, resumed.record.config.env) == ("sys:Pendulum-v1", "Pendulum-v1")
+    for prepared in (begun, resumed):
+        prepared.environment.close()
+
+
 def test_targets_must_fit_float32_and_be_there(finished):
     for bad in ((1e39,), (float("nan"),)):
         with pytest.raises(JaxdtError, match="finite"):

@@ -118,6 +118,8 @@ def _prepare(
         doubt_targets(config, given, store)
         doubt_units_of_actions(config, store, spec)
     config = fill_schedule(config, filtered.num_episodes, resumed=previous is not None)
+    if previous is not None and identity(previous.config.env or "none") == identity(given.env or "none"):
+        config = dataclasses.replace(config, env=previous.config.env)  # as the run has always written it
     data = describe_data(config.dataset, store)
     making = {**describe_making(command), "devices": len(layout.devices)}
     record = RunRecord(config=config, spec=spec, data=data, made_with=making)
