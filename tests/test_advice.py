@@ -80,12 +80,14 @@ def test_the_deviation_of_constant_observations_can_be_chosen():
 
 
 @pytest.mark.parametrize(
-    ("size", "scale", "said"), [(5, 1000, "--return-scale 1."), (0.04, 1, "0.01."), (5, 0.01, "1.")]
+    ("size", "scale", "said"), [(5, 1000, "--return-scale 1."), (0.04, 1, "0.01."), (-5, 0.01, "1.")]
 )
 def test_a_return_scale_that_does_not_suit_the_data_is_said(size, scale, said):
     store = store_of(rewards=np.full(6, size / 3, np.float32))
     (warned,) = advice(dataclasses.replace(CONFIG, algorithm=tiny_algorithm(return_scale=scale)), store)
-    assert warned.startswith(f"the largest return of the data, {size}, divided by return_scale {scale:g} is too ")
+    assert warned.startswith(
+        f"the largest size of a return in the data, {abs(size)}, divided by return_scale {scale:g} is too "
+    )
     assert warned.endswith(said)
     assert f"{fitting_return_scale(store.returns):g} would suit (--return-scale)" in dataset_report("a", store)
     assert advice(dataclasses.replace(CONFIG, algorithm=jaxdt.BehaviorCloningConfig()), store) == []

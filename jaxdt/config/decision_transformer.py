@@ -77,8 +77,8 @@ class DecisionTransformerConfig(OneOptimizer, ChosenActions):
             return None
         wrong = "too small to tell targets apart" if largest < self.return_scale else "too large to learn from"
         return (
-            f"the largest return of the data, {largest:.3g}, divided by return_scale {self.return_scale:g} is {wrong}; "
-            f"try --return-scale {fitting_return_scale(returns):g}."
+            f"the largest size of a return in the data, {largest:.3g}, divided by return_scale {self.return_scale:g} "
+            f"is {wrong}; try --return-scale {fitting_return_scale(returns):g}."
         )
 
     def check_spec(self, spec: Spec) -> None:
