@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 
 import jaxdt
+from jaxdt.data import fields
 from tests.conftest import make_store
 
 
@@ -22,6 +23,11 @@ SAID = {
     "gymnasium": {"terminations": FELL, "truncations": CUT},
     "gymnasium's step": {"terminated": FELL, "truncated": CUT},
     "d4rl": {"terminals": FELL, "timeouts": CUT},
+    "one of each": {"terminated": FELL, "timeout": CUT},
+    "done and timeout": {"done": LAST, "timeout": CUT},
+    "singular": {"terminal": FELL, "truncation": CUT},
+    "singular and a last step": {"termination": FELL, "is_last": LAST},
+    "rlds": {"is_terminal": FELL, "is_last": LAST},
     "d3rlpy 1": {"terminals": FELL, "episode_terminals": LAST},
     "gym's done and its time limit": {"dones": LAST, "timeouts": CUT},
     "done and terminals": {"done": LAST, "terminals": FELL},
@@ -44,6 +50,15 @@ def write_hdf5(path, values) -> None:
 
 def write_npz(path, values) -> None:
     np.savez(path, **values)
+
+
+@pytest.mark.parametrize("said", [said for said in SAID.values() if "episode_ends" not in said])
+def test_every_name_of_an_end_means_the_same_in_a_table_of_steps(said):
+    values = arrays(said) | {"rewards": STORE.rewards}
+    table = pa.Table.from_pydict({name: np.asarray(each).tolist() for name, each in values.items()})
+    store = jaxdt.load_episodes(table)
+    assert store.terminations.tolist() == FELL.tolist()
+    assert store.truncations.tolist() == CUT.tolist()
 
 
 @pytest.mark.parametrize("said", SAID.values(), ids=SAID.keys())
@@ -77,6 +92,17 @@ def terminals_only(path, n, at) -> str:
     zeros = {"observations": np.zeros((n, 1)), "actions": np.zeros((n, 1)), "rewards": np.ones(n)}
     write_hdf5(path, zeros | {"terminals": np.isin(np.arange(n), at)})
     return str(path)
+
+
+@pytest.mark.parametrize("name", fields.ENDINGS["terminations"])
+def test_terminations_alone_by_any_name_are_one_rule(name):
+    flags = np.isin(np.arange(9), [3, 8])
+    data = {field: np.zeros((9, 1)) for field in ("observations", "actions", "rewards")} | {name: flags}
+    with pytest.warns(UserWarning, match=f"taken to end where {name} is true, the longest after 5 steps"):
+        assert jaxdt.load_episodes(data).lengths.tolist() == [4, 5]
+    assert jaxdt.load_episodes(data, cut_after=4).lengths.tolist() == [4, 4, 1]
+    with pytest.raises(jaxdt.JaxdtError, match=f"{name} alone do not say where all episodes end .1 do; the last"):
+        jaxdt.load_episodes(data | {name: np.arange(9) == 3})
 
 
 @pytest.mark.filterwarnings("ignore:.*the last .* steps belong to an unfinished episode")

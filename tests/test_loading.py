@@ -75,7 +75,8 @@ def test_only_observations_actions_rewards_and_ends_are_required(tmp_path):
 def test_without_episode_ends_the_flags_decide(tmp_path):
     assert load_episodes(write_npz(tmp_path / "a.npz", episode_ends=None)).lengths.tolist() == [2, 3]
     flags_only = write_npz(tmp_path / "b.npz", episode_ends=None, truncations=None, terminations=np.arange(5) % 2 == 0)
-    assert load_episodes(flags_only).lengths.tolist() == [1, 2, 2]
+    with pytest.warns(UserWarning, match="episodes are taken to end where terminations is true, the longest after 2"):
+        assert load_episodes(flags_only).lengths.tolist() == [1, 2, 2]
 
 
 def test_derived_arrays_are_ignored(tmp_path):
@@ -138,8 +139,9 @@ def test_a_file_of_other_arrays_says_so(tmp_path):
 def test_a_file_that_says_nothing_about_ends_is_refused(tmp_path):
     path = write_npz(tmp_path / "a.npz", episode_ends=None, terminations=None, truncations=None)
     assert refusal(path) == (
-        f"{path}: nothing says where episodes end; add the array 'episode_ends', or one of terminations, terminals, "
-        "truncations, timeouts, dones and episode_terminals."
+        f"{path}: nothing says where episodes end; add one of terminations, terminals, terminated, terminateds, "
+        "termination, terminal, is_terminal, dones, done, truncations, timeouts, truncated, truncateds, truncation, "
+        "timeout, episode_ends, episode, episode_id, episode_ids, episode_index, episode_terminals, is_last."
     )
 
 
@@ -187,7 +189,7 @@ def test_a_number_that_is_not_finite_is_refused_with_its_place(tmp_path, field, 
 
 
 def test_an_unfinished_episode_is_dropped_with_the_files_name(tmp_path):
-    path = write_npz(tmp_path / "a.npz", episode_ends=None, truncations=None)
+    path = write_npz(tmp_path / "a.npz", episode_ends=None, truncations=np.zeros(5, bool))
     with pytest.warns(UserWarning, match=r"a\.npz: the last 3 steps belong to an unfinished episode"):
         assert load_episodes(path).lengths.tolist() == [2]
 

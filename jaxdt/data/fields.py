@@ -16,17 +16,19 @@ SYNONYMS = {
     "actions": ("actions", "action"),
     "rewards": ("rewards", "reward"),
 }
-"""In tables and in Python, the first that is there; files of arrays have the first."""
+"""In tables, pickles and Python, the first that is there; files of flat arrays have the first."""
 
 ENDINGS = {
-    "terminations": ("terminations", "terminals", "terminated", "terminateds"),
+    "terminations": (
+        "terminations", "terminals", "terminated", "terminateds", "termination", "terminal", "is_terminal"
+    ),
     "dones": ("dones", "done"),
-    "truncations": ("truncations", "timeouts", "truncated", "truncateds"),
+    "truncations": ("truncations", "timeouts", "truncated", "truncateds", "truncation", "timeout"),
     "episode_ends": ("episode_ends",),
     "episode": ("episode", "episode_id", "episode_ids", "episode_index"),
-    "episode_terminals": ("episode_terminals",),
-}
-"""What says where episodes end, by our name: Gymnasium's, D4RL's, d3rlpy's and older names.
+    "episode_terminals": ("episode_terminals", "is_last"),
+}  # fmt: skip
+"""What says where episodes end, by our name: Gymnasium's, D4RL's, d3rlpy's, RLDS's and older names.
 
 - `terminations`: the environment ended the episode; `truncations`: it was cut off; `dones`: either of them.
 - `episode_ends`: the row after each episode's last; `episode`: which one a step is of; `episode_terminals`: true at
@@ -78,8 +80,8 @@ def flat_episodes(
         ends = _ends_of_numbers(arrays["episode"], names.get("episode", "episode"), source)
     if ends is None and not flags:
         raise JaxdtError(
-            f"{source}: nothing says where episodes end; add the array 'episode_ends', or one of "
-            f"{', '.join(ENDINGS['terminations'][:2] + ENDINGS['truncations'][:2])}, dones and episode_terminals."
+            f"{source}: nothing says where episodes end; add one of "
+            f"{', '.join(name for names in ENDINGS.values() for name in names)}."
         )
     steps = np.shape(values["observations"])[:1]
     for name, each in flags.items():
@@ -157,9 +159,9 @@ def _cut_off(
 ) -> Bool[np.ndarray, " n"] | None:
     """Where episodes were cut off, in data that only say where the environment ended them.
 
-    D4RL's `terminals` leave out where a time limit came, which its old files do not say either.
+    By whatever name, they leave out where a time limit came, as D4RL's `terminals` do in its old files.
     """
-    if cut_after is None and name == "terminals" and (cut_after := old_time_limit(source)) is not None:
+    if cut_after is None and (cut_after := old_time_limit(source)) is not None:
         warnings.warn(
             f"{source} has no timeouts: episodes are cut after {cut_after} steps, as D4RL recorded this file "
             "(--cut-after, cut_after=, chooses otherwise).",
@@ -167,17 +169,15 @@ def _cut_off(
         )
     if cut_after is not None:
         return _at_time_limit(terminations, cut_after)
-    if name != "terminals":
-        return None
     ends = np.flatnonzero(terminations) + 1
     if not len(ends) or ends[-1] != len(terminations):
         raise JaxdtError(
             f"{source}: {name} alone do not say where all episodes end ({len(ends)} do; the last step is none of "
-            "theirs); add timeouts, true where an episode was cut off, or give the steps after which all were: "
-            "--cut-after (cut_after=)."
+            "theirs); add truncations (or timeouts), true where an episode was cut off, or give the steps after which "
+            "all were: --cut-after (cut_after=)."
         )
     warnings.warn(
-        f"{source} has no timeouts: episodes are taken to end where {name} is true, the longest after "
+        f"{source} has no truncations: episodes are taken to end where {name} is true, the longest after "
         f"{np.diff(ends, prepend=0).max()} steps; if some were cut off before, give --cut-after (cut_after=).",
         stacklevel=4,
     )
