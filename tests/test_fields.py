@@ -1,5 +1,6 @@
 """Where episodes end, by whatever name that is said, in every format."""
 
+import contextlib
 import pickle
 import warnings
 
@@ -144,6 +145,19 @@ def test_what_d3rlpy_2_dumps_is_read(tmp_path):
         assert loaded.is_discrete == (discrete is not None)
         assert loaded.actions.tolist() == store.actions.tolist()
         assert loaded.terminations.tolist() == FELL.tolist()
+
+
+def test_a_cut_without_effect_is_said(tmp_path):
+    rows = [{name: values[:2] for name, values in arrays(SAID["gymnasium"]).items()}]
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(rows))
+    table = pa.Table.from_pylist([{name: values.tolist() for name, values in rows[0].items()}])
+    numbered = arrays({"terminals": FELL, "episode": [1, 1, 2, 2, 2]})
+    for data in (STORE, arrays({"done": LAST}), numbered, rows, table, tmp_path / "a.pkl", "minari:nobody/has/this"):
+        with (
+            pytest.warns(UserWarning, match=r"--cut-after 2 \(cut_after=\) has no effect; leave it out"),
+            contextlib.suppress(jaxdt.JaxdtError),  # that Minari's is not there
+        ):
+            jaxdt.load_episodes(data, cut_after=2)
 
 
 @pytest.mark.parametrize("limit", [0, -1])

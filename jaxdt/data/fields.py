@@ -91,11 +91,22 @@ def flat_episodes(
                 "agree."
             )
     terminations, truncations = merged_flags(flags)
-    if ends is None and flags.keys() == {"terminations"}:
+    if ends is not None or flags.keys() != {"terminations"}:
+        warn_of_unused_cut(cut_after, source)
+    else:
         truncations = _cut_off(flags["terminations"], names.get("terminations", "terminations"), source, cut_after)
     if ends is None:
         _warn_of_lasting_flags([each for each in (terminations, truncations) if each is not None], source)
     return {**values, "terminations": terminations, "truncations": truncations, "episode_ends": ends}
+
+
+def warn_of_unused_cut(cut_after: int | None, source: str) -> None:
+    """Of `cut_after` where the data themselves say where their episodes end."""
+    if cut_after is not None:
+        warnings.warn(
+            f"{source} says where its episodes end: --cut-after {cut_after} (cut_after=) has no effect; leave it out.",
+            stacklevel=5,
+        )
 
 
 def _warn_of_lasting_flags(flags: list[Bool[np.ndarray, " n"]], source: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from jaxdt.config import number, whole
 from jaxdt.data.demo import DEMOS, collect_demo_episodes, num_demo_episodes
 from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.fields import warn_of_unused_cut
 from jaxdt.data.formats import FORMATS, format_of, size_in_memory
 from jaxdt.data.formats.hub import PREFIX as HUB, find_hub, read_hub
 from jaxdt.data.formats.minari import PREFIX as MINARI, find_minari, minari_directory, read_minari
@@ -52,7 +53,7 @@ def load_episodes(
       from there (`mapped_in`); default: a quarter of the machine's memory. Parquet, Arrow, HDF5 and `.npz` are
       unpacked piece by piece; pickles, text and Minari's lie in memory whole while they are.
     - `cut_after`: steps after which an episode was cut off, where the data only say where the environment ended one
-      (`terminals` without `timeouts`); at least 1.
+      (`terminals` without `timeouts`); at least 1. A warning says where it has no effect.
     - In memory, see `objects.episodes_of`: a list of dicts, an episode each; a dict of flat arrays; a DataFrame of
       pandas or polars; a Dataset of `datasets`; an EpisodeStore, which comes back as it is.
 
@@ -86,6 +87,8 @@ def load_episodes(
 
 
 def _find(name: str, progress: Progress, cut_after: int | None) -> _Source:
+    if name in DEMOS or name.startswith(MINARI):
+        warn_of_unused_cut(cut_after, name)
     if name in DEMOS:
         made_by = (importlib.util.find_spec(simulator) for simulator in ("gymnasium", "mujoco"))
         files = [Path(found.origin) for found in made_by if found is not None and found.origin]
@@ -100,6 +103,7 @@ def _find(name: str, progress: Progress, cut_after: int | None) -> _Source:
     whole = os.path.abspath(path)
     minari = minari_directory(path) if name and os.path.exists(path) else None
     if minari is not None:
+        warn_of_unused_cut(cut_after, name)
         return _Source(whole, _files_in(minari), lambda storage: read_minari(minari, name))
     if name and os.path.isdir(path):
         return _find_directory(name, path, progress, cut_after)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.fields import SYNONYMS, field_names, flags_of, flat_episodes, merged_flags
+from jaxdt.data.fields import SYNONYMS, field_names, flags_of, flat_episodes, merged_flags, warn_of_unused_cut
 from jaxdt.data.formats.rows import load_table
 from jaxdt.data.formats.text import table_file
 from jaxdt.data.joining import join_episodes
@@ -35,6 +35,7 @@ def episodes_of(data: Any, *, cut_after: int | None = None) -> EpisodeStore:
     Raises JaxdtError naming the episode and the field, with an example of what is taken.
     """
     if isinstance(data, EpisodeStore):
+        warn_of_unused_cut(cut_after, _SOURCE)
         return data
     if isinstance(data, Mapping) and "train" in data and not isinstance(data["train"], np.ndarray):
         data = data["train"]
@@ -92,6 +93,7 @@ def _of_list(data: Sequence[Mapping[str, Any]], cut_after: int | None) -> Episod
             if missing := [theirs for theirs in names.values() if theirs not in step]:
                 raise JaxdtError(f"{_SOURCE}: step {number} has no {missing[0]}; {_EXAMPLE}.")
         return _of_mapping({theirs: [step[theirs] for step in data] for theirs in names.values()}, cut_after)
+    warn_of_unused_cut(cut_after, _SOURCE)
     return join_episodes([_episode(episode, number) for number, episode in enumerate(data)], source=_SOURCE)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.fields import ending_fields, flat_episodes
+from jaxdt.data.fields import ending_fields, flat_episodes, warn_of_unused_cut
 from jaxdt.data.formats.limits import array_bytes, kept_bytes, size_limit
 from jaxdt.data.joining import join_episodes
 from jaxdt.data.storage import LARGE, MEMORY, Storage
@@ -50,6 +50,7 @@ def load_hdf5(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = 
     with reading_hdf5(path) as file:
         env_id = _env_id(file, path)
         if "num_episodes" in file and "observations" not in file:
+            warn_of_unused_cut(cut_after, str(path))
             return join_episodes(_d3rlpy_episodes(file, path), env_id=env_id, source=str(path))
         if "episode_0" in file and "observations" not in file:
             raise JaxdtError(f"{path} is a part of a Minari dataset; give its directory, or minari: and its name.")

@@ -177,7 +177,7 @@ def read_hub(
     """Episodes of what `find_hub` found; D4RL's names, such as `halfcheetah-expert-v2`, say what the environment is."""
     try:
         if paths[0].suffix == ".pkl":
-            store = load_pickle(paths[0])
+            store = load_pickle(paths[0], cut_after=cut_after)
         else:
             source = str(paths[0] if len(paths) == 1 else paths[0].parent)
             store = load_parquet_files(paths, source=source, storage=storage, cut_after=cut_after)

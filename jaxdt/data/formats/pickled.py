@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.fields import ending_fields, flags_of, merged_flags
+from jaxdt.data.fields import ending_fields, flags_of, merged_flags, warn_of_unused_cut
 from jaxdt.data.joining import join_episodes
 from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError
@@ -25,10 +25,11 @@ def load_pickle(path: Path, storage: Storage = MEMORY, *, cut_after: int | None 
     Each dict holds `observations` (t, s), `actions` (t, a), or integers (t,) where they are discrete, `rewards` (t,),
     `terminals` or `dones` (t,) and maybe `timeouts` (t,), or other names of `fields.ENDINGS`; more is ignored. An
     episode that does not end in a terminal was cut off there.
-    A pickle is read into memory, whatever the `storage`; an entry is an episode, whatever `cut_after`.
+    A pickle is read into memory, whatever the `storage`; an entry is an episode, and `cut_after` without effect.
     Raises JaxdtError naming the file, the episode, the field and the fix; nothing in the file is run.
     """
-    del storage, cut_after
+    del storage
+    warn_of_unused_cut(cut_after, str(path))
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
