@@ -148,7 +148,7 @@ def test_dones_before_an_episodes_end_are_refused(tmp_path):
     dones = pa.array([[False, True], [False, True, False]], FLAGS)
     path = write_parquet(tmp_path / "a.parquet", dones=dones)
     assert refusal(path) == (
-        f"{path}: dones of episode 1 is true at step 1, before its last; put what follows into a row of its own."
+        f"{path}: dones of episode 1 is true at step 1 of 3, before its last; make what follows an episode of its own."
     )
 
 
@@ -170,7 +170,7 @@ def test_episodes_come_in_order_whatever_the_chunks(tmp_path, rows):
 def test_a_slice_of_a_longer_array_is_read_from_its_own_start():
     table = pa.table(many_episodes([2, 3, 4, 1])).slice(1, 2)
     file = ArrowFile(Path("a"), table.schema, lambda name: iter(table.column(name).chunks))
-    assert _episode_lengths([file], "a").tolist() == [3, 4]
+    assert _episode_lengths([file], "rewards", "a").tolist() == [3, 4]
     assert flat_numbers(table.column("observations").chunk(0), "observations", 0, "a")[1].ravel().tolist() == [
         *range(6, 27)
     ]

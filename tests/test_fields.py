@@ -1,11 +1,14 @@
 """Where episodes end, by whatever name that is said, in every format."""
 
 import contextlib
+import json
 import pickle
 import warnings
 
+import datasets
 import h5py
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -87,6 +90,42 @@ def test_every_name_of_a_flag_means_the_same_where_a_row_or_an_entry_is_an_episo
         store = jaxdt.load_episodes(data)
         assert store.terminations.tolist() == FELL.tolist()
         assert store.truncations.tolist() == CUT.tolist()
+
+
+def episodes_by(names: tuple[str, str, str], **said) -> list[dict]:
+    """STORE as a list of dicts, its fields by other names."""
+    fields = dict(zip(names, (STORE.observations, STORE.actions, STORE.rewards), strict=True)) | said
+    return [{name: values[rows].tolist() for name, values in fields.items()} for rows in (slice(2), slice(2, 5))]
+
+
+def containers(tmp_path, rows: list[dict]) -> list:
+    """The same episodes in all that holds an episode a row or an entry."""
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(rows))
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    frames = [pd.DataFrame(rows), datasets.Dataset.from_list(rows)]
+    return [rows, *frames, *(tmp_path / f"a.{kind}" for kind in ("pkl", "jsonl", "parquet"))]
+
+
+@pytest.mark.parametrize("names", [("obs", "action", "reward"), ("states", "actions", "reward")])
+def test_names_of_fields_and_no_flags_are_taken_wherever_an_entry_is_an_episode(tmp_path, names):
+    for data in containers(tmp_path, episodes_by(names)):
+        store = jaxdt.load_episodes(data)
+        assert store.lengths.tolist() == [2, 3]
+        assert store.observations.tolist() == STORE.observations.tolist()
+        assert store.truncations.tolist() == LAST.tolist()
+
+
+@pytest.mark.parametrize("name", ["done", "terminated", "timeouts"])
+def test_a_flag_before_an_episodes_last_step_is_refused_wherever_episodes_are_known(tmp_path, name):
+    names, early = ("observations", "actions", "rewards"), np.arange(5) == 3
+    flat = arrays({name: early, "episode": np.array([7, 7, 9, 9, 9])})
+    frame = pd.DataFrame(flat | {field: list(flat[field]) for field in names} | {"rewards": STORE.rewards})
+    for data in (flat, frame, *containers(tmp_path, episodes_by(names, **{name: early}))):
+        with pytest.raises(
+            jaxdt.JaxdtError, match=f"{name} of episode 1 is true at step 1 of 3, before its last; make what follows"
+        ):
+            jaxdt.load_episodes(data)
 
 
 def terminals_only(path, n, at) -> str:

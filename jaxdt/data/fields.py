@@ -35,6 +35,9 @@ ENDINGS = {
   each episode's last step. The first of these three has the say.
 """
 
+FLAGS = ("terminations", "dones", "truncations")
+"""Those of `ENDINGS` that are read where it is known which steps are an episode."""
+
 _HAVE_THE_SAY = ("episode_ends", "episode", "episode_terminals")
 
 
@@ -72,7 +75,7 @@ def flat_episodes(
     values = {name: arrays[name] for name in SYNONYMS}
     flags = {
         name: flags_of(arrays[name], names.get(name, name), source)
-        for name in ("terminations", "dones", "truncations", "episode_terminals")
+        for name in (*FLAGS, "episode_terminals")
         if name in arrays
     }
     ends = arrays.get("episode_ends")
@@ -90,7 +93,10 @@ def flat_episodes(
                 f"{source}: {names.get(name, name)} has {len(each)} steps but observations has {steps[0]}; they must "
                 "agree."
             )
-    terminations, truncations = merged_flags(flags)
+    if ends is not None and "episode" in arrays and all(len(each) == ends[-1] for each in flags.values()):
+        terminations, truncations = flags_of_episodes(flags, names, ends, source)
+    else:
+        terminations, truncations = merged_flags(flags)
     if ends is not None or flags.keys() != {"terminations"}:
         warn_of_unused_cut(cut_after, source)
     else:
@@ -131,6 +137,53 @@ def flags_of(values: Any, name: str, source: str) -> Bool[np.ndarray, " n"]:
             f"{source}: {name} must be true or false at every step; got shape {array.shape}, dtype {array.dtype}."
         )
     return array.astype(bool)
+
+
+def one_episode(
+    arrays: Mapping[str, np.ndarray], flags: Mapping[str, Any], names: Mapping[str, str], number: int, source: str
+) -> dict[str, np.ndarray]:
+    """What `join_episodes` takes, of the arrays of one episode and of those of `FLAGS` that there are, maybe none."""
+    steps = len(arrays["observations"])
+    read = {ours: flags_of(each, f"{names[ours]} of episode {number}", source) for ours, each in flags.items()}
+    for ours, each in read.items():
+        if len(each) != steps:
+            raise JaxdtError(
+                f"{source}: {names[ours]} of episode {number} has {len(each)} steps but observations has {steps}; they "
+                "must agree."
+            )
+    merged = flags_of_episodes(read, names, np.array([steps]), source, first=number)
+    named = zip(("terminations", "truncations"), merged, strict=True)
+    return {**arrays, **{name: np.zeros(steps, bool) if each is None else each for name, each in named}}
+
+
+def flags_of_episodes(
+    flags: Mapping[str, Bool[np.ndarray, " n"]],
+    names: Mapping[str, str],
+    ends: Int[np.ndarray, " e"],
+    source: str,
+    *,
+    first: int = 0,
+) -> tuple[Bool[np.ndarray, " n"] | None, Bool[np.ndarray, " n"] | None]:
+    """Terminations and truncations of episodes that end before the rows `ends`, the first of which is number `first`.
+
+    Raises JaxdtError where a flag says that an episode ends before its last step. Where both are given, as a store is
+    written, it is kept with a warning: they may mean a goal that was reached.
+    """
+    for name, each in flags.items():
+        early = each.copy()
+        early[ends - 1] = False
+        if early.any():
+            step = int(np.argmax(early))
+            episode = int(np.searchsorted(ends, step, side="right"))
+            start = ends[episode - 1] if episode else 0
+            fault = (
+                f"{source}: {names.get(name, name)} of episode {first + episode} is true at step {step - start} of "
+                f"{ends[episode] - start}, before its last; make what follows an episode of its own"
+            )
+            if not {"terminations", "truncations"} <= flags.keys():
+                raise JaxdtError(f"{fault}.")
+            warnings.warn(f"{fault}, or know that the episode is taken as it is.", stacklevel=5)
+    return merged_flags(flags)
 
 
 def merged_flags(

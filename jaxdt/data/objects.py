@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.fields import SYNONYMS, field_names, flags_of, flat_episodes, merged_flags, warn_of_unused_cut
+from jaxdt.data.fields import FLAGS, SYNONYMS, field_names, flags_of, flat_episodes, one_episode, warn_of_unused_cut
 from jaxdt.data.formats.rows import load_table
 from jaxdt.data.formats.text import table_file
 from jaxdt.data.joining import join_episodes
@@ -75,6 +75,9 @@ def _of_table(table: Any, cut_after: int | None) -> EpisodeStore:
 
 def _of_mapping(data: Mapping[str, Any], cut_after: int | None) -> EpisodeStore:
     names = _checked_names(data, _SOURCE)
+    for theirs in names.values():
+        if not hasattr(data[theirs], "__len__") or not getattr(data[theirs], "ndim", 1):
+            raise JaxdtError(f"{_SOURCE}: {theirs} must have a row a step; got a single value ({_EXAMPLE}).")
     if _is_of_episodes(data[names["rewards"]]):  # a list an episode under each name
         count = {len(data[theirs]) for theirs in names.values()}
         if len(count) > 1:
@@ -101,21 +104,24 @@ def _episode(episode: Mapping[str, Any], number: int) -> dict[str, np.ndarray]:
     where = f"{_SOURCE}: episode {number}"
     names = _checked_names(episode, where)
     arrays = {ours: _numbers(episode[names[ours]], f"{where}, {names[ours]}") for ours in SYNONYMS}
-    steps = len(arrays["rewards"]) if arrays["rewards"].ndim else 0
-    if not steps:
+    for ours, values in arrays.items():
+        if not values.ndim:
+            raise JaxdtError(
+                f"{where}: {names[ours]} must have a row a step; got a single {values.dtype} ({_EXAMPLE})."
+            )
+    steps = len(arrays["rewards"])
+    if not min(map(len, arrays.values())):
         raise JaxdtError(f"{where} has no steps; leave it out.")
-    if arrays["observations"].ndim and len(arrays["observations"]) == steps + 1:
+    if len(arrays["observations"]) == steps + 1:
         arrays["observations"] = arrays["observations"][:-1]  # what the last action led to
     flags = {}
-    for ours in ("terminations", "dones", "truncations"):
+    for ours in FLAGS:
         if ours in names:
-            values = _numbers(episode[names[ours]], f"{where}, {names[ours]}")
-            values = values if values.ndim else np.arange(steps) == (steps - 1 if values else -1)
-            flags[ours] = flags_of(values, f"{names[ours]} of episode {number}", _SOURCE)
-            if len(flags[ours]) != steps:
-                raise JaxdtError(f"{where} has {len(flags[ours])} {names[ours]} for {steps} rewards; they must agree.")
-    merged = zip(("terminations", "truncations"), merged_flags(flags), strict=True)
-    return arrays | {name: np.zeros(steps, bool) if each is None else each for name, each in merged}
+            flags[ours] = _numbers(episode[names[ours]], f"{where}, {names[ours]}")
+            if not flags[ours].ndim:  # of the whole episode
+                (flag,) = flags_of(flags[ours][None], f"{names[ours]} of episode {number}", _SOURCE)
+                flags[ours] = np.arange(steps) == (steps - 1 if flag else -1)
+    return one_episode(arrays, flags, names, number, _SOURCE)
 
 
 def _checked_names(data: Mapping[str, Any], where: str) -> dict[str, str]:
@@ -124,6 +130,9 @@ def _checked_names(data: Mapping[str, Any], where: str) -> dict[str, str]:
         if name not in names:
             found = ", ".join(f"{key!s:.40}" for key in list(data)[:8]) or "nothing"
             raise JaxdtError(f"{where} has no {name}; it has {found} ({_EXAMPLE}).")
+    for theirs in names.values():
+        if data[theirs] is None:
+            raise JaxdtError(f"{where} has None for {theirs}; give an array with a row a step ({_EXAMPLE}).")
     return names
 
 
@@ -138,7 +147,7 @@ def _numbers(values: Any, where: str) -> np.ndarray:
     """As an array, a step a row; the parts of a dict follow one another in the order of their names."""
     if isinstance(values, Mapping):
         parts = [_numbers(values[name], f"{where} {name}") for name in sorted(values)]
-        if not parts or len({len(part) if part.ndim else -1 for part in parts}) > 1:
+        if not parts or any(not part.ndim for part in parts) or len({len(part) for part in parts}) > 1:
             raise JaxdtError(f"{where} has parts of different lengths; they must have a row a step.")
         return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
     if isinstance(values, list | tuple) and values and isinstance(values[0], Mapping):

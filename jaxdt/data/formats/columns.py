@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Int, Shaped
 
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.fields import ending_fields, flags_of, merged_flags
+from jaxdt.data.fields import FLAGS, field_names, flags_of, flags_of_episodes
 from jaxdt.data.formats.limits import size_limit
 from jaxdt.data.storage import LARGE, ArrayWriter, Storage
 from jaxdt.errors import JaxdtError, one_line
@@ -20,8 +20,6 @@ from jaxdt.simulator import checked_env_id
 
 if TYPE_CHECKING:
     import pyarrow
-
-_FLAGS = ("terminations", "dones", "truncations")
 
 
 class ArrowFile(NamedTuple):
@@ -38,13 +36,11 @@ def load_columns(files: list[ArrowFile], source: str, storage: Storage) -> Episo
     """Episodes of opened files, an episode a row; `parquet.load_parquet_files` describes the columns."""
     names = _columns(files)
     check_declared_size(files, list(names.values()), source)
-    lengths = _episode_lengths(files, source)
-    columns = {ours: _read_column(files, theirs, lengths, source, storage) for ours, theirs in names.items()}
+    lengths = _episode_lengths(files, names["rewards"], source)
+    columns = {ours: _read_column(files, ours, theirs, lengths, source, storage) for ours, theirs in names.items()}
     ends = np.cumsum(lengths)
-    flags = {name: flags_of(columns.pop(name), names[name], source) for name in _FLAGS if name in columns}
-    if "dones" in flags:
-        flags["dones"] = _last_only(flags["dones"], ends, source)
-    terminations, truncations = merged_flags(flags)
+    flags = {name: flags_of(columns.pop(name), names[name], source) for name in FLAGS if name in columns}
+    terminations, truncations = flags_of_episodes(flags, names, ends, source)
     return EpisodeStore.from_arrays(
         **columns,
         terminations=terminations,
@@ -59,14 +55,14 @@ def _columns(files: list[ArrowFile]) -> dict[str, str]:
     """Our names of the columns to read, `observations` first, with theirs; all are of a type that we can read."""
     there = {name for file in files for name in file.schema.names}
     names = {name: name for name in LARGE}
-    names |= {ours: theirs for ours, theirs in ending_fields(there).items() if ours in _FLAGS}
+    names |= {ours: theirs for ours, theirs in field_names(there).items() if ours in (*LARGE, *FLAGS)}
     for file in files:
-        for name in names.values():
+        for ours, name in names.items():
             if (times := file.schema.names.count(name)) != 1:
                 found = ", ".join(f"{other:.40}" for other in file.schema.names[:12]) or "no column"
                 fault = f"is there {times} times" if times else "is missing"
                 raise JaxdtError(f"{file.path}: the column {name!r} {fault}; it has {found} (give it once).")
-            _check_type(file, name)
+            _check_type(file, ours, name)
     return names
 
 
@@ -86,17 +82,17 @@ def _size_limit(files: list[ArrowFile]) -> int:
     return size_limit(*paths) if paths else sys.maxsize
 
 
-def _check_type(file: ArrowFile, name: str) -> None:
+def _check_type(file: ArrowFile, ours: str, name: str) -> None:
     from pyarrow import types
 
     kind, depth = _leaf(file.schema.field(name).type)
-    if name in ("observations", "actions"):
+    if ours in ("observations", "actions"):
         wanted, fits = "lists of lists of numbers, an episode a row and a step a list", depth == 2
-        if name == "actions":
+        if ours == "actions":
             wanted += ", or lists of whole numbers where they are discrete"
             fits |= depth == 1 and types.is_integer(kind)
         fits &= types.is_floating(kind) or types.is_integer(kind)
-    elif name == "rewards":
+    elif ours == "rewards":
         wanted, fits = "lists of numbers, an episode a row", depth in (1, 2)
         fits &= types.is_floating(kind) or types.is_integer(kind)
     else:
@@ -122,11 +118,11 @@ def _leaf(kind: "pyarrow.DataType") -> tuple["pyarrow.DataType", int]:
     return kind, depth
 
 
-def _episode_lengths(files: list[ArrowFile], source: str) -> Int[np.ndarray, " e"]:
+def _episode_lengths(files: list[ArrowFile], rewards: str, source: str) -> Int[np.ndarray, " e"]:
     lengths, row = [np.zeros(0, np.int64)], 0
     for file in files:
-        for array in file.batches("rewards"):
-            lengths.append(flat_numbers(array, "rewards", row, source)[0])
+        for array in file.batches(rewards):
+            lengths.append(flat_numbers(array, rewards, row, source)[0])
             row += len(array)
     joined = np.concatenate(lengths)
     if not len(joined):
@@ -137,7 +133,7 @@ def _episode_lengths(files: list[ArrowFile], source: str) -> Int[np.ndarray, " e
 
 
 def _read_column(
-    files: list[ArrowFile], name: str, lengths: np.ndarray, source: str, storage: Storage
+    files: list[ArrowFile], ours: str, name: str, lengths: np.ndarray, source: str, storage: Storage
 ) -> Shaped[np.ndarray, "n *_"]:
     """A column's numbers, a step a row, filled in as they are decoded; `lengths`: the steps of each episode."""
     writer, row = None, 0
@@ -145,10 +141,10 @@ def _read_column(
         for array in file.batches(name):
             found, values = flat_numbers(array, name, row, source)
             _check_lengths(found, lengths[row : row + len(found)], name, row, source)
-            if name not in ("observations", "actions"):
+            if ours not in ("observations", "actions"):
                 values = _squeezed(values, name, source)
             if writer is None:
-                writer = _column_writer(files, name, (int(lengths.sum()), *values.shape[1:]), source, storage)
+                writer = _column_writer(files, ours, name, (int(lengths.sum()), *values.shape[1:]), source, storage)
             if values.shape[1:] != writer.shape[1:]:
                 here, before = (f"a list of {a.shape[1]}" if a.shape[1:] else "a number" for a in (values, writer))
                 raise JaxdtError(
@@ -162,13 +158,13 @@ def _read_column(
 
 
 def _column_writer(
-    files: list[ArrowFile], name: str, shape: tuple[int, ...], source: str, storage: Storage
+    files: list[ArrowFile], ours: str, name: str, shape: tuple[int, ...], source: str, storage: Storage
 ) -> ArrayWriter:
     dtype = np.result_type(*(_leaf(file.schema.field(name).type)[0].to_pandas_dtype() for file in files))
     dtype = np.dtype(np.float32) if dtype.kind == "f" else dtype
     if dtype.itemsize * math.prod(shape) > _size_limit(files):
         raise JaxdtError(f"{source}: {name} has {shape[-1]} numbers at its first step, far more than the file holds.")
-    return storage.array_writer(name, shape, dtype)
+    return storage.array_writer(ours, shape, dtype)
 
 
 def flat_numbers(column: "pyarrow.Array", name: str, row: int, source: str) -> tuple[np.ndarray, np.ndarray]:
@@ -222,20 +218,6 @@ def _check_lengths(found: np.ndarray, lengths: np.ndarray, name: str, row: int, 
         )
     if len(found) != len(lengths):
         raise JaxdtError(f"{source}: {name} has more rows than rewards, which has {row + len(lengths)}.")
-
-
-def _last_only(dones: Bool[np.ndarray, " n"], ends: np.ndarray, source: str) -> Bool[np.ndarray, " n"]:
-    last = np.zeros_like(dones)
-    last[ends - 1] = dones[ends - 1]
-    early = dones != last
-    if early.any():
-        step = int(np.argmax(early))
-        episode = int(np.searchsorted(ends, step, side="right"))
-        raise JaxdtError(
-            f"{source}: dones of episode {episode} is true at step {step - (ends[episode - 1] if episode else 0)}, "
-            "before its last; put what follows into a row of its own."
-        )
-    return last
 
 
 def env_id_of(files: list[ArrowFile]) -> str | None:

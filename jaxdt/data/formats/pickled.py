@@ -9,22 +9,19 @@ from typing import Any
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.fields import ending_fields, flags_of, merged_flags, warn_of_unused_cut
+from jaxdt.data.fields import FLAGS, field_names, one_episode, warn_of_unused_cut
 from jaxdt.data.joining import join_episodes
 from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError
 from jaxdt.pickles import Stand, brief, is_shape, read_pickle
 
 
-_FLAGS = ("terminations", "dones", "truncations")
-
-
 def load_pickle(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = None) -> EpisodeStore:
     """Episodes of a pickled list of dicts, as the original's download script writes it.
 
     Each dict holds `observations` (t, s), `actions` (t, a), or integers (t,) where they are discrete, `rewards` (t,),
-    `terminals` or `dones` (t,) and maybe `timeouts` (t,), or other names of `fields.ENDINGS`; more is ignored. An
-    episode that does not end in a terminal was cut off there.
+    and maybe `terminals` or `dones` and `timeouts` (t,), or other names of `fields.SYNONYMS` and `fields.ENDINGS`; more
+    is ignored. An episode that does not end in a terminal was cut off there.
     A pickle is read into memory, whatever the `storage`; an entry is an episode, and `cut_after` without effect.
     Raises JaxdtError naming the file, the episode, the field and the fix; nothing in the file is run.
     """
@@ -52,24 +49,15 @@ def _episode(values: Any, number: int, budget: "_Budget", path: Path) -> dict[st
     """The five arrays of one entry of the list, of one length, flags true at the last step only."""
     if not isinstance(values, dict):
         raise JaxdtError(f"{path}: episode {number} must be a dict of arrays; got {_describe(values)}.")
-    endings = {ours: theirs for ours, theirs in ending_fields(map(str, values)).items() if ours in _FLAGS}
-    for name in LARGE if endings else (*LARGE, "terminals"):
-        if name not in values:
-            found = ", ".join(f"{key!s:.40}" for key in list(values)[:8]) or "nothing"
-            wanted = "terminals (or dones)" if name == "terminals" else name
-            raise JaxdtError(f"{path}: episode {number} has no {wanted}; it has {found} (add the array).")
-    names = {name: name for name in LARGE} | endings
+    found = field_names(key for key in values if isinstance(key, str))
+    names = {ours: theirs for ours, theirs in found.items() if ours in (*LARGE, *FLAGS)}
+    for name in LARGE:
+        if name not in names:
+            there = ", ".join(f"{key!s:.40}" for key in list(values)[:8]) or "nothing"
+            raise JaxdtError(f"{path}: episode {number} has no {name}; it has {there} (add the array).")
     arrays = {ours: _numbers(values[theirs], theirs, number, budget, path) for ours, theirs in names.items()}
-    flags = {ours: _flags(arrays.pop(ours), theirs, number, path) for ours, theirs in endings.items()}
-    for ours, each in flags.items():
-        if len(each) != len(arrays["observations"]):
-            raise JaxdtError(
-                f"{path}: {endings[ours]} of episode {number} has {len(each)} steps but observations has "
-                f"{len(arrays['observations'])}; they must agree."
-            )
-    merged = zip(("terminations", "truncations"), merged_flags(flags), strict=True)
-    nothing = np.zeros(len(arrays["observations"]), bool)
-    return {**arrays, **{name: nothing if each is None else each for name, each in merged}}
+    flags = {name: arrays.pop(name) for name in FLAGS if name in names}
+    return one_episode(arrays, flags, names, number, str(path))
 
 
 def _numbers(value: Any, field: str, number: int, budget: "_Budget", path: Path) -> np.ndarray:
@@ -98,16 +86,6 @@ def _plain(value: Any, budget: "_Budget", depth: int = 8) -> Any:
     if isinstance(value, bool | int | float):
         return value
     raise TypeError(_describe(value))
-
-
-def _flags(values: np.ndarray, field: str, number: int, path: Path) -> np.ndarray:
-    values = flags_of(values, f"{field} of episode {number}", str(path))
-    if values[:-1].any():
-        raise JaxdtError(
-            f"{path}: {field} of episode {number} is true at step {int(np.argmax(values))} of {len(values)}; "
-            "an entry of the list is one episode, so split it there."
-        )
-    return values
 
 
 def _describe(value: Any) -> str:

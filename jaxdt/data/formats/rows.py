@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.fields import SYNONYMS, ending_fields, flat_episodes, warn_of_unused_cut
+from jaxdt.data.fields import SYNONYMS, ending_fields, field_names, flat_episodes, warn_of_unused_cut
 from jaxdt.data.formats.columns import (
     ArrowFile,
     check_declared_size,
@@ -22,8 +22,8 @@ from jaxdt.errors import JaxdtError
 
 def load_table(files: list[ArrowFile], source: str, storage: Storage, cut_after: int | None) -> EpisodeStore:
     """Episodes of opened files: a step a row where a reward is a number, otherwise an episode a row."""
-    found = {name for file in files for name in SYNONYMS["rewards"] if file.schema.names.count(name) == 1}
-    if len(found) == 1 and all(list_depth(file, *found) == 0 for file in files):
+    rewards = field_names(name for file in files for name in file.schema.names).get("rewards")
+    if rewards is not None and all(list_depth(file, rewards) == 0 for file in files):
         return load_rows(files, source, cut_after)
     warn_of_unused_cut(cut_after, source)
     return load_columns(files, source, storage)
