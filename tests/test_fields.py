@@ -128,6 +128,15 @@ def test_a_flag_before_an_episodes_last_step_is_refused_wherever_episodes_are_kn
             jaxdt.load_episodes(data)
 
 
+def test_a_flag_before_an_episodes_last_step_is_said_once_where_both_kinds_are_given(tmp_path):
+    names, early = ("observations", "actions", "rewards"), np.array([True, False, True, False, False])
+    for data in containers(tmp_path, episodes_by(names, terminals=early, timeouts=np.zeros(5, bool))):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("default")
+            assert jaxdt.load_episodes(data).terminations.tolist() == early.tolist()
+        assert ["terminals is true before the last step" in str(each.message) for each in said] == [True]
+
+
 def terminals_only(path, n, at) -> str:
     zeros = {"observations": np.zeros((n, 1)), "actions": np.zeros((n, 1)), "rewards": np.ones(n)}
     write_hdf5(path, zeros | {"terminals": np.isin(np.arange(n), at)})

@@ -172,17 +172,20 @@ def flags_of_episodes(
     for name, each in flags.items():
         early = each.copy()
         early[ends - 1] = False
-        if early.any():
+        if early.any() and {"terminations", "truncations"} <= flags.keys():
+            warnings.warn(  # the same text for all episodes, so that it is shown once
+                f"{source}: {names.get(name, name)} is true before the last step of an episode, which is taken as it "
+                "is; if one ends there, make what follows an episode of its own.",
+                stacklevel=5,
+            )
+        elif early.any():
             step = int(np.argmax(early))
             episode = int(np.searchsorted(ends, step, side="right"))
             start = ends[episode - 1] if episode else 0
-            fault = (
+            raise JaxdtError(
                 f"{source}: {names.get(name, name)} of episode {first + episode} is true at step {step - start} of "
-                f"{ends[episode] - start}, before its last; make what follows an episode of its own"
+                f"{ends[episode] - start}, before its last; make what follows an episode of its own."
             )
-            if not {"terminations", "truncations"} <= flags.keys():
-                raise JaxdtError(f"{fault}.")
-            warnings.warn(f"{fault}, or know that the episode is taken as it is.", stacklevel=5)
     return merged_flags(flags)
 
 
