@@ -73,11 +73,7 @@ def flat_episodes(
     Raises JaxdtError where nothing says where episodes end.
     """
     values = {name: arrays[name] for name in SYNONYMS}
-    flags = {
-        name: flags_of(arrays[name], names.get(name, name), source)
-        for name in (*FLAGS, "episode_terminals")
-        if name in arrays
-    }
+    flags = _flat_flags(arrays, names, source)
     ends = arrays.get("episode_ends")
     if "episode" in arrays:
         ends = _ends_of_numbers(arrays["episode"], names.get("episode", "episode"), source)
@@ -86,13 +82,6 @@ def flat_episodes(
             f"{source}: nothing says where episodes end; add one of "
             f"{', '.join(name for names in ENDINGS.values() for name in names)}."
         )
-    steps = np.shape(values["observations"])[:1]
-    for name, each in flags.items():
-        if (len(each),) != steps and steps not in ((), (0,)):
-            raise JaxdtError(
-                f"{source}: {names.get(name, name)} has {len(each)} steps but observations has {steps[0]}; they must "
-                "agree."
-            )
     if ends is not None and "episode" in arrays and all(len(each) == ends[-1] for each in flags.values()):
         terminations, truncations = flags_of_episodes(flags, names, ends, source)
     else:
@@ -104,6 +93,19 @@ def flat_episodes(
     if ends is None:
         _warn_of_lasting_flags([each for each in (terminations, truncations) if each is not None], source)
     return {**values, "terminations": terminations, "truncations": truncations, "episode_ends": ends}
+
+
+def _flat_flags(arrays: Mapping[str, Any], names: Mapping[str, str], source: str) -> dict[str, Bool[np.ndarray, " n"]]:
+    present = [name for name in (*FLAGS, "episode_terminals") if name in arrays]
+    flags = {name: flags_of(arrays[name], names.get(name, name), source) for name in present}
+    steps = np.shape(arrays["observations"])[:1]
+    for name, each in flags.items():
+        if (len(each),) != steps and steps not in ((), (0,)):
+            raise JaxdtError(
+                f"{source}: {names.get(name, name)} has {len(each)} steps but observations has {steps[0]}; they must "
+                "agree."
+            )
+    return flags
 
 
 def warn_of_unused_cut(cut_after: int | None, source: str) -> None:
