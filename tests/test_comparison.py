@@ -93,6 +93,7 @@ def test_methods_of_one_preset_are_named_by_what_differs(tmp_path):
     write_seeds(tmp_path / "b", BEHAVIOR_CLONING, [2.0], best_fraction=0.1, **CHEETAH)
     assert jaxdt.compare([tmp_path]).methods == ("bc", "bc best_fraction=0.1")
     assert jaxdt.compare([f"10 % BC={tmp_path / 'b'}", tmp_path / "a"]).methods == ("10 % BC", "bc")
+    assert jaxdt.compare([f"BC={tmp_path / '[b]*'}"]).scores[0].return_mean == 2.0
     comparison = jaxdt.compare({"BC": tmp_path / "a", "10 % BC": [tmp_path / "b"]})
     assert comparison.score("10 % BC", "HalfCheetah-v5").return_mean == 2.0
 

@@ -1,6 +1,7 @@
 """Runs that were evaluated, as comparing reads them: their evaluations, conditions, and the method that they are of."""
 
 import dataclasses
+import glob
 import json
 import math
 import os
@@ -174,7 +175,8 @@ def _named_paths(runs: Mapping[str, Any] | Sequence[str | os.PathLike[str]]) -> 
     for run in map(_as_path, runs):
         name, equals, path = os.fspath(run).partition("=")
         if equals and name and path and not Path(run).exists():
-            named.append((printable(name), Path(path)))
+            # A shell leaves the pattern of `NAME=runs/*/iql` as it is.
+            named += [(printable(name), Path(each)) for each in sorted(glob.glob(path)) or [path]]
         else:
             named.append((None, Path(run)))
     return named
