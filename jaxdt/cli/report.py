@@ -82,7 +82,7 @@ def directory_report(path: Path) -> str | None:
     for run in map(read_run, paths):
         config, last = run.record.config, run.last_evaluation if run.evaluations else None
         lines = read_lines(RunDirectory(run.path).metrics)
-        reached = "-" if last is None else f"{last['return_mean']:.1f} ± {last['return_std']:.1f}"
+        reached = "-" if last is None else _mean_and_std(last, "return")
         target = "-" if last is None else _target(last["target"], ".1f")
         updates = f"{lines[-1].get('step') if lines else 0} of {config.steps}"
         name = os.path.relpath(run.path, path)
@@ -146,12 +146,12 @@ def _choices(record: RunRecord) -> list[tuple[str, str]]:
         *((name, f"{limit}") for name, limit in limits if limit is not None),
         ("model", config.algorithm.summary),
     ]
-    differing = differences_from_preset(record.config)
+    differing = differences_from_preset(config)
     if differing:
         rows.append(("other than preset", ", ".join(f"{name}={value}" for name, value in differing.items())))
     if "imported_from" in data:
         rows.append(("imported from", data["imported_from"]))
-        rows.append(("targets", ", ".join(f"{target:g}" for target in record.config.targets or ()) or "none known"))
+        rows.append(("targets", ", ".join(f"{target:g}" for target in config.targets or ()) or "none known"))
         return rows
     spec, made = data["spec"] or "arrays", record.made_with
     form = decimals(data["return_min"], data["return_max"])
@@ -164,7 +164,7 @@ def _choices(record: RunRecord) -> list[tuple[str, str]]:
             "data returns",
             f"{data['return_mean']:{form}}, from {data['return_min']:{form}} to {data['return_max']:{form}}",
         ),
-        *([("data used", record.config.part_of_data)] if record.config.best_fraction < 1 else []),
+        *([("data used", config.part_of_data)] if config.best_fraction < 1 else []),
     ]
 
 
