@@ -45,6 +45,11 @@ class EnvironmentChoice:
         return named or type(getattr(self.env, "unwrapped", self.env)).__name__
 
 
+def as_choice(environment: Any) -> EnvironmentChoice:
+    """An EnvironmentChoice itself, or the one of its `env` alone."""
+    return environment if isinstance(environment, EnvironmentChoice) else EnvironmentChoice(env=environment)
+
+
 def make(choice: EnvironmentChoice, *, render: bool = False) -> "gymnasium.Env":
     """What was asked for, as its makers make it; raises what they raise, and JaxdtError for what is no environment."""
     import gymnasium

@@ -122,6 +122,12 @@ def is_free(path: Path, besides: Sequence[str] = ()) -> bool:
     return all(any(fnmatch.fnmatch(child.name, pattern) for pattern in besides) for child in path.iterdir())
 
 
+def check_is_free(path: Path) -> None:
+    """Raises JaxdtError where a directory to write to holds something."""
+    if not is_free(path):
+        raise JaxdtError(f"{path} is not empty; choose another output directory.")
+
+
 def remove_unfinished(directory: Path) -> None:
     """Removes what processes that were killed left of `open_atomically`; only where no other process writes."""
     for path in directory.glob(".*.tmp"):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxdt.choice import EnvironmentChoice, importing_from_here, make, why_not_made
+from jaxdt.choice import as_choice, importing_from_here, make, why_not_made
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Box, Discrete
 
@@ -34,7 +34,7 @@ def make_simulator(environment: Any, *, render: bool = False) -> "gymnasium.Env"
     episodes are played one by one. Boxes of other shapes, and Dict and Tuple of Boxes, are flattened in the order of
     `gymnasium.spaces.flatten`. Raises JaxdtError for what cannot be made, or has spaces that we do not support.
     """
-    choice = environment if isinstance(environment, EnvironmentChoice) else EnvironmentChoice(env=environment)
+    choice = as_choice(environment)
     if isinstance(choice.env, str) and choice.env.startswith(MJX):
         raise JaxdtError(f"{choice.env} is for evaluation only; a simulator is made of {gymnasium_id(choice.env)}.")
     _quieten_mujoco()

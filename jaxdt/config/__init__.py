@@ -24,6 +24,7 @@ from jaxdt.config.plain import (
     whole as whole,
 )
 from jaxdt.config.presets import (
+    BC_CORL as BC_CORL,
     BEHAVIOR_CLONING as BEHAVIOR_CLONING,
     CARTPOLE as CARTPOLE,
     DEMO as DEMO,

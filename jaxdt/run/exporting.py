@@ -15,7 +15,7 @@ from jaxdt.algorithms.decision_transformer import with_sizes
 from jaxdt.checkpoint import Which, find_checkpoint
 from jaxdt.config import DecisionTransformerConfig, ModelConfig
 from jaxdt.errors import JaxdtError, RunError, one_line
-from jaxdt.files import directory_atomically, is_free
+from jaxdt.files import check_is_free, directory_atomically
 from jaxdt.interop.card import model_card
 from jaxdt.interop.huggingface import config_to_huggingface, num_positions
 from jaxdt.interop.names import one_hot_params, tensors_from_params
@@ -42,8 +42,7 @@ def to_huggingface(
     uploads to that name on the hub. Raises JaxdtError when `out` is not empty, RunError when the upload fails.
     """
     out = Path(out)
-    if not is_free(out):
-        raise JaxdtError(f"{out} is not empty; choose another output directory.")
+    check_is_free(out)
     if push is not None and not re.fullmatch(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*", push, re.ASCII):
         raise JaxdtError(f"a name on the hub must be OWNER/NAME of letters, digits, - _ and .; got {push!r}.")
     agent = run if isinstance(run, Agent) else Agent.load(run, checkpoint)

@@ -58,8 +58,8 @@ class FinishedRun:
 
     @property
     def data_name(self) -> str:
-        """What the episodes were loaded from, without directories and endings."""
-        return printable("+".join(PurePath(part).stem for part in str(self.record.data["spec"] or "arrays").split("+")))
+        """What the episodes were loaded from, for people."""
+        return printable(dataset_name(str(self.record.data["spec"] or "arrays")))
 
     @property
     def data_returns(self) -> tuple[float, float]:
@@ -251,6 +251,11 @@ def _preset_and_choices(run: FinishedRun, others: Sequence[FinishedRun]) -> str:
 def _differing(methods: Sequence[dict[str, Any]]) -> list[str]:
     names = dict.fromkeys(name for method in methods for name in method)
     return [name for name in names if any(method.get(name) != methods[0].get(name) for method in methods)]
+
+
+def dataset_name(spec: str) -> str:
+    """What `--dataset` was given, without directories and endings."""
+    return "+".join(PurePath(part).stem for part in spec.split("+"))
 
 
 def printable(text: str) -> str:

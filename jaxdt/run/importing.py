@@ -15,7 +15,7 @@ from jaxdt.config import DecisionTransformerConfig, ModelConfig, TrainConfig
 from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import make_environment
-from jaxdt.files import directory_atomically, is_free
+from jaxdt.files import check_is_free, directory_atomically
 from jaxdt.interop.names import discrete_params
 from jaxdt.interop.source import Imported, PartialSpec, read_json, read_model, read_partial_spec
 from jaxdt.progress import Progress
@@ -74,8 +74,7 @@ def import_run(
     """
     source, progress = os.fspath(source), progress or Progress()
     run = RunDirectory(out)
-    if not is_free(run.path):
-        raise JaxdtError(f"{run.path} is not empty; choose another output directory.")
+    check_is_free(run.path)
     if env is not None:
         env = with_version(env)
         make_environment(env).close()  # or it says what is wrong with that id

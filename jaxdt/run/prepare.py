@@ -104,8 +104,8 @@ def _prepare(
         check_fit(environment.spec, environment.name, spec, "the weights")
     make_algorithm(algorithm, spec)  # or it says what does not fit
     filtered = store.best(config.best_fraction, of=config.best_fraction_of) if config.best_fraction < 1 else store
-    unit = Box(-np.ones(spec.action_shape, np.float32), np.ones(spec.action_shape, np.float32))
-    recorded_in = unit if config.normalized_actions and isinstance(spec.action, Box) else spec.action
+    in_the_models_units = config.normalized_actions and isinstance(spec.action, Box)
+    recorded_in = store.spec.action if in_the_models_units else spec.action
     filtered = filtered.with_actions_of(recorded_in, clip=config.clip_actions)
     if config.delayed_reward:
         filtered = filtered.with_delayed_rewards()

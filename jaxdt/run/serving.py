@@ -11,10 +11,9 @@ import jax
 from jaxdt import __version__
 from jaxdt.checkpoint import Which
 from jaxdt.errors import JaxdtError
-from jaxdt.files import directory_atomically, is_free
+from jaxdt.files import check_is_free, directory_atomically
 from jaxdt.interop import serving
 from jaxdt.run.agent import Agent
-from jaxdt.types import Box, Spec
 
 
 def to_stablehlo(
@@ -52,8 +51,7 @@ def _write(
     convert: Callable[..., bytes],
 ) -> Path:
     out = Path(out)
-    if not is_free(out):
-        raise JaxdtError(f"{out} is not empty; choose another output directory.")
+    check_is_free(out)
     agent = (run if isinstance(run, Agent) else Agent.load(run, checkpoint)).acting_with(**acting)
     if agent.config.draws_actions:
         raise JaxdtError("an exported policy draws nothing at random; give it sampling='greedy' (--sampling greedy).")
@@ -75,16 +73,10 @@ def _describe(agent: Agent, kind: str, arrays: list[serving.StateArray]) -> dict
         "env_id": agent.env_id,
         "target": max((target for target in agent.targets if target is not None), default=None),
         "observation": {"shape": ["b", *spec.observation_shape], "dtype": spec.observation_dtype},
-        "action": {"shape": ["b", *spec.action_shape], "dtype": spec.action_dtype, **_bounds(spec)},
+        "action": {"shape": ["b", *spec.action_shape], "dtype": spec.action_dtype, **spec.to_json()["action"]},
         "state": [array.to_json() for array in arrays],
         "versions": {"jaxdt": __version__, "jax": jax.__version__},
     }
-
-
-def _bounds(spec: Spec) -> dict[str, Any]:
-    if isinstance(spec.action, Box):
-        return {"low": spec.action.low.tolist(), "high": spec.action.high.tolist()}
-    return {"n": spec.action.n, "start": spec.action.start}
 
 
 _LOADING = {

@@ -6,14 +6,14 @@ import io
 import re
 import shlex
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NamedTuple
 
 from jaxdt.cli.training import parse_train
 from jaxdt.config import PRESETS
 from jaxdt.data.d4rl import ENVIRONMENTS
 from jaxdt.errors import JaxdtError
-from jaxdt.run.finished import read_run
+from jaxdt.run.finished import dataset_name, read_run
 from reproducing.published import D4RL_SETS
 
 
@@ -96,8 +96,7 @@ def parse_task(text: str) -> Task:
     env, equals, dataset = text.partition("=")
     if not (env and equals and dataset):
         raise JaxdtError(f"a task is ENV=DATASET, such as Hopper-v5=hopper.npz; got {text!r}.")
-    stems = "+".join(PurePath(part).stem for part in dataset.split("+"))
-    return Task(f"{env} {stems}", env, dataset)
+    return Task(f"{env} {dataset_name(dataset)}", env, dataset)
 
 
 def d4rl_tasks(directory: Path) -> list[Task]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxdt.choice import EnvironmentChoice
+from jaxdt.choice import as_choice
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments.gymnasium import GymnasiumEnvironment as GymnasiumEnvironment
 from jaxdt.evaluation.environments.mjx import CPU_BLOCK, MjxEnvironment
@@ -18,7 +18,7 @@ from jaxdt.types import Environment
 
 def make_environment(environment: Any) -> Environment:
     """Of an EnvironmentChoice, or its `env`; raises JaxdtError for what cannot be made or played."""
-    choice = environment if isinstance(environment, EnvironmentChoice) else EnvironmentChoice(env=environment)
+    choice = as_choice(environment)
     on_device = isinstance(choice.env, str) and choice.env.startswith(MJX)
     if not on_device and not is_jax_environment(choice.env):
         return GymnasiumEnvironment(choice, make_pool)

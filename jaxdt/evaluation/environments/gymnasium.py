@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import io_callback
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
-from jaxdt.choice import EnvironmentChoice, no_time_limit
+from jaxdt.choice import as_choice, no_time_limit
 from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.evaluation.environments.pools import EpisodeError, Pool, SimulatorPool
 from jaxdt.simulator import action_space, episode_limit, make_simulator
@@ -33,7 +33,7 @@ class GymnasiumEnvironment:
         `make_pool(choice, simulator)`: what is stepped, of one simulator that was made to look at. In it a reset and a
         step are tried; raises JaxdtError with what is wrong.
         """
-        choice = environment if isinstance(environment, EnvironmentChoice) else EnvironmentChoice(env=environment)
+        choice = as_choice(environment)
         self.name = choice.name
         first: Any = make_simulator(choice)
         self.env_id: str | None = choice.env if isinstance(choice.env, str) else getattr(first.spec, "id", None)
