@@ -15,24 +15,42 @@ from jaxdt.files import open_atomically
 def plot_loss(path: Path, metrics: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> None:
     """Training loss over updates, with lines where the run was evaluated; nothing before there is a loss.
 
-    A last line that is of much fewer updates than the others is left out: its mean is noisier than theirs.
+    Where episodes are held out their loss too, and beside it the policy's action error on them. A last line that is of
+    much fewer updates than the others is left out: its mean is noisier than theirs.
     """
     if not metrics:
         return
-    steps, losses = np.array([m["step"] for m in metrics]), np.array([m["loss"] for m in metrics])
-    counts = np.diff(steps, prepend=0)
+    counts = np.diff([m["step"] for m in metrics], prepend=0)
     if len(counts) > 1 and counts[-1] < counts[0] / 2:
-        steps, losses = steps[:-1], losses[:-1]
-    figure, (axes,) = new_figure()
-    axes.plot(steps, losses, color="C0", linewidth=1.2, marker="." if len(steps) < 30 else None)
-    for step in sorted({e["step"] for e in evaluations}):
-        axes.axvline(step, color="0.85", linewidth=0.8, zorder=0)
-    axes.set(xlabel="updates", ylabel=f"loss (mean of {counts[0]} updates)", title="Training loss")
-    if (losses > 0).all():  # a log-likelihood's may be below
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda loss, position: f"{loss:g}")
-        axes.yaxis.set_minor_formatter(lambda loss, position: f"{loss:g}" if f"{loss:e}"[0] in "25" else "")
+        metrics = metrics[:-1]
+    validates = "validation_action_error" in metrics[0]
+    figure, panels = new_figure(1, 1 + validates)
+    _plot_metric(panels[0], metrics, "loss", "training", "C0")
+    if "validation_loss" in metrics[0]:
+        _plot_metric(panels[0], metrics, "validation_loss", "held-out episodes", "C1")
+        panels[0].legend(frameon=False)
+    panels[0].set(ylabel=f"loss (of training the mean of {counts[0]} updates)", title="Loss")
+    if validates:
+        _plot_metric(panels[1], metrics, "validation_action_error", "held-out episodes", "C1")
+        panels[1].set(ylabel="mean distance to the recorded action", title="Action error on held-out episodes")
+    for axes in panels:
+        axes.set(xlabel="updates")
+        for step in sorted({e["step"] for e in evaluations}):
+            axes.axvline(step, color="0.85", linewidth=0.8, zorder=0)
     save_figure(figure, path)
+
+
+def _plot_metric(axes: Any, metrics: Sequence[dict[str, Any]], name: str, label: str, color: str) -> None:
+    """Over updates; on a logarithmic axis unless a number is 0 or below, which a negative log-likelihood may be."""
+    values = np.array([m[name] for m in metrics])
+    marker = "." if len(values) < 30 else None
+    axes.plot([m["step"] for m in metrics], values, color=color, linewidth=1.2, marker=marker, label=label)
+    if all((line.get_ydata() > 0).all() for line in axes.lines):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
+        axes.yaxis.set_minor_formatter(lambda value, position: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+    else:
+        axes.set_yscale("linear")
 
 
 def plot_returns(

@@ -225,6 +225,13 @@ class Algorithm(NamedTuple):
     sampler: Callable[..., Sampler]
     """`sampler(store, *, batch_size, seed, windows_per_pass=None) -> Sampler`; the store's actions are in [-1, 1] or
     0 ... n-1."""
+    validate: Callable[[Any, Any], dict[str, Any]]
+    """`validate(params, batch) -> metrics`, pure: scalars measured on episodes that are not trained on.
+
+    Nothing is dropped or drawn. `action_error` is there always: the mean distance of the policy's actions to the
+    recorded ones, each number in [-1, 1]; of discrete ones the share that differ. `loss` where it says the same of
+    them as of the training data, which those of value methods do not.
+    """
 
 
 @runtime_checkable

@@ -258,6 +258,21 @@ def test_the_best_episodes_are_whole_and_in_their_old_order():
     assert best.returns == pytest.approx([5, 9])
 
 
+def test_a_share_of_the_episodes_is_held_out_whole_and_always_the_same():
+    store = make_store(lengths=[3, 5, 2, 4, 6])
+    rest, held_out = store.split(0.4)
+    assert (rest.num_episodes, held_out.num_episodes) == (3, 2)
+    assert sorted([*rest.returns, *held_out.returns]) == sorted(store.returns)
+    np.testing.assert_allclose(rest.statistics.mean, rest.observations.mean(axis=0), rtol=1e-5)  # its own
+    assert store.split(0.4)[1].fingerprint == held_out.fingerprint
+    assert store.split(0.01)[1].num_episodes == store.split(0.99)[0].num_episodes == 1
+
+
+def test_the_only_episode_cannot_be_held_out():
+    with pytest.raises(JaxdtError, match="validation_fraction holds whole episodes out and the data have one"):
+        make_store(lengths=[3]).split(0.5)
+
+
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, float("nan")])
 def test_a_best_fraction_outside_0_to_1_is_refused(fraction):
     with pytest.raises(JaxdtError, match=f"best_fraction must be above 0 and at most 1; got {fraction}"):

@@ -38,6 +38,16 @@ def test_losses_below_0_are_drawn_too(drawn, tmp_path):
     assert "0.2" in labels
 
 
+def test_held_out_episodes_have_a_curve_beside_the_loss_and_a_panel_of_action_errors(drawn, tmp_path):
+    held_out = {"validation_loss": 0.6, "validation_action_error": 0.25}
+    plots.plot_loss(tmp_path / "loss.png", [line | held_out for line in losses((1, 1.0), (2, 0.5))], [{"step": 2}])
+    plots.plot_loss(tmp_path / "loss.png", [{"step": 1, "loss": 1.0, "validation_action_error": 0.25}], [])
+    (loss, error), (loss_alone, _) = drawn[0].axes, drawn[1].axes
+    assert [line.get_ydata().tolist() for line in loss.lines[:2]] == [[1.0, 0.5], [0.6, 0.6]]
+    assert error.lines[0].get_ydata().tolist() == [0.25, 0.25]
+    assert len(loss_alone.lines) == 1
+
+
 def test_curves_of_a_comparison_are_means_with_intervals_from_three_seeds_on(drawn, tmp_path):
     steps = np.array([10, 20])
     three = plots.LearningCurves("three", steps, np.array([[1.0, 2.0], [2.0, 4.0], [3.0, 9.0]]))

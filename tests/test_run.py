@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxdt
+from jaxdt.algorithms import make_algorithm
 from jaxdt.checkpoint import checkpoint_steps, find_checkpoint, load_checkpoint
 from jaxdt.config import OptimizerConfig, TrainConfig
 from jaxdt.errors import JaxdtError, NonFiniteError, RunError, SimulationError
@@ -46,6 +47,21 @@ def test_metrics_are_written_at_the_interval_and_at_the_end(finished):
     for line in lines:
         assert set(line) == {"step", "loss", "learning_rate", "grad_norm", "updates_per_second"}
     assert lines[0]["learning_rate"] == pytest.approx(1e-3)
+
+
+def test_held_out_episodes_are_measured_and_not_trained_on(finished, tmp_path):
+    config = dataclasses.replace(CONFIG_WITHOUT_ENVIRONMENT, validation_fraction=0.25)
+    run = jaxdt.train(config, STORE, out=tmp_path / "run")
+    rest, held_out = STORE.split(0.25)
+    alone = jaxdt.train(CONFIG_WITHOUT_ENVIRONMENT, rest, out=tmp_path / "alone")
+    jax.tree.map(np.testing.assert_array_equal, weights_of(run), weights_of(alone))
+    agent = jaxdt.Agent.load(run)
+    algorithm = make_algorithm(agent.config, agent.spec)
+    sampler = algorithm.sampler(held_out.with_actions_of(agent.spec.action), batch_size=8, seed=0)
+    each = [jax.jit(algorithm.validate)(agent.params, sampler.batch(i)) for i in range(4)]
+    last = read_lines(run / "metrics.jsonl")[-1]
+    for name in ("loss", "action_error"):
+        assert last[f"validation_{name}"] == pytest.approx(np.mean([one[name] for one in each]), rel=1e-5)
 
 
 def test_evaluations_name_every_target_at_every_interval(finished):

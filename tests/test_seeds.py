@@ -50,7 +50,8 @@ def model_and_policy(context):
 
 def twenty_updates(dropout):
     algorithm = tiny_algorithm(**{} if dropout else WITHOUT_DROPOUT)
-    return dataclasses.replace(CONFIG, steps=20, log_every=2, eval_every=20, save_every=20, algorithm=algorithm)
+    intervals = {"steps": 20, "log_every": 2, "eval_every": 20, "save_every": 20}
+    return dataclasses.replace(CONFIG, **intervals, validation_fraction=0.3, algorithm=algorithm)
 
 
 @pytest.fixture(
@@ -75,7 +76,10 @@ def test_each_seed_is_its_single_run(singles, mapping, tmp_path):
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
             *(everything_saved(run / "checkpoints")["params"] for run in (ours, single)),
         )
-        for file, columns in (("metrics.jsonl", ["loss", "grad_norm"]), ("evaluations.jsonl", ["returns", "lengths"])):
+        for file, columns in (
+            ("metrics.jsonl", ["loss", "grad_norm", "validation_loss"]),
+            ("evaluations.jsonl", ["returns", "lengths"]),
+        ):
             for column in ("step", *columns):
                 values, wanted = ([line[column] for line in read_lines(run / file)] for run in (ours, single))
                 np.testing.assert_allclose(values, wanted, rtol=1e-4, atol=1e-4)

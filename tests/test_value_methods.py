@@ -89,6 +89,16 @@ def test_they_go_on_to_the_same_weights_and_act_as_their_rollout(runs, name, tmp
     assert float(np.sum(actions)) == pytest.approx(line["returns"][0], abs=1e-4)
 
 
+@pytest.mark.parametrize("name", ["iql", "td3-bc"])
+def test_the_action_error_is_the_policys_distance_to_what_was_recorded(runs, name):
+    agent = jaxdt.Agent.load(runs[name])
+    algorithm = make_algorithm(agent.config, agent.spec)
+    batch = algorithm.sampler(STORE, batch_size=8, seed=0).batch(0)
+    _, actions = algorithm.policy.act(agent.params, (), jnp.asarray(batch.observations), jnp.zeros(8), None)
+    error = jax.jit(algorithm.validate)(agent.params, batch)["action_error"]
+    assert float(error) == pytest.approx(float(np.abs(actions - batch.actions).mean()), rel=1e-5)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_they_are_tuned_from_a_run_with_all_their_networks(runs, name, tmp_path):
     config = dataclasses.replace(

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Key, Num, PRNGKeyArray, PyTree
 
 from jaxdt.algorithms import normalization
-from jaxdt.algorithms.normalization import choose_action, normalize, to_environment
+from jaxdt.algorithms.normalization import action_error, choose_action, normalize, to_environment
 from jaxdt.config import BehaviorCloningConfig
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.windows import WindowSampler
@@ -37,15 +37,25 @@ def make(config: BehaviorCloningConfig, spec: Spec) -> Algorithm:
         tanh=is_continuous,
     )
 
+    def predict(params: PyTree, window: Window, key: PRNGKeyArray | None = None) -> Float[Array, "b n"]:
+        return apply(params, window.states.reshape(len(window.states), -1), key=key)
+
     def loss(params: PyTree, window: Window, key: PRNGKeyArray | None) -> Float[Array, ""]:
+        return mean_loss(predict(params, window, key), window)
+
+    def mean_loss(prediction: Float[Array, "b n"], window: Window) -> Float[Array, ""]:
         """Of the newest step's action; a window of nothing but padding counts for nothing."""
-        prediction = apply(params, window.states.reshape(len(window.states), -1), key=key)
         action, is_real = window.actions[:, -1], window.mask[:, -1]
         if is_continuous:
             losses = jnp.mean(jnp.square(prediction - action), axis=-1)
         else:
             losses = optax.softmax_cross_entropy_with_integer_labels(prediction, action)
         return jnp.sum(losses * is_real) / jnp.maximum(jnp.sum(is_real), 1)
+
+    def validate(params: PyTree, window: Window) -> dict[str, Float[Array, ""]]:
+        prediction = predict(params, window)
+        error = action_error(prediction, window.actions[:, -1], window.mask[:, -1])
+        return {"loss": mean_loss(prediction, window), "action_error": error}
 
     return Algorithm(
         init=lambda key: initial_state(init(key), config.optimizer),
@@ -57,6 +67,7 @@ def make(config: BehaviorCloningConfig, spec: Spec) -> Algorithm:
             context_length=config.context_length,
             **drawn,
         ),
+        validate=validate,
     )
 
 

@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key, Num, PRNGKeyArray, PyTree
 
 from jaxdt.algorithms import normalization
-from jaxdt.algorithms.normalization import choose_action, normalize, to_environment
+from jaxdt.algorithms.normalization import action_error, choose_action, normalize, to_environment
 from jaxdt.config import DecisionTransformerConfig, ModelConfig, OptimizerConfig
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.windows import WindowSampler
@@ -52,6 +52,7 @@ def make(config: DecisionTransformerConfig, spec: Spec) -> Algorithm:
             max_episode_length=config.model.max_episode_length,
             **drawn,
         ),
+        validate=partial(_validate, apply),
     )
 
 
@@ -71,9 +72,20 @@ def with_sizes(config: ModelConfig, spec: Spec) -> ModelConfig:
 
 def window_loss(apply: Apply, params: PyTree, window: Window, key: PRNGKeyArray | None) -> Float[Array, ""]:
     """Squared error of continuous actions, cross-entropy of discrete ones, over real steps only."""
-    prediction = apply(params, window, key=key)
+    return _loss(apply(params, window, key=key), window)
+
+
+def _loss(prediction: Float[Array, "b t n"], window: Window) -> Float[Array, ""]:
     loss = masked_mse if jnp.issubdtype(window.actions.dtype, jnp.floating) else masked_cross_entropy
     return loss(prediction, window.actions, window.mask)
+
+
+def _validate(apply: Apply, params: PyTree, window: Window) -> dict[str, Float[Array, ""]]:
+    prediction = apply(params, window, key=None)
+    return {
+        "loss": _loss(prediction, window),
+        "action_error": action_error(prediction, window.actions, window.mask),
+    }
 
 
 def masked_mse(

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from jaxdt.algorithms import normalization
 from jaxdt.algorithms.critics import Values, build_critics
 from jaxdt.algorithms.gaussian import log_likelihood
-from jaxdt.algorithms.normalization import memoryless_policy, normalize
+from jaxdt.algorithms.normalization import memoryless_policy, memoryless_validation, normalize
 from jaxdt.config import IQLConfig
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.transitions import TransitionSampler
@@ -55,11 +55,16 @@ def make(config: IQLConfig, spec: Spec) -> Algorithm:
     """Raises JaxdtError where config and spec do not fit together."""
     config.check_spec(spec)
     networks = _build(config, spec)
+
+    def predict(params: PyTree[Array], states: Float[Array, "b *s"]) -> Float[Array, "b a"]:
+        return networks.mean(params["actor"]["mean"], states)
+
     return Algorithm(
         init=networks.init,
         update=partial(_update, networks, config, spec),
-        policy=memoryless_policy(lambda params, states: networks.mean(params["actor"]["mean"], states), spec),
+        policy=memoryless_policy(predict, spec),
         sampler=TransitionSampler,
+        validate=memoryless_validation(predict, spec),
     )
 
 

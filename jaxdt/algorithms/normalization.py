@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, Num, PyTree
+from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
 from jaxdt.data.episodes import STD_EPSILON, EpisodeStore
 from jaxdt.errors import JaxdtError
-from jaxdt.types import Box, Policy, Spec
+from jaxdt.types import Box, Policy, Spec, Transitions
 
 
 def measure(store: EpisodeStore, *, scaled: bool = True, epsilon: float = STD_EPSILON) -> dict[str, np.ndarray]:
@@ -47,6 +47,21 @@ def choose_action(
     return jnp.where(jnp.isfinite(prediction).all(axis=-1), chosen, -1).astype(jnp.int32)
 
 
+def action_error(
+    prediction: Float[Array, "*b n"], actions: Num[Array, "..."], mask: Bool[Array, "*b"]
+) -> Float[Array, ""]:
+    """Mean over real steps of the distance of each of an action's numbers; of logits, the share whose likeliest errs.
+
+    `prediction`: actions in [-1, 1], or logits of discrete ones; `actions`: (*b, n), or (*b) of discrete ones; `mask`:
+    True at real steps.
+    """
+    if jnp.issubdtype(actions.dtype, jnp.floating):
+        errors = jnp.mean(jnp.abs(prediction - actions), axis=-1)
+    else:
+        errors = jnp.argmax(prediction, axis=-1) != actions
+    return jnp.sum(errors * mask) / jnp.maximum(jnp.sum(mask), 1)
+
+
 def memoryless_policy(
     predict: Callable[[PyTree[Array], Float[Array, "b *s"]], Float[Array, "b a"]], spec: Spec
 ) -> Policy:
@@ -59,6 +74,18 @@ def memoryless_policy(
         return memory, to_environment(predict(params, normalize(observation, spec)), spec)
 
     return Policy(lambda targets: (), act)
+
+
+def memoryless_validation(
+    predict: Callable[[PyTree[Array], Float[Array, "b *s"]], Float[Array, "b a"]], spec: Spec
+) -> Callable[[PyTree[Array], Transitions], dict[str, Array]]:
+    """How far the actions of such a policy are from those of held-out transitions."""
+
+    def validate(params: PyTree[Array], batch: Transitions) -> dict[str, Array]:
+        predicted = predict(params, normalize(batch.observations, spec))
+        return {"action_error": action_error(predicted, batch.actions, jnp.ones(predicted.shape[:1], bool))}
+
+    return validate
 
 
 def to_environment(action: Num[Array, "b *a"], spec: Spec) -> Num[Array, "b *a"]:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key, Num, PRNGKeyArray, PyTree
 
 from jaxdt.algorithms import normalization
 from jaxdt.algorithms.gaussian import log_likelihood
-from jaxdt.algorithms.normalization import choose_action, normalize, to_environment
+from jaxdt.algorithms.normalization import action_error, choose_action, normalize, to_environment
 from jaxdt.config import RvSConfig
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.windows import WindowSampler
@@ -55,16 +55,28 @@ def make(config: RvSConfig, spec: Spec) -> Algorithm:
         seen = jnp.concatenate([states.reshape(states.shape[0], -1), average[:, None]], axis=1)
         return apply(params["mlp"], seen, key=key)
 
+    def recorded(params: PyTree, window: Window, key: PRNGKeyArray | None = None) -> Float[Array, "b n"]:
+        """What is predicted of the newest step, whose return-to-go is known."""
+        average = window.returns_to_go[:, -1] / jnp.maximum(longest - window.timesteps[:, -1], 1)
+        return predict(params, window.states[:, -1], average, key if config.dropout else None)
+
     def loss(params: PyTree, window: Window, key: PRNGKeyArray | None) -> Float[Array, ""]:
+        return mean_loss(params, recorded(params, window, key), window)
+
+    def mean_loss(params: PyTree, prediction: Float[Array, "b n"], window: Window) -> Float[Array, ""]:
         """The action's negative log-likelihood; a window of nothing but padding counts for nothing."""
-        states, action, to_go, timestep, is_real = (values[:, -1] for values in window)
-        average = to_go / jnp.maximum(longest - timestep, 1)
-        prediction = predict(params, states, average, key if config.dropout else None)
+        action, is_real = window.actions[:, -1], window.mask[:, -1]
         if is_continuous:
             losses = -log_likelihood(action, prediction, params["log_std"])
         else:
             losses = optax.softmax_cross_entropy_with_integer_labels(prediction, action)
         return jnp.sum(losses * is_real) / jnp.maximum(jnp.sum(is_real), 1)
+
+    def validate(params: PyTree, window: Window) -> dict[str, Float[Array, ""]]:
+        prediction = recorded(params, window)
+        shown = jnp.clip(prediction, -1.0, 1.0) if is_continuous else prediction
+        error = action_error(shown, window.actions[:, -1], window.mask[:, -1])
+        return {"loss": mean_loss(params, prediction, window), "action_error": error}
 
     return Algorithm(
         init=init,
@@ -78,6 +90,7 @@ def make(config: RvSConfig, spec: Spec) -> Algorithm:
             max_episode_length=longest,
             **drawn,
         ),
+        validate=validate,
     )
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxdt.algorithms import normalization
 from jaxdt.algorithms.critics import Values, build_critics
-from jaxdt.algorithms.normalization import memoryless_policy, normalize
+from jaxdt.algorithms.normalization import memoryless_policy, memoryless_validation, normalize
 from jaxdt.config import TD3BCConfig
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.transitions import TransitionSampler
@@ -41,11 +41,16 @@ def make(config: TD3BCConfig, spec: Spec) -> Algorithm:
     config.check_spec(spec)
     networks = _build(config, spec)
     updates = (partial(_update_critics, networks, config, spec), partial(_update_all, networks, config, spec))
+
+    def predict(params: PyTree[Array], states: Float[Array, "b *s"]) -> Float[Array, "b a"]:
+        return networks.actor(params["actor"], states)
+
     return Algorithm(
         init=networks.init,
         update=Turns(updates),
-        policy=memoryless_policy(lambda params, states: networks.actor(params["actor"], states), spec),
+        policy=memoryless_policy(predict, spec),
         sampler=partial(TransitionSampler, next_actions=True) if config.critic_penalty else TransitionSampler,
+        validate=memoryless_validation(predict, spec),
     )
 
 

@@ -103,6 +103,10 @@ def _run_report(run: RunDirectory) -> str:
             ("updates", f"{metrics[-1]['step'] if metrics else 0} of {record.config.steps}"),
             ("loss", f"{metrics[-1]['loss']:.4f}" if metrics else "none yet"),
         ]
+        newest = metrics[-1] if metrics else {}
+        for name in ("validation_loss", "validation_action_error"):
+            if name in newest:
+                rows.append((name.replace("_", " "), f"{newest[name]:.4f}"))
     rows.append(("checkpoints", ", ".join(map(str, steps)) or "none yet"))
     note = read_metadata(run.checkpoints, steps[-1]) if steps else {}
     if note.get("best_score") is not None:
@@ -112,9 +116,9 @@ def _run_report(run: RunDirectory) -> str:
         newest_failure = f"after {failed[-1]['step']} updates: {failed[-1]['failed']}"
         rows.append(("failed evaluations", f"{len(failed)}, the newest {newest_failure}"))
     text = _listing(str(run.path), rows)
-    newest = [e for e in evaluations if e["step"] == evaluations[-1]["step"]]
-    if newest:
-        text += "\n" + _evaluation_rows(f"after {newest[0]['step']} updates", newest)
+    played = [e for e in evaluations if e["step"] == evaluations[-1]["step"]]
+    if played:
+        text += "\n" + _evaluation_rows(f"after {played[0]['step']} updates", played)
     if run.returns_plot.exists():
         text += f"\nplots: {run.loss_plot}, {run.returns_plot}"
     return text

@@ -69,6 +69,9 @@ class TrainConfig:
     """Train on the episodes of highest return only, as many as make up this share of all."""
     best_fraction_of: Literal["steps", "episodes"] = "steps"
     """Of what `best-fraction` is the share; steps: the paper's %BC; episodes: CORL's."""
+    validation_fraction: float = 0.0
+    """Share of the episodes, drawn at random, that are not trained on; with every line of metrics.jsonl the loss and
+    the policy's action error on them are measured. So that `--env none` shows something."""
     delayed_reward: bool = False
     """Move each episode's reward to its last step; return-to-go then stays constant."""
     clip_actions: bool = False
@@ -132,6 +135,8 @@ class TrainConfig:
         if not 0 < self.best_fraction <= 1:
             raise JaxdtError(f"best_fraction must be above 0 and at most 1; got {self.best_fraction}.")
         one_of(self, "best_fraction_of", ("steps", "episodes"))
+        if not 0 <= self.validation_fraction < 1:
+            raise JaxdtError(f"validation_fraction must be at least 0 and below 1; got {self.validation_fraction}.")
         if self.delayed_reward and self.algorithm.learns_values:
             raise JaxdtError(
                 f"{self.algorithm.name} learns what single steps are worth, and delayed_reward takes their rewards "

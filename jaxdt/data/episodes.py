@@ -217,6 +217,21 @@ class EpisodeStore:
             count = int(np.searchsorted(steps, max(int(fraction * self.num_steps), 1), side="right"))
         return self._select(np.sort(order[: max(count, 1)]))
 
+    def split(self, fraction: float) -> tuple["EpisodeStore", "EpisodeStore"]:
+        """Two stores of their own: the other episodes, and `fraction` of all, rounded, drawn at random always alike.
+
+        Each has at least one. Raises JaxdtError for a single episode, and for a fraction that is not between 0 and 1.
+        """
+        if not 0 < fraction < 1:
+            raise JaxdtError(f"validation_fraction must be above 0 and below 1; got {fraction}.")
+        if self.num_episodes == 1:
+            raise JaxdtError("validation_fraction holds whole episodes out and the data have one; leave it out.")
+        drawn = np.random.default_rng(0).permutation(self.num_episodes)
+        count = min(max(round(fraction * self.num_episodes), 1), self.num_episodes - 1)
+        rest, held_out = (self._select(np.sort(part)) for part in (drawn[count:], drawn[:count]))
+        forgotten = {"statistics_before_filters": self.statistics_before_filters}
+        return dataclasses.replace(rest, **forgotten), dataclasses.replace(held_out, **forgotten)
+
     def with_delayed_rewards(self) -> "EpisodeStore":
         """Each episode's whole return at its last step and nothing before (paper section 5.5)."""
         rewards = np.zeros_like(self.rewards)

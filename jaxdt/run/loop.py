@@ -26,6 +26,7 @@ from jaxdt.run.directory import RunRecord
 from jaxdt.run.prepare import Prepared
 from jaxdt.run.seed_group import SeedGroup, summarize
 from jaxdt.run.stopping import Stop
+from jaxdt.run.validation import Validation
 from jaxdt.run.writer import RunWriter
 from jaxdt.training import TrainState, TrainStep, compile_update
 from jaxdt.types import Evaluation, Sampler, Spec
@@ -107,7 +108,7 @@ def train_and_evaluate(
         progress.start("train", config.steps, "update", first)
         stack.callback(progress.stop)
         recent: collections.deque[Any] = collections.deque(maxlen=3)
-        clock, saved_at = _Clock(), time.perf_counter()
+        validate, clock, saved_at = Validation(prepared), _Clock(), time.perf_counter()
         for step in range(first + count, config.steps + 1, count):
             state, metrics = update(state, batches, key)
             batches = next_batches(samplers, count, layout.batches)  # drawn while the device works
@@ -126,7 +127,7 @@ def train_and_evaluate(
             writer.check_finite(step, state)
             clock.stop()
             if due.log:
-                writer.log(step, clock.rate())
+                writer.log(step, clock.rate(), validate(state.params))
             evaluated = due.evaluate and _evaluate(
                 writer, evaluator, step, config, layout.on_first(state.params), progress
             )

@@ -40,7 +40,9 @@ class Prepared(NamedTuple):
 
     record: RunRecord
     store: EpisodeStore
-    """Filtered, with actions in [-1, 1] or from 0 on."""
+    """To train on: filtered, with actions in [-1, 1] or from 0 on."""
+    held_out: EpisodeStore | None
+    """To validate on, likewise; None: nothing is."""
     choice: EnvironmentChoice
     """What evaluation is played in."""
     environment: Environment | None
@@ -98,17 +100,14 @@ def _prepare(
     command: list[str] | None,
     previous: RunRecord | None,
 ) -> Prepared:
-    spec, algorithm = _spec_and_algorithm(config, store, environment, previous)
+    rest, held_out = store.split(config.validation_fraction) if config.validation_fraction else (store, None)
+    spec, algorithm = _spec_and_algorithm(config, rest, environment, previous)
     algorithm = algorithm.for_data(config.dataset)
     if environment is not None:
         check_fit(environment.spec, environment.name, spec, "the weights")
     make_algorithm(algorithm, spec)  # or it says what does not fit
-    filtered = store.best(config.best_fraction, of=config.best_fraction_of) if config.best_fraction < 1 else store
-    in_the_models_units = config.normalized_actions and isinstance(spec.action, Box)
-    recorded_in = store.spec.action if in_the_models_units else spec.action
-    filtered = filtered.with_actions_of(recorded_in, clip=config.clip_actions)
-    if config.delayed_reward:
-        filtered = filtered.with_delayed_rewards()
+    filtered = _filtered(rest, config, spec)
+    held_out = None if held_out is None else _filtered(held_out, config, spec)
     assert config.env is not None
     given = config
     config = dataclasses.replace(config, algorithm=algorithm, targets=choose_targets(config, store, config.env))
@@ -123,7 +122,16 @@ def _prepare(
     data = describe_data(config.dataset, store)
     making = {**describe_making(command), "devices": len(layout.devices)}
     record = RunRecord(config=config, spec=spec, data=data, made_with=making)
-    return Prepared(record, filtered, choice, environment, layout)
+    return Prepared(record, filtered, held_out, choice, environment, layout)
+
+
+def _filtered(store: EpisodeStore, config: TrainConfig, spec: Spec) -> EpisodeStore:
+    """The episodes that the config takes, as models take them."""
+    if config.best_fraction < 1:
+        store = store.best(config.best_fraction, of=config.best_fraction_of)
+    in_the_models_units = config.normalized_actions and isinstance(spec.action, Box)
+    store = store.with_actions_of(store.spec.action if in_the_models_units else spec.action, clip=config.clip_actions)
+    return store.with_delayed_rewards() if config.delayed_reward else store
 
 
 def choose_targets(config: TrainConfig, store: EpisodeStore, env: str) -> tuple[float, ...] | None:

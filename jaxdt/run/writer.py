@@ -51,11 +51,14 @@ class RunWriter:
             if not finite:
                 raise run.not_finite(step, failed=int(done) + 1, seed=seed)
 
-    def log(self, step: int, updates_per_second: float) -> None:
-        """A line of metrics.jsonl: the mean loss since the line before, and every other metric of the last update."""
+    def log(self, step: int, updates_per_second: float, validations: Sequence[dict[str, float]]) -> None:
+        """A line of metrics.jsonl: the mean loss since the line before, and every other metric of the last update.
+
+        `validations`: what was measured of each run on held-out episodes.
+        """
         self._collect()
-        for run in self._runs:
-            run.log(step, updates_per_second)
+        for run, validation in zip(self._runs, validations, strict=True):
+            run.log(step, updates_per_second, validation)
 
     def write_evaluations(self, step: int, evaluations: Sequence[Sequence[Evaluation]]) -> None:
         """Every target's result of each run, the summary over them, and whether it is the best so far."""
@@ -140,10 +143,10 @@ class _OneRun:
             f"{steps[-1] if steps else 'none'}; lower --learning-rate or look at the data."
         )
 
-    def log(self, step: int, updates_per_second: float) -> None:
+    def log(self, step: int, updates_per_second: float, validation: dict[str, float]) -> None:
         loss = float(np.mean(self._losses, dtype=np.float64))
         others = {name: value for name, value in self._last.items() if name != "loss"}
-        numbers = {"loss": loss, **dict(sorted(others.items())), "updates_per_second": updates_per_second}
+        numbers = {"loss": loss, **dict(sorted(others.items())), **validation, "updates_per_second": updates_per_second}
         append_line(self.directory.metrics, {"step": step, **numbers})
         self._board.write(step, {f"training/{name}": value for name, value in numbers.items()})
         self._losses = np.zeros(0, np.float32)
