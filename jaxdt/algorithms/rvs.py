@@ -60,27 +60,11 @@ def make(config: RvSConfig, spec: Spec) -> Algorithm:
         average = window.returns_to_go[:, -1] / jnp.maximum(longest - window.timesteps[:, -1], 1)
         return predict(params, window.states[:, -1], average, key if config.dropout else None)
 
-    def loss(params: PyTree, window: Window, key: PRNGKeyArray | None) -> Float[Array, ""]:
-        return mean_loss(params, recorded(params, window, key), window)
-
-    def mean_loss(params: PyTree, prediction: Float[Array, "b n"], window: Window) -> Float[Array, ""]:
-        """The action's negative log-likelihood; a window of nothing but padding counts for nothing."""
-        action, is_real = window.actions[:, -1], window.mask[:, -1]
-        if is_continuous:
-            losses = -log_likelihood(action, prediction, params["log_std"])
-        else:
-            losses = optax.softmax_cross_entropy_with_integer_labels(prediction, action)
-        return jnp.sum(losses * is_real) / jnp.maximum(jnp.sum(is_real), 1)
-
-    def validate(params: PyTree, window: Window) -> dict[str, Float[Array, ""]]:
-        prediction = recorded(params, window)
-        shown = jnp.clip(prediction, -1.0, 1.0) if is_continuous else prediction
-        error = action_error(shown, window.actions[:, -1], window.mask[:, -1])
-        return {"loss": mean_loss(params, prediction, window), "action_error": error}
-
     return Algorithm(
         init=init,
-        update=GradientUpdate(loss, config.optimizer),
+        update=GradientUpdate(
+            lambda params, window, key: _mean_loss(params, recorded(params, window, key), window), config.optimizer
+        ),
         policy=_policy(config, spec, predict),
         sampler=lambda store, **drawn: WindowSampler(
             store,
@@ -90,8 +74,24 @@ def make(config: RvSConfig, spec: Spec) -> Algorithm:
             max_episode_length=longest,
             **drawn,
         ),
-        validate=validate,
+        validate=lambda params, window: _validate(params, recorded(params, window), window),
     )
+
+
+def _mean_loss(params: PyTree, prediction: Float[Array, "b n"], window: Window) -> Float[Array, ""]:
+    """The newest action's negative log-likelihood; a window of nothing but padding counts for nothing."""
+    action, is_real = window.actions[:, -1], window.mask[:, -1]
+    if "log_std" in params:
+        losses = -log_likelihood(action, prediction, params["log_std"])
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(prediction, action)
+    return jnp.sum(losses * is_real) / jnp.maximum(jnp.sum(is_real), 1)
+
+
+def _validate(params: PyTree, prediction: Float[Array, "b n"], window: Window) -> dict[str, Float[Array, ""]]:
+    executed = jnp.clip(prediction, -1.0, 1.0) if "log_std" in params else prediction
+    error = action_error(executed, window.actions[:, -1], window.mask[:, -1])
+    return {"loss": _mean_loss(params, prediction, window), "action_error": error}
 
 
 class _Memory(NamedTuple):
