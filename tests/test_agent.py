@@ -87,6 +87,51 @@ def test_config_and_params_fit_build_model():
     assert jax.jit(apply)(agent.params, window).shape == (1, 4, 2)
 
 
+@pytest.mark.parametrize("context", ["exact", "cached"])
+def test_several_episodes_are_each_as_alone_whenever_they_begin(context):
+    together, rng = make_agent().acting_with(context=context), np.random.default_rng(0)
+    observations = rng.normal(size=(7, 2, 3))
+    rewards = rng.normal(size=(7, 2))
+    together.reset([3.0, -5.0])
+    begins = np.zeros((7, 2), bool)
+    begins[0] = begins[4, 1] = True
+    acted = [together.act(*newest, begins=begin) for *newest, begin in zip(observations, rewards, begins, strict=True)]
+    assert acted[0].shape == (2, 2)
+    for i, target in enumerate((3.0, -5.0)):
+        alone = make_agent().acting_with(context=context)
+        for t in range(7):
+            if begins[t, i]:
+                alone.reset(target)
+            action = alone.act(observations[t, i], rewards[t, i])
+            np.testing.assert_allclose(acted[t][i], action, atol=1e-5)
+
+
+def test_of_several_episodes_each_draws_by_a_seed_of_its_own():
+    agent = make_agent()
+    agent.reset(1.0, episodes=3, seed=5)
+    agent.act(np.zeros((3, 3)), 0.0)
+    agent.act(np.zeros((3, 3)), [0.0, 1.0, 2.0], begins=np.array([True, False, True]))
+    assert agent._seeds.tolist() == [8, 6, 9]
+    assert agent._steps.tolist() == [1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("misuse", "says"),
+    [
+        (lambda agent: agent.reset([1.0, 2.0], episodes=3), "one for each of 3 episodes; got 2"),
+        (lambda agent: agent.reset(1.0, episodes=0), "episodes must be at least 1 and below 2"),
+        (lambda agent: agent.act(np.ones(3)), r"shape \(2, 3\); got \(3,\)"),
+        (lambda agent: agent.act(np.ones((2, 3)), [1.0, 2.0, 3.0]), "one finite number an episode, of 2; got"),
+        (lambda agent: agent.act(np.ones((2, 3)), begins=[1, 0]), "begins must be a boolean for each of several"),
+    ],
+)
+def test_what_does_not_fit_several_episodes_is_a_sentence(misuse, says):
+    agent = make_agent()
+    agent.reset(1.0, episodes=2)
+    with pytest.raises(JaxdtError, match=says):
+        misuse(agent)
+
+
 def test_acting_before_reset_says_what_to_call():
     with pytest.raises(JaxdtError, match=r"agent\.reset\(target_return"):
         make_agent().act(np.zeros(3))

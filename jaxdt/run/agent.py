@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxdt.algorithms import make_algorithm
 from jaxdt.checkpoint import (
@@ -21,7 +21,7 @@ from jaxdt.checkpoint import (
     stored_shapes,
 )
 from jaxdt.choice import EnvironmentChoice
-from jaxdt.config import AlgorithmConfig, fits_float32, flatten, number, whole
+from jaxdt.config import AlgorithmConfig, fits_float32, flatten, numbers, whole
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.rollout import keys_of_episodes, keys_of_step
 from jaxdt.run.directory import RunDirectory, read_record
@@ -31,13 +31,17 @@ from jaxdt.types import Box, Spec
 
 
 class Agent:
-    """Acts in one episode at a time, asked for a target return where its algorithm takes one.
+    """Acts in an episode, or in several side by side, asked for a target return where its algorithm takes one.
 
     ```python
     agent = jaxdt.Agent.load("runs/cheetah")
     agent.reset(target_return=6000.0)
     action = agent.act(observation)            # the first step
     action = agent.act(observation, reward)    # reward: what the previous action earned
+
+    agent.reset(target_return=6000.0, episodes=8)
+    actions = agent.act(observations)          # (8, *s) -> (8, *a)
+    actions = agent.act(observations, rewards, begins=ended)    # True: this observation is a new episode's first
     ```
     """
 
@@ -66,8 +70,10 @@ class Agent:
         """The one that `evaluate` keeps, with what it compiled."""
         self.policy = make_algorithm(config, spec).policy
         self._act = jax.jit(self._act_once)
+        self._act_each = jax.jit(jax.vmap(self._act_apart, in_axes=(None, 0, 0, 0, 0, 0)))
+        self._start = jax.jit(jax.vmap(lambda target: self.policy.start(target[None])))
         self._memory: Any = None
-        self._seed, self._steps = 0, 0
+        self._several = False
 
     def __repr__(self) -> str:
         return f"Agent({self.config.summary}; environment {self.env_id or 'not named'}, targets {self.targets})"
@@ -111,56 +117,118 @@ class Agent:
         agent.missing_environment = self.missing_environment
         return agent
 
-    def reset(self, target_return: Any = None, *, seed: int | np.integer = 0) -> None:
+    def reset(self, target_return: Any = None, *, seed: int | np.integer = 0, episodes: Any = None) -> None:
         """Begins an episode that should reach `target_return`, in the environment's reward units.
 
-        `seed`: of the actions, where they are drawn at random; an episode that `evaluate` starts from this seed alone
-        draws the same ones. Raises JaxdtError without a target where the policy takes one, and with one where it takes
-        none.
-        """
-        if target_return is not None:
-            target_return = number(target_return, "target_return")
-        if self.config.takes_target and (target_return is None or not fits_float32(target_return)):
-            raise JaxdtError(f"target_return must be a finite number; got {target_return}.")
-        if not self.config.takes_target and target_return is not None:
-            raise JaxdtError(f"{self.config.name} is asked for no return; leave target_return={target_return} out.")
-        self._memory = self.policy.start(jnp.full((1,), target_return or 0.0, jnp.float32))
-        self._seed, self._steps = whole(seed, "seed"), 0
+        - `episodes`: begins so many, in which `act` then acts side by side; several targets begin one each.
+        - `seed`: of the actions, where they are drawn at random; an episode that `evaluate` starts from this seed alone
+          draws the same ones. Of several, episode `i` draws by `seed + i`.
 
-    def act(self, observation: Any, reward: Any = 0.0) -> Float[np.ndarray, " a"] | np.integer:
+        Raises JaxdtError without a target where the policy takes one, and with one where it takes none.
+        """
+        targets = self._checked_targets(target_return, None if episodes is None else whole(episodes, "episodes"))
+        self._several = episodes is not None or len(targets) > 1
+        self._targets = np.array(targets, np.float32)
+        self._seeds = whole(seed, "seed") + np.arange(len(targets), dtype=np.int32)
+        self._steps = np.zeros(len(targets), np.int32)
+        self._memory = self._start(self._targets) if self._several else self.policy.start(jnp.array(self._targets))
+
+    def act(self, observation: Any, reward: Any = 0.0, *, begins: Any = None) -> np.ndarray | np.integer:
         """The next action, in the environment's action space: a vector, or a whole number where they are discrete.
 
-        `observation` (*s) is the newest one and `reward` what the previous action earned; at the first step
-        of an episode the reward is not used. Raises JaxdtError before `reset`, for an observation of another
-        shape, and for numbers that are not finite.
+        - `observation` (*s) is the newest one and `reward` what the previous action earned; at the first step of an
+          episode the reward is not used.
+        - Of n episodes: observations (n, *s), rewards (n,) or one for all, and actions (n, *a).
+        - `begins` (n,): True where an observation is the first of another episode, which is asked for the same target,
+          draws by the next seed that no episode has had, and remembers nothing of the one before.
+
+        Raises JaxdtError before `reset`, for observations of another shape, and for numbers that are not finite.
         """
         if self._memory is None:
             raise JaxdtError("no episode has begun; call agent.reset(target_return=...) first.")
-        reward = number(reward, "reward")
+        count = len(self._steps)
+        earned = np.array(numbers(reward, "reward"), np.float32)
+        if len(earned) not in (1, count) or not np.isfinite(earned).all():
+            raise JaxdtError(f"the reward must be one finite number an episode, of {count}; got {reward!r:.80}.")
+        seen = self._checked_observation(observation)
+        begun = self._begin_again(begins)
+        earned = np.where(self._steps > 0, earned, 0).astype(np.float32)
+        if begun.any():
+            self._memory = _restarted(begun, self._start(self._targets), self._memory)
+        act = self._act_each if self._several else self._act
+        self._memory, actions = act(self.params, self._memory, seen, earned, self._seeds, self._steps)
+        self._steps = self._steps + 1  # another array, since jax may still be reading this one
+        actions = np.array(actions)  # a copy, which the caller may change
+        self._check_actions(actions)
+        return actions if self._several else actions[0]
+
+    def _checked_targets(self, target_return: Any, episodes: int | None) -> list[float]:
+        if target_return is not None and not self.config.takes_target:
+            raise JaxdtError(f"{self.config.name} is asked for no return; leave target_return={target_return} out.")
+        if episodes is not None and not 1 <= episodes < 2**20:
+            raise JaxdtError(f"episodes must be at least 1 and below 2**20; got {episodes}.")
+        targets = [0.0] if not self.config.takes_target else []
+        if target_return is not None:
+            targets = list(numbers(target_return, "target_return"))
+        if not targets or not all(map(fits_float32, targets)):
+            raise JaxdtError(f"target_return must be a finite number; got {target_return}.")
+        if episodes is not None and len(targets) not in (1, episodes):
+            raise JaxdtError(f"target_return must be one, or one for each of {episodes} episodes; got {len(targets)}.")
+        return targets * (episodes if episodes is not None and len(targets) == 1 else 1)
+
+    def _checked_observation(self, observation: Any) -> Float[np.ndarray, "n *s"]:
+        shape = self.spec.observation_shape
+        expected = (len(self._steps), *shape) if self._several else shape
         try:
-            observation = np.asarray(observation, np.float32)
+            seen = np.asarray(observation, np.float32)
         except (TypeError, ValueError) as error:
             raise JaxdtError(
-                f"the observation must be an array of numbers of shape {self.spec.observation_shape}; got "
-                f"{observation!r:.80} (the parts of a dict follow one another by name)."
+                f"the observation must be an array of numbers of shape {expected}; got {observation!r:.80} (the parts "
+                "of a dict follow one another by name)."
             ) from error
-        if observation.shape != self.spec.observation_shape:
-            raise JaxdtError(f"the observation must have shape {self.spec.observation_shape}; got {observation.shape}.")
-        if not (np.isfinite(observation).all() and np.isfinite(reward)):
+        if seen.shape != expected:
+            raise JaxdtError(f"the observation must have shape {expected}; got {seen.shape}.")
+        if not np.isfinite(seen).all():
             raise JaxdtError("the observation and the reward must be finite.")
-        earned = np.array([reward if self._steps else 0.0], np.float32)
-        place = np.array([self._seed, self._steps], np.int32)
-        self._memory, actions = self._act(self.params, self._memory, observation[None], earned, place)
-        self._steps += 1
-        action, space = np.array(actions)[0], self.spec.action  # a copy, which the caller may change
-        if not (np.isfinite(action).all() if isinstance(space, Box) else action >= space.start):
-            raise JaxdtError("the action is not finite: the weights overflow at this observation; train them again.")
-        return action
+        return seen.reshape(-1, *shape)
 
-    def _act_once(self, params: PyTree, memory: PyTree, observation: Array, reward: Array, place: Array):
-        seed, step = place
-        keys = keys_of_episodes(seed[None])  # of a policy that draws nothing, no part is computed
-        return self.policy.act(params, memory, observation, reward, keys_of_step(keys, step))
+    def _begin_again(self, begins: Any) -> Bool[np.ndarray, " n"]:
+        """Which of several episodes begin anew at this step, with the seeds that they then draw by."""
+        count = len(self._steps)
+        if begins is None:
+            return np.zeros(count, bool)
+        begun = np.asarray(begins)
+        if not self._several or begun.shape != (count,) or begun.dtype != bool:
+            raise JaxdtError(
+                "begins must be a boolean for each of several episodes, which agent.reset(..., episodes=n) begins; got "
+                f"{begins!r:.80}."
+            )
+        begun = begun & (self._steps > 0)  # what has just begun need not begin again
+        self._seeds = np.where(begun, self._seeds.max() + np.cumsum(begun), self._seeds).astype(np.int32)
+        self._steps = np.where(begun, 0, self._steps).astype(np.int32)
+        return begun
+
+    def _check_actions(self, actions: np.ndarray) -> None:
+        space = self.spec.action
+        if not (np.isfinite(actions).all() if isinstance(space, Box) else (actions >= space.start).all()):
+            raise JaxdtError("the action is not finite: the weights overflow at this observation; train them again.")
+
+    def _act_once(self, params: PyTree, memory: PyTree, observation: Array, reward: Array, seed: Array, step: Array):
+        keys = keys_of_episodes(seed)  # of a policy that draws nothing, no part is computed
+        return self.policy.act(params, memory, observation, reward, keys_of_step(keys, step[0]))
+
+    def _act_apart(self, params: PyTree, memory: PyTree, *newest: Array):
+        """In each of several episodes alone, since they may have begun at different times."""
+        memory, action = self._act_once(params, memory, *(values[None] for values in newest))
+        return memory, action[0]
+
+
+@jax.jit
+def _restarted(begun: Bool[Array, " n"], started: PyTree, memory: PyTree) -> PyTree:
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(begun.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(choose, started, memory)
 
 
 def with_acting_options(config: AlgorithmConfig, **options: Any) -> AlgorithmConfig:
