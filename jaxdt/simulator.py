@@ -173,6 +173,27 @@ def checked_env_id(value: Any, where: str) -> str:
     return value
 
 
+def checked_env_kwargs(text: str, env_id: str | None, where: str) -> dict[str, Any] | None:
+    """The keyword arguments that a file gives as JSON; None, with a warning, where they are not plain.
+
+    Raises JaxdtError, which begins with `where`, for what is no JSON object.
+    """
+    try:
+        kwargs = json.loads(text)
+    except (ValueError, RecursionError):
+        kwargs = None
+    if not isinstance(kwargs, dict):
+        raise JaxdtError(f"{where}: env_kwargs must be a JSON object such as {{}}; got {text!r:.80}.")
+    if are_plain_kwargs(kwargs):
+        return kwargs or None
+    warnings.warn(
+        f"{where} was recorded with keyword arguments that may name a path to open; to evaluate in the same, give "
+        f"{flags_of(env_id or 'ID', kwargs)} if you trust it.",
+        stacklevel=4,
+    )
+    return None
+
+
 def _check_spaces(env_id: str, simulator: "gymnasium.Env") -> None:
     from gymnasium import spaces
 

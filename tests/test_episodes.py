@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -457,6 +459,13 @@ def test_a_spec_may_name_a_file_more_than_once(tmp_path):
     make_store((3,)).save(tmp_path / "a.npz")
     path = str(tmp_path / "a.npz")
     assert load_episodes(f"{path}+{path}+{path}").lengths.tolist() == [3, 3, 3]
+
+
+def test_joined_datasets_of_environments_made_in_other_ways_are_refused(tmp_path):
+    for name, kwargs in (("a", None), ("b", {"g": 1})):
+        dataclasses.replace(make_store(env_id="Hopper-v5"), env_kwargs=kwargs).save(tmp_path / f"{name}.npz")
+    with pytest.raises(JaxdtError, match=r"of one environment; got the env_kwargs None, {'g': 1} from .*a.npz, .*b"):
+        load_episodes(f"{tmp_path / 'a.npz'}+{tmp_path / 'b.npz'}")
 
 
 @pytest.mark.parametrize(

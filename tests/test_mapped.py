@@ -233,7 +233,7 @@ def damage(entry: Path, how: str) -> None:
     elif how == "missing":
         (entry / "rewards.npy").unlink()
     elif how == "environment":
-        (entry / "environment.json").write_text(json.dumps("evil:Env-v0"))
+        (entry / "environment.json").write_text(json.dumps(["evil:Env-v0", None]))
     elif how == "objects":
         np.save(entry / "rewards.npy", np.array([print] * 5), allow_pickle=True)
     else:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxdt
-from jaxdt.data.formats.minari import _env_id, load_minari
+from jaxdt.data.formats.minari import _environment, load_minari
 from tests.conftest import make_store
 from tests.hub_server import HubServer
 
@@ -151,26 +151,30 @@ PENDULUM = {"id": "Pendulum-v1", "kwargs": {}, "max_episode_steps": 200, "additi
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
+    ("changed", "kwargs", "says"),
     [
-        ({}, None),
-        ({"kwargs": {"render_mode": "human"}}, None),
-        ({"kwargs": 3, "max_episode_steps": "9"}, None),
+        ({}, {}, None),
+        ({"kwargs": {"render_mode": "human"}}, {}, None),
+        ({"kwargs": 3, "max_episode_steps": "9"}, {}, None),
+        ({"kwargs": {"g": 9.8}, "max_episode_steps": 50}, {"g": 9.8, "max_episode_steps": 50}, None),
+        ({"id": "Unknown_x-v0"}, {"max_episode_steps": 200}, None),
         (
-            {"kwargs": {"g": 9.8}, "max_episode_steps": 50},
-            r'Pendulum-v1 with kwargs {"g": 9\.8}, max_episode_steps 50, which .* give --env Pendulum-v1 --env-kwargs '
-            r"'{\"g\": 9\.8}' --max-episode-steps 50 if you trust it\.$",
+            {"kwargs": {"xml_file": "/evil.xml"}},
+            None,
+            r"Pendulum-v1 with env_kwargs {\"xml_file\": \"/evil\.xml\"}, which .* give --env Pendulum-v1 --env-kwargs "
+            r"'{\"xml_file\": \"/evil\.xml\"}' if you trust it\.$",
         ),
         (
             {"additional_wrappers": [{"name": "Mine"}]},
-            r'with additional_wrappers \[{"name": "Mine"}\], .* --env Pendulum-v1 if you .* \(the wrappers only a func',
+            {},
+            r'with additional_wrappers \[{"name": "Mine"}\], .* make it with its wrappers in a function, from Python',
         ),
-        ({"id": "Unknown_x-v0"}, r"Unknown_x-v0 with max_episode_steps 200, .* --max-episode-steps 200"),
     ],
 )
-def test_what_a_datasets_environment_has_beside_its_id_is_said(recwarn, changed, says):
+def test_what_a_datasets_environment_has_beside_its_id_is_kept_or_said(recwarn, changed, kwargs, says):
     spec = {**PENDULUM, **changed}
-    assert _env_id({"env_spec": json.dumps(spec)}, "minari:x") == spec["id"]
+    environment = _environment({"env_spec": json.dumps(spec)}, "minari:x")
+    assert environment == {"env_id": spec["id"], "env_kwargs": kwargs}
     assert [bool(re.search(says or "", str(each.message))) for each in recwarn] == ([True] if says else [])
 
 
@@ -178,7 +182,7 @@ def test_the_code_that_a_datasets_environment_names_is_never_run(root, tmp_path)
     marker = tmp_path / "ran"
     spec = {"id": "Evil-v0", "entry_point": "os:mkdir", "kwargs": {"path": str(marker)}, "additional_wrappers": []}
     write(root / NAME / "data", env_spec=json.dumps(spec), minari_version="0.5.4", dataset_id=NAME)
-    with pytest.warns(UserWarning, match="was recorded in Evil-v0 with kwargs"):
+    with pytest.warns(UserWarning, match="was recorded in Evil-v0 with env_kwargs"):
         assert load_minari(NAME).env_id == "Evil-v0"
     assert not marker.exists()
     code = f"import minari; minari.load_dataset({NAME!r})"  # the trap works: there are no spaces, so Minari makes it

@@ -21,7 +21,7 @@ from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.doubts import doubt_length_of_episodes, doubt_targets, doubt_units_of_actions
 from jaxdt.run.environment import check_alike, chosen, must_be_given_again, remembered
 from jaxdt.run.evaluate import video_paths
-from jaxdt.run.prepare import _environment_name, prepare_run
+from jaxdt.run.prepare import _environment_name, _with_arguments_of_data, prepare_run
 from jaxdt.run.resume import agree_with_record
 from jaxdt.types import Box, Spec
 from tests.conftest import make_store, tiny_algorithm
@@ -55,6 +55,34 @@ def test_an_environment_is_remembered_by_what_makes_it_again_or_said_to_be_neede
     if not isinstance(given, str):
         one_by_one, played_in = remembered(jaxdt.TrainConfig(parallel_environments=1), given)
         assert (one_by_one.env, played_in) == (name, given)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "given", "expected"),
+    [
+        ({"g": 9.5, "max_episode_steps": 50}, {}, ({"g": 9.5}, 50)),
+        ({"g": 9.5, "max_episode_steps": 50}, {"env": "Pendulum"}, ({"g": 9.5}, 50)),
+        ({"g": 9.5, "max_episode_steps": 50}, {"env_kwargs": {}, "max_episode_steps": 20}, ({}, 20)),
+        ({"g": 9.5}, {"env": "CartPole-v1"}, (None, None)),
+        ({"g": "../a", "max_episode_steps": -1}, {}, (None, None)),
+    ],
+)
+def test_an_environment_is_made_as_that_of_the_data_unless_other_arguments_are_given(recorded, given, expected):
+    store = dataclasses.replace(make_store(env_id="Pendulum-v1"), env_kwargs=recorded)
+    config = dataclasses.replace(jaxdt.TrainConfig(env="Pendulum-v1"), **given)
+    config = _with_arguments_of_data(config, store)
+    assert (config.env_kwargs, config.max_episode_steps) == expected
+
+
+def test_observations_of_any_shape_are_flattened_as_their_environments():
+    store = make_store(state_dim=6)
+    shaped = dataclasses.replace(store, observations=store.observations.reshape(-1, 2, 3), env_id=None)
+    played_in = Drift()
+    played_in.state_dim = 6
+    prepared = prepare_run(CONFIG, shaped, played_in, None)
+    np.testing.assert_array_equal(prepared.store.observations, store.observations)
+    assert prepared.record.spec.constants["state_mean"].shape == (6,)
+    assert prepared.record.data["fingerprint"] == shaped.fingerprint
 
 
 def test_keyword_arguments_are_kept_as_json_gives_them_back():

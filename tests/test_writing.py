@@ -28,6 +28,7 @@ def mixed_store(env_id: str | None = "HalfCheetah-v5", discrete: int | None = No
         truncations,
         episode_ends=[3, 10, 22],
         env_id=env_id,
+        env_kwargs=None if env_id is None else {"g": 9.5, "max_episode_steps": 50},
     )
 
 
@@ -49,7 +50,7 @@ def test_every_kind_becomes_every_kind_and_says_the_same(tmp_path, first, second
     assert written.fingerprint == store.fingerprint
     read = jaxdt.load_episodes(tmp_path / f"b{second}")
     assert read.fingerprint == store.fingerprint
-    assert read.env_id == env_id
+    assert (read.env_id, read.env_kwargs) == (env_id, store.env_kwargs)
     assert read.is_discrete == (discrete is not None)
 
 

@@ -35,6 +35,7 @@ def dataset_report(name: str, store: EpisodeStore) -> str:
     ]
     rows = [
         ("environment", store.env_id or "not named"),
+        *([("env_kwargs", json.dumps(store.env_kwargs))] if store.env_kwargs else []),
         ("episodes", f"{store.num_episodes} ({int(store.terminations[last].sum())} terminated, the rest cut off)"),
         ("steps", f"{store.num_steps}"),
         ("observations", f"{list(store.observations.shape[1:])} {store.observations.dtype}"),

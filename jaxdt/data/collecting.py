@@ -1,8 +1,8 @@
 """Episodes made by rolling out a behaviour policy in a Gymnasium environment."""
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from jaxdt import stepping
 from jaxdt.choice import DEFAULT_LIMIT, EnvironmentChoice, no_time_limit
 from jaxdt.config import whole
+from jaxdt.config.checks import as_json
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.simulator import action_space, episode_limit, make_simulator, registered_id, with_version
@@ -86,8 +87,16 @@ def collect_episodes(
         simulator.close()
     if cut_off and limit is None:
         warnings.warn(no_time_limit(env_id, cut_off, len(plays), DEFAULT_LIMIT), stacklevel=2)
+    made_with: dict[str, Any] | None = None
+    limited = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
+    with contextlib.suppress(JaxdtError):  # what is no JSON is not remembered
+        made_with = as_json({**(env_kwargs or {}), **limited}, "env_kwargs")
     return EpisodeStore.from_arrays(
-        *columns, episode_ends=ends, env_id=registered_id(env_id), source=f"episodes of {env_id}"
+        *columns,
+        episode_ends=ends,
+        env_id=registered_id(env_id),
+        env_kwargs=made_with,
+        source=f"episodes of {env_id}",
     )
 
 
@@ -129,7 +138,7 @@ def _play(simulator: Any, behaviour: Behaviour, seed: int, episode: int, limit: 
     return (observations, actions, rewards, terminations, truncations), was_cut
 
 
-@contextmanager
+@contextlib.contextmanager
 def _blaming(episode: int, step: int) -> Iterator[None]:
     try:
         yield

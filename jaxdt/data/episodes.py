@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from jaxdt.config.checks import as_json
 from jaxdt.data.actions import counted_from_zero, mapped_onto_unit
 from jaxdt.data.checks import checked_arrays
 from jaxdt.data.storage import MEMORY, TemporaryStorage, chunks, release_pages
@@ -51,6 +53,8 @@ class EpisodeStore:
     """First row of each episode, then the number of rows; one more number than episodes."""
     env_id: str | None = None
     """Gymnasium id that the episodes were recorded in, where known."""
+    env_kwargs: dict[str, Any] | None = None
+    """What `gymnasium.make` was given beside, as JSON has it; `max_episode_steps` may be among it."""
     statistics_before_filters: Statistics | None = None
     mapped_in: Path | None = None
     """Directory of the files that the large arrays are mapped from, read-only; None: all lie in memory."""
@@ -66,6 +70,7 @@ class EpisodeStore:
         *,
         episode_ends: Any = None,
         env_id: str | None = None,
+        env_kwargs: dict[str, Any] | None = None,
         source: str = "the arrays",
     ) -> "EpisodeStore":
         """Checks and keeps one's own data.
@@ -77,6 +82,7 @@ class EpisodeStore:
         - `terminations`, `truncations` (n,): booleans.
         - `episode_ends` (e,): row after each episode's last; without it episodes end where a
           termination or truncation is True, and an unfinished one at the end is dropped with a warning.
+        - `env_id`, `env_kwargs`: the environment that they were recorded in, as `gymnasium.make` takes it.
         - `source`: what error messages call the data.
 
         Raises JaxdtError naming the source, the field and the episode.
@@ -87,7 +93,7 @@ class EpisodeStore:
         # An episode that ends in the record without a flag was cut off there.
         last = offsets[1:] - 1
         fields["truncations"][last] |= ~fields["terminations"][last]
-        return cls(offsets=offsets, env_id=env_id, **fields)  # type: ignore[arg-type]
+        return cls(offsets=offsets, env_id=env_id, env_kwargs=as_json(env_kwargs, "env_kwargs") or None, **fields)  # type: ignore[arg-type]
 
     @property
     def num_episodes(self) -> int:
@@ -195,6 +201,8 @@ class EpisodeStore:
         }
         if self.env_id is not None:
             arrays["env_id"] = np.array(registered_id(self.env_id))
+        if self.env_kwargs is not None:
+            arrays["env_kwargs"] = np.array(json.dumps(self.env_kwargs))
         if not str(path).endswith(".npz"):
             raise JaxdtError(f"episodes are saved as .npz; got {str(path)!r}.")
         with open_atomically(path, "wb") as file:
@@ -248,6 +256,12 @@ class EpisodeStore:
             return dataclasses.replace(self, actions=self._like_ours("actions", self.num_steps, counted))
         unit = mapped_onto_unit(self.actions, space, self.offsets, clip=clip)
         return dataclasses.replace(self, actions=self._like_ours("actions", self.num_steps, unit))
+
+    def with_observations_of(self, shape: tuple[int, ...]) -> "EpisodeStore":
+        """Observations of as many numbers as `shape` in that shape, in the order of C, as Gymnasium flattens them."""
+        if self.state_dim != np.prod(shape) or self.observations.shape[1:] == shape:
+            return self
+        return dataclasses.replace(self, observations=self.observations.reshape(-1, *shape))
 
     def _select(self, episodes: Int[np.ndarray, " k"]) -> "EpisodeStore":
         kept = np.zeros(self.num_episodes, bool)

@@ -1,6 +1,7 @@
 """Episodes read one by one, and stores, joined into one store."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,11 @@ from jaxdt.errors import JaxdtError
 
 
 def join_episodes(
-    episodes: Sequence[Mapping[str, np.ndarray]], *, env_id: str | None = None, source: str
+    episodes: Sequence[Mapping[str, np.ndarray]],
+    *,
+    env_id: str | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    source: str,
 ) -> EpisodeStore:
     """Each episode has the same arrays of `EpisodeStore.from_arrays`, by name, as long as its observations.
 
@@ -31,7 +36,7 @@ def join_episodes(
                 )
     joined = {name: np.concatenate([episode[name] for episode in episodes]) for name in episodes[0]}
     ends = np.cumsum([len(episode["observations"]) for episode in episodes])
-    return EpisodeStore.from_arrays(**joined, episode_ends=ends, env_id=env_id, source=source)
+    return EpisodeStore.from_arrays(**joined, episode_ends=ends, env_id=env_id, env_kwargs=env_kwargs, source=source)
 
 
 def concatenate(stores: Sequence[EpisodeStore], names: Sequence[str], storage: Storage) -> EpisodeStore:
@@ -59,12 +64,19 @@ def concatenate(stores: Sequence[EpisodeStore], names: Sequence[str], storage: S
             f"datasets joined by + must be of one environment; got {', '.join(sorted(env_ids))} "
             f"from {', '.join(names)}."
         )
+    kwargs = [store.env_kwargs for store in stores if store.env_id is not None]
+    if any(each != kwargs[0] for each in kwargs):
+        raise JaxdtError(
+            f"datasets joined by + must be of one environment; got the env_kwargs {', '.join(map(str, kwargs))} from "
+            f"{', '.join(names)}."
+        )
     starts = np.cumsum([0] + [store.num_steps for store in stores[:-1]])
     ends = [store.offsets[1:] + start for store, start in zip(stores, starts, strict=True)]
     joined = ("observations", "actions", "rewards", "terminations", "truncations")
     return EpisodeStore(
         offsets=np.concatenate([[0], *ends]),
         env_id=next(iter(env_ids), None),
+        env_kwargs=next(iter(kwargs), None),
         **{field: _joined(field, [getattr(store, field) for store in stores], storage) for field in joined},  # type: ignore[arg-type]
     )
 

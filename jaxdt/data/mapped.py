@@ -18,7 +18,7 @@ from jaxdt.data.storage import LARGE, DirectoryStorage, copied, goes_to_file
 from jaxdt.errors import JaxdtError
 from jaxdt.files import directory_atomically, private_cache
 from jaxdt.progress import Progress
-from jaxdt.simulator import is_plain_env_id
+from jaxdt.simulator import are_plain_kwargs, is_plain_env_id
 
 
 _FORMAT = 1  # of an entry, and of what readers make of a file: entries of another one are replaced
@@ -139,7 +139,7 @@ def _fill(
                 np.save(path, values)
             elif not path.exists():  # of a reader that reads into memory
                 copied(name, values, storage)
-        (directory / "environment.json").write_text(json.dumps(store.env_id), encoding="utf-8")
+        (directory / "environment.json").write_text(json.dumps([store.env_id, store.env_kwargs]), encoding="utf-8")
         del store  # some systems remove or rename no file that is mapped
 
 
@@ -150,7 +150,7 @@ def _opened(entry: Path) -> EpisodeStore | None:
             name: np.asarray(np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False))
             for name in (*LARGE, "terminations", "truncations", "offsets")
         }
-        env_id = json.loads((entry / "environment.json").read_text(encoding="utf-8"))
+        env_id, kwargs = json.loads((entry / "environment.json").read_text(encoding="utf-8"))
     except Exception:  # damaged bytes make NumPy raise a dozen kinds
         return None
     offsets = np.array(found.pop("offsets"))
@@ -170,6 +170,8 @@ def _opened(entry: Path) -> EpisodeStore | None:
         return None
     if env_id is not None and not (isinstance(env_id, str) and is_plain_env_id(env_id)):
         return None
+    if kwargs is not None and not (isinstance(kwargs, dict) and are_plain_kwargs(kwargs)):
+        return None
     found = {name: values[: offsets[-1]] for name, values in found.items()}
     return EpisodeStore(
         observations=found["observations"],
@@ -179,5 +181,6 @@ def _opened(entry: Path) -> EpisodeStore | None:
         truncations=np.array(found["truncations"]),
         offsets=offsets,
         env_id=env_id,
+        env_kwargs=kwargs,
         mapped_in=entry,
     )

@@ -86,7 +86,8 @@ def _of_mapping(data: Mapping[str, Any], cut_after: int | None) -> EpisodeStore:
     arrays = {ours: _numbers(data[theirs], f"{_SOURCE}: {theirs}") for ours, theirs in names.items()}
     env_id = data.get("env_id")
     columns = flat_episodes(arrays, names, source=_SOURCE, cut_after=cut_after)
-    return EpisodeStore.from_arrays(**columns, env_id=None if env_id is None else str(env_id), source=_SOURCE)
+    environment = {"env_id": None if env_id is None else str(env_id), "env_kwargs": data.get("env_kwargs")}
+    return EpisodeStore.from_arrays(**columns, **environment, source=_SOURCE)
 
 
 def _of_list(data: Sequence[Mapping[str, Any]], cut_after: int | None) -> EpisodeStore:

@@ -27,7 +27,7 @@ from jaxdt.run.doubts import (
 )
 from jaxdt.run.environment import CUSTOM, choice_of, filmed
 from jaxdt.run.fit import check_fit
-from jaxdt.simulator import identity, with_version
+from jaxdt.simulator import are_plain_kwargs, identity, with_version
 from jaxdt.types import Box, Discrete, Environment, Sampler, Spec
 
 
@@ -77,6 +77,8 @@ def prepare_run(
     """
     env = _environment_name(config, store, environment)
     config = dataclasses.replace(config, env=env)
+    if environment is None and previous is None:
+        config = _with_arguments_of_data(config, store)
     choice = choice_of(config, environment, int(store.lengths.max()))
     _check_extras(config, choice)
     layout = choose_layout(config.batch_size, seeds=seeds, devices=config.devices)
@@ -100,6 +102,9 @@ def _prepare(
     command: list[str] | None,
     previous: RunRecord | None,
 ) -> Prepared:
+    data = describe_data(config.dataset, store)
+    if environment is not None:
+        store = store.with_observations_of(environment.spec.observation_shape)
     rest, held_out = store.split(config.validation_fraction) if config.validation_fraction else (store, None)
     spec, algorithm = _spec_and_algorithm(config, rest, environment, previous)
     algorithm = algorithm.for_data(config.dataset)
@@ -119,7 +124,6 @@ def _prepare(
     config = fill_schedule(config, filtered.num_episodes, resumed=previous is not None)
     if previous is not None and identity(previous.config.env or "none") == identity(given.env or "none"):
         config = dataclasses.replace(config, env=previous.config.env)  # as the run has always written it
-    data = describe_data(config.dataset, store)
     making = {**describe_making(command), "devices": len(layout.devices)}
     record = RunRecord(config=config, spec=spec, data=data, made_with=making)
     return Prepared(record, filtered, held_out, choice, environment, layout)
@@ -211,6 +215,22 @@ def _environment_name(config: TrainConfig, store: EpisodeStore, environment: Any
     if env not in (CUSTOM, "none") and recorded not in (None, identity(env)):
         warnings.warn(f"the data were recorded in {store.env_id}, evaluation is in {env}.", stacklevel=4)
     return env
+
+
+def _with_arguments_of_data(config: TrainConfig, store: EpisodeStore) -> TrainConfig:
+    """In the environment that the data were recorded in, with its keyword arguments and limit unless others are given.
+
+    `env_kwargs={}` gives none.
+    """
+    if not store.env_kwargs or store.env_id is None or identity(config.env or "none") != identity(store.env_id):
+        return config
+    kwargs = dict(store.env_kwargs)
+    limit = kwargs.pop("max_episode_steps", None)
+    if config.env_kwargs is None and kwargs and are_plain_kwargs(kwargs):
+        config = dataclasses.replace(config, env_kwargs=kwargs)
+    if config.max_episode_steps is None and type(limit) is int and limit > 0:
+        config = dataclasses.replace(config, max_episode_steps=limit)
+    return config
 
 
 def _check_extras(config: TrainConfig, choice: EnvironmentChoice) -> None:

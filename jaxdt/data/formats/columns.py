@@ -15,7 +15,7 @@ from jaxdt.data.fields import FLAGS, field_names, flags_of, flags_of_episodes
 from jaxdt.data.formats.limits import size_limit
 from jaxdt.data.storage import LARGE, ArrayWriter, Storage
 from jaxdt.errors import JaxdtError, one_line
-from jaxdt.simulator import checked_env_id
+from jaxdt.simulator import checked_env_id, checked_env_kwargs
 
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def load_columns(files: list[ArrowFile], source: str, storage: Storage) -> Episo
         terminations=terminations,
         truncations=truncations,
         episode_ends=ends,
-        env_id=env_id_of(files),
+        **environment_of(files),
         source=source,
     )
 
@@ -220,17 +220,22 @@ def _check_lengths(found: np.ndarray, lengths: np.ndarray, name: str, row: int, 
         raise JaxdtError(f"{source}: {name} has more rows than rewards, which has {row + len(lengths)}.")
 
 
-def env_id_of(files: list[ArrowFile]) -> str | None:
-    """What the schemas say."""
-    found = {}
+def environment_of(files: list[ArrowFile]) -> dict[str, Any]:
+    """What the schemas say: `env_id` and `env_kwargs`."""
+    found, kwargs = {}, None
     for file in files:
-        value = (file.schema.metadata or {}).get(b"env_id")
-        if value is not None:
-            found[checked_env_id(value.decode("utf-8", "replace"), str(file.path))] = file.path
+        said = {name: value.decode("utf-8", "replace") for name, value in (file.schema.metadata or {}).items()}
+        if b"env_id" in said:
+            found[(checked_env_id(said[b"env_id"], str(file.path)), said.get(b"env_kwargs", ""))] = file.path
+        if b"env_kwargs" in said and file is files[0]:
+            kwargs = checked_env_kwargs(said[b"env_kwargs"], said.get(b"env_id"), str(file.path))
     if len(found) > 1:
         first, second = sorted(found)[:2]
-        raise JaxdtError(f"{found[first]} is of {first} but {found[second]} of {second}; keep them in two datasets.")
-    return next(iter(found), None)
+        raise JaxdtError(
+            f"{found[first]} is of {' '.join(first).strip()} but {found[second]} of {' '.join(second).strip()}; keep "
+            "them in two datasets."
+        )
+    return {"env_id": next((env_id for env_id, _ in found), None), "env_kwargs": kwargs}
 
 
 def checked_schema(schema: "pyarrow.Schema") -> "pyarrow.Schema":

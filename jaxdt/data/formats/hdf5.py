@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import json
 import math
 import warnings
 import zlib
@@ -20,7 +21,7 @@ from jaxdt.data.joining import join_episodes
 from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.files import open_atomically
-from jaxdt.simulator import checked_env_id, registered_id
+from jaxdt.simulator import checked_env_id, checked_env_kwargs, registered_id
 
 
 if TYPE_CHECKING:
@@ -48,10 +49,10 @@ def load_hdf5(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = 
     Steps after the last end are dropped with a warning. Raises JaxdtError naming the file, the dataset and the fix.
     """
     with reading_hdf5(path) as file:
-        env_id = _env_id(file, path)
+        environment = _environment(file, path)
         if "num_episodes" in file and "observations" not in file:
             warn_of_unused_cut(cut_after, str(path))
-            return join_episodes(_d3rlpy_episodes(file, path), env_id=env_id, source=str(path))
+            return join_episodes(_d3rlpy_episodes(file, path), **environment, source=str(path))
         if "episode_0" in file and "observations" not in file:
             raise JaxdtError(f"{path} is a part of a Minari dataset; give its directory, or minari: and its name.")
         names = {name: name for name in LARGE} | ending_fields(file)
@@ -59,14 +60,14 @@ def load_hdf5(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = 
         for ours, theirs in names.items():
             arrays[ours] = read_dataset(file, theirs, path, bytes_left, storage)
             bytes_left -= array_bytes(theirs, arrays[ours].shape, arrays[ours].dtype)
-        unread = env_id is None and "env_id" in file.attrs
+        unread = environment["env_id"] is None and "env_id" in file.attrs
     if unread:
         warnings.warn(
             f"{path}: env_id is a string of any length, which is not read; give --env, or write it as numpy.bytes_.",
             stacklevel=3,
         )
     columns = flat_episodes(arrays, names, source=str(path), cut_after=cut_after)
-    return EpisodeStore.from_arrays(**columns, env_id=env_id, source=str(path))
+    return EpisodeStore.from_arrays(**columns, **environment, source=str(path))
 
 
 def _d3rlpy_episodes(file: "h5py.File", path: Path) -> list[dict[str, np.ndarray]]:
@@ -189,19 +190,31 @@ def _where(group: Any, name: str, path: Path) -> str:
     return f"{path}: {f'{group.name}/{name}'.lstrip('/')}"
 
 
-def _env_id(file: "h5py.File", path: Path) -> str | None:
-    if "env_id" not in file.attrs:
+def _environment(file: "h5py.File", path: Path) -> dict[str, Any]:
+    """What the attributes say: `env_id` and `env_kwargs`."""
+    env_id, kwargs = (_text(file, name, path) for name in ("env_id", "env_kwargs"))
+    if env_id is not None:
+        env_id = checked_env_id(env_id, str(path))
+    return {
+        "env_id": env_id,
+        "env_kwargs": None if kwargs is None else checked_env_kwargs(kwargs, env_id, str(path)),
+    }
+
+
+def _text(file: "h5py.File", name: str, path: Path) -> str | None:
+    """An attribute that is a string of fixed length; None where there is none."""
+    if name not in file.attrs:
         return None
-    kind = file.attrs.get_id("env_id")
+    kind = file.attrs.get_id(name)
     if kind.shape == () and kind.dtype.kind == "O":  # HDF5 may never come back from a damaged string of any length
         return None
     if kind.shape != () or kind.dtype.kind != "S":
         raise JaxdtError(
-            f"{path}: env_id must be one string of fixed length; got shape {kind.shape}, dtype {kind.dtype} "
+            f"{path}: {name} must be one string of fixed length; got shape {kind.shape}, dtype {kind.dtype} "
             "(write it as numpy.bytes_)."
         )
-    value: Any = file.attrs["env_id"]
-    return checked_env_id(bytes(value).decode("utf-8", "replace"), str(path))
+    value: Any = file.attrs[name]
+    return bytes(value).decode("utf-8", "replace")
 
 
 def hdf5_size(path: Path) -> int:
@@ -239,5 +252,7 @@ def write_hdf5(store: EpisodeStore, path: Path) -> None:
             file.create_dataset(name, data=values, compression="gzip", shuffle=True, fletcher32=True)
         if store.env_id is not None:
             file.attrs["env_id"] = np.bytes_(registered_id(store.env_id).encode())
+        if store.env_kwargs is not None:
+            file.attrs["env_kwargs"] = np.bytes_(json.dumps(store.env_kwargs).encode())
     with open_atomically(path, "wb") as out:
         out.write(content.getbuffer())

@@ -23,7 +23,7 @@ from jaxdt.data.formats.saved import open_arrow
 from jaxdt.data.joining import join_episodes
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.files import read_json
-from jaxdt.simulator import flags_of, is_plain_env_id
+from jaxdt.simulator import are_plain_kwargs, flags_of, is_plain_env_id
 
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def read_minari(directory: Path, source: str) -> EpisodeStore:
             f"{directory} has no main_data.hdf5 (its format is {metadata.get('data_format')!r:.40}). If a download was "
             "cut off, delete the directory and load it again."
         )
-    return join_episodes(episodes, env_id=_env_id(metadata, source), source=source)
+    return join_episodes(episodes, **_environment(metadata, source), source=source)
 
 
 def _episodes(file: "h5py.File", metadata: dict[str, Any], path: Path) -> list[dict[str, np.ndarray]]:
@@ -180,42 +180,46 @@ def _metadata(path: Path) -> dict[str, Any]:
     return metadata
 
 
-def _env_id(metadata: dict[str, Any], source: str) -> str | None:
-    """The environment's id; the rest of its description, which may name code, is warned of and left out."""
-    env_id = None
+def _environment(metadata: dict[str, Any], source: str) -> dict[str, Any]:
+    """`env_id` and `env_kwargs` of what the dataset was recorded in; what may name code or a file is left out."""
+    env_id, spec = None, {}
     with contextlib.suppress(TypeError, ValueError, KeyError, RecursionError):
         spec = json.loads(metadata["env_spec"])
         env_id = spec["id"] if is_plain_env_id(spec["id"]) else None
-        if env_id is not None:
-            _warn_of_what_an_id_does_not_make(env_id, spec, source)
-    return env_id
+    if env_id is None:
+        return {"env_id": None}
+    kwargs, wrappers = _beside_the_id(env_id, spec), spec.get("additional_wrappers")
+    is_plain = are_plain_kwargs(kwargs)
+    if wrappers or not is_plain:
+        given = "" if is_plain else f"give {flags_of(env_id, kwargs)} if you trust it"
+        wrapped = "make it with its wrappers in a function, from Python (env=)" if wrappers else ""
+        had = {"env_kwargs": {} if is_plain else kwargs, "additional_wrappers": wrappers}
+        shown = ", ".join(f"{name} {json.dumps(value):.300}" for name, value in had.items() if value)
+        warnings.warn(
+            f"{source} was recorded in {env_id} with {shown}, which a file may not name; to evaluate in the same, "
+            f"{' and '.join(filter(None, (given, wrapped)))}.",
+            stacklevel=4,
+        )
+    return {"env_id": env_id, "env_kwargs": kwargs if is_plain else None}
 
 
-def _warn_of_what_an_id_does_not_make(env_id: str, spec: dict[str, Any], source: str) -> None:
-    """Keyword arguments, time limit and wrappers that a dataset's environment had beside those registered."""
-    kwargs, steps, wrappers = (spec.get(name) for name in ("kwargs", "max_episode_steps", "additional_wrappers"))
-    if not (kwargs or steps or wrappers):
-        return
+def _beside_the_id(env_id: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments and time limit that a dataset's environment had and its id does not make."""
+    kwargs, steps = spec.get("kwargs"), spec.get("max_episode_steps")
+    if not kwargs and not steps:
+        return {}
     import gymnasium
 
     known = gymnasium.registry.get(env_id)
     own = {name: json.dumps(value, default=str) for name, value in (known.kwargs if known else {}).items()}
-    kwargs = {
+    beside = {
         name: value
         for name, value in (kwargs.items() if isinstance(kwargs, dict) else ())
         if name != "render_mode" and own.get(name) != json.dumps(value)
     }
-    has_steps = type(steps) is int and steps > 0 and (known is None or known.max_episode_steps != steps)
-    had = {"kwargs": kwargs, "max_episode_steps": steps if has_steps else None, "additional_wrappers": wrappers}
-    shown = ", ".join(f"{name} {json.dumps(value):.300}" for name, value in had.items() if value)
-    if shown:
-        limit = f" --max-episode-steps {steps}" if has_steps else ""
-        wrapped = " (the wrappers only a function gives, from Python: env=)" if wrappers else ""
-        warnings.warn(
-            f"{source} was recorded in {env_id} with {shown}, which its id does not say; to evaluate in the same, give "
-            f"{flags_of(env_id, kwargs)}{limit} if you trust it{wrapped}.",
-            stacklevel=5,
-        )
+    if type(steps) is int and steps > 0 and (known is None or known.max_episode_steps != steps):
+        beside["max_episode_steps"] = steps
+    return beside
 
 
 def _download(dataset_id: str, directory: Path) -> None:

@@ -12,7 +12,11 @@ from jaxdt.data.fields import ending_fields, flat_episodes
 from jaxdt.data.formats.limits import array_bytes, kept_bytes, size_limit
 from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError, one_line
-from jaxdt.simulator import checked_env_id
+from jaxdt.simulator import checked_env_id, checked_env_kwargs
+
+
+_ENVIRONMENT = ("env_id", "env_kwargs")
+"""Texts: what the episodes were recorded in, its keyword arguments as JSON."""
 
 
 def load_npz(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = None) -> EpisodeStore:
@@ -22,7 +26,8 @@ def load_npz(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = N
     """
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            names = {name: name for name in (*LARGE, "env_id") if name in archive.files} | ending_fields(archive.files)
+            names = {name: name for name in (*LARGE, *_ENVIRONMENT) if name in archive.files}
+            names |= ending_fields(archive.files)
             _check_members(archive.zip, tuple(names.values()), path)
             arrays = {ours: _read(archive, theirs, storage) for ours, theirs in names.items()}
     except JaxdtError:
@@ -37,8 +42,11 @@ def load_npz(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = N
     env_id = arrays.pop("env_id", None)
     if env_id is not None:
         env_id = checked_env_id(str(env_id) if env_id.ndim else env_id.item(), str(path))
+    kwargs = arrays.pop("env_kwargs", None)
+    if kwargs is not None:
+        kwargs = checked_env_kwargs(str(kwargs), env_id, str(path))
     columns = flat_episodes(arrays, names, source=str(path), cut_after=cut_after)
-    return EpisodeStore.from_arrays(**columns, env_id=env_id, source=str(path))
+    return EpisodeStore.from_arrays(**columns, env_id=env_id, env_kwargs=kwargs, source=str(path))
 
 
 def _check_members(archive: zipfile.ZipFile, wanted: tuple[str, ...], path: Path) -> None:

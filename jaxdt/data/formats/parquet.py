@@ -1,5 +1,6 @@
 """Parquet files of Hugging Face's layout: an episode a row, a list of its steps in each column."""
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -93,6 +94,8 @@ def write_parquet(store: EpisodeStore, path: Path) -> None:
         "truncations": store.truncations,
     }
     metadata = {} if store.env_id is None else {"env_id": registered_id(store.env_id)}
+    if store.env_kwargs is not None:
+        metadata["env_kwargs"] = json.dumps(store.env_kwargs)
     table = pyarrow.table({name: _an_episode_a_row(values, store) for name, values in columns.items()})
     table = table.replace_schema_metadata(metadata)
     with open_atomically(path, "wb") as file:

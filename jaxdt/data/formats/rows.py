@@ -10,7 +10,7 @@ from jaxdt.data.fields import SYNONYMS, ending_fields, field_names, flat_episode
 from jaxdt.data.formats.columns import (
     ArrowFile,
     check_declared_size,
-    env_id_of,
+    environment_of,
     flat_numbers,
     list_depth,
     load_columns,
@@ -53,7 +53,7 @@ def load_rows(files: list[ArrowFile], source: str, cut_after: int | None) -> Epi
     if arrays["actions"].ndim == 1 and arrays["actions"].dtype.kind == "f":
         arrays["actions"] = arrays["actions"][:, None]
     columns = flat_episodes(arrays, endings, source=source, cut_after=cut_after)
-    return EpisodeStore.from_arrays(**columns, env_id=env_id_of(files), source=source)
+    return EpisodeStore.from_arrays(**columns, **environment_of(files), source=source)
 
 
 def _parts(name: str, schema: list[str], source: str) -> list[str]:
