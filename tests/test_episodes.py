@@ -270,6 +270,26 @@ def test_a_share_of_the_episodes_is_held_out_whole_and_always_the_same():
     assert store.split(0.01)[1].num_episodes == store.split(0.99)[0].num_episodes == 1
 
 
+def test_a_store_is_a_sequence_of_its_episodes():
+    store = make_store(lengths=[3, 5, 2], env_id="Hopper-v5")
+    assert len(store) == 3
+    assert [len(episode["rewards"]) for episode in store] == [3, 5, 2]
+    np.testing.assert_array_equal(store[-1]["observations"], store.observations[8:])
+    with pytest.raises(IndexError):
+        store[3]
+    assert EpisodeStore.from_episodes(store, env_id="Hopper-v5").fingerprint == store.fingerprint
+    assert store[1:].fingerprint == EpisodeStore.from_episodes([store[1], store[2]]).fingerprint
+    np.testing.assert_allclose(store[1:].statistics.mean, store.observations[3:].mean(axis=0), rtol=1e-5)
+    with pytest.raises(JaxdtError, match="one or more in their order; got slice"):
+        store[::-1]
+
+
+def test_a_store_is_one_line_for_people():
+    text = repr(make_store(lengths=[3, 5], env_id="Hopper-v5"))
+    assert text.startswith("EpisodeStore(2 episodes, 8 steps, observations (3,), actions (2,), return ")
+    assert text.endswith(", Hopper-v5)")
+
+
 def test_the_only_episode_cannot_be_held_out():
     with pytest.raises(JaxdtError, match="validation_fraction holds whole episodes out and the data have one"):
         make_store(lengths=[3]).split(0.5)

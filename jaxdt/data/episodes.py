@@ -3,11 +3,12 @@
 import dataclasses
 import hashlib
 import json
+import operator
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -25,6 +26,8 @@ from jaxdt.types import Box, Discrete, Spec
 STD_EPSILON = 1e-6
 """Added to every standard deviation, as the original does."""
 
+FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
+"""The arrays of a store, all of them with a row a step."""
 _STEPS = 65_536
 
 
@@ -94,6 +97,49 @@ class EpisodeStore:
         last = offsets[1:] - 1
         fields["truncations"][last] |= ~fields["terminations"][last]
         return cls(offsets=offsets, env_id=env_id, env_kwargs=as_json(env_kwargs, "env_kwargs") or None, **fields)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_episodes(cls, episodes: Iterable[Mapping[str, Any]], *, env_id: str | None = None) -> "EpisodeStore":
+        """Checks and keeps episodes given one by one: a dict each, of arrays with a row a step.
+
+        Names and shapes are those of `from_arrays`; `load_episodes` says what else is taken. Raises JaxdtError naming
+        the episode and the field.
+        """
+        from jaxdt.data.objects import episodes_of  # which makes stores
+
+        store = episodes_of(list(episodes))
+        return store if env_id is None else dataclasses.replace(store, env_id=env_id)
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return self.num_episodes
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "EpisodeStore": ...
+    def __getitem__(self, index: int | slice) -> "dict[str, np.ndarray] | EpisodeStore":
+        """One episode as a dict of arrays, which share the store's memory; of a slice, a store of those episodes."""
+        if isinstance(index, slice):
+            chosen = np.arange(self.num_episodes)[index]
+            if not len(chosen) or (np.diff(chosen) < 0).any():
+                raise JaxdtError(f"a slice of episodes must be one or more in their order; got {index}.")
+            return self._select(chosen, statistics=self.statistics_before_filters)
+        episode = range(self.num_episodes)[operator.index(index)]  # an IndexError where there is none
+        rows = slice(self.offsets[episode], self.offsets[episode + 1])
+        return {name: getattr(self, name)[rows] for name in FIELDS}
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return (self[episode] for episode in range(self.num_episodes))
+
+    def __repr__(self) -> str:
+        actions = "discrete actions" if self.is_discrete else f"actions {self.actions.shape[1:]}"
+        environment = "" if self.env_id is None else f", {self.env_id}"
+        return (
+            f"EpisodeStore({self.num_episodes} episodes, {self.num_steps} steps, observations "
+            f"{self.observations.shape[1:]}, {actions}, return {self.returns.mean():g} ± {self.returns.std():g}"
+            f"{environment})"
+        )
 
     @property
     def num_episodes(self) -> int:
@@ -182,7 +228,7 @@ class EpisodeStore:
     def fingerprint(self) -> str:
         """sha256 over the data; two stores with the same one hold the same episodes."""
         digest = hashlib.sha256()
-        for name in ("observations", "actions", "rewards", "terminations", "truncations", "offsets"):
+        for name in (*FIELDS, "offsets"):
             values = np.ascontiguousarray(getattr(self, name))
             digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
             for chunk in chunks(values):
@@ -191,14 +237,7 @@ class EpisodeStore:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an `.npz` that `load_episodes` reads; the file appears whole or not at all."""
-        arrays = {
-            "observations": self.observations,
-            "actions": self.actions,
-            "rewards": self.rewards,
-            "terminations": self.terminations,
-            "truncations": self.truncations,
-            "episode_ends": self.offsets[1:],
-        }
+        arrays = {name: getattr(self, name) for name in FIELDS} | {"episode_ends": self.offsets[1:]}
         if self.env_id is not None:
             arrays["env_id"] = np.array(registered_id(self.env_id))
         if self.env_kwargs is not None:
@@ -223,7 +262,7 @@ class EpisodeStore:
         else:
             steps = np.cumsum(self.lengths[order])
             count = int(np.searchsorted(steps, max(int(fraction * self.num_steps), 1), side="right"))
-        return self._select(np.sort(order[: max(count, 1)]))
+        return self._select(np.sort(order[: max(count, 1)]), statistics=self.statistics)
 
     def split(self, fraction: float) -> tuple["EpisodeStore", "EpisodeStore"]:
         """Two stores of their own: the other episodes, and `fraction` of all, rounded, drawn at random always alike.
@@ -236,9 +275,9 @@ class EpisodeStore:
             raise JaxdtError("validation_fraction holds whole episodes out and the data have one; leave it out.")
         drawn = np.random.default_rng(0).permutation(self.num_episodes)
         count = min(max(round(fraction * self.num_episodes), 1), self.num_episodes - 1)
-        rest, held_out = (self._select(np.sort(part)) for part in (drawn[count:], drawn[:count]))
-        forgotten = {"statistics_before_filters": self.statistics_before_filters}
-        return dataclasses.replace(rest, **forgotten), dataclasses.replace(held_out, **forgotten)
+        parts = (np.sort(part) for part in (drawn[count:], drawn[:count]))
+        rest, held_out = (self._select(part, statistics=self.statistics_before_filters) for part in parts)
+        return rest, held_out
 
     def with_delayed_rewards(self) -> "EpisodeStore":
         """Each episode's whole return at its last step and nothing before (paper section 5.5)."""
@@ -263,7 +302,8 @@ class EpisodeStore:
             return self
         return dataclasses.replace(self, observations=self.observations.reshape(-1, *shape))
 
-    def _select(self, episodes: Int[np.ndarray, " k"]) -> "EpisodeStore":
+    def _select(self, episodes: Int[np.ndarray, " k"], *, statistics: Statistics | None) -> "EpisodeStore":
+        """Episodes in their order; `statistics`: None where they are to have their own."""
         kept = np.zeros(self.num_episodes, bool)
         kept[episodes] = True
         rows = np.flatnonzero(np.repeat(kept, self.lengths))
@@ -279,7 +319,7 @@ class EpisodeStore:
             terminations=self.terminations[rows],
             truncations=self.truncations[rows],
             offsets=np.concatenate([[0], np.cumsum(self.lengths[episodes])]),
-            statistics_before_filters=self.statistics,
+            statistics_before_filters=statistics,
         )
 
     def _like_ours(self, name: str, steps: int, parts: Iterable[np.ndarray]) -> np.ndarray:
