@@ -56,6 +56,7 @@ def test_the_model_defaults_to_the_papers():
 
 def test_the_optimizer_defaults_to_the_papers():
     assert values_of(OptimizerConfig()) == {
+        "update_rule": "adamw",
         "learning_rate": 1e-4,
         "warmup_steps": 10_000,
         "warmup_fraction": 0.1,
