@@ -77,7 +77,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """Clipping by global norm, then AdamW or LAMB; decay on every parameter unless `decay_biases` is off."""
     schedule = learning_rate_schedule(config)
     clip = optax.identity() if config.max_grad_norm is None else optax.clip_by_global_norm(config.max_grad_norm)
-    adam = {"b1": config.beta1, "b2": config.beta2, "eps": config.epsilon}
+    adam: dict[str, Any] = {"b1": config.beta1, "b2": config.beta2, "eps": config.epsilon}
     decay: Any = config.weight_decay
     if config.update_rule == "lamb":
         lamb = [optax.scale_by_adam(**adam), optax.add_decayed_weights(decay)]
@@ -147,16 +147,19 @@ class GradientUpdate(NamedTuple):
 
 
 def descend(
-    loss: Callable[[PyTree[Array]], Float[Array, ""]],
+    loss: Callable[[PyTree[Array]], Any],
     params: PyTree[Array],
     opt_state: PyTree[Any],
     config: OptimizerConfig,
-) -> tuple[PyTree[Array], PyTree[Any], Float[Array, ""], PyTree[Array]]:
+    *,
+    has_aux: bool = False,
+) -> tuple[PyTree[Array], PyTree[Any], Any, PyTree[Array]]:
     """One step down `loss(params)`: new parameters, the optimiser's new state, the loss before, its gradients.
 
-    Where the parameters are a `Flat`, all are, but for what the loss is given.
+    Where the parameters are a `Flat`, all are, but for what the loss is given. `has_aux`: the loss gives a pair, itself
+    and what else there is to tell, and so does this.
     """
-    value, gradients = jax.value_and_grad(loss)(unflatten(params))
+    value, gradients = jax.value_and_grad(loss, has_aux=has_aux)(unflatten(params))
     if isinstance(params, Flat):
         gradients = Flat.of(gradients)
     updates, opt_state = make_optimizer(config).update(cast(Any, gradients), opt_state, cast(Any, params))

@@ -11,6 +11,7 @@ from jaxdt.config import (
     BehaviorCloningConfig,
     DecisionTransformerConfig,
     IQLConfig,
+    OnlineDTConfig,
     RvSConfig,
     TD3BCConfig,
 )
@@ -27,6 +28,7 @@ _FILES: dict[type, str] = {
     RvSConfig: "rvs",
     IQLConfig: "iql",
     TD3BCConfig: "td3_bc",
+    OnlineDTConfig: "online_dt",
 }
 """Each has `make(config, spec)` and `measure(config, store)`, as below."""
 

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Key, Num, PRNGKeyArray, PyTree
 
 from jaxdt.algorithms import normalization
-from jaxdt.algorithms.gaussian import log_likelihood
+from jaxdt.algorithms.distributions import Gaussian
 from jaxdt.algorithms.normalization import choose_action, normalize, to_environment
 from jaxdt.config import RvSConfig
 from jaxdt.data.episodes import EpisodeStore
@@ -61,7 +61,7 @@ def make(config: RvSConfig, spec: Spec) -> Algorithm:
         average = to_go / jnp.maximum(longest - timestep, 1)
         prediction = predict(params, states, average, key if config.dropout else None)
         if is_continuous:
-            losses = -log_likelihood(action, prediction, params["log_std"])
+            losses = -Gaussian(prediction, params["log_std"][None]).log_prob(action)
         else:
             losses = optax.softmax_cross_entropy_with_integer_labels(prediction, action)
         return jnp.sum(losses * is_real) / jnp.maximum(jnp.sum(is_real), 1)

@@ -16,6 +16,7 @@ from jaxdt.config.decision_transformer import (
 )
 from jaxdt.config.iql import IQLConfig as IQLConfig
 from jaxdt.config.model import ModelConfig as ModelConfig
+from jaxdt.config.online_dt import OnlineDTConfig as OnlineDTConfig
 from jaxdt.config.optimizer import OptimizerConfig as OptimizerConfig
 from jaxdt.config.plain import (
     number as number,
@@ -31,6 +32,8 @@ from jaxdt.config.presets import (
     HUGGINGFACE as HUGGINGFACE,
     IQL as IQL,
     LARGE as LARGE,
+    ONLINE_DT as ONLINE_DT,
+    ONLINE_DT_SMALL as ONLINE_DT_SMALL,
     PAPER as PAPER,
     PRESETS as PRESETS,
     REBRAC as REBRAC,

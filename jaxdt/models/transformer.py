@@ -11,7 +11,18 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxdt.config import ModelConfig
-from jaxdt.models.layers import STD, dense, drop, embedding, gpt2_linear, layer_norm, normalize, split, torch_linear
+from jaxdt.models.layers import (
+    STD,
+    dense,
+    drop,
+    embedding,
+    gpt2_linear,
+    layer_norm,
+    normalize,
+    orthogonal_linear,
+    split,
+    torch_linear,
+)
 from jaxdt.types import Window
 
 
@@ -129,20 +140,23 @@ class DecodeCache(NamedTuple):
 class DecisionTransformer(nnx.Module):
     """Causal transformer over the tokens (return-to-go, state, action) of each step.
 
-    Predicts continuous actions, or the logits of discrete ones.
+    Predicts continuous actions, or the logits of discrete ones; `gaussian`: of continuous ones the mean, and as many
+    numbers more from which a standard deviation is made, of a distribution that is squashed or bounded elsewhere.
     """
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, gaussian: bool = False, rngs: nnx.Rngs):
         assert config.state_dim is not None
         self.is_discrete = config.num_actions is not None
         outputs = config.num_actions or config.action_dim
         assert outputs is not None
+        gaussian = gaussian and not self.is_discrete
         width, as_huggingface = config.width, config.initialization == "huggingface"
         linear = gpt2_linear if as_huggingface else torch_linear
         self.last_timestep = config.max_episode_length - 1
-        self.action_tanh, self.dtype = config.action_tanh and not self.is_discrete, config.dtype
+        self.action_tanh, self.dtype = config.action_tanh and not self.is_discrete and not gaussian, config.dtype
         timestep_std = STD if as_huggingface else 1.0  # PyTorch's default
-        self.embed_timestep = embedding(config.max_episode_length, width, rngs, std=timestep_std)
+        timesteps = config.max_episode_length
+        self.embed_timestep = embedding(timesteps, width, rngs, std=timestep_std) if config.timestep_embedding else None
         self.embed_return = linear(1, width, rngs)
         self.embed_state = linear(config.state_dim, width, rngs)
         # N(0, 0.02), as in the original's model for Atari and in Hugging Face's tables.
@@ -152,7 +166,9 @@ class DecisionTransformer(nnx.Module):
         self.embedding_dropout, self.rematerialize = config.embedding_dropout, config.rematerialize
         self.blocks = nnx.Dict({f"block_{i}": Block(config, rngs=rngs) for i in range(config.num_layers)})
         self.final_norm = layer_norm(width, config.layer_norm_epsilon, rngs)
-        self.predict_action = linear(width, outputs, rngs)
+        self.predict_action = None if gaussian else linear(width, outputs, rngs)
+        self.predict_mean = orthogonal_linear(width, outputs, rngs, gain=1.0) if gaussian else None
+        self.predict_log_std = orthogonal_linear(width, outputs, rngs, gain=1.0) if gaussian else None
 
     def __call__(
         self, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
@@ -198,7 +214,9 @@ class DecisionTransformer(nnx.Module):
         return DecodeCache(tuple(blocks), timestep, cache.steps_seen + 1), self._predict(x)[:, 0]
 
     def _predict(self, x: Float[Array, "b q d"]) -> Float[Array, "b q outputs"]:
-        outputs = dense(self.predict_action, normalize(self.final_norm, x.astype(jnp.float32)))
+        seen = normalize(self.final_norm, x.astype(jnp.float32))
+        heads = (self.predict_action, self.predict_mean, self.predict_log_std)
+        outputs = jnp.concatenate([dense(head, seen) for head in heads if head is not None], axis=-1)
         return jnp.tanh(outputs) if self.action_tanh else outputs
 
     def _embed_action(self, actions: Float[Array, "*b a"] | Int[Array, "*b"]) -> Float[Array, "*b d"]:
@@ -206,6 +224,8 @@ class DecisionTransformer(nnx.Module):
         return dense(layer, actions) if isinstance(layer, nnx.Linear) else layer(actions)
 
     def _embed_time(self, timesteps: Int[Array, "*b"]) -> Float[Array, "*b d"]:
+        if self.embed_timestep is None:
+            return jnp.zeros((*timesteps.shape, self.embed_return.out_features))
         # nnx.Embed gives NaN for an index out of range; steps past the table share its last row.
         return self.embed_timestep(jnp.clip(timesteps, 0, self.last_timestep))
 
