@@ -38,6 +38,7 @@ def test_the_model_defaults_to_the_papers():
         "num_actions": None,
         "context_length": 20,
         "max_episode_length": 1000,
+        "timestep_embedding": True,
         "width": 128,
         "num_layers": 3,
         "num_heads": 1,

@@ -13,7 +13,8 @@ import pytest
 import jaxdt
 from jaxdt.algorithms import make_algorithm
 from jaxdt.algorithms.distributions import Categorical, Gaussian, SquashedGaussian, squashed_gaussian
-from jaxdt.algorithms.online_dt import fit_window, mean_of_real
+from jaxdt.algorithms.online_dt import fit_window
+from jaxdt.algorithms.temperature import mean_of_real
 from jaxdt.config import ONLINE_DT, OnlineDTConfig, OptimizerConfig
 from jaxdt.config.online_dt import tuned_for
 from jaxdt.errors import JaxdtError
@@ -47,9 +48,12 @@ def test_an_imported_model_gives_the_originals_distribution(ordering):
     config = config_from_tensors(tensors, SHAPE["num_heads"], SHAPE["context_length"], "golden")
     assert config.timestep_embedding == (ordering == "ordering1")
     params, dropped = params_from_tensors(tensors, config, "golden")
-    assert dropped == sorted(
-        f"{name}.{part}" for name in ("predict_return", "predict_state") for part in ("bias", "weight")
-    ) + ["transformer.wte.weight"] or "embed_timestep.weight" in dropped
+    assert (
+        dropped
+        == sorted(f"{name}.{part}" for name in ("predict_return", "predict_state") for part in ("bias", "weight"))
+        + ["transformer.wte.weight"]
+        or "embed_timestep.weight" in dropped
+    )
     _, apply = build_model(config, gaussian=True)
     with jax.default_matmul_precision("highest"):
         found = squashed_gaussian(apply(params, window))

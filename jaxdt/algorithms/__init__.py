@@ -12,6 +12,7 @@ from jaxdt.config import (
     DecisionTransformerConfig,
     IQLConfig,
     OnlineDTConfig,
+    ReinformerConfig,
     RvSConfig,
     TD3BCConfig,
 )
@@ -29,6 +30,7 @@ _FILES: dict[type, str] = {
     IQLConfig: "iql",
     TD3BCConfig: "td3_bc",
     OnlineDTConfig: "online_dt",
+    ReinformerConfig: "reinformer",
 }
 """Each has `make(config, spec)` and `measure(config, store)`, as below."""
 

@@ -155,20 +155,16 @@ def window_policy(config: AnyTransformerConfig, apply: Apply, spec: Spec, choose
 
     def see(params, memory: _Memory, states, return_to_go, timestep) -> tuple[Window, Float[Array, "b n"]]:
         window = memory.context._replace(actions=memory.context.actions.at[:, -1].set(memory.action))
-        window = _push(window, states, return_to_go, timestep)
+        window = push(window, states, return_to_go, timestep)
         return window, in_cpu_blocks(partial(predict, params), BLOCK, window)
 
-    def empty(batch: int) -> Window:
-        shape = (batch, config.model.context_length)
-        return Window(
-            states=jnp.zeros((*shape, *spec.observation_shape), jnp.float32),
-            actions=jnp.zeros((*shape, *spec.action_shape), spec.action_dtype),
-            returns_to_go=jnp.zeros(shape, jnp.float32),
-            timesteps=jnp.zeros(shape, jnp.int32),
-            mask=jnp.zeros(shape, bool),
-        )
-
-    return _acting(config, spec, empty, see, choose or _as_config_says(config, spec))
+    return _acting(
+        config,
+        spec,
+        partial(empty_window, config.model.context_length, spec),
+        see,
+        choose or _as_config_says(config, spec),
+    )
 
 
 def _cached_policy(
@@ -225,7 +221,19 @@ def _acting(
     return Policy(start, act)
 
 
-def _push(
+def empty_window(length: int, spec: Spec, batch: int) -> Window:
+    """Nothing but padding."""
+    shape = (batch, length)
+    return Window(
+        states=jnp.zeros((*shape, *spec.observation_shape), jnp.float32),
+        actions=jnp.zeros((*shape, *spec.action_shape), spec.action_dtype),
+        returns_to_go=jnp.zeros(shape, jnp.float32),
+        timesteps=jnp.zeros(shape, jnp.int32),
+        mask=jnp.zeros(shape, bool),
+    )
+
+
+def push(
     window: Window, states: Float[Array, "b *s"], return_to_go: Float[Array, " b"], timestep: Int[Array, ""]
 ) -> Window:
     """The context one step later: everything moves left, the new step stands at the right, its action still 0."""

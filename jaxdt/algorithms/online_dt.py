@@ -3,15 +3,14 @@
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key, Num, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Key, Num, PRNGKeyArray, PyTree
 
 from jaxdt.algorithms import normalization
 from jaxdt.algorithms.decision_transformer import transformer_policy, windows_of, with_sizes
 from jaxdt.algorithms.distributions import Categorical, SquashedGaussian, drawn, squashed_gaussian
 from jaxdt.algorithms.normalization import choose_action
-from jaxdt.algorithms.temperature import EntropyUpdate, Fit, initial_state
+from jaxdt.algorithms.temperature import EntropyUpdate, Fit, initial_state, mean_of_real
 from jaxdt.config import OnlineDTConfig
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.models import Apply, build_model
@@ -52,10 +51,6 @@ def fit_window(apply: Apply, spec: Spec, policy: PyTree, window: Window, key: PR
     loss = -mean_of_real(distribution.log_prob(window.actions), window.mask)
     entropy = mean_of_real(distribution.entropy(entropy_key), window.mask)
     return Fit(loss, entropy, {"negative_log_likelihood": loss})
-
-
-def mean_of_real(values: Float[Array, "b t"], mask: Bool[Array, "b t"]) -> Float[Array, ""]:
-    return jnp.sum(jnp.where(mask, values, 0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
 def _policy(config: OnlineDTConfig, spec: Spec) -> Policy:

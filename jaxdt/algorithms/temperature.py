@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from jaxdt.config import OptimizerConfig
 from jaxdt.training import Metrics, TrainState, descend, initial_states, learning_rate_schedule
@@ -26,6 +26,11 @@ class Fit(NamedTuple):
     """In nats."""
     metrics: Metrics
     """Parts of the loss, by name."""
+
+
+def mean_of_real(values: Float[Array, "b t"], mask: Bool[Array, "b t"]) -> Float[Array, ""]:
+    """Over real steps only; 0 where there are none."""
+    return jnp.sum(jnp.where(mask, values, 0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
 def with_temperature(policy: PyTree[Array]) -> dict[str, PyTree[Array]]:

@@ -37,12 +37,14 @@ from jaxdt.config.presets import (
     PAPER as PAPER,
     PRESETS as PRESETS,
     REBRAC as REBRAC,
+    REINFORMER as REINFORMER,
     RVS as RVS,
     RVS_SMALL as RVS_SMALL,
     TD3_BC as TD3_BC,
     preset as preset,
 )
 from jaxdt.config.protocol import AlgorithmOptions as AlgorithmOptions
+from jaxdt.config.reinformer import ReinformerConfig as ReinformerConfig
 from jaxdt.config.run import (
     CHANGEABLE as CHANGEABLE,
     INTERVALS as INTERVALS,

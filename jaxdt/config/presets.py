@@ -10,6 +10,7 @@ from jaxdt.config.iql import IQLConfig
 from jaxdt.config.model import ModelConfig
 from jaxdt.config.online_dt import OnlineDTConfig
 from jaxdt.config.optimizer import OptimizerConfig
+from jaxdt.config.reinformer import ReinformerConfig
 from jaxdt.config.run import TrainConfig
 from jaxdt.config.rvs import RvSConfig
 from jaxdt.config.td3_bc import TD3BCConfig
@@ -161,6 +162,21 @@ ONLINE_DT_SMALL = TrainConfig(
 )
 """The same for a laptop's CPU, in minutes."""
 
+REINFORMER = TrainConfig(
+    preset="reinformer",
+    batch_size=128,
+    steps=50_000,
+    eval_every=5_000,
+    eval_episodes=10,
+    algorithm=ReinformerConfig(),
+)
+"""Reinformer as its authors train it on locomotion data; hopper-medium with `--batch-size 256`. What differs:
+
+- An episode is drawn in proportion to its length (theirs: each once a pass), and windows reach its end, where they are
+  padded on the left and attention leaves the padding out; theirs are whole, or padded on the right and not masked.
+- Returns are divided by the mean of their size at real steps.
+"""
+
 CARTPOLE = TrainConfig(
     preset="cartpole",
     dataset="cartpole",
@@ -200,6 +216,7 @@ PRESETS = {
     "rebrac": REBRAC,
     "online-dt": ONLINE_DT,
     "online-dt-small": ONLINE_DT_SMALL,
+    "reinformer": REINFORMER,
 }
 
 

@@ -11,13 +11,20 @@ from jaxdt.config.checks import KeywordArguments, as_json, at_least, fits_float3
 from jaxdt.config.decision_transformer import DecisionTransformerConfig
 from jaxdt.config.iql import IQLConfig
 from jaxdt.config.online_dt import OnlineDTConfig
+from jaxdt.config.reinformer import ReinformerConfig
 from jaxdt.config.rvs import RvSConfig
 from jaxdt.config.td3_bc import TD3BCConfig
 from jaxdt.errors import JaxdtError
 
 
 AlgorithmConfig = (
-    DecisionTransformerConfig | BehaviorCloningConfig | RvSConfig | IQLConfig | TD3BCConfig | OnlineDTConfig
+    DecisionTransformerConfig
+    | BehaviorCloningConfig
+    | RvSConfig
+    | IQLConfig
+    | TD3BCConfig
+    | OnlineDTConfig
+    | ReinformerConfig
 )
 """What a policy is learned by, each as `AlgorithmOptions` says; `jaxdt.algorithms.make_algorithm` makes it."""
 

@@ -10,9 +10,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxdt.config import ModelConfig
 from jaxdt.errors import JaxdtError
+from jaxdt.models.attention import KVCache
 from jaxdt.models.functional import Init, Params, as_functions
 from jaxdt.models.layers import for_each_window
-from jaxdt.models.transformer import DecisionTransformer, DecodeCache, KVCache
+from jaxdt.models.transformer import DecisionTransformer, DecodeCache
 from jaxdt.types import Window
 
 
@@ -85,9 +86,7 @@ def build_decoder(config: ModelConfig, *, gaussian: bool = False) -> tuple[Calla
     heads, head, length = config.num_heads, config.width // config.num_heads, 3 * config.context_length
 
     def start(batch: int) -> DecodeCache:
-        empty = KVCache(
-            jnp.zeros((batch, heads, head, length), config.dtype), jnp.zeros((batch, heads, length, head), config.dtype)
-        )
+        empty = KVCache.empty(batch, heads, head, length, config.dtype)
         zero = jnp.zeros((), jnp.int32)
         return DecodeCache((empty,) * config.num_layers, timestep=zero, steps_seen=zero)
 

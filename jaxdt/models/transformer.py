@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxdt.config import ModelConfig
+from jaxdt.models.attention import KVCache, attend, causal_and_real, newest_may_attend
 from jaxdt.models.layers import (
     STD,
     dense,
@@ -32,13 +33,6 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_new": partial(jax.nn.gelu, approximate=True),
 }
 _TORCH_EPSILON = 1e-5  # the embedding's LayerNorm keeps PyTorch's default, whatever the config says of the others
-
-
-class KVCache(NamedTuple):
-    """Keys and values of one block's tokens, laid out as the matrix products read them."""
-
-    keys: Float[Array, "b heads head l"]
-    values: Float[Array, "b heads l head"]
 
 
 class Block(nnx.Module):
@@ -83,20 +77,12 @@ class Block(nnx.Module):
     ) -> tuple[Float[Array, "b q d"], KVCache]:
         """As a call, with the keys and values of the new tokens written into the cache at `at`."""
         normed = normalize(self.attention_norm, x)
-        new = self._keys_values(normed)
-        cache = KVCache(
-            jax.lax.dynamic_update_slice_in_dim(cache.keys, new.keys, at, axis=3),
-            jax.lax.dynamic_update_slice_in_dim(cache.values, new.values, at, axis=2),
-        )
+        cache = cache.with_new(self._keys_values(normed), at)
         return self._attend_and_mlp(x[:, queries], normed[:, queries], cache, may_attend[:, queries], None), cache
 
     def _keys_values(self, normed: Float[Array, "b l d"]) -> KVCache:
         keys, values = jnp.split(dense(self.key_value, normed), 2, axis=-1)
-        return KVCache(self._by_head(keys).mT, self._by_head(values))
-
-    def _by_head(self, x: Float[Array, "b l d"]) -> Float[Array, "b heads l head"]:
-        # Heads before tokens, so that no product has to transpose what it gives.
-        return x.reshape(*x.shape[:2], self.num_heads, -1).transpose(0, 2, 1, 3)
+        return KVCache.of(keys, values, self.num_heads)
 
     def _attend_and_mlp(
         self,
@@ -107,24 +93,11 @@ class Block(nnx.Module):
         key: PRNGKeyArray | None,
     ) -> Float[Array, "b q d"]:
         attention_key, out_key, mlp_key = split(key, 3)
-        attended = self._attend(dense(self.query, normed), cache, may_attend, attention_key)
+        query, dropout = dense(self.query, normed), self.attention_dropout
+        attended = attend(query, cache, may_attend, dropout=dropout, key=attention_key)
         x = x + drop(dense(self.attention_out, attended), self.residual_dropout, out_key)
         hidden = self.activation(dense(self.mlp_in, normalize(self.mlp_norm, x)))
         return x + drop(dense(self.mlp_out, hidden), self.residual_dropout, mlp_key)
-
-    def _attend(
-        self,
-        query: Float[Array, "b q d"],
-        cache: KVCache,
-        may_attend: Bool[Array, "#b q l"],
-        key: PRNGKeyArray | None,
-    ) -> Float[Array, "b q d"]:
-        by_head = self._by_head(query)
-        scores = jnp.matmul(by_head, cache.keys, preferred_element_type=jnp.float32) / math.sqrt(by_head.shape[-1])
-        # The finite minimum, not -inf: the row of a padded token has nothing to attend to and must not become NaN.
-        scores = jnp.where(may_attend[:, None], scores, jnp.finfo(scores.dtype).min)
-        weights = drop(jax.nn.softmax(scores, axis=-1).astype(query.dtype), self.attention_dropout, key)
-        return jnp.matmul(weights, cache.values).transpose(0, 2, 1, 3).reshape(query.shape)
 
 
 class DecodeCache(NamedTuple):
@@ -176,8 +149,7 @@ class DecisionTransformer(nnx.Module):
         t = window.mask.shape[1]
         embed_key, *block_keys = split(key, 1 + len(self.blocks))
         x = drop(normalize(self.embed_norm, self._embed(window)).astype(self.dtype), self.embedding_dropout, embed_key)
-        is_real = jnp.repeat(window.mask, 3, axis=1)
-        may_attend = jnp.tril(jnp.ones((3 * t, 3 * t), bool))[None] & is_real[:, None, :]
+        may_attend = causal_and_real(window.mask)
         # Only state tokens predict, so the last block computes nothing else.
         states = slice(3 * t - 2, 3 * t - 1) if newest_only else slice(1, None, 3)
         last = len(self.blocks) - 1
@@ -205,7 +177,7 @@ class DecisionTransformer(nnx.Module):
             dense(self.embed_state, states.reshape(states.shape[0], -1)) + time,
         )
         x = normalize(self.embed_norm, jnp.stack(tokens, axis=1)).astype(self.dtype)
-        slot, may_attend = cache.steps_seen % length, _newest_may_attend(cache.steps_seen, length)
+        slot, may_attend = cache.steps_seen % length, newest_may_attend(cache.steps_seen, length)
         blocks = []
         for i, old in enumerate(cache.blocks):
             queries = slice(2, 3) if i == len(cache.blocks) - 1 else slice(None)
@@ -239,13 +211,3 @@ class DecisionTransformer(nnx.Module):
             self._embed_action(window.actions),
         )
         return jnp.stack([token + time for token in tokens], axis=2).reshape(b, 3 * t, -1)
-
-
-def _newest_may_attend(steps_seen: Int[Array, ""], length: int) -> Bool[Array, "1 3 l"]:
-    """Which of the ring's tokens the three new ones see: those of the last `length` steps, themselves causally."""
-    age = jnp.mod(steps_seen - jnp.arange(length), length)  # in steps, of each place in the ring
-    is_step = age <= steps_seen
-    has_action = (age < steps_seen) & (age < length - 1)  # the oldest step's is of one that is out of sight
-    is_real = jnp.stack([has_action, is_step, is_step], axis=1)
-    causal = jnp.tril(jnp.ones((3, 3), bool))[:, None] | (age > 0)[None, :, None]
-    return (is_real[None] & causal).reshape(1, 3, 3 * length)
