@@ -49,38 +49,70 @@ def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
 
     Raises JaxdtError when the config leaves open how long the warm-up or the schedule is.
     """
+    if config.learning_rate is None or config.weight_decay is None:
+        raise JaxdtError(
+            "the optimiser's learning_rate and weight_decay must be numbers here; got "
+            f"{config.learning_rate} and {config.weight_decay} (of methods that were tuned for single data sets, "
+            "for_data fills them in)."
+        )
     if config.warmup_steps is None or (config.schedule != "constant" and config.total_steps is None):
         raise JaxdtError(
             "the optimiser's warmup_steps, and total_steps with a falling schedule, must be numbers here; "
             f"got {config.warmup_steps} and {config.total_steps}."
         )
-    warmup, total = config.warmup_steps, config.total_steps or 0
+    rate, warmup, total = config.learning_rate, config.warmup_steps, config.total_steps or 0
 
     def schedule(count):
         if config.schedule == "constant":
-            return config.learning_rate * jnp.minimum((count + 1) / max(warmup, 1), 1.0)
+            return rate * jnp.minimum((count + 1) / max(warmup, 1), 1.0)
         left = jnp.clip((total - count) / max(total - warmup, 1), 0.0, 1.0)
         if config.schedule == "cosine":
             left = (1 - jnp.cos(jnp.pi * left)) / 2
-        return config.learning_rate * jnp.where(count < warmup, count / max(warmup, 1), left)
+        return rate * jnp.where(count < warmup, count / max(warmup, 1), left)
 
     return schedule
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW; decay on every parameter unless `decay_biases` is off."""
+    """Clipping by global norm, then AdamW or LAMB; decay on every parameter unless `decay_biases` is off."""
+    schedule = learning_rate_schedule(config)
     clip = optax.identity() if config.max_grad_norm is None else optax.clip_by_global_norm(config.max_grad_norm)
-    return optax.chain(
-        clip,
-        optax.adamw(
-            learning_rate_schedule(config),
-            b1=config.beta1,
-            b2=config.beta2,
-            eps=config.epsilon,
-            weight_decay=config.weight_decay,
-            mask=None if config.decay_biases else _is_weight,
-        ),
-    )
+    adam: dict[str, Any] = {"b1": config.beta1, "b2": config.beta2, "eps": config.epsilon}
+    decay: Any = config.weight_decay
+    if config.update_rule == "lamb":
+        lamb = [optax.scale_by_adam(**adam), optax.add_decayed_weights(decay)]
+        if decay:  # NVIDIA's LAMB, which is followed here, is Adam where nothing decays
+            lamb.append(optax.stateless(_as_long_as_the_weights))
+        return optax.chain(clip, *lamb, optax.scale_by_learning_rate(schedule))
+    mask = None if config.decay_biases else _is_weight
+    return optax.chain(clip, optax.adamw(schedule, **adam, weight_decay=decay, mask=mask))
+
+
+def _as_long_as_the_weights(updates: PyTree[Array], params: PyTree[Array] | None) -> PyTree[Array]:
+    """Each array's update with the length of the array, where neither is 0 (LAMB's trust ratio, You et al. 2020)."""
+    assert params is not None
+    tree = unflatten(updates)
+    weights, steps = _squared_lengths(unflatten(params)), _squared_lengths(tree)
+    ratios = {
+        name: jnp.where((weights[name] > 0) & (steps[name] > 0), jnp.sqrt(weights[name] / steps[name]), 1.0)
+        for name in steps
+    }
+    scaled = jax.tree_util.tree_map_with_path(lambda path, leaf: ratios[_published_name(path)] * leaf, tree)
+    return Flat.of(scaled) if isinstance(updates, Flat) else scaled
+
+
+def _squared_lengths(tree: PyTree[Array]) -> dict[tuple[str, ...], Float[Array, ""]]:
+    lengths: dict[tuple[str, ...], Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = _published_name(path)
+        lengths[name] = lengths.get(name, 0.0) + jnp.sum(jnp.square(leaf))
+    return lengths
+
+
+def _published_name(path: Any) -> tuple[str, ...]:
+    """Query, key and value are one array in the published models, and two of ours."""
+    names = (jax.tree_util.keystr((part,), simple=True) for part in path)
+    return tuple("query" if name == "key_value" else name for name in names)
 
 
 def _is_weight(params: PyTree[Array]) -> PyTree[bool]:
@@ -115,16 +147,19 @@ class GradientUpdate(NamedTuple):
 
 
 def descend(
-    loss: Callable[[PyTree[Array]], Float[Array, ""]],
+    loss: Callable[[PyTree[Array]], Any],
     params: PyTree[Array],
     opt_state: PyTree[Any],
     config: OptimizerConfig,
-) -> tuple[PyTree[Array], PyTree[Any], Float[Array, ""], PyTree[Array]]:
+    *,
+    has_aux: bool = False,
+) -> tuple[PyTree[Array], PyTree[Any], Any, PyTree[Array]]:
     """One step down `loss(params)`: new parameters, the optimiser's new state, the loss before, its gradients.
 
-    Where the parameters are a `Flat`, all are, but for what the loss is given.
+    Where the parameters are a `Flat`, all are, but for what the loss is given. `has_aux`: the loss gives a pair, itself
+    and what else there is to tell, and so does this.
     """
-    value, gradients = jax.value_and_grad(loss)(unflatten(params))
+    value, gradients = jax.value_and_grad(loss, has_aux=has_aux)(unflatten(params))
     if isinstance(params, Flat):
         gradients = Flat.of(gradients)
     updates, opt_state = make_optimizer(config).update(cast(Any, gradients), opt_state, cast(Any, params))

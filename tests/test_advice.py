@@ -8,7 +8,7 @@ import pytest
 
 import jaxdt
 from jaxdt.cli.report import dataset_report, evaluation_table
-from jaxdt.config.decision_transformer import fitting_return_scale
+from jaxdt.config.shared import fitting_return_scale
 from jaxdt.progress import decimals
 from jaxdt.run.prepare import choose_targets, prepare_run
 from tests.conftest import make_store, tiny_algorithm

@@ -38,6 +38,7 @@ def test_the_model_defaults_to_the_papers():
         "num_actions": None,
         "context_length": 20,
         "max_episode_length": 1000,
+        "timestep_embedding": True,
         "width": 128,
         "num_layers": 3,
         "num_heads": 1,
@@ -56,6 +57,7 @@ def test_the_model_defaults_to_the_papers():
 
 def test_the_optimizer_defaults_to_the_papers():
     assert values_of(OptimizerConfig()) == {
+        "update_rule": "adamw",
         "learning_rate": 1e-4,
         "warmup_steps": 10_000,
         "warmup_fraction": 0.1,

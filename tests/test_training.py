@@ -1,3 +1,6 @@
+import dataclasses
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +56,52 @@ def test_cross_entropy_is_the_mean_over_real_steps():
 def test_loss_of_nothing_real_is_zero_not_nan():
     zeros = jnp.ones((1, 2, 2))
     assert float(masked_mse(zeros, 0 * zeros, jnp.zeros((1, 2), bool))) == 0.0
+
+
+LAMB = OptimizerConfig(update_rule="lamb", learning_rate=0.01, warmup_steps=0, weight_decay=5e-4, max_grad_norm=1.0)
+
+
+def test_lamb_is_the_online_decision_transformers():
+    """Five updates of its program, by which one array starts at 0; as a tree and as vectors."""
+    golden = np.load(Path(__file__).parent / "golden" / "online.npz")
+
+    def arrays(part):
+        return {name: jnp.asarray(golden[f"lamb/{part}/{name}"]) for name in ("w", "b", "zero")}
+
+    optimizer, params = make_optimizer(LAMB), arrays("start")
+    flat = Flat.of({"layer": params, "other": {"w": params["w"]}})
+    state, flat_state = optimizer.init(params), optimizer.init(flat)
+    for i in range(5):
+        gradients = arrays(f"grad{i}")
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), params, arrays(f"after{i}"))
+        norm = float(jnp.maximum(optax.tree.norm(gradients), 1.0))  # nothing is left for it to clip
+        both = {"layer": jax.tree.map(lambda g: g / norm, gradients), "other": {"w": 0 * gradients["w"]}}  # noqa: B023
+        updates, flat_state = optimizer.update(Flat.of(both), flat_state, flat)
+        flat = optax.apply_updates(flat, updates)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), flat.tree()["layer"], params)
+
+
+def test_lamb_gives_query_key_and_value_one_length_and_without_decay_is_adam():
+    generator = np.random.default_rng(0)
+    ours = {name: {"kernel": generator.normal(size=(4, n))} for name, n in (("query", 4), ("key_value", 8))}
+    gradients = jax.tree.map(lambda leaf: generator.normal(size=leaf.shape), ours)
+    gradients["query"]["kernel"] *= 1e-7  # so that epsilon tells in Adam's step
+    ours, gradients = (jax.tree.map(jnp.float32, tree) for tree in (ours, gradients))
+
+    def joined(tree):
+        return {"attention": jnp.concatenate([tree[name]["kernel"] for name in ("query", "key_value")], axis=1)}
+
+    def update(config, params, gradients):
+        optimizer = make_optimizer(config)
+        return optimizer.update(gradients, optimizer.init(params), params)[0]
+
+    found, wanted = update(LAMB, ours, gradients), update(LAMB, joined(ours), joined(gradients))
+    np.testing.assert_allclose(joined(found)["attention"], wanted["attention"], rtol=1e-5, atol=1e-8)
+    plain = dataclasses.replace(LAMB, weight_decay=0.0)
+    adam = dataclasses.replace(plain, update_rule="adamw")
+    jax.tree.map(np.testing.assert_array_equal, update(plain, ours, gradients), update(adam, ours, gradients))
 
 
 def test_learning_rate_rises_linearly_then_stays():

@@ -11,7 +11,7 @@ import pytest
 
 import jaxdt
 from jaxdt.algorithms import make_algorithm, measure
-from jaxdt.algorithms.gaussian import log_likelihood
+from jaxdt.algorithms.distributions import Gaussian
 from jaxdt.algorithms.iql import expectile_loss
 from jaxdt.config import (
     IQL,
@@ -131,7 +131,7 @@ def test_a_gaussians_log_likelihood_is_its_densitys_logarithm():
     mean, log_std = jnp.array([[0.5, -1.0]]), jnp.array([0.0, jnp.log(2.0)])
     action = jnp.array([[1.5, 1.0]])
     density = np.exp(-0.5) / np.sqrt(2 * np.pi) * np.exp(-0.5) / (2 * np.sqrt(2 * np.pi))
-    np.testing.assert_allclose(log_likelihood(action, mean, log_std), np.log([density]), rtol=1e-6)
+    np.testing.assert_allclose(Gaussian(mean, log_std[None]).log_prob(action), np.log([density]), rtol=1e-6)
 
 
 def test_constants_are_measured_as_each_method_says():

@@ -11,6 +11,8 @@ from jaxdt.config import (
     BehaviorCloningConfig,
     DecisionTransformerConfig,
     IQLConfig,
+    OnlineDTConfig,
+    ReinformerConfig,
     RvSConfig,
     TD3BCConfig,
 )
@@ -27,6 +29,8 @@ _FILES: dict[type, str] = {
     RvSConfig: "rvs",
     IQLConfig: "iql",
     TD3BCConfig: "td3_bc",
+    OnlineDTConfig: "online_dt",
+    ReinformerConfig: "reinformer",
 }
 """Each has `make(config, spec)` and `measure(config, store)`, as below."""
 

@@ -13,11 +13,11 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num, PRNGKeyArray, PyTree
 
 from jaxdt.algorithms import normalization
 from jaxdt.algorithms.normalization import action_error, choose_action, normalize, to_environment
-from jaxdt.config import DecisionTransformerConfig, ModelConfig, OptimizerConfig
+from jaxdt.config import DecisionTransformerConfig, ModelConfig, OnlineDTConfig, OptimizerConfig
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.windows import WindowSampler
 from jaxdt.errors import JaxdtError
-from jaxdt.models import Apply, build_decoder, build_model
+from jaxdt.models import Apply, DecodeStep, build_decoder, build_model
 from jaxdt.parallel import in_cpu_blocks
 from jaxdt.training import GradientUpdate, TrainState, TrainStep, compile_update, initial_state
 from jaxdt.types import Algorithm, Box, Policy, Spec, Window
@@ -25,6 +25,12 @@ from jaxdt.types import Algorithm, Box, Policy, Spec, Window
 
 BLOCK = 32
 """Most windows that a CPU reads at once; more would leave its caches."""
+
+
+AnyTransformerConfig = DecisionTransformerConfig | OnlineDTConfig
+
+Choose = Callable[[Float[Array, "b n"], Key[Array, " b"] | None], Num[Array, "b *a"]]
+"""`choose(prediction, keys of the episodes)`: the action in the network's terms."""
 
 
 def measure(config: DecisionTransformerConfig, store: EpisodeStore) -> dict[str, np.ndarray]:
@@ -36,23 +42,25 @@ def measure(config: DecisionTransformerConfig, store: EpisodeStore) -> dict[str,
 def make(config: DecisionTransformerConfig, spec: Spec) -> Algorithm:
     """Raises JaxdtError where config and spec do not fit together."""
     config.check_spec(spec)
-    model = with_sizes(config.model, spec)
-    init, apply = build_model(model)
+    init, apply = build_model(with_sizes(config.model, spec))
     return Algorithm(
         init=lambda key: initial_state(init(key), config.optimizer),
         update=GradientUpdate(partial(window_loss, apply), config.optimizer),
-        policy=_cached_policy(config, model, spec)
-        if config.context == "cached"
-        else window_policy(config, apply, spec),
-        sampler=lambda store, **drawn: WindowSampler(
-            store,
-            statistics=(spec.constants["state_mean"], spec.constants["state_std"]),
-            context_length=config.model.context_length,
-            return_scale=config.return_scale,
-            max_episode_length=config.model.max_episode_length,
-            **drawn,
-        ),
+        policy=transformer_policy(config, spec),
+        sampler=partial(windows_of, config, spec),
         validate=partial(_validate, apply),
+    )
+
+
+def windows_of(config: AnyTransformerConfig, spec: Spec, store: EpisodeStore, **drawn: Any) -> WindowSampler:
+    """The windows that a transformer is trained on; `drawn` as `Algorithm.sampler` says."""
+    return WindowSampler(
+        store,
+        statistics=(spec.constants["state_mean"], spec.constants["state_std"]),
+        context_length=config.model.context_length,
+        return_scale=config.return_scale,
+        max_episode_length=config.model.max_episode_length,
+        **drawn,
     )
 
 
@@ -131,7 +139,27 @@ class _Memory(NamedTuple):
     """Steps since the episodes began."""
 
 
-def window_policy(config: DecisionTransformerConfig, apply: Apply, spec: Spec) -> Policy:
+def transformer_policy(
+    config: AnyTransformerConfig, spec: Spec, *, choose: Choose | None = None, gaussian: bool = False
+) -> Policy:
+    """Acts with the context that `config.model` says, read as `config.context` does.
+
+    - `choose`: the action of a prediction; default: what a Decision Transformer's config says.
+    - `gaussian`: as `build_model` says.
+    """
+    choose = choose or _as_config_says(config, spec)
+    model = with_sizes(config.model, spec)
+    if config.context == "cached":
+        return _cached_policy(config, build_decoder(model, gaussian=gaussian), spec, choose)
+    return window_policy(config, build_model(model, gaussian=gaussian)[1], spec, choose)
+
+
+def _as_config_says(config: Any, spec: Spec) -> Choose:
+    temperature = config.drawing_temperature
+    return lambda prediction, keys: choose_action(prediction, spec, temperature=temperature, keys=keys)
+
+
+def window_policy(config: AnyTransformerConfig, apply: Apply, spec: Spec, choose: Choose | None = None) -> Policy:
     """Remembers the last `context_length` steps and reads all of them anew at each (the original's `get_action`)."""
 
     def predict(params: PyTree, window: Window) -> Float[Array, "b n"]:
@@ -139,38 +167,43 @@ def window_policy(config: DecisionTransformerConfig, apply: Apply, spec: Spec) -
 
     def see(params, memory: _Memory, states, return_to_go, timestep) -> tuple[Window, Float[Array, "b n"]]:
         window = memory.context._replace(actions=memory.context.actions.at[:, -1].set(memory.action))
-        window = _push(window, states, return_to_go, timestep)
+        window = push(window, states, return_to_go, timestep)
         return window, in_cpu_blocks(partial(predict, params), BLOCK, window)
 
-    def empty(batch: int) -> Window:
-        shape = (batch, config.model.context_length)
-        return Window(
-            states=jnp.zeros((*shape, *spec.observation_shape), jnp.float32),
-            actions=jnp.zeros((*shape, *spec.action_shape), spec.action_dtype),
-            returns_to_go=jnp.zeros(shape, jnp.float32),
-            timesteps=jnp.zeros(shape, jnp.int32),
-            mask=jnp.zeros(shape, bool),
-        )
-
-    return _acting(config, spec, empty, see)
+    return _acting(
+        config,
+        spec,
+        partial(empty_window, config.model.context_length, spec),
+        see,
+        choose or _as_config_says(config, spec),
+    )
 
 
-def _cached_policy(config: DecisionTransformerConfig, model: ModelConfig, spec: Spec) -> Policy:
+def _cached_policy(
+    config: AnyTransformerConfig,
+    decoder: tuple[Callable[[int], PyTree], DecodeStep],
+    spec: Spec,
+    choose: Choose,
+) -> Policy:
     """Acts from the keys and values of tokens as they were computed when new: three tokens a step instead of 3K.
 
     The first `context_length` steps are those of `window_policy`. Later ones are not: there `window_policy` computes
     every token from the window alone, while these have seen what has left the window since.
     """
-    empty, decode_step = build_decoder(model)
+    empty, decode_step = decoder
 
     def see(params, memory: _Memory, states, return_to_go, timestep) -> tuple[PyTree, Float[Array, "b n"]]:
         return decode_step(params, memory.context, memory.action, states, return_to_go, timestep)
 
-    return _acting(config, spec, empty, see)
+    return _acting(config, spec, empty, see, choose)
 
 
 def _acting(
-    config: DecisionTransformerConfig, spec: Spec, empty: Callable[[int], PyTree], see: Callable[..., Any]
+    config: AnyTransformerConfig,
+    spec: Spec,
+    empty: Callable[[int], PyTree],
+    see: Callable[..., Any],
+    choose: Choose,
 ) -> Policy:
     """What both ways of reading the context share.
 
@@ -194,13 +227,25 @@ def _acting(
         timestep = jnp.minimum(memory.timestep, config.model.max_episode_length - 1)
         states = normalize(observation, spec)
         context, prediction = see(params, memory, states, return_to_go / config.return_scale, timestep)
-        action = choose_action(prediction, spec, temperature=config.drawing_temperature, keys=keys)
+        action = choose(prediction, keys)
         return _Memory(context, action, return_to_go, memory.timestep + 1), to_environment(action, spec)
 
     return Policy(start, act)
 
 
-def _push(
+def empty_window(length: int, spec: Spec, batch: int) -> Window:
+    """Nothing but padding."""
+    shape = (batch, length)
+    return Window(
+        states=jnp.zeros((*shape, *spec.observation_shape), jnp.float32),
+        actions=jnp.zeros((*shape, *spec.action_shape), spec.action_dtype),
+        returns_to_go=jnp.zeros(shape, jnp.float32),
+        timesteps=jnp.zeros(shape, jnp.int32),
+        mask=jnp.zeros(shape, bool),
+    )
+
+
+def push(
     window: Window, states: Float[Array, "b *s"], return_to_go: Float[Array, " b"], timestep: Int[Array, ""]
 ) -> Window:
     """The context one step later: everything moves left, the new step stands at the right, its action still 0."""

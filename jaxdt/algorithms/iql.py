@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jaxdt.algorithms import normalization
 from jaxdt.algorithms.critics import Values, build_critics
-from jaxdt.algorithms.gaussian import log_likelihood
+from jaxdt.algorithms.distributions import Gaussian
 from jaxdt.algorithms.normalization import memoryless_policy, memoryless_validation, normalize
 from jaxdt.config import IQLConfig
 from jaxdt.data.episodes import EpisodeStore
@@ -122,7 +122,7 @@ def _update(
     def actor_loss(actor: PyTree[Array]) -> Float[Array, ""]:
         mean = networks.mean(actor["mean"], states, key if config.dropout else None)
         log_std = jnp.clip(actor["log_std"], *LOG_STD_RANGE)
-        return -jnp.mean(weight * log_likelihood(batch.actions, mean, log_std))
+        return -jnp.mean(weight * Gaussian(mean, log_std[None]).log_prob(batch.actions))
 
     policy_loss = step_down("actor", actor_loss)
     goes_on = config.discount * ~batch.terminations

@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
+from jaxdt.algorithms.distributions import Categorical, drawn
 from jaxdt.data.episodes import STD_EPSILON, EpisodeStore
-from jaxdt.errors import JaxdtError
 from jaxdt.types import Box, Policy, Spec, Transitions
 
 
@@ -39,11 +38,9 @@ def choose_action(
     if isinstance(spec.action, Box):
         return prediction
     if temperature is None:
-        chosen = jnp.argmax(prediction, axis=-1)
-    elif keys is None:
-        raise JaxdtError("sampling='sample' draws actions and needs keys; give them, or use sampling='greedy'.")
+        chosen = Categorical(prediction).mode()
     else:
-        chosen = jax.vmap(jax.random.categorical)(keys, prediction / temperature)
+        chosen = drawn(Categorical(prediction / temperature), keys)
     return jnp.where(jnp.isfinite(prediction).all(axis=-1), chosen, -1).astype(jnp.int32)
 
 

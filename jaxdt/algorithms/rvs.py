@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Key, Num, PRNGKeyArray, PyTree
 
 from jaxdt.algorithms import normalization
-from jaxdt.algorithms.gaussian import log_likelihood
+from jaxdt.algorithms.distributions import Gaussian
 from jaxdt.algorithms.normalization import action_error, choose_action, normalize, to_environment
 from jaxdt.config import RvSConfig
 from jaxdt.data.episodes import EpisodeStore
@@ -82,7 +82,7 @@ def _mean_loss(params: PyTree, prediction: Float[Array, "b n"], window: Window) 
     """The newest action's negative log-likelihood; a window of nothing but padding counts for nothing."""
     action, is_real = window.actions[:, -1], window.mask[:, -1]
     if "log_std" in params:
-        losses = -log_likelihood(action, prediction, params["log_std"])
+        losses = -Gaussian(prediction, params["log_std"][None]).log_prob(action)
     else:
         losses = optax.softmax_cross_entropy_with_integer_labels(prediction, action)
     return jnp.sum(losses * is_real) / jnp.maximum(jnp.sum(is_real), 1)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxdt.config import TrainConfig
-from jaxdt.config.decision_transformer import fitting_return_scale
+from jaxdt.config.shared import fitting_return_scale
 from jaxdt.data.checks import shortened
 from jaxdt.data.d4rl import normalized_score, reference_name
 from jaxdt.data.episodes import EpisodeStore

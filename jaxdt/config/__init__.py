@@ -16,6 +16,7 @@ from jaxdt.config.decision_transformer import (
 )
 from jaxdt.config.iql import IQLConfig as IQLConfig
 from jaxdt.config.model import ModelConfig as ModelConfig
+from jaxdt.config.online_dt import OnlineDTConfig as OnlineDTConfig
 from jaxdt.config.optimizer import OptimizerConfig as OptimizerConfig
 from jaxdt.config.plain import (
     number as number,
@@ -31,15 +32,19 @@ from jaxdt.config.presets import (
     HUGGINGFACE as HUGGINGFACE,
     IQL as IQL,
     LARGE as LARGE,
+    ONLINE_DT as ONLINE_DT,
+    ONLINE_DT_SMALL as ONLINE_DT_SMALL,
     PAPER as PAPER,
     PRESETS as PRESETS,
     REBRAC as REBRAC,
+    REINFORMER as REINFORMER,
     RVS as RVS,
     RVS_SMALL as RVS_SMALL,
     TD3_BC as TD3_BC,
     preset as preset,
 )
 from jaxdt.config.protocol import AlgorithmOptions as AlgorithmOptions
+from jaxdt.config.reinformer import ReinformerConfig as ReinformerConfig
 from jaxdt.config.run import (
     CHANGEABLE as CHANGEABLE,
     INTERVALS as INTERVALS,

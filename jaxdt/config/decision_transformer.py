@@ -1,7 +1,6 @@
 """The Decision Transformer's choices (Chen et al. 2021)."""
 
 import dataclasses
-import math
 import typing
 from typing import Any, ClassVar, Literal
 
@@ -18,8 +17,7 @@ from jaxdt.config.checks import (
 )
 from jaxdt.config.model import ModelConfig
 from jaxdt.config.optimizer import OptimizerConfig
-from jaxdt.config.shared import ChosenActions, OneOptimizer
-from jaxdt.errors import JaxdtError
+from jaxdt.config.shared import ChosenActions, OneOptimizer, ScaledReturns
 from jaxdt.types import Spec
 
 
@@ -28,7 +26,7 @@ Context = Literal["exact", "cached"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DecisionTransformerConfig(OneOptimizer, ChosenActions):
+class DecisionTransformerConfig(OneOptimizer, ChosenActions, ScaledReturns):
     """A transformer that predicts actions from returns-to-go, states and earlier actions."""
 
     name: ClassVar[str] = "decision-transformer"
@@ -50,8 +48,7 @@ class DecisionTransformerConfig(OneOptimizer, ChosenActions):
     optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=OptimizerConfig)
 
     def __post_init__(self):
-        if not 0 < self.return_scale < math.inf:
-            raise JaxdtError(f"return_scale must be above 0 and finite; got {self.return_scale}.")
+        self.check_return_scale()
         one_of(self, "context", typing.get_args(Context))
         check_sampling(self)
 
@@ -64,30 +61,10 @@ class DecisionTransformerConfig(OneOptimizer, ChosenActions):
     def trained_on_from(self, trained: Any) -> "DecisionTransformerConfig":
         """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
         check_same_algorithm(self, trained)
-        if self.return_scale != trained.return_scale:
-            raise JaxdtError(
-                f"the weights have return_scale={trained.return_scale}; give them that, not {self.return_scale}."
-            )
+        self.check_same_scale(trained)
         return dataclasses.replace(self, model=inherited(self.model, trained.model, ModelConfig.free_to_change))
-
-    def doubt_returns(self, returns: Any) -> str | None:
-        """Where returns-to-go would be too small or too large to learn from."""
-        largest = float(abs(returns).max())
-        if not largest or 0.1 <= largest / self.return_scale <= 100:
-            return None
-        wrong = "too small to tell targets apart" if largest < self.return_scale else "too large to learn from"
-        return (
-            f"the largest size of a return in the data, {largest:.3g}, divided by return_scale {self.return_scale:g} "
-            f"is {wrong}; try --return-scale {fitting_return_scale(returns):g}."
-        )
 
     def check_spec(self, spec: Spec) -> None:
         """Raises JaxdtError where a spec lacks what was measured, or its actions cannot be chosen so."""
         check_normalization(spec)
         check_sampled_actions(self, spec)
-
-
-def fitting_return_scale(returns: Any) -> float:
-    """The power of ten that brings the largest return of the data between 1 and 10, as the paper's is for gym."""
-    largest = float(abs(returns).max())
-    return 10.0 ** math.floor(math.log10(largest)) if largest else 1.0

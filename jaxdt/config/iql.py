@@ -1,6 +1,7 @@
 """Implicit Q-learning's choices (Kostrikov et al. 2022, and their code's defaults for locomotion)."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes
@@ -29,6 +30,7 @@ class IQLConfig(AnyReturns):
     takes_target: ClassVar[bool] = False
     learns_values: ClassVar[bool] = True
     acting_options: ClassVar[tuple[str, ...]] = ()
+    authors_targets: ClassVar[Mapping[str, tuple[float, ...]]] = {}
 
     width: int = 256
     """Hidden units of a layer, in the policy and in both kinds of value functions."""

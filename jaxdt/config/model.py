@@ -36,6 +36,9 @@ class ModelConfig:
     """Environment steps the policy sees; three tokens each."""
     max_episode_length: int = 1000
     """Number of timestep embeddings; later steps share the last one."""
+    timestep_embedding: bool | None = True
+    """Add to each token what was learned of its timestep; otherwise the model knows of order by causality alone.
+    None: as the method's authors chose for the data set."""
     width: int = 128
     """Size of a token's embedding."""
     num_layers: int = 3

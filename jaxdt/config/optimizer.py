@@ -12,10 +12,12 @@ from jaxdt.errors import JaxdtError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with a linear warm-up."""
+    """AdamW, or LAMB, with a linear warm-up."""
 
-    learning_rate: float = 1e-4
-    """Step size after the warm-up."""
+    update_rule: Literal["adamw", "lamb"] = "adamw"
+    """lamb: AdamW's step of each array is made as long as the array itself, before the learning rate."""
+    learning_rate: float | None = 1e-4
+    """Step size after the warm-up; None: the one that the method's authors tuned for the data set."""
     warmup_steps: int | None = 10_000
     """Updates over which the learning rate rises linearly from 0; None: `warmup-fraction` of all."""
     warmup_fraction: float = 0.1
@@ -24,8 +26,8 @@ class OptimizerConfig:
     """After the warm-up; linear, cosine: falls to 0 at the last update, and the warm-up starts at 0 exactly."""
     total_steps: Suppress[int | None] = None
     """Where a falling schedule ends; None: taken from the run's steps."""
-    weight_decay: float = 1e-4
-    """Decoupled decay, multiplied by the learning rate."""
+    weight_decay: float | None = 1e-4
+    """Decoupled decay, multiplied by the learning rate; None: the one that was tuned for the data set."""
     decay_biases: bool = True
     """Decay every parameter; otherwise not the biases and LayerNorms."""
     beta1: float = 0.9
@@ -41,10 +43,14 @@ class OptimizerConfig:
         for name in ("warmup_steps", "total_steps"):
             if getattr(self, name) is not None:
                 at_least(self, name, 0)
+        one_of(self, "update_rule", ("adamw", "lamb"))
         one_of(self, "schedule", ("constant", "linear", "cosine"))
         within(self, "warmup_fraction", 0.0, 1.0)
         for name in ("learning_rate", "weight_decay", "epsilon"):
-            within(self, name, 0.0, math.inf)
+            if getattr(self, name) is not None:
+                within(self, name, 0.0, math.inf)
+        if self.update_rule == "lamb" and not self.decay_biases:
+            raise JaxdtError("update_rule='lamb' treats all arrays alike; leave decay_biases on.")
         for name in ("beta1", "beta2"):
             within(self, name, 0.0, 1.0)
         if self.max_grad_norm is not None and not 0 < self.max_grad_norm < math.inf:

@@ -8,7 +8,9 @@ from jaxdt.config.checks import flatten
 from jaxdt.config.decision_transformer import DecisionTransformerConfig
 from jaxdt.config.iql import IQLConfig
 from jaxdt.config.model import ModelConfig
+from jaxdt.config.online_dt import OnlineDTConfig
 from jaxdt.config.optimizer import OptimizerConfig
+from jaxdt.config.reinformer import ReinformerConfig
 from jaxdt.config.run import TrainConfig
 from jaxdt.config.rvs import RvSConfig
 from jaxdt.config.td3_bc import TD3BCConfig
@@ -131,6 +133,50 @@ REBRAC = TrainConfig(
 - The policy's slow copy follows it as it is after its step; theirs as it was before.
 """
 
+ONLINE_DT = TrainConfig(
+    preset="online-dt",
+    batch_size=256,
+    steps=5_000,
+    eval_every=5_000,
+    eval_episodes=10,
+    algorithm=OnlineDTConfig(),
+)
+"""The Online Decision Transformer's pre-training, by its authors' code. Learning rate, decay and timesteps are those
+that were tuned for each data set. What differs:
+
+- Walker2d's sets are pre-trained with `--steps 10000`, AntMaze's with `--steps 7000 --width 1024 --return-scale 1`.
+- Windows are drawn as everywhere here: no trajectory is left out, and padding is 0 after normalisation.
+- Entropy is the mean over real steps; theirs over padding too.
+- The temperature is saved with the weights; theirs begins anew when a run goes on.
+"""
+
+ONLINE_DT_SMALL = TrainConfig(
+    preset="online-dt-small",
+    steps=2_000,
+    eval_every=2_000,
+    eval_episodes=10,
+    algorithm=OnlineDTConfig(
+        model=ModelConfig(timestep_embedding=False),
+        optimizer=OptimizerConfig(update_rule="lamb", learning_rate=1e-3, weight_decay=5e-4, warmup_steps=200),
+    ),
+)
+"""The same for a laptop's CPU, in minutes."""
+
+REINFORMER = TrainConfig(
+    preset="reinformer",
+    batch_size=128,
+    steps=50_000,
+    eval_every=5_000,
+    eval_episodes=10,
+    algorithm=ReinformerConfig(),
+)
+"""Reinformer as its authors train it on locomotion data; hopper-medium with `--batch-size 256`. What differs:
+
+- An episode is drawn in proportion to its length (theirs: each once a pass), and windows reach its end, where they are
+  padded on the left and attention leaves the padding out; theirs are whole, or padded on the right and not masked.
+- Returns are divided by the mean of their size at real steps.
+"""
+
 CARTPOLE = TrainConfig(
     preset="cartpole",
     dataset="cartpole",
@@ -168,6 +214,9 @@ PRESETS = {
     "iql": IQL,
     "td3-bc": TD3_BC,
     "rebrac": REBRAC,
+    "online-dt": ONLINE_DT,
+    "online-dt-small": ONLINE_DT_SMALL,
+    "reinformer": REINFORMER,
 }
 
 

@@ -1,5 +1,6 @@
 """What every algorithm's config has, so that record, loop and command need not know which one it is."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxdt.types import Spec
@@ -17,6 +18,8 @@ class AlgorithmOptions(Protocol):
     """Whether it learns what single steps are worth, so that their rewards must stay where they were earned."""
     acting_options: ClassVar[tuple[str, ...]]
     """Fields that change how trained weights act and may be chosen anew each time they are played."""
+    authors_targets: ClassVar[Mapping[str, tuple[float, ...]]]
+    """Returns that its authors ask for, by D4RL's name of the environment; elsewhere the Decision Transformer's are."""
 
     @property
     def summary(self) -> str:

@@ -10,12 +10,22 @@ from jaxdt.config.behavior_cloning import BehaviorCloningConfig
 from jaxdt.config.checks import KeywordArguments, as_json, at_least, fits_float32, one_of, within
 from jaxdt.config.decision_transformer import DecisionTransformerConfig
 from jaxdt.config.iql import IQLConfig
+from jaxdt.config.online_dt import OnlineDTConfig
+from jaxdt.config.reinformer import ReinformerConfig
 from jaxdt.config.rvs import RvSConfig
 from jaxdt.config.td3_bc import TD3BCConfig
 from jaxdt.errors import JaxdtError
 
 
-AlgorithmConfig = DecisionTransformerConfig | BehaviorCloningConfig | RvSConfig | IQLConfig | TD3BCConfig
+AlgorithmConfig = (
+    DecisionTransformerConfig
+    | BehaviorCloningConfig
+    | RvSConfig
+    | IQLConfig
+    | TD3BCConfig
+    | OnlineDTConfig
+    | ReinformerConfig
+)
 """What a policy is learned by, each as `AlgorithmOptions` says; `jaxdt.algorithms.make_algorithm` makes it."""
 
 INTERVALS = ("log_every", "eval_every", "save_every")

@@ -1,16 +1,21 @@
 """What several methods' configs answer in the same way."""
 
 import dataclasses
-from typing import Any
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from jaxdt.config.checks import Sampling, check_same_algorithm, inherited
 from jaxdt.config.optimizer import OptimizerConfig
+from jaxdt.errors import JaxdtError
 
 
 class OneOptimizer:
     """A config whose field `optimizer` says all of how long training may be, and that is the same for all data."""
 
     optimizer: OptimizerConfig
+    authors_targets: ClassVar[Mapping[str, tuple[float, ...]]] = {}
 
     def for_steps(self: Any, steps: int) -> Any:
         return dataclasses.replace(self, optimizer=self.optimizer.for_steps(steps))
@@ -30,6 +35,39 @@ class AnyReturns:
     def doubt_returns(self, returns: Any) -> str | None:
         del returns
         return None
+
+
+class ScaledReturns:
+    """A config whose field `return_scale` divides the returns that its network sees."""
+
+    return_scale: float | None
+
+    def check_return_scale(self) -> None:
+        if self.return_scale is not None and not 0 < self.return_scale < math.inf:
+            raise JaxdtError(f"return_scale must be above 0 and finite; got {self.return_scale}.")
+
+    def check_same_scale(self, trained: Any) -> None:
+        if self.return_scale not in (None, trained.return_scale):
+            raise JaxdtError(
+                f"the weights have return_scale={trained.return_scale}; give them that, not {self.return_scale}."
+            )
+
+    def doubt_returns(self, returns: Any) -> str | None:
+        """Where returns-to-go would be too small or too large to learn from."""
+        largest, scale = float(abs(returns).max()), self.return_scale
+        if scale is None or not largest or 0.1 <= largest / scale <= 100:
+            return None
+        wrong = "too small to tell targets apart" if largest < scale else "too large to learn from"
+        return (
+            f"the largest size of a return in the data, {largest:.3g}, divided by return_scale {scale:g} is {wrong}; "
+            f"try --return-scale {fitting_return_scale(returns):g}."
+        )
+
+
+def fitting_return_scale(returns: Any) -> float:
+    """The power of ten that brings the largest return of the data between 1 and 10, as the paper's is for gym."""
+    largest = float(abs(returns).max())
+    return 10.0 ** math.floor(math.log10(largest)) if largest else 1.0
 
 
 class ChosenActions:
@@ -56,3 +94,13 @@ def fitted(given: Any, trained: Any, shape: tuple[str, ...]) -> Any:
     check_same_algorithm(given, trained)
     free = tuple(field.name for field in dataclasses.fields(given) if field.name not in shape)
     return dataclasses.replace(inherited(given, trained, free), optimizer=given.optimizer)
+
+
+def names_of_sets(dataset: str | None, *, version: str = "-v2") -> list[str | None]:
+    """Of each part of what `--dataset` was given the last piece of its name, such as `hopper-medium`, without version.
+
+    `D/hopper_medium-v2.hdf5+hf:O/N/CONFIG`; None for a part that does not end with the `version`, a regular expression.
+    """
+    pattern = rf"(?:.*[/:])?([\w-]+?){version}(?:\.\w+)?/?"
+    found = [re.fullmatch(pattern, part) for part in (dataset or "").split("+")]
+    return [each and each[1].replace("_", "-") for each in found]

@@ -1,8 +1,10 @@
-"""Where each of our weights is found in Hugging Face's and the original's state dicts, and the way back.
+"""Where each of our weights is found in Hugging Face's, the original's and online-dt's state dicts, and the way back.
 
 PyTorch's `nn.Linear` keeps (out, in), GPT-2's `Conv1D` (in, out) as our kernels; query, key and value are one matrix
 there, a query and a key-value matrix here. Hugging Face adds row 0 of a position table `wpe` to every token (its
-issue 17946): here that row is part of the embedding LayerNorm's bias. The original has no such table.
+issue 17946): here that row is part of the embedding LayerNorm's bias. The original has no such table. online-dt's names
+are the original's, but for its heads, and for its table of timesteps: `embed_timestep` is never used there, and
+`embed_ordering`, which it has not always, is what is looked up.
 """
 
 from collections.abc import Iterator
@@ -20,6 +22,9 @@ Layout = Literal["encoder", "transformer"]
 
 UNTRAINED = ("predict_state", "predict_return")
 """Heads that neither trains: the loss is of actions only."""
+
+
+_ONLINE_HEAD = "predict_action.mu.weight"
 
 
 class _Leaf(NamedTuple):
@@ -41,6 +46,11 @@ def layout_of(tensors: Tensors, source: str) -> Layout:
     )
 
 
+def is_online(tensors: Tensors) -> bool:
+    """Whether a state dict of the original's layout is online-dt's."""
+    return _ONLINE_HEAD in tensors
+
+
 def params_from_tensors(tensors: Tensors, config: ModelConfig, source: str) -> tuple[dict[str, Any], list[str]]:
     """Our parameters from a state dict, and the names of the untrained tensors left out.
 
@@ -49,7 +59,7 @@ def params_from_tensors(tensors: Tensors, config: ModelConfig, source: str) -> t
     layout = layout_of(tensors, source)
     left = dict(tensors)
     params: dict[str, Any] = {}
-    for leaf in _leaves(config, layout):
+    for leaf in _leaves(config, layout, online=is_online(tensors)):
         value = _take(left, leaf.theirs, leaf.shape, source)
         _put(params, leaf.ours, value.T if leaf.transposed else value)
     for i in range(config.num_layers):
@@ -60,6 +70,8 @@ def params_from_tensors(tensors: Tensors, config: ModelConfig, source: str) -> t
         wpe = _take(left, "encoder.wpe.weight", (rows, config.width), source)
         params["embed_norm"]["bias"] = params["embed_norm"]["bias"] + wpe[0]
     ignored = {f"{layout}.wte.weight"} | {f"{head}.{part}" for head in UNTRAINED for part in ("weight", "bias")}
+    if is_online(tensors):
+        ignored.add("embed_timestep.weight")
     buffers = {f"{layout}.h.{i}.attn.{name}" for i in range(config.num_layers) for name in ("bias", "masked_bias")}
     unknown = sorted(set(left) - ignored - buffers)
     if unknown:
@@ -104,14 +116,17 @@ def config_from_tensors(tensors: Tensors, num_heads: int, context_length: int, s
             raise JaxdtError(f"{source}: the tensor {name!r} is missing or no matrix; is it a Decision Transformer?")
         return int(tensors[name].shape[axis])
 
-    prefix = f"{layout_of(tensors, source)}.h."
+    prefix, timesteps = f"{layout_of(tensors, source)}.h.", "embed_timestep.weight"
+    if is_online(tensors) and "embed_ordering.weight" in tensors:
+        timesteps = "embed_ordering.weight"
     layers = {name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)}
     return ModelConfig(
         state_dim=size("embed_state.weight", 1),
         action_dim=size("embed_action.weight", 1),
         context_length=context_length,
-        max_episode_length=size("embed_timestep.weight", 0),
-        width=size("embed_timestep.weight", 1),
+        max_episode_length=size(timesteps, 0),
+        timestep_embedding=not is_online(tensors) or timesteps == "embed_ordering.weight",
+        width=size(timesteps, 1),
         num_layers=len(layers),
         num_heads=num_heads,
         mlp_width=size(f"{prefix}0.mlp.c_fc.weight", 1),
@@ -130,17 +145,22 @@ def discrete_params(params: dict[str, Any]) -> dict[str, Any]:
     return {**params, "embed_action": {"embedding": layer["kernel"] + layer["bias"]}}
 
 
-def _leaves(config: ModelConfig, layout: Layout) -> Iterator[_Leaf]:
+def _leaves(config: ModelConfig, layout: Layout, *, online: bool = False) -> Iterator[_Leaf]:
     """Every tensor but the attention's joined one and those that only one side has."""
     assert config.state_dim is not None
     assert config.action_dim is not None
     d, hidden = config.width, config.mlp_width or 4 * config.width
-    yield _Leaf(("embed_timestep", "embedding"), "embed_timestep.weight", (config.max_episode_length, d))
+    if config.timestep_embedding:
+        table = "embed_ordering.weight" if online else "embed_timestep.weight"
+        yield _Leaf(("embed_timestep", "embedding"), table, (config.max_episode_length, d))
+    heads = {"predict_action": "predict_action.0"}
+    if online:
+        heads = {"predict_mean": "predict_action.mu", "predict_log_std": "predict_action.log_std"}
     linears = (
         ("embed_return", "embed_return", 1, d),
         ("embed_state", "embed_state", config.state_dim, d),
         ("embed_action", "embed_action", config.action_dim, d),
-        ("predict_action", "predict_action.0", d, config.action_dim),
+        *((ours, theirs, d, config.action_dim) for ours, theirs in heads.items()),
     )
     for ours, theirs, inputs, outputs in linears:
         yield _Leaf((ours, "kernel"), f"{theirs}.weight", (outputs, inputs), transposed=True)

@@ -14,7 +14,7 @@ from jaxdt.config import ModelConfig
 from jaxdt.data.d4rl import d4rl_env_id, paper_targets
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.interop.huggingface import config_from_huggingface
-from jaxdt.interop.names import config_from_tensors, layout_of, params_from_tensors
+from jaxdt.interop.names import config_from_tensors, is_online, layout_of, params_from_tensors
 from jaxdt.interop.tensors import Tensors, read_tensors
 from jaxdt.simulator import checked_env_id
 from jaxdt.types import numbers_from_json
@@ -51,6 +51,8 @@ class Imported(NamedTuple):
     known: PartialSpec
     dropped: list[str]
     """Names of the untrained tensors that were left out."""
+    online: bool = False
+    """Whether it is an Online Decision Transformer, whose heads give a distribution."""
 
 
 def read_model(source: str, context_length: int | None = None, num_heads: int | None = None) -> Imported:
@@ -75,7 +77,7 @@ def read_model(source: str, context_length: int | None = None, num_heads: int | 
         config = _original_config(tensors, num_heads, length, weights)
     params, dropped = params_from_tensors(tensors, config, str(weights))
     _check_sizes(known, config, source)
-    return Imported(config, params, known, dropped)
+    return Imported(config, params, known, dropped, is_online(tensors))
 
 
 def read_json(path: Path) -> Any:
@@ -161,7 +163,7 @@ def _original_config(tensors: Tensors, num_heads: int | None, context_length: in
     if num_heads is None:
         raise JaxdtError(
             f"{path} is a state dict of the original, which does not tell its number of attention heads; "
-            "give --num-heads (num_heads=); the original's default is 1."
+            f"give --num-heads (num_heads=); its default is {4 if is_online(tensors) else 1}."
         )
     return config_from_tensors(tensors, num_heads, context_length, str(path))
 

@@ -156,8 +156,23 @@ def _rebuild_parameter(tensor: Any, *ignored: Any) -> _Tensor:
     return tensor
 
 
+class _Unread(Stand):
+    """Stands for NumPy's arrays, which online-dt saves the state of a random generator in."""
+
+    def set_state(self, state: Any) -> None:
+        """Its numbers are not needed."""
+
+
+def _unread(*ignored: Any) -> _Unread:
+    del ignored
+    return _Unread()
+
+
 _ALLOWED: dict[str, Any] = {
     **{f"torch.{name}": _StorageKind(dtype) for name, dtype in _STORAGES.items()},
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "numpy.ndarray": None,
+    "numpy.dtype": _unread,
+    **{f"numpy.{core}.multiarray._reconstruct": _unread for core in ("core", "_core")},
 }

@@ -8,3 +8,4 @@ from jaxdt.models.building import (
 )
 from jaxdt.models.functional import Init as Init, Params as Params
 from jaxdt.models.mlp import ApplyMLP as ApplyMLP, build_mlp as build_mlp
+from jaxdt.models.reinformer import Prediction as Prediction, build_reinformer as build_reinformer

@@ -10,9 +10,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxdt.config import ModelConfig
 from jaxdt.errors import JaxdtError
+from jaxdt.models.attention import KVCache
 from jaxdt.models.functional import Init, Params, as_functions
 from jaxdt.models.layers import for_each_window
-from jaxdt.models.transformer import DecisionTransformer, DecodeCache, KVCache
+from jaxdt.models.transformer import DecisionTransformer, DecodeCache
 from jaxdt.types import Window
 
 
@@ -46,7 +47,7 @@ class DecodeStep(Protocol):
         ...
 
 
-def build_model(config: ModelConfig) -> tuple[Init, Apply]:
+def build_model(config: ModelConfig, *, gaussian: bool = False) -> tuple[Init, Apply]:
     """The model as two pure functions.
 
     - `init(key) -> params`: a nested dict of float32 arrays, initialised as `config.initialization` says.
@@ -54,9 +55,12 @@ def build_model(config: ModelConfig) -> tuple[Init, Apply]:
       it, or at the newest step alone (then t is 1). Continuous actions (b, t, a), in [-1, 1] unless `action_tanh`
       is off, or the logits (b, t, n) of discrete ones. Dropout is on exactly when `key` is given.
 
-    Raises JaxdtError unless `state_dim` and exactly one of `action_dim` and `num_actions` are set.
+    `gaussian`: of continuous actions (b, t, 2a), a mean and then as many numbers that tell a standard deviation, both
+    as the last layer gives them.
+
+    Raises JaxdtError unless `state_dim`, `timestep_embedding` and one of `action_dim` and `num_actions` are set.
     """
-    init, with_params = _functions(config)
+    init, with_params = _functions(config, gaussian)
 
     def apply(
         params: Params, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
@@ -69,7 +73,7 @@ def build_model(config: ModelConfig) -> tuple[Init, Apply]:
     return init, apply
 
 
-def build_decoder(config: ModelConfig) -> tuple[Callable[[int], DecodeCache], DecodeStep]:
+def build_decoder(config: ModelConfig, *, gaussian: bool = False) -> tuple[Callable[[int], DecodeCache], DecodeStep]:
     """The model one step at a time: three tokens a step instead of 3K, from cached keys and values.
 
     - `start(b) -> cache`, before the first step.
@@ -78,13 +82,11 @@ def build_decoder(config: ModelConfig) -> tuple[Callable[[int], DecodeCache], De
     The first `context_length` predictions are those of `apply`. Later ones are not: there `apply` computes every
     token from the window alone, while the cached ones have seen what has left the window since.
     """
-    _, with_params = _functions(config)
+    _, with_params = _functions(config, gaussian)
     heads, head, length = config.num_heads, config.width // config.num_heads, 3 * config.context_length
 
     def start(batch: int) -> DecodeCache:
-        empty = KVCache(
-            jnp.zeros((batch, heads, head, length), config.dtype), jnp.zeros((batch, heads, length, head), config.dtype)
-        )
+        empty = KVCache.empty(batch, heads, head, length, config.dtype)
         zero = jnp.zeros((), jnp.int32)
         return DecodeCache((empty,) * config.num_layers, timestep=zero, steps_seen=zero)
 
@@ -102,14 +104,16 @@ def build_decoder(config: ModelConfig) -> tuple[Callable[[int], DecodeCache], De
 
 
 @functools.lru_cache(maxsize=8)
-def _functions(config: ModelConfig) -> tuple[Init, Callable[[Params], DecisionTransformer]]:
+def _functions(config: ModelConfig, gaussian: bool) -> tuple[Init, Callable[[Params], DecisionTransformer]]:
     """Kept, so that the same model is compiled once."""
     if config.state_dim is None or (config.action_dim is None) == (config.num_actions is None):
         raise JaxdtError(
             "a model needs state_dim and exactly one of action_dim and num_actions; "
             f"got {config.state_dim}, {config.action_dim} and {config.num_actions}."
         )
-    init, with_float32_params = as_functions(lambda rngs: DecisionTransformer(config, rngs=rngs))
+    if config.timestep_embedding is None:
+        raise JaxdtError("timestep_embedding must be True or False here; got None (for_data fills it in).")
+    init, with_float32_params = as_functions(lambda rngs: DecisionTransformer(config, gaussian=gaussian, rngs=rngs))
 
     def with_params(params: Params) -> DecisionTransformer:
         # Only the blocks compute in `config.dtype`: a bfloat16 return-to-go of 12 could not tell 12,000 from 12,050.

@@ -11,7 +11,19 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxdt.config import ModelConfig
-from jaxdt.models.layers import STD, dense, drop, embedding, gpt2_linear, layer_norm, normalize, split, torch_linear
+from jaxdt.models.attention import KVCache, attend, causal_and_real, newest_may_attend
+from jaxdt.models.layers import (
+    STD,
+    dense,
+    drop,
+    embedding,
+    gpt2_linear,
+    layer_norm,
+    normalize,
+    orthogonal_linear,
+    split,
+    torch_linear,
+)
 from jaxdt.types import Window
 
 
@@ -21,13 +33,6 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_new": partial(jax.nn.gelu, approximate=True),
 }
 _TORCH_EPSILON = 1e-5  # the embedding's LayerNorm keeps PyTorch's default, whatever the config says of the others
-
-
-class KVCache(NamedTuple):
-    """Keys and values of one block's tokens, laid out as the matrix products read them."""
-
-    keys: Float[Array, "b heads head l"]
-    values: Float[Array, "b heads l head"]
 
 
 class Block(nnx.Module):
@@ -72,20 +77,12 @@ class Block(nnx.Module):
     ) -> tuple[Float[Array, "b q d"], KVCache]:
         """As a call, with the keys and values of the new tokens written into the cache at `at`."""
         normed = normalize(self.attention_norm, x)
-        new = self._keys_values(normed)
-        cache = KVCache(
-            jax.lax.dynamic_update_slice_in_dim(cache.keys, new.keys, at, axis=3),
-            jax.lax.dynamic_update_slice_in_dim(cache.values, new.values, at, axis=2),
-        )
+        cache = cache.with_new(self._keys_values(normed), at)
         return self._attend_and_mlp(x[:, queries], normed[:, queries], cache, may_attend[:, queries], None), cache
 
     def _keys_values(self, normed: Float[Array, "b l d"]) -> KVCache:
         keys, values = jnp.split(dense(self.key_value, normed), 2, axis=-1)
-        return KVCache(self._by_head(keys).mT, self._by_head(values))
-
-    def _by_head(self, x: Float[Array, "b l d"]) -> Float[Array, "b heads l head"]:
-        # Heads before tokens, so that no product has to transpose what it gives.
-        return x.reshape(*x.shape[:2], self.num_heads, -1).transpose(0, 2, 1, 3)
+        return KVCache.of(keys, values, self.num_heads)
 
     def _attend_and_mlp(
         self,
@@ -96,24 +93,11 @@ class Block(nnx.Module):
         key: PRNGKeyArray | None,
     ) -> Float[Array, "b q d"]:
         attention_key, out_key, mlp_key = split(key, 3)
-        attended = self._attend(dense(self.query, normed), cache, may_attend, attention_key)
+        query, dropout = dense(self.query, normed), self.attention_dropout
+        attended = attend(query, cache, may_attend, dropout=dropout, key=attention_key)
         x = x + drop(dense(self.attention_out, attended), self.residual_dropout, out_key)
         hidden = self.activation(dense(self.mlp_in, normalize(self.mlp_norm, x)))
         return x + drop(dense(self.mlp_out, hidden), self.residual_dropout, mlp_key)
-
-    def _attend(
-        self,
-        query: Float[Array, "b q d"],
-        cache: KVCache,
-        may_attend: Bool[Array, "#b q l"],
-        key: PRNGKeyArray | None,
-    ) -> Float[Array, "b q d"]:
-        by_head = self._by_head(query)
-        scores = jnp.matmul(by_head, cache.keys, preferred_element_type=jnp.float32) / math.sqrt(by_head.shape[-1])
-        # The finite minimum, not -inf: the row of a padded token has nothing to attend to and must not become NaN.
-        scores = jnp.where(may_attend[:, None], scores, jnp.finfo(scores.dtype).min)
-        weights = drop(jax.nn.softmax(scores, axis=-1).astype(query.dtype), self.attention_dropout, key)
-        return jnp.matmul(weights, cache.values).transpose(0, 2, 1, 3).reshape(query.shape)
 
 
 class DecodeCache(NamedTuple):
@@ -129,20 +113,23 @@ class DecodeCache(NamedTuple):
 class DecisionTransformer(nnx.Module):
     """Causal transformer over the tokens (return-to-go, state, action) of each step.
 
-    Predicts continuous actions, or the logits of discrete ones.
+    Predicts continuous actions, or the logits of discrete ones; `gaussian`: of continuous ones the mean, and as many
+    numbers more from which a standard deviation is made, of a distribution that is squashed or bounded elsewhere.
     """
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, gaussian: bool = False, rngs: nnx.Rngs):
         assert config.state_dim is not None
         self.is_discrete = config.num_actions is not None
         outputs = config.num_actions or config.action_dim
         assert outputs is not None
+        gaussian = gaussian and not self.is_discrete
         width, as_huggingface = config.width, config.initialization == "huggingface"
         linear = gpt2_linear if as_huggingface else torch_linear
         self.last_timestep = config.max_episode_length - 1
-        self.action_tanh, self.dtype = config.action_tanh and not self.is_discrete, config.dtype
+        self.action_tanh, self.dtype = config.action_tanh and not self.is_discrete and not gaussian, config.dtype
         timestep_std = STD if as_huggingface else 1.0  # PyTorch's default
-        self.embed_timestep = embedding(config.max_episode_length, width, rngs, std=timestep_std)
+        timesteps = config.max_episode_length
+        self.embed_timestep = embedding(timesteps, width, rngs, std=timestep_std) if config.timestep_embedding else None
         self.embed_return = linear(1, width, rngs)
         self.embed_state = linear(config.state_dim, width, rngs)
         # N(0, 0.02), as in the original's model for Atari and in Hugging Face's tables.
@@ -152,7 +139,9 @@ class DecisionTransformer(nnx.Module):
         self.embedding_dropout, self.rematerialize = config.embedding_dropout, config.rematerialize
         self.blocks = nnx.Dict({f"block_{i}": Block(config, rngs=rngs) for i in range(config.num_layers)})
         self.final_norm = layer_norm(width, config.layer_norm_epsilon, rngs)
-        self.predict_action = linear(width, outputs, rngs)
+        self.predict_action = None if gaussian else linear(width, outputs, rngs)
+        self.predict_mean = orthogonal_linear(width, outputs, rngs, gain=1.0) if gaussian else None
+        self.predict_log_std = orthogonal_linear(width, outputs, rngs, gain=1.0) if gaussian else None
 
     def __call__(
         self, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
@@ -160,8 +149,7 @@ class DecisionTransformer(nnx.Module):
         t = window.mask.shape[1]
         embed_key, *block_keys = split(key, 1 + len(self.blocks))
         x = drop(normalize(self.embed_norm, self._embed(window)).astype(self.dtype), self.embedding_dropout, embed_key)
-        is_real = jnp.repeat(window.mask, 3, axis=1)
-        may_attend = jnp.tril(jnp.ones((3 * t, 3 * t), bool))[None] & is_real[:, None, :]
+        may_attend = causal_and_real(window.mask)
         # Only state tokens predict, so the last block computes nothing else.
         states = slice(3 * t - 2, 3 * t - 1) if newest_only else slice(1, None, 3)
         last = len(self.blocks) - 1
@@ -189,7 +177,7 @@ class DecisionTransformer(nnx.Module):
             dense(self.embed_state, states.reshape(states.shape[0], -1)) + time,
         )
         x = normalize(self.embed_norm, jnp.stack(tokens, axis=1)).astype(self.dtype)
-        slot, may_attend = cache.steps_seen % length, _newest_may_attend(cache.steps_seen, length)
+        slot, may_attend = cache.steps_seen % length, newest_may_attend(cache.steps_seen, length)
         blocks = []
         for i, old in enumerate(cache.blocks):
             queries = slice(2, 3) if i == len(cache.blocks) - 1 else slice(None)
@@ -198,7 +186,9 @@ class DecisionTransformer(nnx.Module):
         return DecodeCache(tuple(blocks), timestep, cache.steps_seen + 1), self._predict(x)[:, 0]
 
     def _predict(self, x: Float[Array, "b q d"]) -> Float[Array, "b q outputs"]:
-        outputs = dense(self.predict_action, normalize(self.final_norm, x.astype(jnp.float32)))
+        seen = normalize(self.final_norm, x.astype(jnp.float32))
+        heads = (self.predict_action, self.predict_mean, self.predict_log_std)
+        outputs = jnp.concatenate([dense(head, seen) for head in heads if head is not None], axis=-1)
         return jnp.tanh(outputs) if self.action_tanh else outputs
 
     def _embed_action(self, actions: Float[Array, "*b a"] | Int[Array, "*b"]) -> Float[Array, "*b d"]:
@@ -206,6 +196,8 @@ class DecisionTransformer(nnx.Module):
         return dense(layer, actions) if isinstance(layer, nnx.Linear) else layer(actions)
 
     def _embed_time(self, timesteps: Int[Array, "*b"]) -> Float[Array, "*b d"]:
+        if self.embed_timestep is None:
+            return jnp.zeros((*timesteps.shape, self.embed_return.out_features))
         # nnx.Embed gives NaN for an index out of range; steps past the table share its last row.
         return self.embed_timestep(jnp.clip(timesteps, 0, self.last_timestep))
 
@@ -219,13 +211,3 @@ class DecisionTransformer(nnx.Module):
             self._embed_action(window.actions),
         )
         return jnp.stack([token + time for token in tokens], axis=2).reshape(b, 3 * t, -1)
-
-
-def _newest_may_attend(steps_seen: Int[Array, ""], length: int) -> Bool[Array, "1 3 l"]:
-    """Which of the ring's tokens the three new ones see: those of the last `length` steps, themselves causally."""
-    age = jnp.mod(steps_seen - jnp.arange(length), length)  # in steps, of each place in the ring
-    is_step = age <= steps_seen
-    has_action = (age < steps_seen) & (age < length - 1)  # the oldest step's is of one that is out of sight
-    is_real = jnp.stack([has_action, is_step, is_step], axis=1)
-    causal = jnp.tril(jnp.ones((3, 3), bool))[:, None] | (age > 0)[None, :, None]
-    return (is_real[None] & causal).reshape(1, 3, 3 * length)

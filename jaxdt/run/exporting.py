@@ -128,8 +128,9 @@ def _training(record: RunRecord, step: int | None) -> list[str]:
         f"Data: {_file_names(data['spec'])}, {data['num_episodes']} episodes, {data['num_steps']} steps, returns "
         f"{data['return_mean']:.1f} ± {data['return_std']:.1f}, from {data['return_min']:.1f} to "
         f"{data['return_max']:.1f}" + (f"; trained on {config.part_of_data}." if config.best_fraction < 1 else "."),
-        f"AdamW, learning rate {optimizer.learning_rate:g}, {optimizer.schedule} after a warm-up of "
-        f"{optimizer.warmup_steps} updates, weight decay {optimizer.weight_decay:g}, gradients "
+        f"{'LAMB' if optimizer.update_rule == 'lamb' else 'AdamW'}, learning rate {optimizer.learning_rate:g}, "
+        f"{optimizer.schedule} after a warm-up of {optimizer.warmup_steps} updates, weight decay "
+        f"{optimizer.weight_decay:g}, gradients "
         + (f"clipped to norm {optimizer.max_grad_norm:g}." if optimizer.max_grad_norm else "not clipped."),
         f"Dropout {model.embedding_dropout:g} (embedding), {model.attention_dropout:g} (attention), "
         f"{model.residual_dropout:g} (residual).",

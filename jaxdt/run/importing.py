@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdt.algorithms.temperature import with_temperature
 from jaxdt.checkpoint import CheckpointWriter
-from jaxdt.config import DecisionTransformerConfig, ModelConfig, TrainConfig
+from jaxdt.config import AlgorithmConfig, DecisionTransformerConfig, ModelConfig, OnlineDTConfig, TrainConfig
 from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import make_environment
@@ -36,7 +37,7 @@ def from_huggingface(
     context_length: int | None = None,
     num_heads: int | None = None,
 ) -> Agent:
-    """An agent from a Hugging Face `DecisionTransformerModel` or the original's state dict.
+    """An agent from a Hugging Face `DecisionTransformerModel` or the original's or online-dt's state dict.
 
     - `path`: a directory with `config.json` and `model.safetensors` or `pytorch_model.bin`, a hub name, or the
       original's `.pt` (then `num_heads` must be given: its file does not tell).
@@ -138,7 +139,11 @@ def _agent(imported: Imported, given: PartialSpec, source: str) -> Agent:
     if isinstance(spec.action, Discrete):
         params = discrete_params(params)
     model = dataclasses.replace(config, state_dim=None, action_dim=None)  # the spec has them
-    algorithm = DecisionTransformerConfig(return_scale=known.return_scale or 1000.0, model=model)
+    scale = known.return_scale or 1000.0
+    algorithm: AlgorithmConfig = DecisionTransformerConfig(return_scale=scale, model=model)
+    if imported.online:
+        algorithm = OnlineDTConfig(return_scale=scale, model=model).for_data(known.env_id)
+        params = with_temperature(params)
     params = jax.tree.map(jnp.asarray, params)
     return Agent(algorithm, params, spec, env_id=known.env_id, targets=known.targets)
 

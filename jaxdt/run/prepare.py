@@ -12,7 +12,7 @@ from jaxtyping import Float
 from jaxdt.algorithms import make_algorithm, measure
 from jaxdt.choice import EnvironmentChoice
 from jaxdt.config import INTERVALS, AlgorithmConfig, TrainConfig
-from jaxdt.data.d4rl import paper_targets
+from jaxdt.data.d4rl import paper_targets, reference_name
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import GymnasiumEnvironment, is_jax_environment, make_environment
@@ -149,7 +149,7 @@ def choose_targets(config: TrainConfig, store: EpisodeStore, env: str) -> tuple[
         return (expectile(store.returns, 0.99),)
     if config.targets is not None:
         return tuple(float(target) for target in config.targets)
-    paper = paper_targets(env)
+    paper = config.algorithm.authors_targets.get(reference_name(env) or "") or paper_targets(env)
     if config.paper_targets and paper is not None:
         return paper
     quantiles = np.quantile(store.returns, config.target_quantiles)

@@ -26,6 +26,10 @@ FILLED_IN = (
     "total_steps",
     "actor_penalty",
     "critic_penalty",
+    "learning_rate",
+    "weight_decay",
+    "timestep_embedding",
+    "return_scale",
 )
 """What `prepare_run` replaces where it is None."""
 
