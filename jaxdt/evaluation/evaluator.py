@@ -22,7 +22,7 @@ class Evaluator:
 
     - `training_seeds`: of the models that play side by side, whose params are stacked; (): one model, not stacked.
     - `parallel`: most episodes that are played at once, of one model; None: all of all models.
-    - `record`: keep every step. `progress` may be replaced at any time.
+    - `record`: keep every step. `task`: what it is played for, for people. `progress` may be replaced at any time.
     """
 
     def __init__(
@@ -33,11 +33,12 @@ class Evaluator:
         training_seeds: Sequence[int] = (),
         parallel: int | None = None,
         record: bool = False,
+        task: str = "evaluate",
         progress: Progress | None = None,
     ):
         self.environment = environment
         self.progress = progress or Progress()
-        self._training_seeds, self._parallel = training_seeds, parallel
+        self._training_seeds, self._parallel, self._task = training_seeds, parallel, task
         if training_seeds and parallel is None:
             policy = policy_of_seeds(policy, len(training_seeds))
         self._rollout = make_rollout(policy, environment, record=record)
@@ -60,14 +61,14 @@ class Evaluator:
             trained = f"seed {self._training_seeds[model]}, " if self._training_seeds else ""
             return f"{trained}{'' if target is None else f'target {target:g}, '}episode {episode % episodes}"
 
-        batch = f"{f'{models} seeds x ' if models > 1 else ''}{len(targets)} targets x {episodes} episodes"
+        batch = f"{self._task} {f'{models} seeds x ' if models > 1 else ''}{len(targets)} targets x {episodes} episodes"
         if self._parallel is None:
-            return self._play(f"evaluate {batch}", params, seeds, wanted, name)
+            return self._play(batch, params, seeds, wanted, name)
         parts, each = [], len(seeds) // models
         for first in (m * each + i for m in range(models) for i in range(0, each, self._parallel)):
             model = first // each
             some = slice(first, min(first + self._parallel, (model + 1) * each))
-            title = f"evaluate {batch}, {first + 1} to {some.stop} of {len(seeds)}"
+            title = f"{batch}, {first + 1} to {some.stop} of {len(seeds)}"
             chosen = jax.tree.map(itemgetter(model), params) if self._training_seeds else params
             parts.append(self._play(title, chosen, seeds[some], wanted[some], lambda i, first=first: name(first + i)))
         return _joined(parts)
