@@ -22,7 +22,7 @@ class Evaluator:
 
     - `training_seeds`: of the models that play side by side, whose params are stacked; (): one model, not stacked.
     - `parallel`: most episodes that are played at once, of one model; None: all of all models.
-    - `record`: keep every step. `task`: what it is played for, for people. `progress` may be replaced at any time.
+    - `record`: keep every step. `progress` may be replaced at any time.
     """
 
     def __init__(
@@ -33,16 +33,14 @@ class Evaluator:
         training_seeds: Sequence[int] = (),
         parallel: int | None = None,
         record: bool = False,
-        task: str = "evaluate",
         progress: Progress | None = None,
     ):
         self.environment = environment
         self.progress = progress or Progress()
-        self._training_seeds, self._parallel, self._task = training_seeds, parallel, task
+        self._training_seeds, self._parallel = training_seeds, parallel
         if training_seeds and parallel is None:
             policy = policy_of_seeds(policy, len(training_seeds))
         self._rollout = make_rollout(policy, environment, record=record)
-        environment.on_step = lambda step: self.progress.advance(step)
 
     def run_episodes(self, params: PyTree, targets: Sequence[float | None], episodes: int, seed: int) -> Episodes:
         """Every target's `episodes` in one batch, target by target; episode `j` starts from `seed + j`.
@@ -61,7 +59,7 @@ class Evaluator:
             trained = f"seed {self._training_seeds[model]}, " if self._training_seeds else ""
             return f"{trained}{'' if target is None else f'target {target:g}, '}episode {episode % episodes}"
 
-        batch = f"{self._task} {f'{models} seeds x ' if models > 1 else ''}{len(targets)} targets x {episodes} episodes"
+        batch = f"evaluate {f'{models} seeds x ' if models > 1 else ''}{len(targets)} targets x {episodes} episodes"
         if self._parallel is None:
             return self._play(batch, params, seeds, wanted, name)
         parts, each = [], len(seeds) // models
@@ -78,6 +76,7 @@ class Evaluator:
     ) -> Episodes:
         """One batch; `name` names its episodes."""
         environment = self.environment
+        environment.on_step = lambda step: self.progress.advance(step)  # another Evaluator may have played in it
         self.progress.start(title, environment.max_episode_steps, "step")
         try:
             played = jax.block_until_ready(self._rollout(params, jnp.asarray(seeds), jnp.asarray(wanted)))

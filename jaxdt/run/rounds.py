@@ -67,11 +67,11 @@ class _Rounds:
         self._finetuning, self._config = finetuning, finetuning.config
         algorithm, spec = prepared.record.config.algorithm, prepared.record.spec
         assert prepared.environment is not None
-        shared: dict[str, Any] = {"parallel": prepared.choice.parallel, "progress": progress}
+        environment, parallel = prepared.environment, prepared.choice.parallel
         policy = make_algorithm(algorithm, spec).policy
-        self._evaluator = Evaluator(policy, prepared.environment, **shared)
+        self._evaluator = Evaluator(policy, environment, parallel=parallel, progress=progress)
         drawing = make_algorithm(that_explores(algorithm), spec).policy
-        explorer = Evaluator(drawing, prepared.environment, record=True, task="explore", **shared)
+        explorer = Evaluator(drawing, environment, parallel=parallel, record=True)
         self._exploration = Exploration(group.runs[0].replay, self._config, explorer, self._as_trained)
         self._clock, self._saved_at = Clock(), time.perf_counter()
         self._shown: dict[str, float] = {}  # the newest evaluation, beside the progress

@@ -26,7 +26,7 @@ class RunWriter:
     def __init__(self, group: SeedGroup, records: Sequence[RunRecord], data_returns: np.ndarray):
         self._group = group
         self._runs = [_OneRun(run, record, data_returns) for run, record in zip(group.runs, records, strict=True)]
-        self.also: dict[str, float] = {}
+        self.also: dict[str, Any] = {}
         """Numbers that every line of metrics.jsonl and evaluations.jsonl has besides."""
         self._metrics: list[Metrics] = []  # of the calls since the last line of metrics.jsonl, on the device
 
@@ -53,7 +53,7 @@ class RunWriter:
             if not finite:
                 raise run.not_finite(step, failed=int(done) + 1, seed=seed)
 
-    def log(self, step: int, updates_per_second: float, **numbers: float) -> None:
+    def log(self, step: int, updates_per_second: float, **numbers: Any) -> None:
         """A line of metrics.jsonl: the mean loss since the line before, and every other metric of the last update."""
         self._collect()
         for run in self._runs:
@@ -142,7 +142,7 @@ class _OneRun:
             f"{steps[-1] if steps else 'none'}; lower --learning-rate or look at the data."
         )
 
-    def log(self, step: int, updates_per_second: float, also: dict[str, float]) -> None:
+    def log(self, step: int, updates_per_second: float, also: dict[str, Any]) -> None:
         loss = float(np.mean(self._losses, dtype=np.float64))
         others = {name: value for name, value in self._last.items() if name != "loss"}
         numbers = {**also, "loss": loss, **dict(sorted(others.items())), "updates_per_second": updates_per_second}
@@ -150,7 +150,7 @@ class _OneRun:
         self._board.write(step, {f"training/{name}": value for name, value in numbers.items()})
         self._losses = np.zeros(0, np.float32)
 
-    def write_evaluations(self, step: int, evaluations: Sequence[Evaluation], also: dict[str, float]) -> None:
+    def write_evaluations(self, step: int, evaluations: Sequence[Evaluation], also: dict[str, Any]) -> None:
         for evaluation in evaluations:
             self.append_evaluation({"step": step, **also, **evaluation.to_json()})
             name = f"evaluation/{'' if evaluation.target is None else f'target_{evaluation.target:g}_'}"
