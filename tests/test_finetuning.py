@@ -1,23 +1,17 @@
 """Online fine-tuning: explore, remember, update, and exactly so after every interruption."""
 
-import dataclasses
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxdt
-from jaxdt import FinetuneConfig, JaxdtError
-from jaxdt.checkpoint import checkpoint_steps, find_checkpoint
-from jaxdt.cli import run as command
-from jaxdt.errors import RunError, StoppedError
-from jaxdt.loggers import read_lines
-from jaxdt.run.directory import RunDirectory, read_record
-from jaxdt.run.exploration import first_environment_seed
+from jaxdt import FinetuneConfig
+from jaxdt.checkpoint import find_checkpoint
+from jaxdt.errors import StoppedError
 from tests.children import everything_saved
-from tests.runs import weights_of, without_clock
+from tests.runs import without_clock
 from tests.toys import Buttons, button_episodes
 
 
@@ -74,10 +68,9 @@ def test_a_run_stopped_again_and_again_ends_as_what_it_would_have_been(trained, 
     for asked in (1, 15, 18):
         calls = itertools.count(1)
         with pytest.raises(StoppedError, match=f"rounds finished; go on with jaxdt finetune --resume --out {out}"):
-            config = dataclasses.replace(ONLINE, updates_per_round=UPDATES)
             jaxdt.finetune(
                 trained,
-                config,
+                ONLINE,
                 STORE,
                 out=out,
                 env=Buttons(),

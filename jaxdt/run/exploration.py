@@ -143,6 +143,7 @@ def recorded(played: Episodes, env_id: str | None, source: str) -> EpisodeStore:
 
     terminations = np.zeros(ends[-1], bool)
     terminations[ends - 1] = np.asarray(played.terminated)
+    observations, actions, rewards = map(end_to_end, played.trajectory)
     return EpisodeStore.from_arrays(
-        *map(end_to_end, played.trajectory), terminations, episode_ends=ends, env_id=env_id, source=source
+        observations, actions, rewards, terminations, episode_ends=ends, env_id=env_id, source=source
     )

@@ -17,7 +17,7 @@ from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
 from jaxdt.progress import Progress
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record, write_record
-from jaxdt.run.environment import must_be_given_again, remembered
+from jaxdt.run.environment import choice_of_record, chosen, must_be_given_again, remembered
 from jaxdt.run.exploration import check_explores
 from jaxdt.run.prepare import Prepared, prepare_run
 from jaxdt.run.resume import is_finished
@@ -25,7 +25,6 @@ from jaxdt.run.rounds import explore_and_train
 from jaxdt.run.seed_group import SeedGroup, open_seed_group
 from jaxdt.run.stopping import Stop, never
 from jaxdt.run.train import held, saying_what_is_safe, tidy, with_store
-from jaxdt.simulator import identity
 from jaxdt.training import TrainState
 
 
@@ -64,39 +63,28 @@ def finetune(
     if config is not None and not isinstance(config, FinetuneConfig):
         raise JaxdtError(f"config must be a FinetuneConfig; got {type(config).__name__}.")
     progress = progress or Progress()
-    if out is None:
-        if run is None:
-            raise JaxdtError("name the run to fine-tune, or with resume= its directory with out= (--out).")
-        out = default_out(run)
-    begun = RunDirectory(out).holds_run
-    source = RunDirectory(out if begun else run) if begun or run is not None else None
-    if source is None:
-        raise JaxdtError(f"{out} holds no run to resume; check --out, or name the run to start from too.")
-    record = read_record(source)
-    group = open_seed_group(out, record.config, None, resume)
+    source, group = _opened(run, out, resume)
+    record, begun = read_record(source), group.has_begun
     with contextlib.ExitStack() as stack:
         stack.enter_context(saying_what_is_safe(group, "finetune"))
         if begun:
             stack.enter_context(held(group))
             record = _going_on(group, record, config)
             if is_finished(group, record.config):
-                assert record.finetuning is not None
-                progress.say(f"{group.path} is finished: {record.finetuning.config.rounds} rounds done.")
+                progress.say(f"{group.path} is finished: {record.config.steps} of {record.config.steps} updates done.")
                 return group.path
         else:
             record = _beginning(source, record, config or FinetuneConfig(), checkpoint)
         check_explores(record.config.algorithm, record.spec, os.fspath(source.path))
-        prepared, store = _prepare(source, record, store, env, env_kwargs, progress, command, begun)
-        assert prepared.environment is not None
-        stack.callback(prepared.environment.close)
+        train_config, env = _with_environment(record, env, env_kwargs)
+        train_config, store = _with_episodes(
+            source, record, train_config, store, progress, any_episodes=store is not None and not begun
+        )
+        prepared = _prepared(record, train_config, store, env, command)
+        stack.callback(prepared.environment.close)  # type: ignore[union-attr]
         if not begun:
             stack.enter_context(held(group, new=True))
-        directory = group.runs[0]
-        tidy(directory)
-        if not begun:
-            write_record(directory, prepared.record)
-        if prepared.record.config.dataset in DEMOS and not directory.episodes.exists():
-            store.save(directory.episodes)
+        _write_beginning(group.runs[0], prepared.record, store)
         start = None if run is None else RunDirectory(run)
         explore_and_train(
             group,
@@ -107,6 +95,21 @@ def finetune(
             stop,
         )
     return group.path
+
+
+def _opened(
+    run: str | os.PathLike[str] | None, out: str | os.PathLike[str] | None, resume: bool
+) -> tuple[RunDirectory, SeedGroup]:
+    """The run that the record is read from, and the directory that is written."""
+    if out is None and run is None:
+        raise JaxdtError("name the run to fine-tune, or with resume= its directory with out= (--out).")
+    out = default_out(run or "") if out is None else out
+    if run is None and not RunDirectory(out).holds_run:
+        raise JaxdtError(f"{out} holds no run to resume; check --out, or name the run to start from too.")
+    group = open_seed_group(out, TrainConfig(), None, resume)
+    if group.seeds:
+        raise JaxdtError(f"{out} holds the runs of several seeds; give one of them, or choose another --out.")
+    return (group.runs[0] if group.has_begun else RunDirectory(run or "")), group
 
 
 def default_out(run: str | os.PathLike[str]) -> Path:
@@ -165,55 +168,55 @@ def with_finetuning(record: RunRecord, finetuning: Finetuning) -> RunRecord:
     return dataclasses.replace(record, config=train, finetuning=finetuning)
 
 
-def _prepare(
-    source: RunDirectory,
-    record: RunRecord,
-    store: Any,
-    env: Any,
-    env_kwargs: Mapping[str, Any] | None,
-    progress: Progress,
-    command: list[str] | None,
-    begun: bool,
-) -> tuple[Prepared, EpisodeStore]:
-    """What the rounds need, and all the episodes that the replay begins with."""
-    config, env = _with_environment(record.config, env, env_kwargs)
-    config, episodes = _with_episodes(source, record, config, store, progress)
-    given = store is not None and not begun
-    if not given and record.data.get("fingerprint", episodes.fingerprint) != episodes.fingerprint:
-        raise JaxdtError(
-            f"the episodes are not those that {source.path} was trained on (their fingerprints differ); give the same "
-            "data."
-            if begun
-            else f"the data of {source.path} have changed (their fingerprints differ); give episodes "
-            "to begin with as --dataset (store=)."
-        )
-    prepared = prepare_run(config, episodes, env, command, dataclasses.replace(record, config=config))
-    filled = dataclasses.replace(prepared.record.config, updates_per_call=None)
-    made = dataclasses.replace(prepared.record, config=filled, finetuning=record.finetuning)
-    return prepared._replace(record=made), episodes
-
-
-def _with_environment(config: TrainConfig, env: Any, env_kwargs: Mapping[str, Any] | None) -> tuple[TrainConfig, Any]:
-    """The config with what is explored, and the object to play in; None: what the config names."""
-    if env is None:
-        missing = must_be_given_again(config.env, env_kwargs or config.env_kwargs)
-        if missing is not None and not (env_kwargs and must_be_given_again(config.env, None) is None):
-            raise JaxdtError(missing)
-        return dataclasses.replace(config, env_kwargs=env_kwargs or config.env_kwargs), None
-    same = isinstance(env, str) and identity(env) == identity(config.env or "none")
-    kwargs = env_kwargs if env_kwargs is not None else config.env_kwargs if same else None
-    return remembered(dataclasses.replace(config, env=None, env_kwargs=kwargs), env)
+def _with_environment(record: RunRecord, env: Any, env_kwargs: Mapping[str, Any] | None) -> tuple[TrainConfig, Any]:
+    """The record's config with what is explored, and the object to play in; None: what the config names."""
+    config = record.config
+    missing = must_be_given_again(config.env, config.env_kwargs)
+    choice = chosen(choice_of_record(record), missing, env, env_kwargs)
+    config = dataclasses.replace(
+        config,
+        env_kwargs=None if choice.kwargs is None else dict(choice.kwargs),
+        max_episode_steps=choice.max_episode_steps,
+        parallel_environments=choice.parallel,
+    )
+    return remembered(config, choice.env)
 
 
 def _with_episodes(
-    source: RunDirectory, record: RunRecord, config: TrainConfig, store: Any, progress: Progress
+    source: RunDirectory, record: RunRecord, config: TrainConfig, store: Any, progress: Progress, *, any_episodes: bool
 ) -> tuple[TrainConfig, EpisodeStore]:
+    """The episodes that the replay begins with: those given, or those that the run was trained on.
+
+    Not `any_episodes`: they must be those that the record describes.
+    """
     if store is None and (record.data.get("spec") is None or config.dataset is None):
         raise JaxdtError(
-            f"{source.path} does not name the episodes that it was trained on; give them, or others to begin with, as "
-            "--dataset (store=)."
+            f"{source.path} does not name the episodes that it was trained on; give them, or others to begin with, "
+            "with --dataset (store=)."
         )
-    return with_store(config, store, progress, [source.episodes])
+    config, episodes = with_store(config, store, progress, [source.episodes])
+    if not any_episodes and record.data["fingerprint"] != episodes.fingerprint:
+        raise JaxdtError(
+            f"the episodes are not those that {source.path} was trained on (their fingerprints differ); give the same "
+            "data with --dataset (store=), or choose another --out."
+        )
+    return config, episodes
+
+
+def _prepared(
+    record: RunRecord, config: TrainConfig, store: EpisodeStore, env: Any, command: list[str] | None
+) -> Prepared:
+    prepared = prepare_run(config, store, env, command, dataclasses.replace(record, config=config))
+    filled = dataclasses.replace(prepared.record.config, updates_per_call=None)
+    return prepared._replace(record=dataclasses.replace(prepared.record, config=filled, finetuning=record.finetuning))
+
+
+def _write_beginning(run: RunDirectory, record: RunRecord, store: EpisodeStore) -> None:
+    tidy(run)
+    if not run.holds_run:
+        write_record(run, record)
+    if record.config.dataset in DEMOS and not run.episodes.exists():
+        store.save(run.episodes)
 
 
 def _state_of(source: RunDirectory | None, record: RunRecord, state: TrainState) -> TrainState:

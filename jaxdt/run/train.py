@@ -147,6 +147,8 @@ def _continued(config: TrainConfig, group: SeedGroup, records: list[RunRecord | 
     for run, record in zip(group.runs, records, strict=True):
         if record is not None and "imported_from" in record.data:
             raise JaxdtError(f"{run.path} was imported and has no training to resume; start a run from it with --init.")
+        if record is not None and record.finetuning is not None:
+            raise JaxdtError(f"{run.path} was fine-tuned; go on with jaxdt finetune --resume --out {run.path}.")
         quarantine_damaged(run.checkpoints)
     return agree_with_records(config, group, records)
 
