@@ -12,7 +12,7 @@ from jaxdt.data.storage import MEMORY
 def best_episodes(store: EpisodeStore, capacity: int) -> EpisodeStore:
     """The `capacity` episodes of highest return, or all, from the worst to the best; copies, of no environment."""
     order = np.argsort(store.returns, kind="stable")[-capacity:]
-    rows = np.concatenate([np.arange(store.offsets[e], store.offsets[e + 1]) for e in order])
+    rows = np.concatenate([np.arange(*store.offsets[e : e + 2].tolist()) for e in order])
     return EpisodeStore(
         observations=store.observations[rows],
         actions=store.actions[rows],
