@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from jaxdt.config import (
         BehaviorCloningConfig as BehaviorCloningConfig,
         DecisionTransformerConfig as DecisionTransformerConfig,
+        FinetuneConfig as FinetuneConfig,
         IQLConfig as IQLConfig,
         ModelConfig as ModelConfig,
         OnlineDTConfig as OnlineDTConfig,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from jaxdt.run.comparison import Comparison as Comparison, compare as compare
     from jaxdt.run.evaluate import evaluate as evaluate
     from jaxdt.run.exporting import to_huggingface as to_huggingface
+    from jaxdt.run.finetune import finetune as finetune
     from jaxdt.run.importing import from_huggingface as from_huggingface
     from jaxdt.run.serving import to_onnx as to_onnx, to_stablehlo as to_stablehlo
     from jaxdt.run.train import train as train
@@ -53,6 +55,7 @@ _HOMES = {
     "Discrete": "jaxdt.types",
     "EpisodeStore": "jaxdt.data.episodes",
     "Evaluation": "jaxdt.types",
+    "FinetuneConfig": "jaxdt.config",
     "IQLConfig": "jaxdt.config",
     "JaxdtError": "jaxdt.errors",
     "ModelConfig": "jaxdt.config",
@@ -70,6 +73,7 @@ _HOMES = {
     "build_model": "jaxdt.models",
     "compare": "jaxdt.run.comparison",
     "evaluate": "jaxdt.run.evaluate",
+    "finetune": "jaxdt.run.finetune",
     "from_huggingface": "jaxdt.run.importing",
     "load_episodes": "jaxdt.data.loading",
     "make_algorithm": "jaxdt.algorithms",

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def cut_lines(path: Path, last_step: int) -> None:
 class NoTensorBoard:
     """Takes the numbers and does nothing."""
 
-    def write(self, step: int, numbers: dict[str, float]) -> None:
+    def write(self, step: int, numbers: Mapping[str, int | float]) -> None:
         pass
 
     def close(self) -> None:
@@ -71,7 +72,7 @@ class TensorBoard(NoTensorBoard):
             # SummaryWriter's thread dies of a full disk without a word, and the next number waits for it forever.
             self._writer = tensorboardX.event_file_writer.EventsWriter(str(directory / "events"))
 
-    def write(self, step: int, numbers: dict[str, float]) -> None:
+    def write(self, step: int, numbers: Mapping[str, int | float]) -> None:
         from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]
         from tensorboardX.summary import scalar
 

@@ -16,6 +16,10 @@ def decimals(*numbers: Any) -> str:
     return f".{min(max(1, 2 - math.floor(math.log10(largest))), 12) if largest else 1}f"
 
 
+def _shown(number: int | float) -> str:
+    return f"{number}" if isinstance(number, int) else f"{number:.4g}"
+
+
 class Progress:
     """Takes every report and shows nothing."""
 
@@ -25,7 +29,7 @@ class Progress:
     def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
         """A task of `total` units, `done` of them behind it already."""
 
-    def advance(self, done: int, **numbers: float) -> None:
+    def advance(self, done: int, **numbers: int | float) -> None:
         """`done` units are done; numbers such as `loss` are shown beside."""
 
     def stop(self) -> None:
@@ -54,10 +58,10 @@ class BarProgress(Progress):
         )
         self._bars.append(bar)
 
-    def advance(self, done: int, **numbers: float) -> None:
+    def advance(self, done: int, **numbers: int | float) -> None:
         bar = self._bars[-1]
         if numbers:
-            bar.set_postfix({name: f"{value:.4g}" for name, value in numbers.items()}, refresh=False)
+            bar.set_postfix({name: _shown(value) for name, value in numbers.items()}, refresh=False)
         bar.update(done - bar.n)
 
     def stop(self) -> None:
@@ -80,7 +84,7 @@ class LineProgress(Progress):
             | {"numbers": {}}
         )
 
-    def advance(self, done: int, **numbers: float) -> None:
+    def advance(self, done: int, **numbers: int | float) -> None:
         task, now = self._tasks[-1], time.monotonic()
         if task["first"] is None:  # the first one compiled; the rate counts from here
             task["first"], task["began"] = done, now
@@ -90,7 +94,7 @@ class LineProgress(Progress):
             return
         task["next"], task["shown"] = done + task["total"] / 10, now
         rate = (done - task["first"]) / max(now - task["began"], 1e-9)
-        shown = "".join(f", {name} {value:.4g}" for name, value in task["numbers"].items())
+        shown = "".join(f", {name} {_shown(value)}" for name, value in task["numbers"].items())
         left = f", {(task['total'] - done) / rate:.0f} s left" if done < task["total"] and rate > 0 else ""
         self.say(f"{task['task']}: {done}/{task['total']}{shown}, {rate:.1f} {task['unit']}s/s{left}")
 

@@ -98,13 +98,14 @@ def store() -> jaxdt.EpisodeStore:
 def quick_plots():
     """Drawing would be half of what these tests do."""
 
-    def touch(path, *_):
+    def touch(path, *_, **__):
         path.parent.mkdir(exist_ok=True)
         path.touch()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jaxdt.run.writer.plot_loss", touch)
         patch.setattr("jaxdt.run.writer.plot_returns", touch)
+        patch.setattr("jaxdt.run.writer.plot_finetuning", touch)
         yield
 
 

@@ -57,7 +57,7 @@ class Trained(NamedTuple):
 def twenty_updates(devices: int, *seeds: int) -> Trained:
     """As the loop makes them, dropout on."""
     layout = choose_layout(8, seeds=len(seeds), devices=devices)
-    init, update = cast(Any, loop._compiled(ALGORITHM, DRIFT_SPEC, UPDATES, layout))
+    init, update = cast(Any, loop.compiled(ALGORITHM, DRIFT_SPEC, UPDATES, layout))
     sampler = make_algorithm(ALGORITHM, DRIFT_SPEC).sampler
     samplers = [sampler(STORE, batch_size=8, seed=seed) for seed in seeds]
     keys = [jax.random.split(jax.random.key(seed)) for seed in seeds]

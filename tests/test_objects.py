@@ -144,12 +144,12 @@ def test_a_config_takes_a_path_and_refuses_episodes_in_its_place(tmp_path):
 
 
 def test_a_list_of_dicts_trains(tmp_path):
-    from jaxdt.run.train import _with_store
+    from jaxdt.run.train import with_store
 
     config = jaxdt.TrainConfig()
-    assert _with_store(config, episode_dicts(), Progress())[1].fingerprint == STORE.fingerprint
+    assert with_store(config, episode_dicts(), Progress())[1].fingerprint == STORE.fingerprint
     STORE.save(tmp_path / "a.npz")
-    named, store = _with_store(config, tmp_path / "a.npz", Progress())
+    named, store = with_store(config, tmp_path / "a.npz", Progress())
     assert (named.dataset, store.fingerprint) == (str(tmp_path / "a.npz"), STORE.fingerprint)
 
 

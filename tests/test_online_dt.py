@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 
 import jax
@@ -10,19 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxdt
-from jaxdt.algorithms import make_algorithm
-from jaxdt.algorithms.distributions import Categorical, Gaussian, SquashedGaussian, squashed_gaussian
-from jaxdt.algorithms.online_dt import fit_window
+from jaxdt.algorithms.distributions import squashed_gaussian
 from jaxdt.algorithms.temperature import mean_of_real
-from jaxdt.config import ONLINE_DT, OnlineDTConfig, OptimizerConfig
-from jaxdt.config.online_dt import tuned_for
-from jaxdt.errors import JaxdtError
+from jaxdt.config import OnlineDTConfig, OptimizerConfig
 from jaxdt.interop.names import config_from_tensors, params_from_tensors
 from jaxdt.models import build_model
-from jaxdt.run.prepare import choose_targets
 from jaxdt.types import Discrete, Window
-from tests.conftest import make_store, random_window, tiny_model
+from tests.conftest import tiny_model
 from tests.toys import DRIFT_SPEC
 
 

@@ -37,9 +37,9 @@ WITHOUT_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual
 def mapping(request, monkeypatch):
     """Both ways over seeds, whatever this machine would choose."""
     monkeypatch.setattr("jaxdt.parallel._one_after_the_other", lambda: request.param == "lax.map")
-    loop._compiled.cache_clear()
+    loop.compiled.cache_clear()
     yield
-    loop._compiled.cache_clear()
+    loop.compiled.cache_clear()
 
 
 def model_and_policy(context):

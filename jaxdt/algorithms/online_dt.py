@@ -56,11 +56,11 @@ def fit_window(apply: Apply, spec: Spec, policy: PyTree, window: Window, key: PR
 
 def _validate(apply: Apply, spec: Spec, params: PyTree, window: Window) -> dict[str, Float[Array, ""]]:
     """Without the bonus for entropy."""
-    distribution = distribution_of(apply(params["policy"], window), spec)
-    return {
-        "loss": -mean_of_real(distribution.log_prob(window.actions), window.mask),
-        "action_error": action_error(distribution.mode(), window.actions, window.mask),
-    }
+    prediction = apply(params["policy"], window)
+    distribution = distribution_of(prediction, spec)
+    loss = -mean_of_real(distribution.log_prob(window.actions), window.mask)
+    likeliest = distribution.mode() if isinstance(spec.action, Box) else prediction
+    return {"loss": loss, "action_error": action_error(likeliest, window.actions, window.mask)}
 
 
 def _policy(config: OnlineDTConfig, spec: Spec) -> Policy:

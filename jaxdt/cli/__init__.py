@@ -11,6 +11,7 @@ from typing import Any
 from jaxdt import __version__
 from jaxdt.cli.comparing import compare_command
 from jaxdt.cli.data import collect_command, convert_command, info_command
+from jaxdt.cli.finetuning import finetune_command
 from jaxdt.cli.playing import evaluate_command
 from jaxdt.cli.training import train_command
 from jaxdt.cli.weights import export_command, import_command
@@ -23,6 +24,7 @@ The Decision Transformer and its kin in JAX: offline episodes in, a policy out, 
 
 commands:
   train [PRESET]       train on offline episodes, evaluate, leave a run directory
+  finetune RUN         go on with a trained run online: explore, remember, train
   evaluate RUN ...     play episodes and print what they reach
   compare RUN ...      set methods side by side: a table and a figure, with intervals over seeds
   collect              record episodes of a behaviour policy
@@ -49,6 +51,7 @@ def run(arguments: list[str]) -> int:
     warnings.showwarning = _show_warning
     commands: dict[str, Callable[[list[str]], None]] = {
         "train": train_command,
+        "finetune": finetune_command,
         "evaluate": evaluate_command,
         "compare": compare_command,
         "collect": collect_command,

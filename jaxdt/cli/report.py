@@ -108,6 +108,7 @@ def _run_report(run: RunDirectory) -> str:
         for name in ("validation_loss", "validation_action_error"):
             if name in newest:
                 rows.append((name.replace("_", " "), f"{newest[name]:.4f}"))
+    rows += _finetuning(run, record, metrics)
     rows.append(("checkpoints", ", ".join(map(str, steps)) or "none yet"))
     note = read_metadata(run.checkpoints, steps[-1]) if steps else {}
     if note.get("best_score") is not None:
@@ -122,7 +123,28 @@ def _run_report(run: RunDirectory) -> str:
         text += "\n" + _evaluation_rows(f"after {played[0]['step']} updates", played)
     if run.returns_plot.exists():
         text += f"\nplots: {run.loss_plot}, {run.returns_plot}"
+    if run.finetuning_plot.exists():
+        text += f", {run.finetuning_plot}"
     return text
+
+
+def _finetuning(run: RunDirectory, record: RunRecord, metrics: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Of a run that was fine-tuned online."""
+    if record.finetuning is None:
+        return []
+    newest = metrics[-1] if metrics else {"round": 0, "environment_steps": 0}
+    rows = [
+        ("fine-tuned from", f"{printable(record.finetuning.run)}, {record.finetuning.first_step} updates"),
+        ("rounds", f"{newest['round']} of {record.finetuning.config.rounds}"),
+        ("environment steps", f"{newest['environment_steps']}"),
+    ]
+    if metrics:
+        explored = newest["exploration_return_mean"]
+        rows.append(("exploration", f"return {explored:{decimals(explored)}} in the newest round"))
+    failures = read_lines(run.replay / "failures.jsonl")
+    if failures:
+        rows.append(("failed rounds", f"{len(failures)} tries, the newest in round {failures[-1]['round']}"))
+    return rows
 
 
 def _seeds_report(group: SeedGroup, summaries: Sequence[dict[str, Any]]) -> str:

@@ -14,6 +14,11 @@ from jaxdt.config.decision_transformer import (
     Context as Context,
     DecisionTransformerConfig as DecisionTransformerConfig,
 )
+from jaxdt.config.finetuning import (
+    MOST_UPDATES_PER_CALL as MOST_UPDATES_PER_CALL,
+    FinetuneConfig as FinetuneConfig,
+    Finetuning as Finetuning,
+)
 from jaxdt.config.iql import IQLConfig as IQLConfig
 from jaxdt.config.model import ModelConfig as ModelConfig
 from jaxdt.config.online_dt import OnlineDTConfig as OnlineDTConfig
@@ -56,5 +61,5 @@ from jaxdt.config.rvs import RvSConfig as RvSConfig
 from jaxdt.config.td3_bc import TD3BCConfig as TD3BCConfig
 
 
-for _kind in (ModelConfig, OptimizerConfig, *typing.get_args(AlgorithmConfig), TrainConfig):
+for _kind in (ModelConfig, OptimizerConfig, *typing.get_args(AlgorithmConfig), TrainConfig, FinetuneConfig):
     take_plain_values(_kind, MOVED if _kind is TrainConfig else {})

@@ -82,6 +82,11 @@ class IQLConfig(AnyReturns):
             self, optimizer=dataclasses.replace(optimizer, total_steps=optimizer.total_steps or steps)
         )
 
+    def for_finetuning(self, learning_rate: float | None) -> "IQLConfig":
+        rate = self.optimizer.learning_rate if learning_rate is None else learning_rate
+        optimizer = dataclasses.replace(self.optimizer, schedule="constant", total_steps=None, learning_rate=rate)
+        return dataclasses.replace(self, policy_schedule="constant", optimizer=optimizer)
+
     def for_data(self, dataset: str | None) -> "IQLConfig":
         del dataset
         return self

@@ -40,6 +40,10 @@ class AlgorithmOptions(Protocol):
         """The same with what depends on the number of updates filled in."""
         ...
 
+    def for_finetuning(self, learning_rate: float | None) -> Any:
+        """The same for updates after training: a learning rate that falls no more; None: as high as it was."""
+        ...
+
     def for_data(self, dataset: str | None) -> Any:
         """The same with what was tuned for single data sets filled in; `dataset` is what `--dataset` was given."""
         ...

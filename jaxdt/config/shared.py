@@ -20,6 +20,12 @@ class OneOptimizer:
     def for_steps(self: Any, steps: int) -> Any:
         return dataclasses.replace(self, optimizer=self.optimizer.for_steps(steps))
 
+    def for_finetuning(self: Any, learning_rate: float | None) -> Any:
+        optimizer = self.optimizer
+        rate = optimizer.learning_rate if learning_rate is None else learning_rate
+        optimizer = dataclasses.replace(optimizer, schedule="constant", total_steps=None, learning_rate=rate)
+        return dataclasses.replace(self, optimizer=optimizer)
+
     def for_data(self: Any, dataset: str | None) -> Any:
         del dataset
         return self

@@ -41,7 +41,6 @@ class Evaluator:
         if training_seeds and parallel is None:
             policy = policy_of_seeds(policy, len(training_seeds))
         self._rollout = make_rollout(policy, environment, record=record)
-        environment.on_step = lambda step: self.progress.advance(step)
 
     def run_episodes(self, params: PyTree, targets: Sequence[float | None], episodes: int, seed: int) -> Episodes:
         """Every target's `episodes` in one batch, target by target; episode `j` starts from `seed + j`.
@@ -60,14 +59,14 @@ class Evaluator:
             trained = f"seed {self._training_seeds[model]}, " if self._training_seeds else ""
             return f"{trained}{'' if target is None else f'target {target:g}, '}episode {episode % episodes}"
 
-        batch = f"{f'{models} seeds x ' if models > 1 else ''}{len(targets)} targets x {episodes} episodes"
+        batch = f"evaluate {f'{models} seeds x ' if models > 1 else ''}{len(targets)} targets x {episodes} episodes"
         if self._parallel is None:
-            return self._play(f"evaluate {batch}", params, seeds, wanted, name)
+            return self._play(batch, params, seeds, wanted, name)
         parts, each = [], len(seeds) // models
         for first in (m * each + i for m in range(models) for i in range(0, each, self._parallel)):
             model = first // each
             some = slice(first, min(first + self._parallel, (model + 1) * each))
-            title = f"evaluate {batch}, {first + 1} to {some.stop} of {len(seeds)}"
+            title = f"{batch}, {first + 1} to {some.stop} of {len(seeds)}"
             chosen = jax.tree.map(itemgetter(model), params) if self._training_seeds else params
             parts.append(self._play(title, chosen, seeds[some], wanted[some], lambda i, first=first: name(first + i)))
         return _joined(parts)
@@ -77,6 +76,7 @@ class Evaluator:
     ) -> Episodes:
         """One batch; `name` names its episodes."""
         environment = self.environment
+        environment.on_step = lambda step: self.progress.advance(step)  # another Evaluator may have played in it
         self.progress.start(title, environment.max_episode_steps, "step")
         try:
             played = jax.block_until_ready(self._rollout(params, jnp.asarray(seeds), jnp.asarray(wanted)))

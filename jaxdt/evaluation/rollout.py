@@ -41,6 +41,8 @@ class Episodes(NamedTuple):
     lengths: Int[Array, " b"]
     failures: Int[Array, " b"]
     """Why an episode could not go on, an index of FAILURES; its last step is the one that failed."""
+    terminated: Bool[Array, " b"]
+    """Whether the environment ended the episode; else it was cut off."""
     trajectory: Trajectory | None
     """None unless recording was asked for."""
 
@@ -57,6 +59,7 @@ class _Carry(NamedTuple):
     score: Float[Array, " b"]
     length: Int[Array, " b"]
     alive: Bool[Array, " b"]
+    terminated: Bool[Array, " b"]  # by the environment
     failure: Int[Array, " b"]  # ends an episode too
 
 
@@ -76,7 +79,15 @@ def make_rollout(policy: Policy, environment: Environment, *, record: bool = Fal
         lengths = jnp.zeros(seeds.shape, jnp.int32)
         usable = _is_finite(observation)
         return _Carry(
-            env_state, observation, policy.start(targets), zeros, zeros, lengths, usable, jnp.where(usable, 0, 1)
+            env_state=env_state,
+            observation=observation,
+            memory=policy.start(targets),
+            reward=zeros,
+            score=zeros,
+            length=lengths,
+            alive=usable,
+            terminated=jnp.zeros(seeds.shape, bool),
+            failure=jnp.where(usable, 0, 1),
         )
 
     def step(carry: _Carry, t: Int[Array, ""], params: PyTree, keys: Array) -> tuple[_Carry, Trajectory]:
@@ -95,6 +106,7 @@ def make_rollout(policy: Policy, environment: Environment, *, record: bool = Fal
             score=score,
             length=carry.length + carry.alive,
             alive=carry.alive & ~terminated & ~truncated & (failure == 0) & (t + 1 < most),
+            terminated=jnp.where(carry.alive, terminated, carry.terminated),
             failure=failure,
         )
         return new, happened
@@ -128,7 +140,7 @@ def make_rollout(policy: Policy, environment: Environment, *, record: bool = Fal
         last, _, trajectory = jax.lax.while_loop(goes_on, next_scan, (carry, jnp.zeros((), jnp.int32), nothing_yet))
         if trajectory is not None:
             trajectory = jax.tree.map(lambda steps: steps[:most], trajectory)
-        return Episodes(last.score, last.length, last.failure, trajectory)
+        return Episodes(last.score, last.length, last.failure, last.terminated, trajectory)
 
     return rollout
 

@@ -4,7 +4,7 @@ import dataclasses
 import typing
 from typing import Any, Literal
 
-from jaxdt.config import AlgorithmConfig, TrainConfig
+from jaxdt.config import AlgorithmConfig, Finetuning, TrainConfig
 from jaxdt.errors import JaxdtError, VersionError
 
 
@@ -16,6 +16,11 @@ def config_to_json(config: TrainConfig) -> dict[str, Any]:
 def config_from_json(values: Any) -> TrainConfig:
     """The configuration that `config_to_json` wrote; raises JaxdtError on unknown or mistyped fields."""
     return _from_json(TrainConfig, values, "config")
+
+
+def finetuning_from_json(values: Any) -> Finetuning | None:
+    """What `dataclasses.asdict` made of one; raises JaxdtError on unknown or mistyped fields."""
+    return None if values is None else _from_json(Finetuning, values, "finetuning")
 
 
 def _from_json(kind: type, values: Any, where: str) -> Any:

@@ -9,11 +9,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from jaxdt.config import TrainConfig
+from jaxdt.config import Finetuning, TrainConfig
 from jaxdt.errors import JaxdtError, VersionError, one_line
 from jaxdt.files import is_free, open_atomically, read_json
 from jaxdt.run import upgrade
-from jaxdt.run.config_json import config_from_json, config_to_json
+from jaxdt.run.config_json import config_from_json, config_to_json, finetuning_from_json
 from jaxdt.types import Spec, spec_from_json
 
 
@@ -33,6 +33,8 @@ class RunDirectory:
         self.episodes = self.path / "episodes.npz"
         self.loss_plot = self.path / "plots" / "loss.png"
         self.returns_plot = self.path / "plots" / "returns.png"
+        self.finetuning_plot = self.path / "plots" / "finetuning.png"
+        self.replay = self.path / "replay"
         self.videos = self.path / "videos"
         self.tensorboard = self.path / "tensorboard"
 
@@ -58,6 +60,13 @@ class RunRecord:
     """`spec` (what `load_episodes` takes), `fingerprint`, counts and returns of the episodes."""
     made_with: dict[str, Any]
     """Versions, device and command line."""
+    finetuning: Finetuning | None = None
+    """Of a run that was fine-tuned online."""
+
+    @property
+    def first_step(self) -> int:
+        """Updates that were made before the run began."""
+        return 0 if self.finetuning is None else self.finetuning.first_step
 
     @property
     def env_id(self) -> str | None:
@@ -73,6 +82,8 @@ def write_record(run: RunDirectory, record: RunRecord) -> None:
         "data": record.data,
         "made_with": record.made_with,
     }
+    if record.finetuning is not None:
+        document["finetuning"] = dataclasses.asdict(record.finetuning)
     with open_atomically(run.config) as file:
         json.dump(document, file, indent=1, allow_nan=False)
 
@@ -93,6 +104,7 @@ def read_record(run: RunDirectory) -> RunRecord:
             spec=spec_from_json(document["spec"]),
             data=document["data"],
             made_with=document["made_with"],
+            finetuning=finetuning_from_json(document.get("finetuning")),
         )
         record.config.algorithm.check_spec(record.spec)
     except VersionError as error:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
-from jaxdt.config import CHANGEABLE, PRESETS, TrainConfig, flatten
+from jaxdt.config import CHANGEABLE, PRESETS, FinetuneConfig, TrainConfig, flatten
 from jaxdt.errors import JaxdtError
 from jaxdt.loggers import read_evaluations
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
@@ -96,7 +96,7 @@ class FinishedRun:
         config = self.record.config
         left_out = NOT_THE_METHOD | _filled_in(config)
         choices = {name: value for name, value in flatten(config).items() if name not in left_out}
-        return {"method": config.algorithm.name, **choices}
+        return {"method": config.algorithm.name, **choices, **_of_finetuning(self.record)}
 
     @property
     def is_finished(self) -> bool:
@@ -106,6 +106,16 @@ class FinishedRun:
     def curve(self, target: float | None) -> dict[int, float]:
         """The mean return after each number of updates at which that target was asked for."""
         return {e["step"]: e["return_mean"] for e in self.evaluations if e["target"] == target}
+
+
+def _of_finetuning(record: RunRecord) -> dict[str, Any]:
+    """The choices of a run that was fine-tuned; those that are as by default say nothing."""
+    if record.finetuning is None:
+        return {}
+    chosen, default = record.finetuning.config, FinetuneConfig()
+    names = {"rounds", *(name for name, value in flatten(chosen).items() if value != getattr(default, name))}
+    looked_at = {"seed", "targets", "eval_episodes", "evaluate_every", "save_every"}
+    return {f"finetuning.{name}": getattr(chosen, name) for name in sorted(names - looked_at)}
 
 
 def _rank(target: float | None) -> float:

@@ -32,7 +32,7 @@ from jaxdt.training import TrainState, TrainStep, compile_update
 from jaxdt.types import Evaluation, Sampler, Spec
 
 
-class _Clock:
+class Clock:
     """Time spent on updates, evaluating and saving left out, since the last line of metrics.jsonl."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ def train_and_evaluate(
     assert config.updates_per_call is not None
     count = config.updates_per_call
     algorithm = make_algorithm(config.algorithm, spec)
-    init, update = _compiled(config.algorithm, spec, count, layout)
+    init, update = compiled(config.algorithm, spec, count, layout)
     first = group.steps[-1] if group.steps else 0
     for sampler in samplers:
         sampler.position = first
@@ -108,7 +108,7 @@ def train_and_evaluate(
         progress.start("train", config.steps, "update", first)
         stack.callback(progress.stop)
         recent: collections.deque[Any] = collections.deque(maxlen=3)
-        validate, clock, saved_at = Validation(prepared), _Clock(), time.perf_counter()
+        validate, clock, saved_at = Validation(prepared), Clock(), time.perf_counter()
         for step in range(first + count, config.steps + 1, count):
             state, metrics = update(state, batches, key)
             batches = next_batches(samplers, count, layout.batches)  # drawn while the device works
@@ -117,7 +117,7 @@ def train_and_evaluate(
             clock.updates += count
             if step == first + count:  # compiles
                 jax.block_until_ready(state)
-                clock = _Clock()
+                clock = Clock()
             last, stopped_by = step == config.steps, stop()
             minutes = (time.perf_counter() - saved_at) / 60
             due = what_is_due(config, step, minutes_since_save=minutes, stopping=stopped_by is not None)
@@ -128,7 +128,7 @@ def train_and_evaluate(
             clock.stop()
             if due.log:
                 writer.log(step, clock.rate(), validate(state.params))
-            evaluated = due.evaluate and _evaluate(
+            evaluated = due.evaluate and evaluate_and_write(
                 writer, evaluator, step, config, layout.on_first(state.params), progress
             )
             if last or evaluated:
@@ -149,7 +149,7 @@ def train_and_evaluate(
 
 
 @functools.lru_cache(maxsize=4)
-def _compiled(
+def compiled(
     config: AlgorithmConfig, spec: Spec, updates_per_call: int, layout: Layout
 ) -> tuple[Callable[[PRNGKeyArray], TrainState], TrainStep]:
     """Kept, so that another run of the same algorithm in this process compiles nothing anew."""
@@ -193,7 +193,7 @@ def _first_state(
     given = None if start_from is None else Agent.load(start_from).params
     states, update_keys = [], []
     for record in records:
-        init_key, update_key = _keys(record.config.seed)
+        init_key, update_key = run_keys(record.config.seed)
         state = init(init_key)
         if given is not None:
             state = state._replace(params=jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), given))
@@ -204,7 +204,7 @@ def _first_state(
 
 
 @jax.jit
-def _keys(seed: Int[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
+def run_keys(seed: Int[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
     """Of the initial weights and of what updates draw."""
     init_key, update_key = jax.random.split(jax.random.key(seed))
     return init_key, update_key
@@ -228,7 +228,7 @@ def _show(progress: Progress, step: int, recent: collections.deque[Any]) -> None
     progress.advance(step, **shown)
 
 
-def _evaluate(
+def evaluate_and_write(
     writer: RunWriter,
     evaluator: Evaluator | None,
     step: int,

@@ -72,15 +72,15 @@ def train(
             raise JaxdtError("to resume a run, name its directory with out= (--out).")
         if seeds is not None:
             check_seeds(config, seeds)
-        config, store = _with_store(config, store, progress)
+        config, store = with_store(config, store, progress)
         out = _next_free_directory(config, store)
     group = open_seed_group(out, config, seeds, resume)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_saying_what_is_safe(group))
+        stack.enter_context(saying_what_is_safe(group, "train"))
         records = [read_record(run) if run.holds_run else None for run in group.runs]
         previous, begun = next(filter(None, records), None), group.has_begun
         if begun:
-            stack.enter_context(_held(group))
+            stack.enter_context(held(group))
         if previous is not None:
             config = _continued(config, group, records)
             if is_finished(group, config):
@@ -91,7 +91,7 @@ def train(
                     if not all(path.exists() for path in video_paths(run.videos, targets)):
                         _render(run, config, choice_of(config, env, choice_of_record(previous).default_limit), progress)
                 return group.path
-        config, store = _with_store(config, store, progress, [run.episodes for run in group.runs])
+        config, store = with_store(config, store, progress, [run.episodes for run in group.runs])
         if any(record.data["fingerprint"] != store.fingerprint for record in filter(None, records)):
             raise JaxdtError(
                 f"the episodes are not those that {group.path} was trained on (their fingerprints differ); "
@@ -105,10 +105,10 @@ def train(
         if config.targets == "auto":
             progress.say(f"target of the data: {prepared.record.config.evaluation_targets[0]:g}")
         if not begun:
-            stack.enter_context(_held(group, new=True))
+            stack.enter_context(held(group, new=True))
         meet_at_one_checkpoint(group)  # after every check, for it throws checkpoints away
         for run, record in zip(group.runs, group.records(prepared.record), strict=True):
-            _tidy(run)
+            tidy(run)
             if not run.holds_run:
                 write_record(run, record)
             if config.dataset in DEMOS and not run.episodes.exists():
@@ -128,7 +128,8 @@ def _render(run: RunDirectory, config: TrainConfig, choice: EnvironmentChoice, p
 
 
 @contextlib.contextmanager
-def _saying_what_is_safe(group: SeedGroup) -> Iterator[None]:
+def saying_what_is_safe(group: SeedGroup, command: str) -> Iterator[None]:
+    """A refusal of the system to write, with what is saved and the command that goes on."""
     try:
         yield
     except WriteError as error:
@@ -137,7 +138,7 @@ def _saying_what_is_safe(group: SeedGroup) -> Iterator[None]:
         steps = group.steps
         safe = f"the run is safe up to checkpoint {steps[-1]}" if steps else "no checkpoint was saved yet"
         raise WriteError(
-            f"{error}; {safe}, and goes on with jaxdt train --resume --out {group.path} when that is put right"
+            f"{error}; {safe}, and goes on with jaxdt {command} --resume --out {group.path} when that is put right"
         ) from error
 
 
@@ -146,12 +147,14 @@ def _continued(config: TrainConfig, group: SeedGroup, records: list[RunRecord | 
     for run, record in zip(group.runs, records, strict=True):
         if record is not None and "imported_from" in record.data:
             raise JaxdtError(f"{run.path} was imported and has no training to resume; start a run from it with --init.")
+        if record is not None and record.finetuning is not None:
+            raise JaxdtError(f"{run.path} was fine-tuned; go on with jaxdt finetune --resume --out {run.path}.")
         quarantine_damaged(run.checkpoints)
     return agree_with_records(config, group, records)
 
 
 @contextlib.contextmanager
-def _held(group: SeedGroup, *, new: bool = False) -> Iterator[None]:
+def held(group: SeedGroup, *, new: bool = False) -> Iterator[None]:
     """Makes the directories that are missing and holds them all; of new ones, another process may have been quicker."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(_made_and_held(group.path))
@@ -173,13 +176,13 @@ def _made_and_held(directory: Path) -> Iterator[None]:
         yield
 
 
-def _tidy(run: RunDirectory) -> None:
+def tidy(run: RunDirectory) -> None:
     with writing(run.path):
         for directory in (run.path, run.loss_plot.parent):
             remove_unfinished(directory)
 
 
-def _with_store(
+def with_store(
     config: TrainConfig, store: Any, progress: Progress, collected: Sequence[Path] = ()
 ) -> tuple[TrainConfig, EpisodeStore]:
     """The episodes given, or those that the config names; `collected`: where runs keep what was collected for them."""

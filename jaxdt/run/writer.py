@@ -1,5 +1,6 @@
 """What runs write while they train: metrics, evaluations, plots and checkpoints, and what they go on from."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from jaxdt.checkpoint import CheckpointWriter, checkpoint_steps, load_checkpoint
 from jaxdt.errors import NonFiniteError
 from jaxdt.loggers import NoTensorBoard, TensorBoard, append_line, cut_lines, read_evaluations, read_lines
 from jaxdt.parallel import stacked, unstacked
-from jaxdt.plots import plot_loss, plot_returns
+from jaxdt.plots import plot_finetuning, plot_loss, plot_returns
 from jaxdt.run.directory import RunDirectory, RunRecord, write_record
 from jaxdt.run.seed_group import SeedGroup
 from jaxdt.training import Metrics, TrainState
@@ -26,6 +27,8 @@ class RunWriter:
     def __init__(self, group: SeedGroup, records: Sequence[RunRecord], data_returns: np.ndarray):
         self._group = group
         self._runs = [_OneRun(run, record, data_returns) for run, record in zip(group.runs, records, strict=True)]
+        self.also: dict[str, Any] = {}
+        """Numbers that every line of metrics.jsonl and evaluations.jsonl has besides."""
         self._metrics: list[Metrics] = []  # of the calls since the last line of metrics.jsonl, on the device
 
     def restore(self, states: list[TrainState]) -> TrainState:
@@ -51,25 +54,27 @@ class RunWriter:
             if not finite:
                 raise run.not_finite(step, failed=int(done) + 1, seed=seed)
 
-    def log(self, step: int, updates_per_second: float, validations: Sequence[dict[str, float]]) -> None:
+    def log(
+        self, step: int, updates_per_second: float, validations: Sequence[dict[str, float]] = (), **numbers: Any
+    ) -> None:
         """A line of metrics.jsonl: the mean loss since the line before, and every other metric of the last update.
 
-        `validations`: what was measured of each run on held-out episodes.
+        `validations`: what was measured of each run on held-out episodes, where there are any; `numbers`: of all runs.
         """
         self._collect()
-        for run, validation in zip(self._runs, validations, strict=True):
-            run.log(step, updates_per_second, validation)
+        for run, validation in itertools.zip_longest(self._runs, validations):
+            run.log(step, updates_per_second, self.also | numbers, validation or {})
 
     def write_evaluations(self, step: int, evaluations: Sequence[Sequence[Evaluation]]) -> None:
         """Every target's result of each run, the summary over them, and whether it is the best so far."""
         for run, each in zip(self._runs, evaluations, strict=True):
-            run.write_evaluations(step, each)
+            run.write_evaluations(step, each, self.also)
         self._group.write_summary()
 
     def write_failure(self, step: int, reason: str) -> None:
         """An evaluation that could not go on."""
         for run in self._runs:
-            run.append_evaluation({"step": step, "failed": reason})
+            run.append_evaluation({"step": step, **self.also, "failed": reason})
         self._group.write_summary()
 
     @property
@@ -123,7 +128,7 @@ class _OneRun:
             self._losses = np.asarray(metadata["losses"], np.float32)
             self._best_score = metadata["best_score"] if metadata["best_target"] == self._highest_target else None
         for path in (directory.metrics, directory.evaluations):
-            cut_lines(path, steps[-1] if steps else 0)
+            cut_lines(path, steps[-1] if steps else -1)
         return state
 
     def take(self, metrics: dict[str, np.ndarray]) -> None:
@@ -143,17 +148,18 @@ class _OneRun:
             f"{steps[-1] if steps else 'none'}; lower --learning-rate or look at the data."
         )
 
-    def log(self, step: int, updates_per_second: float, validation: dict[str, float]) -> None:
+    def log(self, step: int, updates_per_second: float, also: dict[str, Any], validation: dict[str, float]) -> None:
         loss = float(np.mean(self._losses, dtype=np.float64))
         others = {name: value for name, value in self._last.items() if name != "loss"}
         numbers = {"loss": loss, **dict(sorted(others.items())), **validation, "updates_per_second": updates_per_second}
+        numbers = {**also, **numbers}
         append_line(self.directory.metrics, {"step": step, **numbers})
         self._board.write(step, {f"training/{name}": value for name, value in numbers.items()})
         self._losses = np.zeros(0, np.float32)
 
-    def write_evaluations(self, step: int, evaluations: Sequence[Evaluation]) -> None:
+    def write_evaluations(self, step: int, evaluations: Sequence[Evaluation], also: dict[str, Any]) -> None:
         for evaluation in evaluations:
-            self.append_evaluation({"step": step, **evaluation.to_json()})
+            self.append_evaluation({"step": step, **also, **evaluation.to_json()})
             name = f"evaluation/{'' if evaluation.target is None else f'target_{evaluation.target:g}_'}"
             mean, std = evaluation.return_mean, evaluation.return_std
             self._board.write(step, {f"{name}return_mean": mean, f"{name}return_std": std})
@@ -167,7 +173,11 @@ class _OneRun:
 
     def draw_plots(self) -> None:
         evaluations, _ = read_evaluations(self.directory.evaluations)
-        plot_loss(self.directory.loss_plot, read_lines(self.directory.metrics), evaluations)
+        metrics, first = read_lines(self.directory.metrics), self.record.first_step
+        plot_loss(self.directory.loss_plot, metrics, evaluations, first_step=first)
+        if self.record.finetuning is not None:
+            title = f"{self.record.config.env}, fine-tuned online"
+            plot_finetuning(self.directory.finetuning_plot, [metrics], [evaluations], title)
         newest = [record for record in evaluations if record["step"] == evaluations[-1]["step"]]
         if newest:
             title = f"{self.record.config.env}, {newest[0]['step']} updates"

@@ -1,0 +1,77 @@
+"""`jaxdt finetune`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import OmitArgPrefixes, Positional
+
+from jaxdt.cli.common import device_line, keep_compiled_programs, parse
+from jaxdt.cli.report import run_report
+from jaxdt.cli.training import value_of
+from jaxdt.config import FinetuneConfig, KeywordArguments
+from jaxdt.errors import JaxdtError
+from jaxdt.run.directory import RunDirectory, read_record
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneArguments:
+    """Fine-tune a trained run online (Online Decision Transformer): each round plays episodes with actions drawn from
+    the policy, adds them to the best episodes of the data, and trains on both.
+
+    RUN is any run whose policy can draw its actions. What is left is a run directory like RUN, which is not changed.
+    """
+
+    run: Positional[Path | None] = None
+    """Run directory to start from; may be left out with --resume --out."""
+    config: OmitArgPrefixes[FinetuneConfig] = dataclasses.field(default_factory=FinetuneConfig)
+    dataset: str | None = None
+    """Episodes that the replay begins with, as for jaxdt train; None: those that RUN was trained on."""
+    env: str | None = None
+    """Environment to explore and evaluate in, a Gymnasium id, or `mjx:` and one; None: RUN's."""
+    env_kwargs: KeywordArguments = None
+    """What the environment's constructor is given beside, as JSON; None: in RUN's own environment RUN's."""
+    checkpoint: Literal["latest", "best"] = "latest"
+    """Which weights of RUN; best: of the highest mean return at its highest target."""
+    out: Path | None = None
+    """Run directory; None: RUN-finetuned."""
+    resume: bool = False
+    """Continue the fine-tuning in --out; other flags may be left out and must agree with it if given."""
+
+
+def finetune_command(arguments: list[str]) -> None:
+    parsed = parse(FinetuneArguments, arguments, "jaxdt finetune", FinetuneArguments(config=_defaults(arguments)))
+    if parsed.run is None and not (parsed.resume and parsed.out):
+        raise JaxdtError("finetune needs a run: jaxdt finetune runs/cheetah, or --resume --out DIRECTORY.")
+    from jaxdt.progress import console_progress
+    from jaxdt.run.finetune import finetune
+    from jaxdt.run.stopping import stop_signals
+
+    progress = console_progress()
+    keep_compiled_programs()
+    progress.say(device_line())
+    with stop_signals() as stop:
+        out = finetune(
+            parsed.run,
+            parsed.config,
+            parsed.dataset,
+            out=parsed.out,
+            env=parsed.env,
+            env_kwargs=parsed.env_kwargs,
+            checkpoint=parsed.checkpoint,
+            resume=parsed.resume,
+            progress=progress,
+            stop=stop,
+            command=["jaxdt", "finetune", *arguments],
+        )
+    print(run_report(out))
+
+
+def _defaults(arguments: list[str]) -> FinetuneConfig:
+    """Those of the fine-tuning that goes on, where one does."""
+    run = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    out = value_of(arguments, "out") or (run and f"{run.rstrip('/')}-finetuned")
+    if out is None or "--resume" not in arguments or not RunDirectory(out).holds_run:
+        return FinetuneConfig()
+    finetuning = read_record(RunDirectory(out)).finetuning
+    return FinetuneConfig() if finetuning is None else finetuning.config

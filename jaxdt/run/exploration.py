@@ -1,0 +1,149 @@
+"""The rounds of online fine-tuning that are played: each in a file of its own, written once and never played again."""
+
+import collections
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import PyTree
+
+from jaxdt.config import PRESETS, AlgorithmConfig, FinetuneConfig
+from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.formats.npz import load_npz
+from jaxdt.data.replay import best_episodes, with_newer
+from jaxdt.errors import JaxdtError, RunError, SimulationError
+from jaxdt.evaluation.evaluator import Evaluator
+from jaxdt.evaluation.rollout import Episodes
+from jaxdt.files import remove_unfinished, writing
+from jaxdt.loggers import append_line, cut_lines, read_lines
+from jaxdt.types import Spec
+
+
+MOST_TRIES = 3
+"""Of a round whose environment fails, before fine-tuning stops."""
+
+
+class Exploration:
+    """Rounds of episodes whose actions are drawn, in `directory`: `round-000001.npz` and so on, and `failures.jsonl`.
+
+    A file has the environment's own units, so `load_episodes` reads it, or the whole directory. What a round begins
+    from depends on the seed, its number and the number of its tries alone, and lies apart from evaluation's seeds.
+    """
+
+    def __init__(self, directory: Path, config: FinetuneConfig, evaluator: Evaluator, as_trained: Callable[..., Any]):
+        """`evaluator` records; `as_trained(store)`: its episodes in the units that training takes."""
+        self._directory, self._config = directory, config
+        self._evaluator, self._as_trained = evaluator, as_trained
+        self.failures = directory / "failures.jsonl"
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(directory)
+        cut_lines(self.failures, 2**62)  # or a line would be written behind half a one
+
+    def path(self, number: int) -> Path:
+        return self._directory / f"round-{number:06}.npz"
+
+    def failed_tries(self, number: int) -> int:
+        return sum(record["round"] == number for record in read_lines(self.failures))
+
+    def episodes(self, number: int, params: PyTree, step: int, close: Callable[[], None]) -> EpisodeStore:
+        """Round `number`, from 1 on, played with `params` after update `step` if it has no file yet; as recorded.
+
+        `close`: lets go of simulators that failed. Raises RunError where its environment fails again and again.
+        """
+        if not self.path(number).exists():
+            self._play(number, params, step, close).save(self.path(number))
+        return load_npz(self.path(number))  # what was just played too: all that is known is what the file says
+
+    def join(self, replay: EpisodeStore, *rounds: EpisodeStore) -> EpisodeStore:
+        """The replay with the episodes of rounds behind it."""
+        return with_newer(replay, *map(self._as_trained, rounds), capacity=self._config.replay_capacity)
+
+    def replay_after(self, number: int, data: EpisodeStore) -> tuple[EpisodeStore, int]:
+        """What is trained on after round `number`, and the environment steps so far; 0: the best of the data."""
+        capacity = self._config.replay_capacity
+        newest: collections.deque[EpisodeStore] = collections.deque(
+            maxlen=math.ceil(capacity / self._config.episodes_per_round)
+        )
+        steps = 0
+        for each in range(1, number + 1):
+            if not self.path(each).exists():
+                raise JaxdtError(
+                    f"{self.path(each)} is missing, and later rounds trained on it; restore it from a copy."
+                )
+            newest.append(load_npz(self.path(each)))
+            steps += newest[-1].num_steps
+        return self.join(best_episodes(data, capacity), *newest), steps
+
+    def _play(self, number: int, params: PyTree, step: int, close: Callable[[], None]) -> EpisodeStore:
+        target, episodes = self._config.exploration_target, self._config.episodes_per_round
+        before, reason = self.failed_tries(number), ""
+        for i in range(before, before + MOST_TRIES):
+            seed = first_environment_seed(self._config.seed, number, i, episodes)
+            try:
+                played = self._evaluator.run_episodes(params, [target], episodes, seed)
+            except SimulationError as error:
+                reason = str(error).rstrip(".")
+                append_line(self.failures, {"step": step, "round": number, "try": i, "failed": reason})
+                warnings.warn(f"exploring round {number} failed and is tried again: {reason}", stacklevel=2)
+                close()
+                continue
+            return recorded(played, self._evaluator.environment.env_id, f"round {number}")
+        raise RunError(f"exploring round {number} failed {MOST_TRIES} times in a row, the last time so: {reason}")
+
+
+def that_explores(config: AlgorithmConfig) -> Any:
+    """The same algorithm with a policy that draws its actions."""
+    return dataclasses.replace(config, sampling="sample")
+
+
+def check_explores(config: AlgorithmConfig, spec: Spec, run: str) -> None:
+    """Raises JaxdtError where a run's policy cannot draw actions, with what can."""
+    if not _draws(config, spec):
+        able = [name for name, preset in PRESETS.items() if _draws(preset.algorithm, spec)]
+        fix = f"train one whose policy does ({', '.join(able)})" if able else "no preset draws actions of this kind yet"
+        raise JaxdtError(
+            f"the policy of {run} ({config.name}) predicts one action and draws none, so it cannot explore; {fix}."
+        )
+
+
+def _draws(config: Any, spec: Spec) -> bool:
+    if "sampling" not in config.acting_options:
+        return False
+    try:
+        that_explores(config).check_spec(spec)
+    except JaxdtError:
+        return False
+    return True
+
+
+def first_environment_seed(seed: int, number: int, tried: int, episodes: int) -> int:
+    """From 2**30 on, where no evaluation's seeds begin; episodes count up from it and stay below 2**31."""
+    drawn = np.random.SeedSequence([seed, number, tried]).generate_state(1, np.uint64)[0]
+    return int(2**30 + int(drawn) % (2**30 - episodes))
+
+
+def seed_of_batches(seed: int, number: int) -> int:
+    """Of the batches of round `number`."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(2, np.uint64)[1])
+
+
+def recorded(played: Episodes, env_id: str | None, source: str) -> EpisodeStore:
+    """The episodes of a rollout that recorded, in the environment's units."""
+    assert played.trajectory is not None
+    lengths, ends = np.asarray(played.lengths), np.cumsum(np.asarray(played.lengths))
+
+    def end_to_end(values: Any) -> np.ndarray:
+        values = np.asarray(values)
+        return np.concatenate([values[:length, i] for i, length in enumerate(lengths)])
+
+    terminations = np.zeros(ends[-1], bool)
+    terminations[ends - 1] = np.asarray(played.terminated)
+    observations, actions, rewards = map(end_to_end, played.trajectory)
+    return EpisodeStore.from_arrays(
+        observations, actions, rewards, terminations, episode_ends=ends, env_id=env_id, source=source
+    )

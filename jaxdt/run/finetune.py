@@ -1,0 +1,239 @@
+"""Online fine-tuning (Zheng et al. 2022): a checked run in its directory, from a trained run to the last evaluation."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdt.checkpoint import Which, find_checkpoint, load_checkpoint, quarantine_damaged, stored_shapes
+from jaxdt.config import FinetuneConfig, Finetuning, TrainConfig
+from jaxdt.data.demo import DEMOS
+from jaxdt.data.episodes import EpisodeStore
+from jaxdt.errors import JaxdtError
+from jaxdt.progress import Progress
+from jaxdt.run.directory import RunDirectory, RunRecord, read_record, write_record
+from jaxdt.run.environment import choice_of_record, chosen, must_be_given_again, remembered
+from jaxdt.run.exploration import check_explores
+from jaxdt.run.prepare import Prepared, prepare_run
+from jaxdt.run.resume import is_finished
+from jaxdt.run.rounds import explore_and_train
+from jaxdt.run.seed_group import SeedGroup, open_seed_group
+from jaxdt.run.stopping import Stop, never
+from jaxdt.run.train import held, saying_what_is_safe, tidy, with_store
+from jaxdt.training import TrainState
+
+
+def finetune(
+    run: str | os.PathLike[str] | None = None,
+    config: FinetuneConfig | None = None,
+    store: Any = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    env: Any = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    checkpoint: Which = "latest",
+    resume: bool = False,
+    progress: Progress | None = None,
+    stop: Stop = never,
+    command: list[str] | None = None,
+) -> Path:
+    """Fine-tunes a trained run in its environment and leaves a run directory of the same kind; returns its path.
+
+    Each round plays episodes with actions drawn from the policy, adds them to the best episodes of the data, and makes
+    updates on both. Weights, optimiser and the count of updates go on from the run's `checkpoint`.
+
+    - `run`: a run directory whose policy can draw actions. May be left out when resuming.
+    - `config`: default: `FinetuneConfig()`, or when resuming as it was.
+    - `store`: the episodes that the replay begins with, all that `load_episodes` takes; default: those of the run.
+    - `out`: default: `RUN-finetuned`. Explored episodes are in its `replay/`, a file a round, and stay there.
+    - `env`, `env_kwargs`: what to explore and evaluate in, as `evaluate` takes it; default: the run's.
+    - `resume`: continue the fine-tuning in `out`; of `config`, rounds, targets and intervals may change. An absent or
+      empty `out` starts from `run`. Rounds that were played are read again, not played.
+    - `stop`: asked after every call of updates; once it answers with a signal's number, the run is saved and
+      StoppedError raised.
+
+    Raises JaxdtError for input that does not fit, before anything is written; RunError where the environment fails in
+    one round again and again; NonFiniteError at the first update whose loss or gradient is not finite.
+    """
+    if config is not None and not isinstance(config, FinetuneConfig):
+        raise JaxdtError(f"config must be a FinetuneConfig; got {type(config).__name__}.")
+    progress = progress or Progress()
+    source, group = _opened(run, out, resume)
+    record, begun = read_record(source), group.has_begun
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(saying_what_is_safe(group, "finetune"))
+        if begun:
+            stack.enter_context(held(group))
+            record = _going_on(group, record, config)
+            if is_finished(group, record.config):
+                progress.say(f"{group.path} is finished: {record.config.steps} of {record.config.steps} updates done.")
+                return group.path
+        else:
+            record = _beginning(source, record, config or FinetuneConfig(), checkpoint)
+        check_explores(record.config.algorithm, record.spec, os.fspath(source.path))
+        train_config, env = _with_environment(record, env, env_kwargs)
+        train_config, store = _with_episodes(
+            source, record, train_config, store, progress, any_episodes=store is not None and not begun
+        )
+        prepared = _prepared(record, train_config, store, env, command)
+        stack.callback(prepared.environment.close)  # type: ignore[union-attr]
+        if not begun:
+            stack.enter_context(held(group, new=True))
+        _write_beginning(group.runs[0], prepared.record, store)
+        start = None if run is None else RunDirectory(run)
+        explore_and_train(
+            group,
+            prepared,
+            lambda state: _state_of(start, prepared.record, state),
+            store.returns,
+            progress,
+            stop,
+        )
+    return group.path
+
+
+def _opened(
+    run: str | os.PathLike[str] | None, out: str | os.PathLike[str] | None, resume: bool
+) -> tuple[RunDirectory, SeedGroup]:
+    """The run that the record is read from, and the directory that is written."""
+    if out is None and run is None:
+        raise JaxdtError("name the run to fine-tune, or with resume= its directory with out= (--out).")
+    out = default_out(run or "") if out is None else out
+    if run is None and not RunDirectory(out).holds_run:
+        raise JaxdtError(f"{out} holds no run to resume; check --out, or name the run to start from too.")
+    group = open_seed_group(out, TrainConfig(), None, resume)
+    if group.seeds:
+        raise JaxdtError(f"{out} holds the runs of several seeds; give one of them, or choose another --out.")
+    return (group.runs[0] if group.has_begun else RunDirectory(run or "")), group
+
+
+def default_out(run: str | os.PathLike[str]) -> Path:
+    path = Path(run)
+    return path.with_name(f"{path.resolve().name if path.name in ('', '..') else path.name}-finetuned")
+
+
+def _beginning(source: RunDirectory, record: RunRecord, config: FinetuneConfig, checkpoint: Which) -> RunRecord:
+    """The record of a run that is fine-tuned from `source`."""
+    trained = record.config
+    if not trained.algorithm.takes_target and config.exploration_target is not None:
+        raise JaxdtError(
+            f"{trained.algorithm.name} is asked for no return; leave exploration_target (got "
+            f"{config.exploration_target}) out."
+        )
+    targets = config.targets or (trained.targets if isinstance(trained.targets, tuple) else None)
+    if trained.algorithm.takes_target and config.exploration_target is None:
+        if not targets:
+            raise JaxdtError(f"{source.path} names no target returns; give targets (--targets), or exploration_target.")
+        config = dataclasses.replace(config, exploration_target=max(targets) + abs(max(targets)))
+    first = find_checkpoint(source.checkpoints, checkpoint)
+    finetuning = Finetuning(run=os.fspath(source.path), first_step=first, config=config)
+    trained = dataclasses.replace(
+        trained,
+        algorithm=trained.algorithm.for_finetuning(config.learning_rate),
+        seed=config.seed,
+        init=None,
+        passes=None,
+        video=False,
+    )
+    return with_finetuning(dataclasses.replace(record, config=trained), finetuning)
+
+
+def _going_on(group: SeedGroup, record: RunRecord, config: FinetuneConfig | None) -> RunRecord:
+    if record.finetuning is None:
+        raise JaxdtError(f"{group.path} was not fine-tuned; go on with jaxdt train --resume --out {group.path}.")
+    quarantine_damaged(group.runs[0].checkpoints)
+    stored = record.finetuning
+    agreed = stored.config if config is None else config.going_on_from(stored.config)
+    return with_finetuning(record, dataclasses.replace(stored, config=agreed))
+
+
+def with_finetuning(record: RunRecord, finetuning: Finetuning) -> RunRecord:
+    """The record with what its config says of how long training is and what is looked at."""
+    config = finetuning.config
+    train = dataclasses.replace(
+        record.config,
+        steps=finetuning.last_step,
+        targets=config.targets or record.config.targets,
+        eval_episodes=config.eval_episodes or record.config.eval_episodes,
+        log_every=config.updates_per_round,
+        eval_every=config.updates_per_round * config.evaluate_every,
+        save_every=config.updates_per_round * config.save_every,
+        updates_per_call=None,
+    )
+    return dataclasses.replace(record, config=train, finetuning=finetuning)
+
+
+def _with_environment(record: RunRecord, env: Any, env_kwargs: Mapping[str, Any] | None) -> tuple[TrainConfig, Any]:
+    """The record's config with what is explored, and the object to play in; None: what the config names."""
+    config = record.config
+    missing = must_be_given_again(config.env, config.env_kwargs)
+    choice = chosen(choice_of_record(record), missing, env, env_kwargs)
+    config = dataclasses.replace(
+        config,
+        env_kwargs=None if choice.kwargs is None else dict(choice.kwargs),
+        max_episode_steps=choice.max_episode_steps,
+        parallel_environments=choice.parallel,
+    )
+    return remembered(config, choice.env)
+
+
+def _with_episodes(
+    source: RunDirectory, record: RunRecord, config: TrainConfig, store: Any, progress: Progress, *, any_episodes: bool
+) -> tuple[TrainConfig, EpisodeStore]:
+    """The episodes that the replay begins with: those given, or those that the run was trained on.
+
+    Not `any_episodes`: they must be those that the record describes.
+    """
+    if store is None and (record.data.get("spec") is None or config.dataset is None):
+        raise JaxdtError(
+            f"{source.path} does not name the episodes that it was trained on; give them, or others to begin with, "
+            "with --dataset (store=)."
+        )
+    config, episodes = with_store(config, store, progress, [source.episodes])
+    if not any_episodes and record.data["fingerprint"] != episodes.fingerprint:
+        raise JaxdtError(
+            f"the episodes are not those that {source.path} was trained on (their fingerprints differ); give the same "
+            "data with --dataset (store=), or choose another --out."
+        )
+    return config, episodes
+
+
+def _prepared(
+    record: RunRecord, config: TrainConfig, store: EpisodeStore, env: Any, command: list[str] | None
+) -> Prepared:
+    prepared = prepare_run(config, store, env, command, dataclasses.replace(record, config=config))
+    filled = dataclasses.replace(prepared.record.config, updates_per_call=None)
+    return prepared._replace(record=dataclasses.replace(prepared.record, config=filled, finetuning=record.finetuning))
+
+
+def _write_beginning(run: RunDirectory, record: RunRecord, store: EpisodeStore) -> None:
+    tidy(run)
+    if not run.holds_run:
+        write_record(run, record)
+    if record.config.dataset in DEMOS and not run.episodes.exists():
+        store.save(run.episodes)
+
+
+def _state_of(source: RunDirectory | None, record: RunRecord, state: TrainState) -> TrainState:
+    """Weights, optimiser's state and count of updates of the run that is fine-tuned; `state` is of the same form."""
+    assert record.finetuning is not None
+    if source is None:
+        raise JaxdtError(
+            f"no checkpoint was saved yet; name the run to start from too: jaxdt finetune {record.finetuning.run} "
+            "--resume --out OUT."
+        )
+    step = record.finetuning.first_step
+    params = load_checkpoint(source.checkpoints, step, params=state.params)["params"]
+    state = state._replace(params=params)
+    try:
+        stored_shapes(source.checkpoints, step, "training")
+    except JaxdtError:  # imported: its optimiser begins
+        return state._replace(step=jnp.asarray(step, jnp.int32))
+    training = {"step": state.step, "opt_state": state.opt_state}
+    training = load_checkpoint(source.checkpoints, step, training=training)["training"]
+    return jax.tree.map(jnp.array, state._replace(**training))

@@ -1,0 +1,203 @@
+"""The loop of online fine-tuning: for each round explore, remember, update; then log, evaluate, save."""
+
+import collections
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdt.algorithms import make_algorithm
+from jaxdt.config import Finetuning
+from jaxdt.data.episodes import EpisodeStore
+from jaxdt.errors import RunError, StoppedError
+from jaxdt.evaluation.evaluator import Evaluator
+from jaxdt.loggers import read_evaluations
+from jaxdt.progress import Progress
+from jaxdt.run.exploration import Exploration, seed_of_batches, that_explores
+from jaxdt.run.loop import Clock, compiled, evaluate_and_write, next_batches, run_keys
+from jaxdt.run.prepare import Prepared
+from jaxdt.run.seed_group import SeedGroup
+from jaxdt.run.stopping import Stop
+from jaxdt.run.writer import RunWriter
+from jaxdt.training import TrainState
+
+
+def explore_and_train(
+    group: SeedGroup,
+    prepared: Prepared,
+    start_from: Callable[[TrainState], TrainState],
+    data_returns: np.ndarray,
+    progress: Progress,
+    stop: Stop,
+) -> None:
+    """All rounds that are left. `start_from(state)`: the state before the first, like the one given."""
+    record, layout, finetuning = prepared.record, prepared.layout, prepared.record.finetuning
+    assert finetuning is not None
+    init, update = compiled(record.config.algorithm, record.spec, finetuning.config.updates_per_call, layout)
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(contextlib.closing(RunWriter(group, [record], data_returns)))
+        init_key, update_key = run_keys(finetuning.config.seed)
+        state = init(init_key)
+        state = writer.restore([state if group.steps else start_from(state)])
+        state, key = jax.device_put((state, update_key), layout.state)
+        writer.write_records()
+        rounds = _Rounds(group, prepared, finetuning, writer, progress, stop)
+        progress.start("fine-tune", finetuning.config.rounds, "round", rounds.before(int(state.step))[0])
+        stack.callback(progress.stop)
+        rounds.go_on(state, lambda state, batches: update(state, batches, key))
+
+
+class _Rounds:
+    """What all rounds share."""
+
+    def __init__(
+        self,
+        group: SeedGroup,
+        prepared: Prepared,
+        finetuning: Finetuning,
+        writer: RunWriter,
+        progress: Progress,
+        stop: Stop,
+    ):
+        self._group, self._prepared, self._writer = group, prepared, writer
+        self._progress, self._stop = progress, stop
+        self._finetuning, self._config = finetuning, finetuning.config
+        algorithm, spec = prepared.record.config.algorithm, prepared.record.spec
+        assert prepared.environment is not None
+        environment, parallel = prepared.environment, prepared.choice.parallel
+        policy = make_algorithm(algorithm, spec).policy
+        self._evaluator = Evaluator(policy, environment, parallel=parallel, progress=progress)
+        drawing = make_algorithm(that_explores(algorithm), spec).policy
+        explorer = Evaluator(drawing, environment, parallel=parallel, record=True)
+        self._exploration = Exploration(group.runs[0].replay, self._config, explorer, self._as_trained)
+        self._clock, self._saved_at = Clock(), time.perf_counter()
+        self._shown: dict[str, float] = {}  # the newest evaluation, beside the progress
+
+    def before(self, step: int) -> tuple[int, int]:
+        """The rounds that are finished after update `step`, and how many updates of the next one are made."""
+        return divmod(step - self._finetuning.first_step, self._config.updates_per_round)
+
+    def go_on(self, state: TrainState, update: Callable[..., Any]) -> None:
+        done, inside = self.before(int(state.step))
+        replay, environment_steps = self._exploration.replay_after(done, self._prepared.store)
+        self._writer.also = {"round": done, "environment_steps": environment_steps}
+        if not self._group.steps:  # what offline training reached
+            self._evaluate(state)
+            self._save(state)
+        for number in range(done + 1, self._config.rounds + 1):
+            explored = self._explore(number, state)
+            replay = self._exploration.join(replay, explored)
+            environment_steps += explored.num_steps
+            self._writer.also = {"round": number, "environment_steps": environment_steps}
+            state = self._train(number, inside, replay, state, update)
+            self._finish(number, explored, replay, state)
+            inside = 0
+
+    def _explore(self, number: int, state: TrainState) -> EpisodeStore:
+        """The episodes of a round; raises RunError where its environment fails again and again."""
+        environment, parallel = self._prepared.environment, self._prepared.choice.parallel
+        try:
+            return self._exploration.episodes(
+                number,
+                self._prepared.layout.on_first(state.params),
+                int(state.step),
+                # A simulator of which there can be only one is not made again.
+                close=(lambda: None) if parallel == 1 or environment is None else environment.close,
+            )
+        except RunError as error:
+            if int(state.step) not in self._group.steps:
+                self._save(state)
+            raise RunError(f"{error}; all that was learned is saved, and {self._how_to_go_on} tries again.") from error
+
+    def _as_trained(self, store: EpisodeStore) -> EpisodeStore:
+        spec = self._prepared.record.spec
+        store = store.with_actions_of(spec.action)
+        return store.with_delayed_rewards() if spec.delayed_reward else store
+
+    def _train(
+        self, number: int, inside: int, replay: EpisodeStore, state: TrainState, update: Callable[..., Any]
+    ) -> TrainState:
+        """The updates of a round, from number `inside` of them on."""
+        count, sharding = self._config.updates_per_call, self._prepared.layout.batches
+        sampler = self._prepared._replace(store=replay).sampler(seed_of_batches(self._config.seed, number))
+        sampler.position = inside
+        recent, self._clock = collections.deque[Any](maxlen=3), Clock()
+        batches = next_batches([sampler], count, sharding)
+        for made in range(inside + count, self._config.updates_per_round + 1, count):
+            state, metrics = update(state, batches)
+            if made < self._config.updates_per_round:
+                batches = next_batches([sampler], count, sharding)  # drawn while the device works
+            self._writer.add(metrics)
+            recent.append(metrics["loss"])
+            jax.block_until_ready(recent[0])  # or calls would pile up
+            self._clock.updates += count
+            if made < self._config.updates_per_round:
+                self._save_between(state)
+        return state
+
+    def _save_between(self, state: TrainState) -> None:
+        """Within a round: where a signal has come, which is then heeded, or the last checkpoint is old."""
+        stopped_by = self._stop()
+        if stopped_by is not None or self._is_old:
+            self._writer.check_finite(int(state.step), state)
+            self._save(state)
+        self._heed(stopped_by, state)
+
+    def _finish(self, number: int, explored: EpisodeStore, replay: EpisodeStore, state: TrainState) -> None:
+        """What falls due after a round."""
+        config, step, last = self._config, int(state.step), number == self._config.rounds
+        self._writer.check_finite(step, state)
+        self._clock.stop()
+        reached = float(explored.returns.mean())
+        self._writer.log(
+            step,
+            self._clock.rate(),
+            exploration_return_mean=reached,
+            exploration_failures=self._exploration.failed_tries(number),
+            replay_return_mean=float(replay.returns.mean()),
+        )
+        due = last or number % config.evaluate_every == 0
+        evaluated = due and self._evaluate(state)
+        if last or evaluated:
+            self._writer.draw_plots()
+        stopped_by = self._stop()
+        if any((last, stopped_by, number % config.save_every == 0, self._is_old, self._writer.has_new_best)):
+            self._save(state)
+        steps = self._writer.also["environment_steps"]
+        self._progress.advance(number, exploration=reached, **self._shown, environment_steps=steps)
+        if last and not evaluated:
+            raise RunError(f"the last evaluation failed; the weights are in {self._group.runs[0].checkpoints}.")
+        self._heed(None if last else stopped_by, state)
+
+    def _evaluate(self, state: TrainState) -> bool:
+        """Returns whether it could be played."""
+        params, config = self._prepared.layout.on_first(state.params), self._prepared.record.config
+        played = evaluate_and_write(self._writer, self._evaluator, int(state.step), config, params, self._progress)
+        if played:
+            newest = read_evaluations(self._group.runs[0].evaluations)[0][-1]
+            self._shown["evaluation"] = newest["return_mean"]
+        return played
+
+    def _save(self, state: TrainState) -> None:
+        self._writer.save(int(state.step), self._prepared.layout.on_first(state))
+        self._saved_at = time.perf_counter()
+
+    @property
+    def _is_old(self) -> bool:
+        """Whether so much time has passed since the last checkpoint that another one is due."""
+        return (time.perf_counter() - self._saved_at) / 60 > self._prepared.record.config.save_every_minutes
+
+    @property
+    def _how_to_go_on(self) -> str:
+        return f"jaxdt finetune --resume --out {self._group.path}"
+
+    def _heed(self, stopped_by: int | None, state: TrainState) -> None:
+        """Raises StoppedError where a signal has come; the state is saved already."""
+        if stopped_by is not None:
+            step = int(state.step)
+            done = f"{self.before(step)[0]} of {self._config.rounds} rounds"
+            message = f"stopped after update {step}, {done} finished; go on with {self._how_to_go_on}"
+            raise StoppedError(message, stopped_by)

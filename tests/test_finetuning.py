@@ -1,0 +1,264 @@
+"""Online fine-tuning: explore, remember, update, and exactly so after every interruption."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdt
+from jaxdt import FinetuneConfig, JaxdtError
+from jaxdt.checkpoint import checkpoint_steps, find_checkpoint
+from jaxdt.cli import run as command
+from jaxdt.errors import RunError, StoppedError
+from jaxdt.loggers import read_lines
+from jaxdt.run.directory import RunDirectory, read_record
+from jaxdt.run.exploration import first_environment_seed
+from jaxdt.run.finished import read_run
+from tests.children import everything_saved
+from tests.runs import weights_of, without_clock
+from tests.toys import Buttons, button_episodes
+
+
+pytestmark = [
+    pytest.mark.usefixtures("quick_plots"),
+    pytest.mark.filterwarnings("ignore:observations .* are constant"),
+]
+STORE = button_episodes()
+OFFLINE = jaxdt.TrainConfig(
+    steps=6,
+    batch_size=8,
+    targets=(1.0, 4.0),
+    eval_episodes=2,
+    algorithm=jaxdt.RvSConfig(width=8, num_layers=1, optimizer=jaxdt.OptimizerConfig(schedule="linear")),
+)
+ROUNDS, UPDATES = 5, 11  # one update a call, since 11 is a prime
+ONLINE = FinetuneConfig(
+    rounds=ROUNDS,
+    updates_per_round=UPDATES,
+    episodes_per_round=2,
+    replay_capacity=7,
+    learning_rate=1e-2,
+    evaluate_every=2,
+    save_every=3,
+    seed=3,
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, quick_plots):
+    return jaxdt.train(OFFLINE, STORE, out=tmp_path_factory.mktemp("trained") / "run", env=Buttons())
+
+
+@pytest.fixture(scope="module")
+def whole(trained):
+    """The fine-tuning that nothing disturbs; tests only read it."""
+    return jaxdt.finetune(trained, ONLINE, STORE, env=Buttons())
+
+
+def is_as(out, whole):
+    """Everything that is saved is the same to the bit."""
+    ours, its = (everything_saved(path / "checkpoints") for path in (out, whole))
+    jax.tree.map(np.testing.assert_array_equal, ours, its)
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert without_clock(out / name) == without_clock(whole / name)
+    for path in sorted((whole / "replay").iterdir()):
+        assert (out / "replay" / path.name).read_bytes() == path.read_bytes()
+    assert len(list((out / "replay").iterdir())) == ROUNDS
+    assert find_checkpoint(out / "checkpoints", "best") == find_checkpoint(whole / "checkpoints", "best")
+
+
+def test_a_run_stopped_again_and_again_ends_as_what_it_would_have_been(trained, whole, tmp_path):
+    out = tmp_path / "stopped"
+    for asked in (1, 15, 18):
+        calls = itertools.count(1)
+        with pytest.raises(StoppedError, match=f"rounds finished; go on with jaxdt finetune --resume --out {out}"):
+            jaxdt.finetune(
+                trained,
+                ONLINE,
+                STORE,
+                out=out,
+                env=Buttons(),
+                resume=True,
+                stop=lambda calls=calls, asked=asked: 15 if next(calls) >= asked else None,
+            )
+    jaxdt.finetune(None, None, STORE, out=out, env=Buttons(), resume=True)
+    is_as(out, whole)
+
+
+def test_what_was_explored_is_what_the_metrics_say(whole):
+    lines = read_lines(whole / "metrics.jsonl")
+    assert [line["round"] for line in lines] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in lines] == [6 + UPDATES * n for n in range(1, 6)]  # the count goes on
+    steps, replay = 0, sorted(STORE.returns)[-7:]
+    for number, line in enumerate(lines, start=1):
+        explored = jaxdt.load_episodes(whole / "replay" / f"round-{number:06}.npz")
+        assert explored.actions.min() >= 5  # as the environment counts them
+        steps, replay = steps + explored.num_steps, [*replay, *explored.returns][-7:]
+        assert line["environment_steps"] == steps == 16 * number
+        assert line["exploration_return_mean"] == explored.returns.mean()
+        assert line["replay_return_mean"] == np.mean(replay)
+        assert line["exploration_failures"] == 0
+    assert lines[0]["learning_rate"] < lines[-1]["learning_rate"]  # the warm-up goes on; the run's own rate fell
+    evaluations = read_lines(whole / "evaluations.jsonl")
+    assert [(e["round"], e["environment_steps"], e["target"]) for e in evaluations] == [
+        (n, 16 * n, target) for n in (0, 2, 4, 5) for target in (1.0, 4.0)
+    ]
+    assert checkpoint_steps(whole / "checkpoints")[-1] == lines[-1]["step"]
+
+
+def test_rounds_draw_anew_from_seeds_of_their_own(whole):
+    files = [jaxdt.load_episodes(path) for path in sorted((whole / "replay").iterdir())]
+    assert len({store.fingerprint for store in files}) == ROUNDS
+    seeds = [first_environment_seed(0, number, tried, 5) for number in (1, 2) for tried in (0, 1)]
+    assert len(set(seeds)) == 4
+    assert all(2**30 <= seed < 2**31 - 5 for seed in seeds)
+
+
+def test_a_fine_tuned_run_is_a_run_like_any_other(trained, whole, tmp_path, capsys):
+    record = read_record(RunDirectory(whole))
+    assert record.finetuning.config == dataclasses.replace(ONLINE, exploration_target=8.0)
+    assert record.finetuning.first_step == 6
+    assert (
+        jaxdt.evaluate(whole, Buttons(), episodes=2)[1].returns.tolist()
+        == (read_lines(whole / "evaluations.jsonl")[-1]["returns"])
+    )
+    before, after = weights_of(trained), weights_of(whole)
+    assert any((a != b).any() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
+    assert command(["info", str(whole)]) == 0
+    printed = capsys.readouterr().out
+    assert f"fine-tuned from    {trained}, 6 updates" in printed
+    assert "environment steps  80" in printed
+    with pytest.raises(JaxdtError, match="was fine-tuned; go on with jaxdt finetune --resume --out"):
+        jaxdt.train(record.config, STORE, out=whole, env=Buttons(), resume=True)
+    assert {name: read_run(whole).method[name] for name in ("finetuning.rounds", "finetuning.learning_rate")} == {
+        "finetuning.rounds": 5,
+        "finetuning.learning_rate": 1e-2,
+    }
+
+
+def test_more_rounds_are_the_rounds_that_more_would_have_been(trained, whole, tmp_path, capsys):
+    fewer = dataclasses.replace(ONLINE, rounds=2)
+    out = jaxdt.finetune(trained, fewer, STORE, out=tmp_path / "run", env=Buttons())
+    assert command(["finetune", "--resume", "--out", str(out)]) == 0
+    assert f"{out} is finished: 28 of 28 updates done." in capsys.readouterr().err
+    jaxdt.finetune(None, ONLINE, STORE, out=out, env=Buttons(), resume=True)
+    is_as(out, whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"updates_per_round": 3}, "was started with updates_per_round=11 and cannot go on with 3"),
+        ({"seed": 4}, "was started with seed=3 and cannot go on with 4"),
+        ({"exploration_target": 2.0}, r"was started with exploration_target=8\.0 and cannot go on with 2\.0"),
+        ({"rounds": 4}, "has 61 updates already; --steps 50 is fewer"),
+    ],
+)
+def test_what_was_begun_goes_on_as_it_was(whole, changes, says):
+    with pytest.raises(JaxdtError, match=says):
+        jaxdt.finetune(None, dataclasses.replace(ONLINE, **changes), STORE, out=whole, env=Buttons(), resume=True)
+
+
+def test_what_does_not_fit_is_said_before_anything_is_written(trained, whole, tmp_path):
+    out = tmp_path / "out"
+    for arguments, says in (
+        ((None, ONLINE, STORE), "holds no run to resume"),
+        ((trained, ONLINE), "does not name the episodes that it was trained on"),
+        ((tmp_path, ONLINE, STORE), "holds no run"),
+    ):
+        with pytest.raises(JaxdtError, match=says):
+            jaxdt.finetune(*arguments, out=out, env=Buttons())
+    with pytest.raises(JaxdtError, match="an environment of your own; give it again"):
+        jaxdt.finetune(trained, ONLINE, STORE, out=out)
+    assert not out.exists()
+    with pytest.raises(JaxdtError, match="already holds a run; continue it with --resume"):
+        jaxdt.finetune(trained, ONLINE, STORE, out=whole, env=Buttons())
+    more = dataclasses.replace(ONLINE, rounds=9)
+    with pytest.raises(JaxdtError, match="fingerprints differ"):
+        jaxdt.finetune(None, more, button_episodes(seed=1), out=whole, env=Buttons(), resume=True)
+
+
+def test_a_policy_that_draws_nothing_is_refused_with_those_that_do(finished):
+    says = r"\(decision-transformer\) predicts one action and draws none, so it cannot explore; "
+    with pytest.raises(JaxdtError, match=says):
+        jaxdt.finetune(finished, ONLINE)
+
+
+class Breaks(Buttons):
+    """Whose reward is no number in the episodes of some rounds and tries."""
+
+    def __init__(self, *begun):
+        keys = [jax.random.key(first_environment_seed(ONLINE.seed, *each, 2) + 1) for each in begun]
+        self.bad = jnp.stack([jax.random.key_data(key) for key in keys])
+
+    def reset(self, key):
+        is_bad = (self.bad == jax.random.key_data(key)[None]).all(axis=1).any()
+        state, observation = super().reset(key)
+        return (state, is_bad), observation
+
+    def step(self, state, action):
+        (state, observation, reward, *ends), is_bad = super().step(state[0], action), state[1]
+        return (state, is_bad), observation, jnp.where(is_bad & (state == 3), jnp.nan, reward), *ends
+
+
+def test_a_round_whose_environment_fails_is_recorded_and_played_again_from_other_seeds(trained, whole, tmp_path):
+    out = tmp_path / "run"
+    config = dataclasses.replace(ONLINE, rounds=2)
+    with pytest.warns(UserWarning, match="exploring round 2 failed and is tried again: Breaks, target 8, episode 1"):
+        jaxdt.finetune(trained, config, STORE, out=out, env=Breaks((2, 0)))
+    assert [(f["step"], f["round"], f["try"]) for f in read_lines(out / "replay" / "failures.jsonl")] == [(17, 2, 0)]
+    lines, undisturbed = (without_clock(path / "metrics.jsonl") for path in (out, whole))
+    assert lines[0] == undisturbed[0]
+    assert [line["exploration_failures"] for line in lines] == [0, 1]
+    assert lines[1]["environment_steps"] == 32  # of what was kept
+    names = [(path / "replay" / "round-000002.npz").read_bytes() for path in (out, whole)]
+    assert names[0] != names[1]
+
+
+def test_an_environment_that_fails_again_and_again_ends_the_run_which_goes_on_later(trained, whole, tmp_path, capsys):
+    out = tmp_path / "run"
+    says = (
+        "exploring round 2 failed 3 times in a row, the last time so: Breaks, target 8, episode 1, step 2: .*; all that"
+    )
+    with pytest.warns(UserWarning, match="is tried again"):
+        with pytest.raises(RunError, match=says):
+            jaxdt.finetune(trained, ONLINE, STORE, out=out, env=Breaks((2, 0), (2, 1), (2, 2)))
+    assert checkpoint_steps(out / "checkpoints") == [6, 17]
+    assert [line["round"] for line in read_lines(out / "metrics.jsonl")] == [1]
+    assert command(["info", str(out)]) == 0
+    assert "failed rounds      3 tries, the newest in round 2" in capsys.readouterr().out
+    jaxdt.finetune(None, dataclasses.replace(ONLINE, rounds=2), STORE, out=out, env=Buttons(), resume=True)
+    assert [line["exploration_failures"] for line in read_lines(out / "metrics.jsonl")] == [0, 3]
+
+
+def test_half_a_line_of_failures_is_no_harm(trained, tmp_path):
+    out = tmp_path / "run"
+    config = dataclasses.replace(ONLINE, rounds=1)
+    with pytest.raises(StoppedError):
+        jaxdt.finetune(trained, config, STORE, out=out, env=Buttons(), stop=lambda: 15)
+    (out / "replay" / "failures.jsonl").write_text('{"step": 6, "round": 1, "try": 0}\n{"step": 6, "rou')
+    (out / "replay" / ".round-000001.npz.x1.tmp").write_text("half")
+    jaxdt.finetune(None, None, STORE, out=out, env=Buttons(), resume=True)
+    assert read_lines(out / "metrics.jsonl")[0]["exploration_failures"] == 1
+    assert not list((out / "replay").glob(".*.tmp"))
+
+
+def test_a_round_that_is_gone_is_missed(whole, trained, tmp_path):
+    out = tmp_path / "run"
+    jaxdt.finetune(trained, dataclasses.replace(ONLINE, rounds=2), STORE, out=out, env=Buttons())
+    (out / "replay" / "round-000001.npz").unlink()
+    with pytest.raises(JaxdtError, match=r"round-000001.npz is missing, and later rounds trained on it"):
+        jaxdt.finetune(None, ONLINE, STORE, out=out, env=Buttons(), resume=True)
+
+
+def test_a_policy_that_is_asked_for_no_return_explores_too(tmp_path):
+    algorithm = jaxdt.BehaviorCloningConfig(width=8, num_layers=1, context_length=2)
+    offline = dataclasses.replace(OFFLINE, targets=None, steps=1, algorithm=algorithm)
+    run = jaxdt.train(offline, STORE, out=tmp_path / "run", env=Buttons())
+    with pytest.raises(JaxdtError, match=r"is asked for no return; leave exploration_target \(got 1.0\) out"):
+        jaxdt.finetune(run, dataclasses.replace(ONLINE, exploration_target=1.0), STORE, env=Buttons())
+    out = jaxdt.finetune(run, dataclasses.replace(ONLINE, rounds=1), STORE, env=Buttons())
+    assert [line["target"] for line in read_lines(out / "evaluations.jsonl")] == [None, None]
