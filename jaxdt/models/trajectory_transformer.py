@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from jaxdt.config import ModelConfig
 from jaxdt.models.functional import Init, Params, as_functions
 from jaxdt.models.initialization import Constant, Distribution, Normal, Uniform
-from jaxdt.models.layers import STD, dense, drop, for_each_window, layer_norm, normalize, split
+from jaxdt.models.layers import STD, drop, for_each_window, layer_norm, normalize, split
 from jaxdt.models.transformer import Block
 
 
@@ -135,9 +135,7 @@ def build_trajectory_model(
         blocks = jax.tree.map(lambda leaf: leaf.astype(dtype), params["blocks"])
         return with_float32_params({**params, "blocks": blocks})
 
-    def apply(
-        params: Params, tokens: Int[Array, "b l"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "b l n"]:
+    def apply(params: Params, tokens: Int[Array, "b l"], *, key: PRNGKeyArray | None = None) -> Float[Array, "b l n"]:
         if key is not None and jax.default_backend() != "cpu":
             params = for_each_window(params, len(tokens))
         return with_params(params)(tokens, key=key)
