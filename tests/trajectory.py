@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdt.models.trajectory_transformer import build_trajectory_model
@@ -38,13 +40,14 @@ def ours(prefix: str) -> dict:
             "mlp_out": linear(f"{at}.mlp.2"),
         }
 
-    return {
+    params = {
         "token_table": named("tok_emb.weight"),
         "position_table": named("pos_emb")[0],
         "blocks": {f"block_{i}": block(f"blocks.{i}") for i in range(CONFIG["num_layers"])},
         "final_norm": norm("ln_f"),
         "head": {"kernel": named("head.weight").transpose(0, 2, 1)},
     }
+    return jax.tree.map(jnp.asarray, params)
 
 
 def model_of(**changes):

@@ -13,6 +13,7 @@ from jaxdt.config import (
     IQLConfig,
     RvSConfig,
     TD3BCConfig,
+    TrajectoryTransformerConfig,
 )
 from jaxdt.types import Algorithm, Spec
 
@@ -27,6 +28,7 @@ _FILES: dict[type, str] = {
     RvSConfig: "rvs",
     IQLConfig: "iql",
     TD3BCConfig: "td3_bc",
+    TrajectoryTransformerConfig: "trajectory_transformer",
 }
 """Each has `make(config, spec)` and `measure(config, store)`, as below."""
 

@@ -12,6 +12,7 @@ from jaxdt.config.optimizer import OptimizerConfig
 from jaxdt.config.run import TrainConfig
 from jaxdt.config.rvs import RvSConfig
 from jaxdt.config.td3_bc import TD3BCConfig
+from jaxdt.config.trajectory_transformer import TrajectoryTransformerConfig
 from jaxdt.errors import JaxdtError, did_you_mean
 
 
@@ -131,6 +132,36 @@ REBRAC = TrainConfig(
 - The policy's slow copy follows it as it is after its step; theirs as it was before.
 """
 
+TRAJECTORY_TRANSFORMER = TrainConfig(
+    preset="trajectory-transformer",
+    batch_size=256,
+    steps=195_300,
+    eval_every=65_100,
+    eval_episodes=15,
+    save_every=6_510,
+    log_every=70,
+    algorithm=TrajectoryTransformerConfig(),
+)
+"""The Trajectory Transformer as its authors train it on locomotion data: fifty million windows; it plans
+by what they chose for each of D4RL's sets. Deviations:
+
+- Windows are drawn with replacement, not each once a pass, and the data's last step is kept.
+- Where they have eighty passes instead of fifty (hopper- and walker2d-medium-replay) give `steps=312_500`, and where
+  batches of 128 (ant-medium, -medium-replay and -random) `batch_size=128, steps=390_600`.
+- On data of other names the learning rate falls once, along one cosine over the run (`token_schedule`).
+"""
+
+TRAJECTORY_TRANSFORMER_SMALL = TrainConfig(
+    preset="trajectory-transformer-small",
+    batch_size=64,
+    steps=6_000,
+    eval_every=6_000,
+    eval_episodes=5,
+    save_every=1_000,
+    log_every=100,
+    algorithm=TrajectoryTransformerConfig(),
+)
+
 CARTPOLE = TrainConfig(
     preset="cartpole",
     dataset="cartpole",
@@ -168,6 +199,8 @@ PRESETS = {
     "iql": IQL,
     "td3-bc": TD3_BC,
     "rebrac": REBRAC,
+    "trajectory-transformer": TRAJECTORY_TRANSFORMER,
+    "trajectory-transformer-small": TRAJECTORY_TRANSFORMER_SMALL,
 }
 
 

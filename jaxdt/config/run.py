@@ -12,10 +12,18 @@ from jaxdt.config.decision_transformer import DecisionTransformerConfig
 from jaxdt.config.iql import IQLConfig
 from jaxdt.config.rvs import RvSConfig
 from jaxdt.config.td3_bc import TD3BCConfig
+from jaxdt.config.trajectory_transformer import TrajectoryTransformerConfig
 from jaxdt.errors import JaxdtError
 
 
-AlgorithmConfig = DecisionTransformerConfig | BehaviorCloningConfig | RvSConfig | IQLConfig | TD3BCConfig
+AlgorithmConfig = (
+    DecisionTransformerConfig
+    | BehaviorCloningConfig
+    | RvSConfig
+    | IQLConfig
+    | TD3BCConfig
+    | TrajectoryTransformerConfig
+)
 """What a policy is learned by, each as `AlgorithmOptions` says; `jaxdt.algorithms.make_algorithm` makes it."""
 
 INTERVALS = ("log_every", "eval_every", "save_every")

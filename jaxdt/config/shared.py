@@ -1,6 +1,7 @@
 """What several methods' configs answer in the same way."""
 
 import dataclasses
+import re
 from typing import Any
 
 from jaxdt.config.checks import Sampling, check_same_algorithm, inherited
@@ -46,6 +47,18 @@ class ChosenActions:
     def drawing_temperature(self) -> float | None:
         """What logits are divided by before an action is drawn; None: the likeliest is taken."""
         return self.temperature if self.draws_actions else None
+
+
+def d4rl_set(dataset: str | None) -> str:
+    """Which of D4RL's sets of version 2 the data are that `--dataset` names, such as `hopper-medium`; "" for others.
+
+    By the last part of the name: `D/hopper_medium-v2.hdf5`, `hf:O/N/CONFIG`. Medium + expert are medium-expert.
+    """
+    names = [re.fullmatch(r"(?:.*[/:])?([\w-]+)-v2(?:\.\w+)?/?", part) for part in (dataset or "").split("+")]
+    sets = [found[1].replace("_", "-") if found else "" for found in names]
+    if len(sets) == 2 and sets[0].endswith("-medium") and sets[1] == sets[0].replace("-medium", "-expert"):
+        sets = [f"{sets[0]}-expert"]
+    return sets[0] if len(sets) == 1 else ""
 
 
 def fitted(given: Any, trained: Any, shape: tuple[str, ...]) -> Any:

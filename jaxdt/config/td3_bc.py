@@ -5,7 +5,6 @@ Learning"): the preset `rebrac`.
 """
 
 import dataclasses
-import re
 from typing import Any, ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes
@@ -18,7 +17,7 @@ from jaxdt.config.checks import (
     within,
 )
 from jaxdt.config.optimizer import OptimizerConfig
-from jaxdt.config.shared import AnyReturns, OneOptimizer, fitted
+from jaxdt.config.shared import AnyReturns, OneOptimizer, d4rl_set, fitted
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Spec
 
@@ -50,12 +49,8 @@ OTHER_PENALTIES = (0.01, 0.01)
 
 
 def penalties_of(dataset: str | None) -> tuple[float, float]:
-    """Of the data that `--dataset` names, by the last part of the name: `D/hopper_medium-v2.hdf5`, `hf:O/N/CONFIG`."""
-    names = [re.fullmatch(r"(?:.*[/:])?([\w-]+)-v2(?:\.\w+)?/?", part) for part in (dataset or "").split("+")]
-    sets = [found[1].replace("_", "-") if found else "" for found in names]
-    if len(sets) == 2 and sets[0].endswith("-medium") and sets[1] == sets[0].replace("-medium", "-expert"):
-        sets = [f"{sets[0]}-expert"]  # which is what medium-expert is
-    return TUNED_PENALTIES.get(sets[0], OTHER_PENALTIES) if len(sets) == 1 else OTHER_PENALTIES
+    """Of the data that `--dataset` names."""
+    return TUNED_PENALTIES.get(d4rl_set(dataset), OTHER_PENALTIES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
