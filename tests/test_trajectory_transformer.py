@@ -57,3 +57,39 @@ def test_ten_updates_are_the_originals():
         found.append(metrics)
     for name, theirs in (("loss", "losses"), ("grad_norm", "grad_norms"), ("learning_rate", "learning_rates")):
         np.testing.assert_allclose([float(each[name]) for each in found], GOLDEN[theirs], rtol=1e-4)
+
+
+def test_cached_logits_are_those_of_a_full_forward_at_every_place():
+    """Read to any place and extended from there, and two ways to go on beside one another."""
+    params, tokens = ours("param"), TOKENS[:, :-1]
+    model, length = model_of().with_params(params), tokens.shape[1]
+    expected = GOLDEN["logits"]
+
+    @jax.jit
+    def cached(start):
+        caches, first = model.read(tokens, start, length)
+
+        def extend(caches, place):
+            caches, logits = model.extend(caches, tokens[:, place], place)
+            return caches, logits
+
+        _, behind = jax.lax.scan(extend, caches, jnp.arange(length))
+        return first, behind.swapaxes(0, 1)
+
+    first, behind = cached(jnp.int32(9))
+    np.testing.assert_allclose(first, expected[:, 9], atol=1e-5)
+    np.testing.assert_allclose(behind, expected, atol=1e-5)  # each place overwritten in turn, junk behind it
+
+
+def test_ways_that_share_their_past_are_as_each_alone():
+    params, other = ours("param"), (TOKENS[:, :-1] + 2) % 10
+    model, first, steps = model_of().with_params(params), 10, 3
+    past = TOKENS[:, :first]
+    both = jnp.stack([TOKENS[:, first : first + steps], other[:, first : first + steps]], axis=1)
+    caches, _ = model.read(past, jnp.int32(first - 1), 27)
+    suffixes = jax.tree.map(lambda leaf: jnp.zeros((6, *leaf.shape[1:2], steps, leaf.shape[3])), caches)
+    for step in range(steps):
+        suffixes, logits = model.branch(caches, suffixes, both[:, :, step], jnp.int32(first), jnp.int32(step))
+    for way in range(2):
+        whole = jnp.concatenate([past, both[:, way]], axis=1)
+        np.testing.assert_allclose(logits[:, way], model_of().apply(params, whole)[:, -1], atol=1e-5)
