@@ -8,16 +8,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from jaxdt.algorithms.planning_policy import make_policy
 from jaxdt.algorithms.token_schedule import TokenScheduledUpdate
 from jaxdt.algorithms.tokens import encode
 from jaxdt.config import TrajectoryTransformerConfig
-from jaxdt.config.trajectory_transformer import row_size
+from jaxdt.config.trajectory_transformer import num_action_tokens, row_size
 from jaxdt.data.discretization import fit_edges
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.trajectories import TrajectorySampler, num_starts, penalized_rewards, values_of
 from jaxdt.models import TrajectoryModel, build_trajectory_model
 from jaxdt.training import GradientUpdate, initial_state
-from jaxdt.types import Algorithm, Box, Spec, TrajectoryRows
+from jaxdt.types import Algorithm, Spec, TrajectoryRows
 
 
 FINAL_PASSES = 20
@@ -44,7 +45,7 @@ def measure(config: TrajectoryTransformerConfig, store: EpisodeStore) -> dict[st
 def make(config: TrajectoryTransformerConfig, spec: Spec) -> Algorithm:
     """Raises JaxdtError where config and spec do not fit together."""
     config.check_spec(spec)
-    model = build_network(config, spec)
+    model = _network(config, spec)
     loss = make_loss(config, spec, model)
     if config.token_schedule:
         per_pass = int(spec.constants["windows"]) * (config.transitions * row_size(spec) - 1)
@@ -55,7 +56,7 @@ def make(config: TrajectoryTransformerConfig, spec: Spec) -> Algorithm:
     return Algorithm(
         init=lambda key: start(model.init(key)),
         update=update,
-        policy=None,
+        policy=make_policy(config, spec, model),
         sampler=partial(
             TrajectorySampler,
             transitions=config.transitions,
@@ -65,7 +66,7 @@ def make(config: TrajectoryTransformerConfig, spec: Spec) -> Algorithm:
     )
 
 
-def build_network(config: TrajectoryTransformerConfig, spec: Spec) -> TrajectoryModel:
+def _network(config: TrajectoryTransformerConfig, spec: Spec) -> TrajectoryModel:
     return build_trajectory_model(
         row=row_size(spec),
         bins=config.bins,
@@ -86,7 +87,7 @@ def make_loss(
     As the authors have it the mean is over all places, those that do not count and the weights left in; whether a place
     counts is asked of the token that predicts. What lies behind an episode's end is the token of an end.
     """
-    num_actions = len(spec.action.low) if isinstance(spec.action, Box) else 1
+    num_actions = num_action_tokens(spec)
     weights = np.full(row_size(spec), config.observation_weight, np.float32)
     weights[-2 - num_actions :] = [config.action_weight] * num_actions + [config.reward_weight, config.value_weight]
     weights = np.tile(weights, config.transitions)[1:]

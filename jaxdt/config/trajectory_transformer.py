@@ -225,4 +225,9 @@ class TrajectoryTransformerConfig(AnyReturns):
 
 def row_size(spec: Spec) -> int:
     """Numbers, and so tokens, of a transition: observation, action, reward and value."""
-    return math.prod(spec.observation_shape) + (len(spec.action.low) if isinstance(spec.action, Box) else 1) + 2
+    return math.prod(spec.observation_shape) + num_action_tokens(spec) + 2
+
+
+def num_action_tokens(spec: Spec) -> int:
+    """One for each number of a vector, or one for a discrete action."""
+    return len(spec.action.low) if isinstance(spec.action, Box) else 1
