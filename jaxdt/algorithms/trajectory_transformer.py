@@ -92,8 +92,10 @@ def make_loss(
     weights[-2 - num_actions :] = [config.action_weight] * num_actions + [config.reward_weight, config.value_weight]
     weights = np.tile(weights, config.transitions)[1:]
 
+    edges = jnp.asarray(spec.constants["edges"])
+
     def loss(params: PyTree[Array], batch: TrajectoryRows, key: PRNGKeyArray | None) -> Float[Array, ""]:
-        tokens = jnp.where(batch.real[..., None], encode(batch.rows, spec.constants["edges"]), config.bins)
+        tokens = jnp.where(batch.real[..., None], encode(batch.rows, edges), config.bins)
         return token_loss(model, params, tokens, batch.counted, weights, key)
 
     return loss
