@@ -185,20 +185,6 @@ class Transitions(NamedTuple):
     """That the data's next step took, for methods that ask for it. Where terminated: of no meaning, as above."""
 
 
-class TrajectoryRows(NamedTuple):
-    """`t` steps in a row of `b` episodes, for methods that predict all that happens: each one row of numbers.
-
-    They may reach beyond an episode's end.
-    """
-
-    rows: Float[Any, "b t row"]
-    """Observation and action as the sampler's store has them, reward and value; of no meaning behind the end."""
-    real: Bool[Any, "b t"]
-    """False behind the episode's end."""
-    counted: Bool[Any, "b t"]
-    """False where no episode is so long."""
-
-
 class Policy(NamedTuple):
     """Acts in `b` episodes side by side, in the environment's own units; both functions are pure."""
 

@@ -9,7 +9,6 @@ import pytest
 
 import jaxdt
 from jaxdt.config import OptimizerConfig, TrainConfig, TrajectoryTransformerConfig
-from jaxdt.errors import JaxdtError
 from jaxdt.loggers import read_lines
 from tests.toys import Dial, dial_episodes
 

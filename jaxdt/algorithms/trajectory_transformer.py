@@ -15,10 +15,10 @@ from jaxdt.config import TrajectoryTransformerConfig
 from jaxdt.config.trajectory_transformer import num_action_tokens, row_size
 from jaxdt.data.discretization import fit_edges
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.trajectories import TrajectorySampler, num_starts, penalized_rewards, values_of
+from jaxdt.data.trajectories import TrajectoryRows, TrajectorySampler, num_starts, penalized_rewards, values_of
 from jaxdt.models import TrajectoryModel, build_trajectory_model
 from jaxdt.training import GradientUpdate, initial_state
-from jaxdt.types import Algorithm, Spec, TrajectoryRows
+from jaxdt.types import Algorithm, Spec
 
 
 FINAL_PASSES = 20

@@ -43,6 +43,7 @@ from jaxdt.config.presets import (
 )
 from jaxdt.config.protocol import AlgorithmOptions as AlgorithmOptions
 from jaxdt.config.run import (
+    ACTING_OPTIONS as ACTING_OPTIONS,
     CHANGEABLE as CHANGEABLE,
     INTERVALS as INTERVALS,
     MOVED,

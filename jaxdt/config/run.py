@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import typing
 from typing import Literal
 
 from tyro.conf import AvoidSubcommands, OmitArgPrefixes, Suppress
@@ -25,6 +26,9 @@ AlgorithmConfig = (
     | TrajectoryTransformerConfig
 )
 """What a policy is learned by, each as `AlgorithmOptions` says; `jaxdt.algorithms.make_algorithm` makes it."""
+
+ACTING_OPTIONS = tuple(dict.fromkeys(name for kind in typing.get_args(AlgorithmConfig) for name in kind.acting_options))
+"""Of all methods, each once."""
 
 INTERVALS = ("log_every", "eval_every", "save_every")
 """Of a TrainConfig, in updates."""

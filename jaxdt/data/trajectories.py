@@ -1,14 +1,28 @@
 """Steps in a row to train on, each with what its future is worth, drawn with NumPy only."""
 
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jaxdt.data.drawing import BLOCK, check_stream, uniform_numbers
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
-from jaxdt.types import TrajectoryRows
+
+
+class TrajectoryRows(NamedTuple):
+    """`t` steps in a row of `b` episodes, for methods that predict all that happens: each one row of numbers.
+
+    They may reach beyond an episode's end.
+    """
+
+    rows: Float[Any, "b t row"]
+    """Observation and action as the sampler's store has them, reward and value; of no meaning behind the end."""
+    real: Bool[Any, "b t"]
+    """False behind the episode's end."""
+    counted: Bool[Any, "b t"]
+    """False where no episode is so long."""
 
 
 def penalized_rewards(store: EpisodeStore, penalty: float | None) -> Float[np.ndarray, " n"]:
