@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         RvSConfig as RvSConfig,
         TD3BCConfig as TD3BCConfig,
         TrainConfig as TrainConfig,
+        TrajectoryTransformerConfig as TrajectoryTransformerConfig,
         preset as preset,
     )
     from jaxdt.data.episodes import EpisodeStore as EpisodeStore
@@ -66,6 +67,7 @@ _HOMES = {
     "Spec": "jaxdt.types",
     "TD3BCConfig": "jaxdt.config",
     "TrainConfig": "jaxdt.config",
+    "TrajectoryTransformerConfig": "jaxdt.config",
     "TransitionSampler": "jaxdt.data.transitions",
     "Transitions": "jaxdt.types",
     "Window": "jaxdt.types",

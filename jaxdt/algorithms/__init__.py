@@ -15,6 +15,7 @@ from jaxdt.config import (
     ReinformerConfig,
     RvSConfig,
     TD3BCConfig,
+    TrajectoryTransformerConfig,
 )
 from jaxdt.types import Algorithm, Spec
 
@@ -31,6 +32,7 @@ _FILES: dict[type, str] = {
     TD3BCConfig: "td3_bc",
     OnlineDTConfig: "online_dt",
     ReinformerConfig: "reinformer",
+    TrajectoryTransformerConfig: "trajectory_transformer",
 }
 """Each has `make(config, spec)` and `measure(config, store)`, as below."""
 

@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from jaxdt.cli.common import device_line, keep_compiled_programs, parse
 from jaxdt.cli.report import evaluation_table, evaluations_document, runs_table
-from jaxdt.config import Context, KeywordArguments, Sampling
+from jaxdt.config import ACTING_OPTIONS, Context, KeywordArguments, PlanningWindow, Sampling
 from jaxdt.errors import JaxdtError
 from jaxdt.files import open_atomically
 
@@ -44,6 +44,26 @@ class EvaluateArguments:
     """Of discrete actions; greedy: the likeliest; sample: drawn from the predicted distribution; None: the run's."""
     temperature: float | None = None
     """Logits are divided by this before sampling; None: the run's."""
+    horizon: int | None = None
+    """Of a policy that plans: environment steps of a plan; None, here and below: the run's."""
+    beam_width: int | None = None
+    """Of a policy that plans: plans that are kept at each of its steps."""
+    expansion: int | None = None
+    """Of a policy that plans: ways in which each of them goes on before the best are kept."""
+    context_transitions: int | None = None
+    """Of a policy that plans: environment steps that the model sees at most."""
+    planning_window: PlanningWindow | None = None
+    """Of a policy that plans; sliding: the model sees the last of these; growing: all of a plan."""
+    plan_every: int | None = None
+    """Of a policy that plans: environment steps between plans."""
+    action_nucleus: float | None = None
+    """Of a policy that plans: actions are drawn from the likeliest that have this probability together; 1: from all."""
+    action_top_k: int | None = None
+    """Of a policy that plans: actions are drawn from so many likeliest; 0: from all."""
+    observation_nucleus: float | None = None
+    """Of a policy that plans: as `action-nucleus`, for observations."""
+    observation_top_k: int | None = None
+    """Of a policy that plans: as `action-top-k`, for observations."""
     json: Path | None = None
     """Also write every episode's return and length to this file."""
     video: bool = False
@@ -60,7 +80,7 @@ def evaluate_command(arguments: list[str]) -> None:
     from jaxdt.run.evaluate import evaluate, render_videos, try_video
 
     progress = console_progress()
-    acting = {"context": parsed.context, "sampling": parsed.sampling, "temperature": parsed.temperature}
+    acting = {name: getattr(parsed, name) for name in ACTING_OPTIONS}
     agents = [Agent.load(path, parsed.checkpoint, **acting) for path in parsed.runs]
     takers = [agent for agent in agents if agent.config.takes_target]
     if parsed.targets is None and len({agent.targets for agent in takers}) > 1:

@@ -46,11 +46,14 @@ from jaxdt.config.presets import (
     RVS as RVS,
     RVS_SMALL as RVS_SMALL,
     TD3_BC as TD3_BC,
+    TRAJECTORY_TRANSFORMER as TRAJECTORY_TRANSFORMER,
+    TRAJECTORY_TRANSFORMER_SMALL as TRAJECTORY_TRANSFORMER_SMALL,
     preset as preset,
 )
 from jaxdt.config.protocol import AlgorithmOptions as AlgorithmOptions
 from jaxdt.config.reinformer import ReinformerConfig as ReinformerConfig
 from jaxdt.config.run import (
+    ACTING_OPTIONS as ACTING_OPTIONS,
     CHANGEABLE as CHANGEABLE,
     INTERVALS as INTERVALS,
     MOVED,
@@ -59,6 +62,10 @@ from jaxdt.config.run import (
 )
 from jaxdt.config.rvs import RvSConfig as RvSConfig
 from jaxdt.config.td3_bc import TD3BCConfig as TD3BCConfig
+from jaxdt.config.trajectory_transformer import (
+    PlanningWindow as PlanningWindow,
+    TrajectoryTransformerConfig as TrajectoryTransformerConfig,
+)
 
 
 for _kind in (ModelConfig, OptimizerConfig, *typing.get_args(AlgorithmConfig), TrainConfig, FinetuneConfig):

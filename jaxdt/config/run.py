@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import typing
 from typing import Literal
 
 from tyro.conf import AvoidSubcommands, OmitArgPrefixes, Suppress
@@ -14,6 +15,7 @@ from jaxdt.config.online_dt import OnlineDTConfig
 from jaxdt.config.reinformer import ReinformerConfig
 from jaxdt.config.rvs import RvSConfig
 from jaxdt.config.td3_bc import TD3BCConfig
+from jaxdt.config.trajectory_transformer import TrajectoryTransformerConfig
 from jaxdt.errors import JaxdtError
 
 
@@ -25,8 +27,12 @@ AlgorithmConfig = (
     | TD3BCConfig
     | OnlineDTConfig
     | ReinformerConfig
+    | TrajectoryTransformerConfig
 )
 """What a policy is learned by, each as `AlgorithmOptions` says; `jaxdt.algorithms.make_algorithm` makes it."""
+
+ACTING_OPTIONS = tuple(dict.fromkeys(name for kind in typing.get_args(AlgorithmConfig) for name in kind.acting_options))
+"""Of all methods, each once."""
 
 INTERVALS = ("log_every", "eval_every", "save_every")
 """Of a TrainConfig, in updates."""

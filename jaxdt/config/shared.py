@@ -92,6 +92,17 @@ class ChosenActions:
         return self.temperature if self.draws_actions else None
 
 
+def d4rl_set(dataset: str | None) -> str:
+    """Which of D4RL's sets of version 2 the data are that `--dataset` names, such as `hopper-medium`; "" for others.
+
+    By the last part of the name: `D/hopper_medium-v2.hdf5`, `hf:O/N/CONFIG`. Medium + expert are medium-expert.
+    """
+    sets = [name or "" for name in names_of_sets(dataset)]
+    if len(sets) == 2 and sets[0].endswith("-medium") and sets[1] == sets[0].replace("-medium", "-expert"):
+        sets = [f"{sets[0]}-expert"]
+    return sets[0] if len(sets) == 1 else ""
+
+
 def fitted(given: Any, trained: Any, shape: tuple[str, ...]) -> Any:
     """`given` for weights that another config has trained: their `shape`, its own other fields, its optimiser always.
 

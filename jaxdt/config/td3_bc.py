@@ -17,7 +17,7 @@ from jaxdt.config.checks import (
     within,
 )
 from jaxdt.config.optimizer import OptimizerConfig
-from jaxdt.config.shared import AnyReturns, OneOptimizer, fitted, names_of_sets
+from jaxdt.config.shared import AnyReturns, OneOptimizer, d4rl_set, fitted
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Spec
 
@@ -49,11 +49,8 @@ OTHER_PENALTIES = (0.01, 0.01)
 
 
 def penalties_of(dataset: str | None) -> tuple[float, float]:
-    """Of the data that `--dataset` names, by the last part of the name: `D/hopper_medium-v2.hdf5`, `hf:O/N/CONFIG`."""
-    sets = [name or "" for name in names_of_sets(dataset)]
-    if len(sets) == 2 and sets[0].endswith("-medium") and sets[1] == sets[0].replace("-medium", "-expert"):
-        sets = [f"{sets[0]}-expert"]  # which is what medium-expert is
-    return TUNED_PENALTIES.get(sets[0], OTHER_PENALTIES) if len(sets) == 1 else OTHER_PENALTIES
+    """Of the data that `--dataset` names."""
+    return TUNED_PENALTIES.get(d4rl_set(dataset), OTHER_PENALTIES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,3 +9,7 @@ from jaxdt.models.building import (
 from jaxdt.models.functional import Init as Init, Params as Params
 from jaxdt.models.mlp import ApplyMLP as ApplyMLP, build_mlp as build_mlp
 from jaxdt.models.reinformer import Prediction as Prediction, build_reinformer as build_reinformer
+from jaxdt.models.trajectory_transformer import (
+    TrajectoryModel as TrajectoryModel,
+    build_trajectory_model as build_trajectory_model,
+)

@@ -53,7 +53,8 @@ def evaluate(
       none takes none.
     - `acting`: options of the run's algorithm, such as `context="cached"`, which computes each token once, many times
       faster, and is slightly another policy once an episode is longer than the context; or, with discrete actions,
-      `sampling="sample"` and `temperature`. Default: the Agent's, or the run's.
+      `sampling="sample"` and `temperature`; or, of a policy that plans, `beam_width=32`, `horizon=5`. Default: the
+      Agent's, or the run's.
     - Episode `j` of every target starts from environment seed `seed + j`, so the same call gives the same result.
 
     An Agent keeps what was compiled for it last: called again with the same id and options, and as many

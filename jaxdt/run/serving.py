@@ -54,7 +54,10 @@ def _write(
     check_is_free(out)
     agent = (run if isinstance(run, Agent) else Agent.load(run, checkpoint)).acting_with(**acting)
     if agent.config.draws_actions:
-        raise JaxdtError("an exported policy draws nothing at random; give it sampling='greedy' (--sampling greedy).")
+        raise JaxdtError(
+            "an exported policy draws nothing at random; give it sampling='greedy' (--sampling greedy), or of one that "
+            "plans action_top_k=1 and observation_top_k=1."
+        )
     arrays, step = serving.acting_step(agent.policy, agent.params)
     content = convert(step, arrays, agent.spec)
     with directory_atomically(out) as temporary:

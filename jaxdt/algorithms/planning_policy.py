@@ -1,0 +1,120 @@
+"""The Trajectory Transformer's policy: it plans, and does the first that it has planned."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, Num, PyTree
+
+from jaxdt.algorithms.beam_search import Draws, Past, append, make_planner
+from jaxdt.algorithms.normalization import to_environment
+from jaxdt.algorithms.tokens import decode, encode
+from jaxdt.config import TrajectoryTransformerConfig
+from jaxdt.config.trajectory_transformer import num_action_tokens, row_size
+from jaxdt.errors import JaxdtError
+from jaxdt.models import TrajectoryModel
+from jaxdt.types import Box, Policy, Spec
+
+
+class Memory(NamedTuple):
+    """What has happened, as tokens, and what is planned."""
+
+    window: Int[Array, "b c row"]
+    """The last whole transitions, from the left on; a value's token may be any, since nothing attends to it."""
+    steps: Int[Array, ""]
+    """Of the episodes, which began together."""
+    observation: Int[Array, "b observation"]
+    """The last one."""
+    actions: Int[Array, "b p a"]
+    """Of the last plan, as many as are done before the next one."""
+    worth: Float[Array, " b"]
+    """Of the last plan; not finite where the weights overflow."""
+
+
+def make_policy(config: TrajectoryTransformerConfig, spec: Spec, model: TrajectoryModel) -> Policy:
+    """Plans at every `plan_every`-th step; what an episode's plan draws depends on its own key alone."""
+    edges = jnp.asarray(spec.constants["edges"])
+    num_actions, row = num_action_tokens(spec), row_size(spec)
+    observed, acted = edges[:, : -num_actions - 2], edges[:, -num_actions - 2 : -2]
+    plan = make_planner(config, model, edges, num_actions)
+
+    def start(targets: Float[Array, " b"]) -> Memory:
+        def nothing(*shape: int) -> Int[Array, "..."]:
+            return jnp.zeros((targets.shape[0], *shape), jnp.int32)
+
+        return Memory(
+            window=nothing(config.context_transitions - 1, row),
+            steps=jnp.zeros((), jnp.int32),
+            observation=nothing(observed.shape[1]),
+            actions=nothing(config.plan_every, num_actions),
+            worth=jnp.zeros(targets.shape[0]),
+        )
+
+    def done(memory: Memory, turn: Int[Array, ""]) -> Float[Array, "b a"]:
+        """What the plan has at a turn, as numbers."""
+        tokens = jax.lax.dynamic_index_in_dim(memory.actions, turn, axis=1, keepdims=False)
+        return decode(tokens, acted)
+
+    def look(memory: Memory, observation: Num[Array, "b *s"], reward: Float[Array, " b"]) -> Memory:
+        """With the transition that is now whole, and the new observation."""
+        last = done(memory, (memory.steps - 1) % config.plan_every)
+        earned = encode(reward[:, None], edges[:, -2:-1])
+        transition = jnp.concatenate([memory.observation, encode(last, acted), earned, 0 * earned], axis=1)
+        window, _ = append(memory.window, jnp.clip(memory.steps - 1, 0, memory.window.shape[1]), transition)
+        window = jnp.where(memory.steps > 0, window, memory.window)
+        flat = observation.reshape(observation.shape[0], -1).astype(jnp.float32)
+        return memory._replace(window=window, observation=encode(flat, observed))
+
+    def replan(params: PyTree[Array], memory: Memory, keys: Key[Array, " b"] | None) -> Memory:
+        count = jnp.minimum(memory.steps, memory.window.shape[1])
+        best = plan(params, Past(memory.window, count, memory.observation), _draws(config, num_actions, observed, keys))
+        actions = best.tokens[:, : config.plan_every, observed.shape[1] : -2]
+        return memory._replace(actions=actions, worth=best.worth)
+
+    def act(
+        params: PyTree[Array],
+        memory: Memory,
+        observation: Num[Array, "b *s"],
+        reward: Float[Array, " b"],
+        keys: Key[Array, " b"] | None,
+    ) -> tuple[Memory, Num[Array, "b *a"]]:
+        memory = look(memory, observation, reward)
+        turn = memory.steps % config.plan_every
+        if config.plan_every == 1:
+            memory = replan(params, memory, keys)
+        else:
+            memory = jax.lax.cond(turn == 0, lambda: replan(params, memory, keys), lambda: memory)
+        action = _as_action(done(memory, turn), jnp.isfinite(memory.worth), spec)
+        return memory._replace(steps=memory.steps + 1), to_environment(action, spec)
+
+    return Policy(start, act)
+
+
+def _as_action(numbers: Float[Array, "b a"], usable: Array, spec: Spec) -> Num[Array, "b *a"]:
+    """As networks give them; none that an environment takes where the plan is of no worth that is a number."""
+    if isinstance(spec.action, Box):
+        return jnp.where(usable[:, None], numbers, jnp.nan)
+    chosen = jnp.clip(jnp.round(numbers[:, 0]).astype(jnp.int32), 0, spec.action.n - 1)
+    return jnp.where(usable, chosen, -1)
+
+
+def _draws(
+    config: TrajectoryTransformerConfig, num_actions: int, observed: Float[Array, "edges o"], keys: Array | None
+) -> Draws:
+    if not config.draws_actions:
+        return Draws(None, None)
+    if keys is None:
+        raise JaxdtError("a plan's tokens are drawn, which needs keys; give them, or action_top_k=1.")
+    assert config.horizon
+    assert config.beam_width
+    each = (config.horizon, num_actions, config.beam_width, config.expansion)
+    follow = (config.horizon, observed.shape[1], config.beam_width)
+
+    def draw(shape: tuple[int, ...], stream: int) -> Float[Array, "..."]:
+        draw_one = partial(jax.random.uniform, shape=shape)
+        return jax.vmap(lambda key: draw_one(jax.random.fold_in(key, stream)), out_axes=2)(keys)
+
+    return Draws(
+        None if config.action_top_k == 1 else draw(each, 0), None if config.observation_top_k == 1 else draw(follow, 1)
+    )

@@ -1,0 +1,145 @@
+"""The Trajectory Transformer (Janner et al. 2021): episodes as sequences of tokens, and planning by beam search."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from jaxdt.algorithms.planning_policy import make_policy
+from jaxdt.algorithms.token_schedule import TokenScheduledUpdate
+from jaxdt.algorithms.tokens import decode, encode
+from jaxdt.config import TrajectoryTransformerConfig
+from jaxdt.config.trajectory_transformer import num_action_tokens, row_size
+from jaxdt.data.discretization import fit_edges
+from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.trajectories import TrajectoryRows, TrajectorySampler, num_starts, penalized_rewards, values_of
+from jaxdt.models import TrajectoryModel, build_trajectory_model
+from jaxdt.training import GradientUpdate, initial_state
+from jaxdt.types import Algorithm, Box, Spec
+
+
+FINAL_PASSES = 20
+"""Over the data, at the end of which the authors' learning rate is lowest."""
+
+
+def measure(config: TrajectoryTransformerConfig, store: EpisodeStore) -> dict[str, np.ndarray]:
+    """The edges of each number's bins, and how many windows a pass over the data has.
+
+    Continuous actions are those of [-1, 1]. A discrete one is its own bin.
+    """
+    rewards = penalized_rewards(store, config.termination_penalty)
+    observations = store.observations.reshape(store.num_steps, -1)
+    columns = [observations[:, i] for i in range(observations.shape[1])]
+    if not store.is_discrete:
+        columns += [np.clip(store.actions[:, i], -1, 1) for i in range(store.action_dim)]
+    columns += [rewards, values_of(rewards, store.offsets, config.discount)]
+    edges = fit_edges(columns, config.bins, config.binning)
+    if store.is_discrete:
+        edges = np.insert(edges, edges.shape[1] - 2, np.arange(config.bins + 1) - 0.5, axis=1)
+    return {"edges": edges, "windows": np.asarray(num_starts(store), np.float32)}
+
+
+def make(config: TrajectoryTransformerConfig, spec: Spec) -> Algorithm:
+    """Raises JaxdtError where config and spec do not fit together."""
+    config.check_spec(spec)
+    model = _network(config, spec)
+    loss = make_loss(config, spec, model)
+    if config.token_schedule:
+        per_pass = int(spec.constants["windows"]) * (config.transitions * row_size(spec) - 1)
+        update = TokenScheduledUpdate(loss, _num_tokens, config.optimizer, per_pass, FINAL_PASSES * per_pass)
+        start = update.init
+    else:
+        update, start = GradientUpdate(loss, config.optimizer), partial(initial_state, config=config.optimizer)
+    return Algorithm(
+        init=lambda key: start(model.init(key)),
+        update=update,
+        policy=make_policy(config, spec, model),
+        sampler=partial(
+            TrajectorySampler,
+            transitions=config.transitions,
+            penalty=config.termination_penalty,
+            discount=config.discount,
+        ),
+        validate=partial(_validate, config, spec, model),
+    )
+
+
+def _validate(
+    config: TrajectoryTransformerConfig,
+    spec: Spec,
+    model: TrajectoryModel,
+    params: PyTree[Array],
+    batch: TrajectoryRows,
+) -> dict[str, Float[Array, ""]]:
+    """The action error is of the likeliest tokens, each predicted from all that was recorded before it."""
+    edges = jnp.asarray(spec.constants["edges"])
+    tokens = jnp.where(batch.real[..., None], encode(batch.rows, edges), config.bins)
+    logits = model.apply(params, tokens.reshape(len(tokens), -1)[:, :-1], key=None)
+    likeliest = jnp.argmax(logits[..., : config.bins], axis=-1)
+    likeliest = jnp.pad(likeliest, ((0, 0), (1, 0))).reshape(tokens.shape)  # of the first token nothing is predicted
+    actions = slice(-2 - num_action_tokens(spec), -2)
+    differences = jnp.abs(decode(likeliest, edges) - batch.rows)[..., actions]
+    errors = jnp.mean(differences if isinstance(spec.action, Box) else differences > 0, axis=-1)
+    return {
+        "loss": make_loss(config, spec, model)(params, batch, None),
+        "action_error": jnp.sum(errors * batch.real) / jnp.maximum(jnp.sum(batch.real), 1),
+    }
+
+
+def _network(config: TrajectoryTransformerConfig, spec: Spec) -> TrajectoryModel:
+    return build_trajectory_model(
+        row=row_size(spec),
+        bins=config.bins,
+        transitions=config.transitions,
+        width=config.width,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        dropout=config.dropout,
+        dtype=config.dtype,
+    )
+
+
+def make_loss(
+    config: TrajectoryTransformerConfig, spec: Spec, model: TrajectoryModel
+) -> Callable[[PyTree[Array], TrajectoryRows, PRNGKeyArray | None], Float[Array, ""]]:
+    """`loss(params, batch, key)`: cross-entropy of every token but the first, each weighted by what it is of.
+
+    As the authors have it the mean is over all places, those that do not count and the weights left in; whether a place
+    counts is asked of the token that predicts. What lies behind an episode's end is the token of an end.
+    """
+    num_actions = num_action_tokens(spec)
+    weights = np.full(row_size(spec), config.observation_weight, np.float32)
+    weights[-2 - num_actions :] = [config.action_weight] * num_actions + [config.reward_weight, config.value_weight]
+    weights = np.tile(weights, config.transitions)[1:]
+
+    edges = jnp.asarray(spec.constants["edges"])
+
+    def loss(params: PyTree[Array], batch: TrajectoryRows, key: PRNGKeyArray | None) -> Float[Array, ""]:
+        tokens = jnp.where(batch.real[..., None], encode(batch.rows, edges), config.bins)
+        return token_loss(model, params, tokens, batch.counted, weights, key)
+
+    return loss
+
+
+def token_loss(
+    model: TrajectoryModel,
+    params: PyTree[Array],
+    tokens: Int[Array, "b t row"],
+    counted: Array,
+    weights: np.ndarray,
+    key: PRNGKeyArray | None,
+) -> Float[Array, ""]:
+    flat = tokens.reshape(len(tokens), -1)
+    logits = model.apply(params, flat[:, :-1], key=key)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, flat[:, 1:])
+    counts = jnp.repeat(counted, tokens.shape[2], axis=1)[:, :-1]
+    return jnp.mean(losses * weights[None] * counts)
+
+
+def _num_tokens(batch: TrajectoryRows) -> Int[Array, ""]:
+    """Those that are predicted and are of no end."""
+    row = batch.rows.shape[2]
+    return jnp.sum(jnp.repeat(batch.real, row, axis=1)[:, 1:], dtype=jnp.int32)

@@ -1,0 +1,98 @@
+"""The Trajectory Transformer's choices: the authors' where they made them, and none that cannot be."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxdt.algorithms import make_algorithm, measure
+from jaxdt.cli.playing import EvaluateArguments
+from jaxdt.config import ACTING_OPTIONS, TRAJECTORY_TRANSFORMER, TrajectoryTransformerConfig
+from jaxdt.errors import JaxdtError
+from tests.conftest import make_store
+
+
+STORE = make_store()
+DEFAULT = TrajectoryTransformerConfig()
+
+
+def spec_of(config, store=STORE):
+    return dataclasses.replace(store.spec, constants=measure(config, store))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "planning"),
+    [
+        ("hopper-medium-v2", (15, 128, 0.4, 0)),
+        ("data/halfcheetah_medium_replay-v2.hdf5", (5, 32, 0.4, 0)),
+        ("halfcheetah-medium-v2+halfcheetah-expert-v2", (15, 32, 0.4, 0)),
+        ("walker2d-medium-expert-v2", (5, 128, 0.4, 0)),
+        ("walker2d-medium-replay-v2", (20, 32, 1.0, 40)),
+        ("ant-random-v2", (5, 128, 0.4, 0)),
+        ("ant-expert-v2", (15, 128, 0.4, 0)),
+        ("mine.npz", (15, 128, 0.4, 0)),
+    ],
+)
+def test_planning_is_what_the_authors_chose_for_the_data_set(dataset, planning):
+    chosen = DEFAULT.for_data(dataset)
+    assert (chosen.horizon, chosen.beam_width, chosen.action_nucleus, chosen.action_top_k) == planning
+    assert chosen.token_schedule == (dataset != "mine.npz")
+    given = dataclasses.replace(DEFAULT, horizon=3, action_top_k=7, token_schedule=False).for_data(dataset)
+    assert (given.horizon, given.action_top_k, given.token_schedule) == (3, 7, False)
+
+
+def test_the_preset_is_the_authors():
+    algorithm, optimizer = TRAJECTORY_TRANSFORMER.algorithm, TRAJECTORY_TRANSFORMER.algorithm.optimizer
+    assert (algorithm.bins, algorithm.transitions, algorithm.discount) == (100, 10, 0.99)
+    assert (algorithm.width, algorithm.num_layers, algorithm.num_heads, algorithm.dropout) == (128, 4, 4, 0.1)
+    assert (algorithm.action_weight, algorithm.termination_penalty) == (5, -100)
+    assert (algorithm.context_transitions, algorithm.expansion, algorithm.plan_every) == (5, 2, 1)
+    assert (optimizer.learning_rate, optimizer.beta1, optimizer.beta2, optimizer.epsilon) == (6e-4, 0.9, 0.95, 1e-8)
+    assert (optimizer.weight_decay, optimizer.decay_biases, optimizer.max_grad_norm) == (0.1, False, 1.0)
+    assert TRAJECTORY_TRANSFORMER.steps * TRAJECTORY_TRANSFORMER.batch_size == pytest.approx(50e6, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"beam_width": 0}, "beam_width must be at least 1; got 0"),
+        ({"horizon": 0}, "horizon must be at least 1; got 0"),
+        ({"context_transitions": 1}, "context_transitions must be at least 2; got 1"),
+        ({"context_transitions": 11}, "context_transitions must be at most transitions, .* got 11 and 10"),
+        ({"horizon": 2, "plan_every": 3}, "plan_every must be at most horizon, .* got 3 and 2"),
+        ({"horizon": 7, "planning_window": "growing"}, "must be at most transitions, .* got 11 and 10; take a shorter"),
+        ({"action_nucleus": 0.0}, "action_nucleus must be above 0 and at most 1"),
+        ({"action_top_k": -1}, "action_top_k must be at least 0"),
+        ({"num_heads": 3}, "width must be divisible by num_heads"),
+        ({"termination_penalty": float("nan")}, "termination_penalty must be finite"),
+    ],
+)
+def test_odd_choices_are_refused(changes, message):
+    with pytest.raises(JaxdtError, match=message):
+        dataclasses.replace(DEFAULT, **changes)
+
+
+def test_what_was_not_measured_or_chosen_is_named():
+    config = DEFAULT.for_data(None).for_steps(10)
+    spec = spec_of(config)
+    with pytest.raises(JaxdtError, match=r"horizon must be chosen here; it is None \(for_data fills it in\)"):
+        make_algorithm(DEFAULT, spec)
+    with pytest.raises(JaxdtError, match=r"edges of bins of shape \(101, 7\).* got none"):
+        make_algorithm(config, STORE.spec)
+    falling = {**spec.constants, "edges": spec.constants["edges"][::-1]}
+    with pytest.raises(JaxdtError, match="must not fall"):
+        make_algorithm(config, dataclasses.replace(spec, constants=falling))
+    discrete = make_store(discrete=5)
+    few = dataclasses.replace(config, bins=4)
+    with pytest.raises(JaxdtError, match="of which there are 4; these are 5 actions; give more bins"):
+        make_algorithm(few, spec_of(few, discrete))
+
+
+def test_a_discrete_action_is_its_own_bin():
+    edges = spec_of(DEFAULT, make_store(discrete=5)).constants["edges"]
+    assert edges.shape == (101, 3 + 1 + 2)
+    np.testing.assert_allclose((edges[1:, 3] + edges[:-1, 3]) / 2, np.arange(100))
+
+
+def test_evaluate_has_a_flag_for_every_acting_option():
+    assert set(ACTING_OPTIONS) <= {field.name for field in dataclasses.fields(EvaluateArguments)}

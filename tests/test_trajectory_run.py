@@ -1,0 +1,69 @@
+"""A Trajectory Transformer is a run like others, and its plans find what the data's best do."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdt
+from jaxdt.config import OptimizerConfig, TrainConfig, TrajectoryTransformerConfig
+from jaxdt.loggers import read_lines
+from tests.toys import Dial, dial_episodes
+
+
+pytestmark = pytest.mark.usefixtures("quick_plots")
+STORE = dial_episodes()  # levels from -0.9 to 0.9 alike: their mean is 0
+SMALL = TrajectoryTransformerConfig(
+    bins=8,
+    transitions=3,
+    context_transitions=2,
+    horizon=2,
+    beam_width=4,
+    action_nucleus=1.0,
+    width=16,
+    num_layers=1,
+    num_heads=2,
+    dropout=0.0,
+    discount=0.5,
+    token_schedule=True,
+    optimizer=OptimizerConfig(learning_rate=0.01, weight_decay=0.1, decay_biases=False, max_grad_norm=1.0),
+)
+CONFIG = TrainConfig(
+    algorithm=SMALL, steps=60, batch_size=32, eval_every=60, eval_episodes=3, save_every=30, log_every=30
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return jaxdt.train(CONFIG, STORE, out=tmp_path_factory.mktemp("trajectory") / "run", env=Dial())
+
+
+def test_plans_find_better_actions_than_the_datas_mean(run):
+    [line] = read_lines(run / "evaluations.jsonl")
+    assert line["target"] is None
+    assert line["return_mean"] > 4.0
+
+
+def test_a_run_goes_on_to_the_same_weights_and_rate(run, tmp_path):
+    part = shutil.copytree(run, tmp_path / "part")
+    shutil.rmtree(part / "checkpoints" / "60")
+    jaxdt.train(dataclasses.replace(CONFIG, eval_episodes=3), STORE, out=part, env=Dial(), resume=True)
+    jax.tree.map(np.testing.assert_array_equal, jaxdt.Agent.load(part).params, jaxdt.Agent.load(run).params)
+    rates = [[line["learning_rate"] for line in read_lines(path / "metrics.jsonl")] for path in (part, run)]
+    assert rates[0] == rates[1]
+    assert min(rates[0]) > 0
+
+
+def test_an_episode_is_the_same_alone_and_beside_others(run):
+    """And by an Agent, step by step, which draws the same."""
+    agent = jaxdt.Agent.load(run)
+    together = jaxdt.evaluate(agent, Dial(), episodes=3, seed=5)[0].returns
+    assert len(set(together)) > 1  # they draw their own
+    agent.reset(seed=6)
+    actions, reward = [], 0.0
+    for _ in range(Dial.max_episode_steps):
+        actions.append(agent.act(np.array([1.0, 0.0]), reward))
+        reward = float(actions[-1][0])
+    assert float(np.sum(actions)) == pytest.approx(together[1], abs=1e-4)
