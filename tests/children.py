@@ -50,7 +50,7 @@ def pendulum_episodes(path: Path) -> None:
 def without_clock(path: Path) -> list[dict]:
     """The lines of a `.jsonl` file without what depends on the machine's speed."""
     return [
-        {name: value for name, value in line.items() if not name.endswith(("_per_second", "_seconds"))}
+        {name: value for name, value in line.items() if not name.endswith(("_per_second", "seconds"))}
         for line in read_lines(path)
     ]
 

@@ -23,4 +23,4 @@ def weights_of(path):
 
 
 def without_clock(path):
-    return [{k: v for k, v in line.items() if k != "updates_per_second"} for line in read_lines(path)]
+    return [{k: v for k, v in line.items() if k not in ("updates_per_second", "seconds")} for line in read_lines(path)]

@@ -13,10 +13,12 @@ from jaxdt.checkpoint import checkpoint_steps, find_checkpoint, load_checkpoint
 from jaxdt.config import OptimizerConfig, TrainConfig
 from jaxdt.errors import JaxdtError, NonFiniteError, RunError, SimulationError
 from jaxdt.loggers import read_lines
+from jaxdt.progress import Progress
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.loop import what_is_due
 from jaxdt.run.prepare import fill_schedule, prepare_run
 from jaxdt.run.resume import agree_with_record
+from jaxdt.run.train import with_store
 from tests.conftest import make_store, tiny_algorithm
 from tests.runs import CONFIG, STORE, weights_of, without_clock
 from tests.toys import Dial, Drift, dial_episodes
@@ -45,7 +47,7 @@ def test_metrics_are_written_at_the_interval_and_at_the_end(finished):
     lines = read_lines(finished / "metrics.jsonl")
     assert [line["step"] for line in lines] == [5, 10, 12]
     for line in lines:
-        assert set(line) == {"step", "loss", "learning_rate", "grad_norm", "updates_per_second"}
+        assert set(line) == {"step", "loss", "learning_rate", "grad_norm", "updates_per_second", "seconds"}
     assert lines[0]["learning_rate"] == pytest.approx(1e-3)
 
 
@@ -74,6 +76,15 @@ def test_evaluations_name_every_target_at_every_interval(finished):
         assert line["normalized_mean"] is None
 
 
+def test_episodes_given_in_python_are_not_called_by_a_presets_dataset(finished, tmp_path):
+    config, store = with_store(dataclasses.replace(CONFIG, dataset="demo"), STORE, Progress())
+    assert (config.dataset, store) == (None, STORE)
+    named = dataclasses.replace(CONFIG, dataset="mine.npz")  # which may be where they come from
+    assert with_store(named, STORE, Progress())[0].dataset == "mine.npz"
+    with pytest.raises(JaxdtError, match="was trained on episodes that were given in Python; give them again"):
+        jaxdt.train(dataclasses.replace(CONFIG, steps=20), out=shutil.copytree(finished, tmp_path / "r"), resume=True)
+
+
 def test_logged_loss_is_the_mean_since_the_line_before(finished, tmp_path):
     config = dataclasses.replace(CONFIG, log_every=1, save_every=12, env="none")
     each = jaxdt.train(config, STORE, out=tmp_path / "each")
@@ -94,6 +105,9 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(finished, tmp_path
     assert metadata["custom_metadata"]["losses"] == []
     shutil.rmtree(out / "checkpoints" / "8")  # so it goes on from 4, in the middle of a logging interval
     jaxdt.train(CONFIG, STORE, out=out, env=Drift(), resume=True)
+    made = read_record(RunDirectory(out)).made_with
+    assert [each["command"] for each in made["resumed"]] == [made["command"]]
+    assert made["started"] <= made["resumed"][0]["started"]
     jax.tree.map(np.testing.assert_array_equal, weights_of(out), weights_of(finished))
     for name in ("metrics.jsonl", "evaluations.jsonl"):
         assert without_clock(out / name) == without_clock(finished / name)

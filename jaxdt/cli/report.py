@@ -1,5 +1,6 @@
 """Text for people: datasets, runs and evaluations."""
 
+import datetime
 import json
 import os
 from collections.abc import Sequence
@@ -109,6 +110,7 @@ def _run_report(run: RunDirectory) -> str:
             if name in newest:
                 rows.append((name.replace("_", " "), f"{newest[name]:.4f}"))
     rows += _finetuning(run, record, metrics)
+    rows += _time(record, metrics)
     rows.append(("checkpoints", ", ".join(map(str, steps)) or "none yet"))
     note = read_metadata(run.checkpoints, steps[-1]) if steps else {}
     if note.get("best_score") is not None:
@@ -126,6 +128,18 @@ def _run_report(run: RunDirectory) -> str:
     if run.finetuning_plot.exists():
         text += f", {run.finetuning_plot}"
     return text
+
+
+def _time(record: RunRecord, metrics: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """When it was begun, how often it was gone on with, and what it took; of older runs nothing."""
+    made, rows = record.made_with, []
+    if isinstance(made.get("started"), str):
+        resumed = len(made["resumed"]) if isinstance(made.get("resumed"), list) else 0
+        times = f", resumed {resumed} time{'s' * (resumed > 1)}" if resumed else ""
+        rows.append(("started", f"{printable(made['started'])}{times}"))
+    if metrics and "seconds" in metrics[-1]:
+        rows.append(("took", f"{datetime.timedelta(seconds=round(metrics[-1]['seconds']))}"))
+    return rows
 
 
 def _finetuning(run: RunDirectory, record: RunRecord, metrics: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:

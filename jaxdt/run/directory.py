@@ -1,9 +1,11 @@
 """The files of a run directory: all that acting, resuming and looking need."""
 
 import dataclasses
+import datetime
 import json
 import os
 import platform
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -127,7 +129,10 @@ _DATA = {"spec", "fingerprint", "num_episodes", "num_steps", "return_mean", "ret
 
 
 def describe_making(command: list[str] | None) -> dict[str, Any]:
-    """Versions, device and command line of this process."""
+    """Versions, device, command line, time and git commit of this process; `started` in UTC.
+
+    The commit is that of the current directory, None where it is in no repository.
+    """
     import jax
 
     packages = ("jaxdt", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gymnasium", "mujoco")
@@ -137,7 +142,30 @@ def describe_making(command: list[str] | None) -> dict[str, Any]:
         "platform": jax.default_backend(),
         "device_count": jax.device_count(),
         "command": command if command is not None else [os.path.basename(argument) for argument in sys.argv[:1]],
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git_commit": _git_commit(),
     }
+
+
+_BEGINNING = ("command", "started", "git_commit")
+"""What a run keeps of how it began."""
+
+
+def made_again(previous: dict[str, Any], newest: dict[str, Any]) -> dict[str, Any]:
+    """Of a run that goes on: how it began, where it runs now, and in `resumed` how it was gone on with each time."""
+    if not previous:
+        return newest
+    before = previous.get("resumed")
+    resumed = [*(before if isinstance(before, list) else []), {name: newest[name] for name in _BEGINNING}]
+    return {**newest, **{name: previous.get(name) for name in _BEGINNING}, "resumed": resumed}
+
+
+def _git_commit() -> str | None:
+    try:
+        told = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return told.stdout.strip() if told.returncode == 0 else None
 
 
 def _of_this_format(document: dict[str, Any]) -> dict[str, Any]:

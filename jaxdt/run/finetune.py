@@ -140,7 +140,7 @@ def _beginning(source: RunDirectory, record: RunRecord, config: FinetuneConfig, 
         passes=None,
         video=False,
     )
-    return with_finetuning(dataclasses.replace(record, config=trained), finetuning)
+    return with_finetuning(dataclasses.replace(record, config=trained, made_with={}), finetuning)
 
 
 def _going_on(group: SeedGroup, record: RunRecord, config: FinetuneConfig | None) -> RunRecord:

@@ -18,7 +18,7 @@ from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import GymnasiumEnvironment, is_jax_environment, make_environment
 from jaxdt.evaluation.video import try_filming
 from jaxdt.parallel import Layout, choose_layout
-from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, read_record
+from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, made_again, read_record
 from jaxdt.run.doubts import (
     doubt_length_of_episodes,
     doubt_observations_and_returns,
@@ -121,6 +121,8 @@ def _prepare(
     if previous is not None and identity(previous.config.env or "none") == identity(given.env or "none"):
         config = dataclasses.replace(config, env=previous.config.env)  # as the run has always written it
     making = {**describe_making(command), "devices": len(layout.devices)}
+    if previous is not None:
+        making = made_again(previous.made_with, making)
     record = RunRecord(config=config, spec=spec, data=data, made_with=making)
     return Prepared(record, filtered, held_out, choice, environment, layout)
 

@@ -67,6 +67,7 @@ def train(
         seeds = tuple(whole(seed, "seeds") for seed in numbers(seeds, "seeds"))
     progress = progress or Progress()
     config, env = remembered(config, env)
+    loaded = out is None
     if out is None:
         if resume:
             raise JaxdtError("to resume a run, name its directory with out= (--out).")
@@ -91,7 +92,13 @@ def train(
                     if not all(path.exists() for path in video_paths(run.videos, targets)):
                         _render(run, config, choice_of(config, env, choice_of_record(previous).default_limit), progress)
                 return group.path
-        config, store = with_store(config, store, progress, [run.episodes for run in group.runs])
+            if store is None and previous.data.get("spec") is None and config.dataset in (None, *DEMOS):
+                raise JaxdtError(
+                    f"{group.path} was trained on episodes that were given in Python; give them again, with store= or "
+                    "as a file (--dataset)."
+                )
+        if not loaded:
+            config, store = with_store(config, store, progress, [run.episodes for run in group.runs])
         if any(record.data["fingerprint"] != store.fingerprint for record in filter(None, records)):
             raise JaxdtError(
                 f"the episodes are not those that {group.path} was trained on (their fingerprints differ); "
@@ -189,7 +196,8 @@ def with_store(
     if isinstance(store, str | os.PathLike):
         config, store = dataclasses.replace(config, dataset=os.fspath(store)), None
     if store is not None:
-        return config, load_episodes(store, cut_after=config.cut_after)
+        named = None if config.dataset in DEMOS else config.dataset  # a preset's demo is not what was given
+        return dataclasses.replace(config, dataset=named), load_episodes(store, cut_after=config.cut_after)
     config = dataclasses.replace(config, dataset=config.dataset or "demo")
     assert config.dataset is not None
     kept = next((path for path in collected if path.exists()), None) if config.dataset in DEMOS else None

@@ -1,6 +1,7 @@
 """What runs write while they train: metrics, evaluations, plots and checkpoints, and what they go on from."""
 
 import itertools
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,6 +118,8 @@ class _OneRun:
         self._score: tuple[int, float] | None = None  # the newest evaluation's step and return at the highest target
         self._best_score: float | None = None
         self.has_new_best = False
+        self._opened = time.monotonic()
+        self._seconds_before = 0.0  # that the run took before it was opened, to its last line that is kept
 
     def restore(self, state: TrainState) -> TrainState:
         directory, steps = self.directory, checkpoint_steps(self.directory.checkpoints)
@@ -129,6 +132,8 @@ class _OneRun:
             self._best_score = metadata["best_score"] if metadata["best_target"] == self._highest_target else None
         for path in (directory.metrics, directory.evaluations):
             cut_lines(path, steps[-1] if steps else -1)
+        lines = read_lines(directory.metrics)
+        self._seconds_before = float(lines[-1].get("seconds", 0.0)) if lines else 0.0
         return state
 
     def take(self, metrics: dict[str, np.ndarray]) -> None:
@@ -151,7 +156,9 @@ class _OneRun:
     def log(self, step: int, updates_per_second: float, also: dict[str, Any], validation: dict[str, float]) -> None:
         loss = float(np.mean(self._losses, dtype=np.float64))
         others = {name: value for name, value in self._last.items() if name != "loss"}
-        numbers = {"loss": loss, **dict(sorted(others.items())), **validation, "updates_per_second": updates_per_second}
+        seconds = round(self._seconds_before + time.monotonic() - self._opened, 3)
+        clock = {"updates_per_second": updates_per_second, "seconds": seconds}
+        numbers = {"loss": loss, **dict(sorted(others.items())), **validation, **clock}
         numbers = {**also, **numbers}
         append_line(self.directory.metrics, {"step": step, **numbers})
         self._board.write(step, {f"training/{name}": value for name, value in numbers.items()})
