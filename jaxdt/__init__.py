@@ -78,6 +78,7 @@ _HOMES = {
     "finetune": "jaxdt.run.finetune",
     "from_huggingface": "jaxdt.run.importing",
     "load_episodes": "jaxdt.data.loading",
+    "log": "jaxdt.run.mirrors",
     "make_algorithm": "jaxdt.algorithms",
     "make_train_step": "jaxdt.algorithms.decision_transformer",
     "preset": "jaxdt.config",

@@ -1,12 +1,17 @@
-"""Where a run's numbers go: JSON lines, and TensorBoard if asked for."""
+"""Where a run's numbers go: JSON lines, and mirrors of them if asked for."""
 
+import contextlib
+import importlib.util
 import json
+import netrc
+import os
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxdt.errors import JaxdtError
+from jaxdt.errors import JaxdtError, one_line
 from jaxdt.files import open_atomically, writing
 
 
@@ -48,8 +53,27 @@ def cut_lines(path: Path, last_step: int) -> None:
             file.writelines(json.dumps(record, allow_nan=False) + "\n" for record in kept)
 
 
-class NoTensorBoard:
-    """Takes the numbers and does nothing."""
+def training_scalars(line: Mapping[str, Any]) -> dict[str, float]:
+    """Of a line of `metrics.jsonl`, by the names that mirrors are given."""
+    return {f"training/{name}": value for name, value in line.items() if name != "step" and value is not None}
+
+
+def evaluation_scalars(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of one evaluation's records, one a target, likewise.
+
+    Targets are counted from the lowest, 1, so that runs on other data have curves of the same names.
+    """
+    scalars = {}
+    for i, record in enumerate(sorted(records, key=lambda record: record["target"] or 0.0), start=1):
+        head = "evaluation" if record["target"] is None else f"evaluation/target_{i}"
+        for name in ("target", "return_mean", "return_std", "normalized_mean"):
+            if record[name] is not None:
+                scalars[f"{head}/{name}"] = record[name]
+    return scalars
+
+
+class Mirror:
+    """Shows the numbers of a run elsewhere; `metrics.jsonl` and `evaluations.jsonl` stay what counts. This one: not."""
 
     def write(self, step: int, numbers: Mapping[str, int | float]) -> None:
         pass
@@ -58,14 +82,13 @@ class NoTensorBoard:
         pass
 
 
-class TensorBoard(NoTensorBoard):
+class TensorBoard(Mirror):
     """Scalars for TensorBoard, through tensorboardX (extra `tensorboard`)."""
 
     def __init__(self, directory: Path):
-        try:
-            import tensorboardX.event_file_writer
-        except ImportError as error:
-            raise JaxdtError("--tensorboard needs tensorboardX; pip install 'jaxdt[tensorboard]'.") from error
+        check_installed("tensorboard")
+        import tensorboardX.event_file_writer
+
         self._directory = directory
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
@@ -84,3 +107,77 @@ class TensorBoard(NoTensorBoard):
     def close(self) -> None:
         with writing(self._directory):
             self._writer.close()
+
+
+class Tracker(Mirror):
+    """Weights & Biases or Trackio, whose calls are alike; what they raise is said once and ends no run.
+
+    Every number comes with the run's own step. A killed process may lose the last numbers of Weights & Biases, which
+    `jaxdt log` sends again.
+    """
+
+    def __init__(self, kind: str, directory: Path, *, project: str, name: str, config: Mapping[str, Any]):
+        """`kind`: `wandb` or `trackio`; `directory`: of the run, where Weights & Biases keeps what it does not send."""
+        check_installed(kind)
+        self._kind, self._run = kind, None
+        with self._forgiving():
+            module = importlib.import_module(kind)
+            options: dict[str, Any] = {}
+            if kind == "wandb":
+                quiet = {"console": "off", "x_disable_stats": True, "disable_git": True, "disable_code": True}
+                mode = {} if "WANDB_MODE" in os.environ or _has_wandb_key() else {"mode": "offline"}
+                options = {"dir": str(directory), "settings": module.Settings(**quiet), "reinit": "create_new", **mode}
+            self._run = module.init(project=project, name=name, config=dict(config), **options)
+            if kind == "wandb":
+                self._run.define_metric("*", step_metric="step")
+
+    def write(self, step: int, numbers: Mapping[str, int | float]) -> None:
+        with self._forgiving():
+            if self._run is not None and self._kind == "wandb":
+                self._run.log({**numbers, "step": step})
+            elif self._run is not None:
+                self._run.log(dict(numbers), step=step)
+
+    def close(self) -> None:
+        with self._forgiving():
+            if self._run is not None:
+                self._run.finish()
+
+    @contextlib.contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a client of a service raises whatever it likes
+            self._run = None
+            warnings.warn(
+                f"{self._kind} is given no more numbers: {one_line(error, 200)}; the run goes on, and jaxdt log sends "
+                "all of them later.",
+                stacklevel=4,
+            )
+
+
+MIRRORS = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
+"""Names of flags and extras, and the module that each needs."""
+
+
+def check_installed(kind: str) -> None:
+    """Raises JaxdtError where what a mirror needs is not there."""
+    if importlib.util.find_spec(MIRRORS[kind]) is None:
+        raise JaxdtError(f"{kind} needs {MIRRORS[kind]}; pip install 'jaxdt[{kind}]'.")
+
+
+def open_mirror(kind: str, directory: Path, *, project: str, name: str, config: Mapping[str, Any]) -> Mirror:
+    """The one of that name, for the run in a directory."""
+    if kind == "tensorboard":
+        return TensorBoard(directory / "tensorboard")
+    return Tracker(kind, directory, project=project, name=name, config=config)
+
+
+def _has_wandb_key() -> bool:
+    """Without one it would ask a person, or fail."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -4,7 +4,16 @@ import sys
 import pytest
 
 from jaxdt import JaxdtError
-from jaxdt.loggers import NoTensorBoard, TensorBoard, append_line, cut_lines, read_evaluations, read_lines
+from jaxdt.loggers import (
+    TensorBoard,
+    append_line,
+    cut_lines,
+    evaluation_scalars,
+    open_mirror,
+    read_evaluations,
+    read_lines,
+)
+from jaxdt.run.mirrors import log
 
 
 @pytest.fixture
@@ -87,15 +96,104 @@ def test_tensorboard_gets_the_scalars(tmp_path):
         assert struct.pack("<f", value) in content
 
 
-def test_without_tensorboard_nothing_is_written(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    writer = NoTensorBoard()
-    writer.write(7, {"loss": 0.125})
-    writer.close()
-    assert not list(tmp_path.iterdir())
+class FakeTracker:
+    """What Weights & Biases and Trackio have in common, and `failing` raises at the numbers of that step."""
+
+    def __init__(self, failing=None):
+        self.failing, self.options, self.logged, self.finished = failing, {}, [], False
+
+    def Settings(self, **settings):
+        return settings
+
+    def init(self, **options):
+        self.options = options
+        return self
+
+    def define_metric(self, *names, **options):
+        pass
+
+    def log(self, numbers, step=None):
+        if self.failing == (numbers.get("step") or step):
+            raise ConnectionError("the service is down")
+        self.logged.append((dict(numbers), step))
+
+    def finish(self):
+        self.finished = True
+
+
+@pytest.fixture
+def fake(request, monkeypatch):
+    """`fake(kind, ...)` takes the place of that module."""
+
+    def take_its_place(kind, **options):
+        tracker = FakeTracker(**options)
+        tracker.__spec__ = object()
+        monkeypatch.setitem(sys.modules, kind, tracker)
+        return tracker
+
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", "/nowhere")
+    monkeypatch.setenv("HOME", "/nowhere")
+    return take_its_place
+
+
+@pytest.mark.parametrize("kind", ["wandb", "trackio"])
+def test_a_tracker_is_given_every_number_with_the_runs_own_step(fake, tmp_path, kind):
+    tracker = fake(kind)
+    mirror = open_mirror(kind, tmp_path, project="hops", name="run-1", config={"seed": 3})
+    mirror.write(7, {"training/loss": 0.5})
+    mirror.close()
+    assert tracker.logged == (
+        [({"training/loss": 0.5, "step": 7}, None)] if kind == "wandb" else [({"training/loss": 0.5}, 7)]
+    )
+    assert (tracker.options["project"], tracker.options["config"], tracker.finished) == ("hops", {"seed": 3}, True)
+    if kind == "wandb":
+        assert tracker.options["mode"] == "offline"  # without a key
+        assert tracker.options["dir"] == str(tmp_path)
+
+
+def test_a_tracker_that_raises_is_given_no_more_and_ends_nothing(fake, tmp_path):
+    tracker = fake("trackio", failing=2)
+    mirror = open_mirror("trackio", tmp_path, project="p", name="n", config={})
+    mirror.write(1, {"a": 1.0})
+    with pytest.warns(UserWarning, match="trackio is given no more numbers: the service is down; the run goes on"):
+        mirror.write(2, {"a": 2.0})
+    mirror.write(3, {"a": 3.0})
+    mirror.close()
+    assert [step for _, step in tracker.logged] == [1]
+
+
+def test_targets_are_counted_so_that_curves_of_other_data_overlay():
+    records = [
+        {"target": target, "return_mean": mean, "return_std": 1.0, "normalized_mean": None}
+        for target, mean in ((50.0, 45.0), (20.0, 21.0))
+    ]
+    scalars = evaluation_scalars(records)
+    assert scalars["evaluation/target_1/return_mean"] == 21.0
+    assert scalars["evaluation/target_2/target"] == 50.0
+    untargeted = evaluation_scalars([{**records[0], "target": None, "normalized_mean": 7.0}])
+    assert untargeted == {
+        "evaluation/return_mean": 45.0,
+        "evaluation/return_std": 1.0,
+        "evaluation/normalized_mean": 7.0,
+    }
+
+
+def test_a_whole_run_is_logged_afterwards(fake, finished):
+    tracker = fake("trackio")
+    log(finished, to="trackio", project="later")
+    metrics, (evaluations, _) = read_lines(finished / "metrics.jsonl"), read_evaluations(finished / "evaluations.jsonl")
+    losses = {step: numbers["training/loss"] for numbers, step in tracker.logged if "training/loss" in numbers}
+    assert losses == {line["step"]: line["loss"] for line in metrics}
+    played = {step for numbers, step in tracker.logged if "evaluation/target_1/return_mean" in numbers}
+    assert played == {line["step"] for line in evaluations}
+    assert (tracker.options["name"], tracker.options["config"]["steps"]) == ("finished", 12)
+    with pytest.raises(JaxdtError, match="to one of tensorboard, wandb, trackio; got 'mlflow'"):
+        log(finished, to="mlflow")
 
 
 def test_a_missing_tensorboard_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(JaxdtError, match=r"^--tensorboard needs tensorboardX; pip install 'jaxdt\[tensorboard\]'"):
+    with pytest.raises(JaxdtError, match=r"^tensorboard needs tensorboardX; pip install 'jaxdt\[tensorboard\]'"):
         TensorBoard(tmp_path)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxdt import __version__
-from jaxdt.cli.comparing import compare_command
+from jaxdt.cli.comparing import compare_command, log_command
 from jaxdt.cli.data import collect_command, convert_command, info_command
 from jaxdt.cli.finetuning import finetune_command
 from jaxdt.cli.playing import evaluate_command
@@ -27,6 +27,7 @@ commands:
   finetune RUN         go on with a trained run online: explore, remember, train
   evaluate RUN ...     play episodes and print what they reach
   compare RUN ...      set methods side by side: a table and a figure, with intervals over seeds
+  log RUN ... --to X   give a run's numbers to TensorBoard, Weights & Biases or Trackio
   collect              record episodes of a behaviour policy
   convert SPEC OUT     write a dataset as .npz, .parquet or .hdf5
   import SOURCE OUT    turn a Hugging Face or original checkpoint into a run directory
@@ -54,6 +55,7 @@ def run(arguments: list[str]) -> int:
         "finetune": finetune_command,
         "evaluate": evaluate_command,
         "compare": compare_command,
+        "log": log_command,
         "collect": collect_command,
         "convert": convert_command,
         "import": import_command,

@@ -1,7 +1,8 @@
-"""`jaxdt compare`."""
+"""`jaxdt compare` and `jaxdt log`."""
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -22,6 +23,30 @@ class CompareArguments:
     """Take each run's best evaluation instead of its last, which nobody can know beforehand; the table says so."""
     out: Path | None = None
     """Also write comparison.md, .tex, .csv, .json, .png and .pdf into this directory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LogArguments:
+    """Give all metrics and evaluations of runs to TensorBoard, Weights & Biases or Trackio.
+
+    Exact whatever happened while they were trained, and needs none of these at that time.
+    """
+
+    runs: Positional[tuple[str, ...]]
+    """Run directories."""
+    to: Literal["tensorboard", "wandb", "trackio"]
+    """Which; each needs the extra of its name."""
+    project: str | None = None
+    """What they belong to there; default: each run's own."""
+
+
+def log_command(arguments: list[str]) -> None:
+    parsed = parse(LogArguments, arguments, "jaxdt log")
+    from jaxdt.run.mirrors import log
+
+    for run in parsed.runs:
+        log(run, to=parsed.to, project=parsed.project)
+        print(f"logged {run} to {parsed.to}")
 
 
 def compare_command(arguments: list[str]) -> None:

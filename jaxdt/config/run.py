@@ -123,6 +123,12 @@ class TrainConfig:
     """After training, render one episode a target to videos/ (needs the `video` extra)."""
     tensorboard: bool = False
     """Also write metrics for TensorBoard (needs the `tensorboard` extra)."""
+    wandb: bool = False
+    """Also send metrics to Weights & Biases, or without a key keep them beside the run (needs the `wandb` extra)."""
+    trackio: bool = False
+    """Also give metrics to Trackio (needs the `trackio` extra)."""
+    project: str = "jaxdt"
+    """What the run belongs to there."""
     algorithm: OmitArgPrefixes[AvoidSubcommands[AlgorithmConfig]] = dataclasses.field(
         default_factory=DecisionTransformerConfig
     )
@@ -207,6 +213,9 @@ CHANGEABLE = (
     "log_every",
     "video",
     "tensorboard",
+    "wandb",
+    "trackio",
+    "project",
 )
 """What may differ when a run is resumed, and the algorithm's acting options: how long and what is looked at, never what
 is learned."""

@@ -38,7 +38,6 @@ class RunDirectory:
         self.finetuning_plot = self.path / "plots" / "finetuning.png"
         self.replay = self.path / "replay"
         self.videos = self.path / "videos"
-        self.tensorboard = self.path / "tensorboard"
 
     @property
     def holds_run(self) -> bool:

@@ -1,7 +1,6 @@
 """From a config and episodes to all that training needs, with every check that can be made beforehand."""
 
 import dataclasses
-import importlib.util
 import math
 import warnings
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import GymnasiumEnvironment, is_jax_environment, make_environment
 from jaxdt.evaluation.video import try_filming
+from jaxdt.loggers import MIRRORS, check_installed
 from jaxdt.parallel import Layout, choose_layout
 from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, made_again, read_record
 from jaxdt.run.doubts import (
@@ -233,8 +233,9 @@ def _with_arguments_of_data(config: TrainConfig, store: EpisodeStore) -> TrainCo
 
 def _check_extras(config: TrainConfig, choice: EnvironmentChoice) -> None:
     """What is asked for at the end of a run must be there at its beginning."""
-    if config.tensorboard and importlib.util.find_spec("tensorboardX") is None:
-        raise JaxdtError("--tensorboard needs tensorboardX; pip install 'jaxdt[tensorboard]'.")
+    for kind in MIRRORS:
+        if getattr(config, kind):
+            check_installed(kind)
     if config.video and (choice.env == "none" or is_jax_environment(choice.env)):
         raise JaxdtError("--video needs an environment of Gymnasium; leave it out, or give --env.")
     if config.video:

@@ -67,14 +67,14 @@ def train(
         seeds = tuple(whole(seed, "seeds") for seed in numbers(seeds, "seeds"))
     progress = progress or Progress()
     config, env = remembered(config, env)
-    loaded = out is None
+    episodes: EpisodeStore | None = None
     if out is None:
         if resume:
             raise JaxdtError("to resume a run, name its directory with out= (--out).")
         if seeds is not None:
             check_seeds(config, seeds)
-        config, store = with_store(config, store, progress)
-        out = _next_free_directory(config, store)
+        config, episodes = with_store(config, store, progress)
+        out = _next_free_directory(config, episodes)
     group = open_seed_group(out, config, seeds, resume)
     with contextlib.ExitStack() as stack:
         stack.enter_context(saying_what_is_safe(group, "train"))
@@ -97,14 +97,14 @@ def train(
                     f"{group.path} was trained on episodes that were given in Python; give them again, with store= or "
                     "as a file (--dataset)."
                 )
-        if not loaded:
-            config, store = with_store(config, store, progress, [run.episodes for run in group.runs])
-        if any(record.data["fingerprint"] != store.fingerprint for record in filter(None, records)):
+        if episodes is None:
+            config, episodes = with_store(config, store, progress, [run.episodes for run in group.runs])
+        if any(record.data["fingerprint"] != episodes.fingerprint for record in filter(None, records)):
             raise JaxdtError(
                 f"the episodes are not those that {group.path} was trained on (their fingerprints differ); "
                 "resume with the same data, or choose another --out."
             )
-        prepared = prepare_run(config, store, env, command, previous, seeds=len(group.runs))
+        prepared = prepare_run(config, episodes, env, command, previous, seeds=len(group.runs))
         if prepared.environment is not None:
             stack.callback(prepared.environment.close)
         # What they refuse is said before anything is written.
@@ -119,10 +119,10 @@ def train(
             if not run.holds_run:
                 write_record(run, record)
             if config.dataset in DEMOS and not run.episodes.exists():
-                store.save(run.episodes)
+                episodes.save(run.episodes)
         if len(prepared.layout.devices) > 1:
             progress.say(prepared.layout.describe(config.batch_size))
-        train_and_evaluate(group, prepared, samplers, store.returns, progress, stop)
+        train_and_evaluate(group, prepared, samplers, episodes.returns, progress, stop)
         for run in group.runs if config.video else ():
             if prepared.environment is not None:
                 prepared.environment.close()  # there may be only one

@@ -10,10 +10,11 @@ import numpy as np
 
 from jaxdt.checkpoint import CheckpointWriter, checkpoint_steps, load_checkpoint, read_metadata
 from jaxdt.errors import NonFiniteError
-from jaxdt.loggers import NoTensorBoard, TensorBoard, append_line, cut_lines, read_evaluations, read_lines
+from jaxdt.loggers import append_line, cut_lines, evaluation_scalars, read_evaluations, read_lines, training_scalars
 from jaxdt.parallel import stacked, unstacked
 from jaxdt.plots import plot_finetuning, plot_loss, plot_returns
 from jaxdt.run.directory import RunDirectory, RunRecord, write_record
+from jaxdt.run.mirrors import open_mirrors
 from jaxdt.run.seed_group import SeedGroup
 from jaxdt.training import Metrics, TrainState
 from jaxdt.types import Evaluation
@@ -112,7 +113,7 @@ class _OneRun:
         self.directory, self.record, self._data_returns = directory, record, data_returns
         self._highest_target = _highest(record.config.evaluation_targets)
         self._checkpoints = CheckpointWriter(directory.checkpoints)
-        self._board = TensorBoard(directory.tensorboard) if record.config.tensorboard else NoTensorBoard()
+        self._mirrors = open_mirrors(directory, record)
         self._losses = np.zeros(0, np.float32)  # of the updates since the last line of metrics.jsonl
         self._last: dict[str, float] = {}  # metrics of the last update
         self._score: tuple[int, float] | None = None  # the newest evaluation's step and return at the highest target
@@ -161,15 +162,16 @@ class _OneRun:
         numbers = {"loss": loss, **dict(sorted(others.items())), **validation, **clock}
         numbers = {**also, **numbers}
         append_line(self.directory.metrics, {"step": step, **numbers})
-        self._board.write(step, {f"training/{name}": value for name, value in numbers.items()})
+        for mirror in self._mirrors:
+            mirror.write(step, training_scalars(numbers))
         self._losses = np.zeros(0, np.float32)
 
     def write_evaluations(self, step: int, evaluations: Sequence[Evaluation], also: dict[str, Any]) -> None:
-        for evaluation in evaluations:
-            self.append_evaluation({"step": step, **also, **evaluation.to_json()})
-            name = f"evaluation/{'' if evaluation.target is None else f'target_{evaluation.target:g}_'}"
-            mean, std = evaluation.return_mean, evaluation.return_std
-            self._board.write(step, {f"{name}return_mean": mean, f"{name}return_std": std})
+        records = [{"step": step, **also, **evaluation.to_json()} for evaluation in evaluations]
+        for record in records:
+            self.append_evaluation(record)
+        for mirror in self._mirrors:
+            mirror.write(step, evaluation_scalars(records))
         score = next(each.return_mean for each in evaluations if each.target == self._highest_target)
         self._score = (step, score)
         if self._best_score is None or score > self._best_score:
@@ -205,7 +207,8 @@ class _OneRun:
         self.has_new_best = False
 
     def close(self) -> None:
-        self._board.close()
+        for mirror in self._mirrors:
+            mirror.close()
 
 
 def _highest(targets: Sequence[float | None]) -> float | None:
