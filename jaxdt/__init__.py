@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from jaxdt.run.exporting import to_huggingface as to_huggingface
     from jaxdt.run.finetune import finetune as finetune
     from jaxdt.run.importing import from_huggingface as from_huggingface
+    from jaxdt.run.prepare import make_spec as make_spec
     from jaxdt.run.serving import to_onnx as to_onnx, to_stablehlo as to_stablehlo
     from jaxdt.run.train import train as train
+    from jaxdt.training import compile_update as compile_update
     from jaxdt.types import (
         Box as Box,
         Discrete as Discrete,
@@ -74,12 +76,14 @@ _HOMES = {
     "WindowSampler": "jaxdt.data.windows",
     "build_model": "jaxdt.models",
     "compare": "jaxdt.run.comparison",
+    "compile_update": "jaxdt.training",
     "evaluate": "jaxdt.run.evaluate",
     "finetune": "jaxdt.run.finetune",
     "from_huggingface": "jaxdt.run.importing",
     "load_episodes": "jaxdt.data.loading",
     "log": "jaxdt.run.mirrors",
     "make_algorithm": "jaxdt.algorithms",
+    "make_spec": "jaxdt.run.prepare",
     "make_train_step": "jaxdt.algorithms.decision_transformer",
     "preset": "jaxdt.config",
     "to_huggingface": "jaxdt.run.exporting",

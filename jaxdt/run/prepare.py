@@ -56,6 +56,28 @@ class Prepared(NamedTuple):
         )
 
 
+def make_spec(config: AlgorithmConfig, store: EpisodeStore, env: Any = None) -> Spec:
+    """What a method must know of data and environment, to make it with `make_algorithm` and act with `Agent`.
+
+    - `store`: the episodes; what the method measures is measured on them. Those that it is trained on are
+      `store.with_actions_of(spec.action)`.
+    - `env`: whose bounds actions have, as `evaluate` takes it; default: none, and actions are in [-1, 1], or discrete
+      ones counted from 0.
+
+    Raises JaxdtError where they do not fit together.
+    """
+    if env is None:
+        fixed = store.spec
+    else:
+        made = make_environment(EnvironmentChoice(env=env))
+        fixed, name = made.spec, made.name
+        made.close()
+        store = store.with_observations_of(fixed.observation_shape)
+        _check_data(store, fixed, name)
+    measured = measure(config, store.with_actions_of(fixed.action))
+    return dataclasses.replace(fixed, constants=measured)
+
+
 def prepare_run(
     config: TrainConfig,
     store: EpisodeStore,
