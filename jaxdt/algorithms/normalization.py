@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
 from jaxdt.algorithms.distributions import Categorical, drawn
-from jaxdt.data.episodes import STD_EPSILON, EpisodeStore
+from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.statistics import STD_EPSILON
 from jaxdt.types import Box, Policy, Spec, Transitions
 
 

@@ -2,13 +2,12 @@
 
 import dataclasses
 import hashlib
-import json
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -16,25 +15,15 @@ from jaxtyping import Bool, Float, Int, Shaped
 from jaxdt.config.checks import as_json
 from jaxdt.data.actions import counted_from_zero, mapped_onto_unit
 from jaxdt.data.checks import checked_arrays
+from jaxdt.data.statistics import Statistics, constant_columns, statistics_of
 from jaxdt.data.storage import MEMORY, TemporaryStorage, chunks, release_pages
 from jaxdt.errors import JaxdtError
-from jaxdt.files import open_atomically
-from jaxdt.simulator import registered_id
 from jaxdt.types import Box, Discrete, Spec
 
-
-STD_EPSILON = 1e-6
-"""Added to every standard deviation, as the original does."""
 
 FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
 """The arrays of a store, all of them with a row a step."""
 _STEPS = 65_536
-
-
-class Statistics(NamedTuple):
-    mean: Float[np.ndarray, "*s"]
-    std: Float[np.ndarray, "*s"]
-    """Standard deviation + 1e-6."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -209,9 +198,7 @@ class EpisodeStore:
         """Mean and standard deviation + 1e-6 of the observations over all steps, before any filter."""
         if self.statistics_before_filters is not None:
             return self.statistics_before_filters
-        mean = _mean(self.observations, lambda x: x)
-        variance = _mean(self.observations, lambda x: np.square(x - mean))
-        return Statistics(mean.astype(np.float32), (np.sqrt(variance) + STD_EPSILON).astype(np.float32))
+        return statistics_of(self.observations)
 
     @cached_property
     def constant_observations(self) -> Int[np.ndarray, " k"]:
@@ -221,8 +208,7 @@ class EpisodeStore:
         """
         if self.num_steps == 1 or self.observations.ndim > 2:
             return np.zeros(0, np.int64)
-        mean, std = (values.astype(np.float64) for values in self.statistics)
-        return np.flatnonzero(std - STD_EPSILON <= 1e-7 * (1 + np.abs(mean)))
+        return constant_columns(self.statistics)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -237,15 +223,9 @@ class EpisodeStore:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an `.npz` that `load_episodes` reads; the file appears whole or not at all."""
-        arrays = {name: getattr(self, name) for name in FIELDS} | {"episode_ends": self.offsets[1:]}
-        if self.env_id is not None:
-            arrays["env_id"] = np.array(registered_id(self.env_id))
-        if self.env_kwargs is not None:
-            arrays["env_kwargs"] = np.array(json.dumps(self.env_kwargs))
-        if not str(path).endswith(".npz"):
-            raise JaxdtError(f"episodes are saved as .npz; got {str(path)!r}.")
-        with open_atomically(path, "wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        from jaxdt.data.formats.npz import write_npz  # which makes stores
+
+        write_npz(self, path)
 
     def best(self, fraction: float, *, of: Literal["steps", "episodes"] = "steps") -> "EpisodeStore":
         """The episodes of highest return, at least one. Statistics stay those of the whole data.
@@ -336,10 +316,3 @@ def _rows(values: np.ndarray, rows: Int[np.ndarray, " k"]) -> Iterator[np.ndarra
     for chunk in chunks(rows):
         yield values[chunk]
         release_pages(values)
-
-
-def _mean(values: np.ndarray, of: Any) -> Float[np.ndarray, "*s"]:
-    total = np.zeros(values.shape[1:], np.float64)
-    for chunk in chunks(values):
-        total += of(chunk.astype(np.float64)).sum(axis=0)
-    return total / len(values)

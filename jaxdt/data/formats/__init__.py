@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.formats.hdf5 import hdf5_size, load_hdf5, write_hdf5
-from jaxdt.data.formats.npz import load_npz, npz_size
+from jaxdt.data.formats.npz import load_npz, npz_size, write_npz
 from jaxdt.data.formats.parquet import load_parquet, parquet_size, write_parquet
 from jaxdt.data.formats.pickled import load_pickle
 from jaxdt.data.formats.text import load_csv, load_json_lines
@@ -24,7 +24,7 @@ class Format(NamedTuple):
 _HDF5 = Format(load_hdf5, hdf5_size, write_hdf5)
 
 FORMATS = {
-    ".npz": Format(load_npz, npz_size, EpisodeStore.save),
+    ".npz": Format(load_npz, npz_size, write_npz),
     ".parquet": Format(load_parquet, parquet_size, write_parquet),
     ".hdf5": _HDF5,
     ".h5": _HDF5,

@@ -1,18 +1,21 @@
 """Our own `.npz` of flat arrays."""
 
+import json
 import math
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.episodes import FIELDS, EpisodeStore
 from jaxdt.data.fields import ending_fields, flat_episodes
 from jaxdt.data.formats.limits import array_bytes, kept_bytes, size_limit
 from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError, one_line
-from jaxdt.simulator import checked_env_id, checked_env_kwargs
+from jaxdt.files import open_atomically
+from jaxdt.simulator import checked_env_id, checked_env_kwargs, registered_id
 
 
 _ENVIRONMENT = ("env_id", "env_kwargs")
@@ -47,6 +50,19 @@ def load_npz(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = N
         kwargs = checked_env_kwargs(str(kwargs), env_id, str(path))
     columns = flat_episodes(arrays, names, source=str(path), cut_after=cut_after)
     return EpisodeStore.from_arrays(**columns, env_id=env_id, env_kwargs=kwargs, source=str(path))
+
+
+def write_npz(store: EpisodeStore, path: str | os.PathLike[str]) -> None:
+    """What `load_npz` reads; raises JaxdtError where the path does not end in .npz."""
+    arrays = {name: getattr(store, name) for name in FIELDS} | {"episode_ends": store.offsets[1:]}
+    if store.env_id is not None:
+        arrays["env_id"] = np.array(registered_id(store.env_id))
+    if store.env_kwargs is not None:
+        arrays["env_kwargs"] = np.array(json.dumps(store.env_kwargs))
+    if not str(path).endswith(".npz"):
+        raise JaxdtError(f"episodes are saved as .npz; got {str(path)!r}.")
+    with open_atomically(path, "wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def _check_members(archive: zipfile.ZipFile, wanted: tuple[str, ...], path: Path) -> None:
