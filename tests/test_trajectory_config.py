@@ -7,9 +7,12 @@ import pytest
 
 from jaxdt.algorithms import make_algorithm, measure
 from jaxdt.cli.playing import EvaluateArguments
-from jaxdt.config import ACTING_OPTIONS, TRAJECTORY_TRANSFORMER, TrajectoryTransformerConfig
+from jaxdt.config import ACTING_OPTIONS, TRAJECTORY_TRANSFORMER, TrainConfig, TrajectoryTransformerConfig
 from jaxdt.errors import JaxdtError
+from jaxdt.run.prepare import prepare_run
+from jaxdt.types import Box, Spec
 from tests.conftest import make_store
+from tests.toys import Drift
 
 
 STORE = make_store()
@@ -96,3 +99,23 @@ def test_a_discrete_action_is_its_own_bin():
 
 def test_evaluate_has_a_flag_for_every_acting_option():
     assert set(ACTING_OPTIONS) <= {field.name for field in dataclasses.fields(EvaluateArguments)}
+
+
+class Wide(Drift):
+    spec = Spec(observation_shape=(3,), action=Box(np.float32([-1, -2]), np.float32([1, 4])))
+
+
+def test_edges_of_actions_are_those_of_the_actions_as_models_take_them():
+    """Whatever the environment's bounds."""
+    wide = dataclasses.replace(STORE, actions=STORE.actions * np.float32([1, 3]) + np.float32([0, 1]))
+    config = TrainConfig(algorithm=DEFAULT, steps=2)
+    edges = [
+        prepare_run(each, store, env, None).record.spec.constants["edges"]
+        for each, store, env in (
+            (dataclasses.replace(config, env="none"), STORE, None),
+            (config, wide, Wide()),
+            (dataclasses.replace(config, normalized_actions=True), STORE, Wide()),
+        )
+    ]
+    np.testing.assert_allclose(edges[1], edges[0], atol=1e-6)
+    np.testing.assert_array_equal(edges[2], edges[0])
