@@ -127,7 +127,7 @@ class _Planner:
         self, network: Any, beam: _Beam, t: Int[Array, ""], drawn: Array | None
     ) -> tuple[_Beam, PyTree[Array], Int[Array, "b row"]]:
         """Every way to act, and of them the best: with what it adds to the caches, and its transition."""
-        rows = len(beam.logits)
+        rows = beam.logits.shape[0]
         first = beam.count * self.row + self.num_observed
         length = self.num_actions + 1  # the value is attended to by nobody
         suffixes = jax.tree.map(
@@ -174,9 +174,9 @@ class _Planner:
         Of equal ones the first way of any row goes before the second of any.
         """
         by_episode = worth.reshape(-1, self.width, self.ways).swapaxes(1, 2)
-        best, number = jax.lax.top_k(by_episode.reshape(len(by_episode), -1), self.width)
+        best, number = jax.lax.top_k(by_episode.reshape(by_episode.shape[0], -1), self.width)
         way, plan = jnp.divmod(number, self.width)
-        parents = plan + self.width * jnp.arange(len(number))[:, None]
+        parents = plan + self.width * jnp.arange(number.shape[0])[:, None]
         return best, parents.reshape(-1), (parents * self.ways + way).reshape(-1)
 
     def _observe(
@@ -201,7 +201,7 @@ class _Planner:
         """The window with one more transition, or one further, read anew since its places begin anew."""
         del suffixes
         window, count = append(beam.window, beam.count, transition)
-        caches, logits = network.read(window.reshape(len(window), -1), count * self.row - 1, self.room)
+        caches, logits = network.read(window.reshape(window.shape[0], -1), count * self.row - 1, self.room)
         return caches, logits, window, count
 
     def _grow(self, network: Any, beam: _Beam, suffixes: PyTree[Array], transition: Array) -> tuple:
