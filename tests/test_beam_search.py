@@ -8,11 +8,11 @@ import pytest
 from jaxdt.algorithms.beam_search import Draws, Past, draw_token, keep_likeliest, make_planner
 from jaxdt.algorithms.tokens import decode, encode, expectation
 from jaxdt.config import TrajectoryTransformerConfig
-from tests.trajectory import CONFIG, GOLDEN, ROW, model_of, ours
+from tests.trajectory import BINS, CONFIG, EDGES, GOLDEN, ROW, model_of, ours
 
 
-BINS, OBSERVED, ACTIONS = CONFIG["bins"], CONFIG["observation_dim"], CONFIG["action_dim"]
-EDGES = jnp.asarray(GOLDEN["thresholds"], jnp.float32)
+OBSERVED, ACTIONS = CONFIG["observation_dim"], CONFIG["action_dim"]
+EDGES = jnp.asarray(EDGES)
 MIDDLES = np.asarray(EDGES[1:] + EDGES[:-1]) / 2
 PARAMS = ours("param")
 FORWARD = jax.jit(model_of().apply)
