@@ -82,6 +82,11 @@ def test_what_was_not_measured_or_chosen_is_named():
         make_algorithm(DEFAULT, spec)
     with pytest.raises(JaxdtError, match=r"edges of bins of shape \(101, 7\).* got none"):
         make_algorithm(config, STORE.spec)
+    by_tokens = dataclasses.replace(config, token_schedule=True)
+    for windows, message in ((0, "must be a number above 0; got 0"), (1e8, "100000000 windows of 70; take token_sch")):
+        measured = {**spec.constants, "windows": np.float32(windows)}
+        with pytest.raises(JaxdtError, match=message):
+            make_algorithm(by_tokens, dataclasses.replace(spec, constants=measured))
     falling = {**spec.constants, "edges": spec.constants["edges"][::-1]}
     with pytest.raises(JaxdtError, match="must not fall"):
         make_algorithm(config, dataclasses.replace(spec, constants=falling))
