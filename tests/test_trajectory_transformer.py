@@ -98,10 +98,17 @@ def test_ways_that_share_their_past_are_as_each_alone():
     model, first, steps = model_of().with_params(params), 10, 3
     past = TOKENS[:, :first]
     both = jnp.stack([TOKENS[:, first : first + steps], other[:, first : first + steps]], axis=1)
-    caches, _ = model.read(past, jnp.int32(first - 1), 27)
-    suffixes = jax.tree.map(lambda leaf: jnp.zeros((6, *leaf.shape[1:2], steps, leaf.shape[3])), caches)
-    for step in range(steps):
-        suffixes, logits = model.branch(caches, suffixes, both[:, :, step], jnp.int32(first), jnp.int32(step))
-    for way in range(2):
-        whole = jnp.concatenate([past, both[:, way]], axis=1)
-        np.testing.assert_allclose(logits[:, way], model_of().apply(params, whole)[:, -1], atol=1e-5)
+
+    @jax.jit
+    def branched(both):
+        caches, _ = model.read(past, jnp.int32(first - 1), 27)
+        suffixes = jax.tree.map(lambda leaf: jnp.zeros((6, *leaf.shape[1:2], steps, leaf.shape[3])), caches)
+
+        def step(suffixes, step):
+            return model.branch(caches, suffixes, both[:, :, step], jnp.int32(first), step)
+
+        return jax.lax.scan(step, suffixes, jnp.arange(steps))[1][-1]
+
+    whole = jnp.concatenate([jnp.repeat(past[:, None], 2, axis=1), both], axis=2).reshape(6, -1)
+    expected = jax.jit(model_of().apply)(params, whole)[:, -1].reshape(3, 2, -1)
+    np.testing.assert_allclose(branched(both), expected, atol=1e-5)

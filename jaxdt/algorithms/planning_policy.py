@@ -1,5 +1,6 @@
 """The Trajectory Transformer's policy: it plans, and does the first that it has planned."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
-from jaxdt.algorithms.beam_search import Draws, Past, append, make_planner
+from jaxdt.algorithms.beam_search import Draws, Past, Plan, append, make_planner
 from jaxdt.algorithms.normalization import to_environment
 from jaxdt.algorithms.tokens import decode, encode
 from jaxdt.config import TrajectoryTransformerConfig
@@ -34,18 +35,23 @@ class Memory(NamedTuple):
 
 def make_policy(config: TrajectoryTransformerConfig, spec: Spec, model: TrajectoryModel) -> Policy:
     """Plans at every `plan_every`-th step; what an episode's plan draws depends on its own key alone."""
-    policy = _PlanningPolicy(config, spec, model)
+    plan = make_planner(config, model, jnp.asarray(spec.constants["edges"]), num_action_tokens(spec))
+    policy = PlanningPolicy(config, spec, plan)
     return Policy(policy.start, policy.act)
 
 
-class _PlanningPolicy:
-    def __init__(self, config: TrajectoryTransformerConfig, spec: Spec, model: TrajectoryModel):
+class PlanningPolicy:
+    """What is remembered and done, whoever plans."""
+
+    def __init__(
+        self, config: TrajectoryTransformerConfig, spec: Spec, plan: Callable[[PyTree[Array], Past, Draws], Plan]
+    ):
         edges = jnp.asarray(spec.constants["edges"])
         self.config, self.spec = config, spec
         self.num_actions, self.row = num_action_tokens(spec), row_size(spec)
         self.num_observed = self.row - self.num_actions - 2
         self.observed, self.acted, self.earned = jnp.split(edges, [self.num_observed, self.row - 2], axis=1)
-        self.plan = make_planner(config, model, edges, self.num_actions)
+        self.plan = plan
 
     def start(self, targets: Float[Array, " b"]) -> Memory:
         def nothing(*shape: int) -> Int[Array, "..."]:
