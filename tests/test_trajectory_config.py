@@ -10,6 +10,7 @@ from jaxdt.cli.playing import EvaluateArguments
 from jaxdt.config import ACTING_OPTIONS, TRAJECTORY_TRANSFORMER, TrainConfig, TrajectoryTransformerConfig
 from jaxdt.errors import JaxdtError
 from jaxdt.run.prepare import prepare_run
+from jaxdt.run.resume import agree_with_record
 from jaxdt.types import Box, Spec
 from tests.conftest import make_store
 from tests.toys import Drift
@@ -94,6 +95,19 @@ def test_what_was_not_measured_or_chosen_is_named():
     few = dataclasses.replace(config, bins=4)
     with pytest.raises(JaxdtError, match="of which there are 4; these are 5 actions; give more bins"):
         make_algorithm(few, spec_of(few, discrete))
+
+
+def test_a_run_goes_on_with_what_was_chosen_for_its_data_wherever_they_are_now():
+    given = TrainConfig(algorithm=DEFAULT, env="none", dataset="halfcheetah-medium-v2.hdf5", steps=2)
+    record = prepare_run(given, STORE, None, None).record
+    assert (record.config.algorithm.horizon, record.config.algorithm.token_schedule) == (5, True)
+    assert agree_with_record(given, record).algorithm == record.config.algorithm
+    moved = dataclasses.replace(given, dataset="moved.npz", algorithm=dataclasses.replace(DEFAULT, beam_width=7))
+    chosen = agree_with_record(moved, record).algorithm
+    assert chosen == dataclasses.replace(record.config.algorithm, beam_width=7)
+    other = dataclasses.replace(moved, algorithm=dataclasses.replace(DEFAULT, token_schedule=False))
+    with pytest.raises(JaxdtError, match=r"started with algorithm\.token_schedule=True and cannot"):
+        agree_with_record(other, record)
 
 
 def test_a_discrete_action_is_its_own_bin():
