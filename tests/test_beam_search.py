@@ -5,14 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdt.algorithms.beam_search import Draws, Past, draw_token, keep_likeliest, make_planner
+from jaxdt.algorithms.beam_search import Draws, Past, Plan, draw_token, keep_likeliest, make_planner
+from jaxdt.algorithms.planning_policy import PlanningPolicy
 from jaxdt.algorithms.tokens import decode, encode, expectation
 from jaxdt.config import TrajectoryTransformerConfig
-from tests.trajectory import CONFIG, GOLDEN, ROW, model_of, ours
+from jaxdt.types import Box, Spec
+from tests.trajectory import BINS, CONFIG, EDGES, GOLDEN, ROW, model_of, ours
 
 
-BINS, OBSERVED, ACTIONS = CONFIG["bins"], CONFIG["observation_dim"], CONFIG["action_dim"]
-EDGES = jnp.asarray(GOLDEN["thresholds"], jnp.float32)
+OBSERVED, ACTIONS = CONFIG["observation_dim"], CONFIG["action_dim"]
+EDGES = jnp.asarray(EDGES)
 MIDDLES = np.asarray(EDGES[1:] + EDGES[:-1]) / 2
 PARAMS = ours("param")
 FORWARD = jax.jit(model_of().apply)
@@ -151,3 +153,36 @@ def test_a_plan_is_that_of_a_plain_search_without_a_cache(changes):
     prefixes = [tokens[:, : count * ROW + OBSERVED] for count in range(config.context_transitions)]
     for prefix, plan in zip(prefixes, planned(config, prefixes, draws), strict=True):
         np.testing.assert_array_equal(plan.tokens[0], plain_plan(config, prefix, draws))
+
+
+def test_the_policy_remembers_the_last_transitions_as_tokens_and_does_its_plan_in_turn():
+    """Three steps of two episodes, planned every second one, after which the window has room for one more."""
+    config = settings(context_transitions=4, plan_every=2)
+    wide = Box(np.float32([0, -1]), np.float32([1, 1]))
+    spec = Spec(observation_shape=(OBSERVED,), action=wide, constants={"edges": EDGES})
+    random = np.random.default_rng(0)
+    plans = jnp.asarray(random.integers(0, BINS, size=(2, 2, config.horizon, ROW)), jnp.int32)
+    told = []
+
+    def plan(params, past, draws):
+        told.append(past)
+        return Plan(plans[len(told) - 1], jnp.zeros(2))
+
+    policy = PlanningPolicy(config, spec, plan)
+    memory, seen, done = policy.start(jnp.zeros(2)), [], []
+    rewards = jnp.asarray(random.normal(size=(4, 2)), jnp.float32)
+    with jax.disable_jit():  # so that the plan above is asked when it would be
+        for step in range(3):
+            seen.append(jnp.asarray(random.normal(size=(2, OBSERVED)), jnp.float32))
+            memory, action = policy.act((), memory, seen[-1], rewards[step], None)
+            planned = decode(plans[step // 2][:, step % 2, OBSERVED:-2], EDGES[:, OBSERVED:-2])
+            done.append(planned)
+            low, high = wide
+            np.testing.assert_allclose(
+                action, np.clip(low + (np.asarray(planned) + 1) / 2 * (high - low), low, high), rtol=1e-5
+            )
+    assert [int(past.count) for past in told] == [0, 2]
+    np.testing.assert_array_equal(told[1].observation, encode(seen[2], EDGES[:, :OBSERVED]))
+    for step in range(2):
+        whole = jnp.concatenate([seen[step], done[step], rewards[step + 1][:, None]], axis=1)
+        np.testing.assert_array_equal(told[1].window[:, step, :-1], encode(whole, EDGES[:, :-1]))

@@ -27,7 +27,10 @@ METHODS = {
     "iql": jaxdt.IQLConfig(width=16),
     "td3-bc": jaxdt.TD3BCConfig(width=16),
 }
-BY_KIND = [("onnx", name) for name in METHODS] + [("stablehlo", name) for name in ("exact", "rvs")]
+BY_KIND = [("onnx", name) for name in METHODS] + [("stablehlo", name) for name in ("exact", "rvs", "trajectory")]
+METHODS["trajectory"] = jaxdt.TrajectoryTransformerConfig(
+    width=16, num_layers=1, bins=8, transitions=3, context_transitions=3, horizon=2, beam_width=2, action_top_k=1
+).for_data(None)
 
 
 def fresh_agent(config) -> jaxdt.Agent:

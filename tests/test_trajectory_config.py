@@ -7,9 +7,13 @@ import pytest
 
 from jaxdt.algorithms import make_algorithm, measure
 from jaxdt.cli.playing import EvaluateArguments
-from jaxdt.config import ACTING_OPTIONS, TRAJECTORY_TRANSFORMER, TrajectoryTransformerConfig
+from jaxdt.config import ACTING_OPTIONS, TRAJECTORY_TRANSFORMER, TrainConfig, TrajectoryTransformerConfig
 from jaxdt.errors import JaxdtError
+from jaxdt.run.prepare import prepare_run
+from jaxdt.run.resume import agree_with_record
+from jaxdt.types import Box, Spec
 from tests.conftest import make_store
+from tests.toys import Drift
 
 
 STORE = make_store()
@@ -79,6 +83,11 @@ def test_what_was_not_measured_or_chosen_is_named():
         make_algorithm(DEFAULT, spec)
     with pytest.raises(JaxdtError, match=r"edges of bins of shape \(101, 7\).* got none"):
         make_algorithm(config, STORE.spec)
+    by_tokens = dataclasses.replace(config, token_schedule=True)
+    for windows, message in ((0, "must be a number above 0; got 0"), (1e8, "100000000 windows of 70; take token_sch")):
+        measured = {**spec.constants, "windows": np.float32(windows)}
+        with pytest.raises(JaxdtError, match=message):
+            make_algorithm(by_tokens, dataclasses.replace(spec, constants=measured))
     falling = {**spec.constants, "edges": spec.constants["edges"][::-1]}
     with pytest.raises(JaxdtError, match="must not fall"):
         make_algorithm(config, dataclasses.replace(spec, constants=falling))
@@ -86,6 +95,19 @@ def test_what_was_not_measured_or_chosen_is_named():
     few = dataclasses.replace(config, bins=4)
     with pytest.raises(JaxdtError, match="of which there are 4; these are 5 actions; give more bins"):
         make_algorithm(few, spec_of(few, discrete))
+
+
+def test_a_run_goes_on_with_what_was_chosen_for_its_data_wherever_they_are_now():
+    given = TrainConfig(algorithm=DEFAULT, env="none", dataset="halfcheetah-medium-v2.hdf5", steps=2)
+    record = prepare_run(given, STORE, None, None).record
+    assert (record.config.algorithm.horizon, record.config.algorithm.token_schedule) == (5, True)
+    assert agree_with_record(given, record).algorithm == record.config.algorithm
+    moved = dataclasses.replace(given, dataset="moved.npz", algorithm=dataclasses.replace(DEFAULT, beam_width=7))
+    chosen = agree_with_record(moved, record).algorithm
+    assert chosen == dataclasses.replace(record.config.algorithm, beam_width=7)
+    other = dataclasses.replace(moved, algorithm=dataclasses.replace(DEFAULT, token_schedule=False))
+    with pytest.raises(JaxdtError, match=r"started with algorithm\.token_schedule=True and cannot"):
+        agree_with_record(other, record)
 
 
 def test_a_discrete_action_is_its_own_bin():
@@ -96,3 +118,23 @@ def test_a_discrete_action_is_its_own_bin():
 
 def test_evaluate_has_a_flag_for_every_acting_option():
     assert set(ACTING_OPTIONS) <= {field.name for field in dataclasses.fields(EvaluateArguments)}
+
+
+class Wide(Drift):
+    spec = Spec(observation_shape=(3,), action=Box(np.float32([-1, -2]), np.float32([1, 4])))
+
+
+def test_edges_of_actions_are_those_of_the_actions_as_models_take_them():
+    """Whatever the environment's bounds."""
+    wide = dataclasses.replace(STORE, actions=STORE.actions * np.float32([1, 3]) + np.float32([0, 1]))
+    config = TrainConfig(algorithm=DEFAULT, steps=2)
+    edges = [
+        prepare_run(each, store, env, None).record.spec.constants["edges"]
+        for each, store, env in (
+            (dataclasses.replace(config, env="none"), STORE, None),
+            (config, wide, Wide()),
+            (dataclasses.replace(config, normalized_actions=True), STORE, Wide()),
+        )
+    ]
+    np.testing.assert_allclose(edges[1], edges[0], atol=1e-6)
+    np.testing.assert_array_equal(edges[2], edges[0])

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdt.algorithms.token_schedule import TokenScheduledUpdate
-from jaxdt.algorithms.trajectory_transformer import token_loss
+from jaxdt.algorithms.trajectory_transformer import token_loss, token_weights, tokens_of
 from jaxdt.config import TrajectoryTransformerConfig
-from tests.trajectory import CONFIG, GOLDEN, ROW, model_of, ours
+from jaxdt.data.trajectories import TrajectoryRows
+from jaxdt.types import Box, Spec
+from tests.trajectory import BINS, CONFIG, EDGES, GOLDEN, ROW, model_of, ours
 
 
 TOKENS = jnp.asarray(GOLDEN["tokens"], jnp.int32)
@@ -29,13 +31,23 @@ def test_a_value_sways_the_prediction_behind_it_and_nothing_else():
     assert moved[:2, is_value].max(axis=(0, 2)).min() > 0.1
 
 
-WEIGHTS = np.tile([1, 1, 1, 5, 5, 1, 1], CONFIG["transitions"])[1:].astype(np.float32)
+WEIGHTS = np.array([1, 1, 1, 5, 5, 1, 1], np.float32)
 COUNTED = jnp.asarray(GOLDEN["mask"].reshape(3, -1, ROW)[..., 0] > 0)
 
 
 def loss(params, batch, key):
     del key
-    return token_loss(model_of(), params, batch.reshape(3, -1, ROW), COUNTED, WEIGHTS, None)
+    return token_loss(model_of().apply(params, batch[:, :-1]), batch.reshape(3, -1, ROW), COUNTED, WEIGHTS)
+
+
+def test_tokens_are_weighted_by_what_they_are_of_and_an_end_is_a_token():
+    config = TrajectoryTransformerConfig(bins=BINS, observation_weight=2.0, reward_weight=3.0, value_weight=4.0)
+    spec = Spec(observation_shape=(3,), action=Box(-np.ones(2), np.ones(2)), constants={"edges": EDGES})
+    assert token_weights(config, spec).tolist() == [2, 2, 2, 5, 5, 3, 4]
+    real = np.array([[True, False]])
+    tokens = tokens_of(config, spec, TrajectoryRows(jnp.asarray(GOLDEN["probe"][None, :2]), real, real))
+    np.testing.assert_array_equal(tokens[0, 0], GOLDEN["indices"][0])
+    assert (tokens[0, 1] == BINS).all()
 
 
 def test_loss_and_gradients_are_the_originals():
@@ -86,10 +98,17 @@ def test_ways_that_share_their_past_are_as_each_alone():
     model, first, steps = model_of().with_params(params), 10, 3
     past = TOKENS[:, :first]
     both = jnp.stack([TOKENS[:, first : first + steps], other[:, first : first + steps]], axis=1)
-    caches, _ = model.read(past, jnp.int32(first - 1), 27)
-    suffixes = jax.tree.map(lambda leaf: jnp.zeros((6, *leaf.shape[1:2], steps, leaf.shape[3])), caches)
-    for step in range(steps):
-        suffixes, logits = model.branch(caches, suffixes, both[:, :, step], jnp.int32(first), jnp.int32(step))
-    for way in range(2):
-        whole = jnp.concatenate([past, both[:, way]], axis=1)
-        np.testing.assert_allclose(logits[:, way], model_of().apply(params, whole)[:, -1], atol=1e-5)
+
+    @jax.jit
+    def branched(both):
+        caches, _ = model.read(past, jnp.int32(first - 1), 27)
+        suffixes = jax.tree.map(lambda leaf: jnp.zeros((6, *leaf.shape[1:2], steps, leaf.shape[3])), caches)
+
+        def step(suffixes, step):
+            return model.branch(caches, suffixes, both[:, :, step], jnp.int32(first), step)
+
+        return jax.lax.scan(step, suffixes, jnp.arange(steps))[1][-1]
+
+    whole = jnp.concatenate([jnp.repeat(past[:, None], 2, axis=1), both], axis=2).reshape(6, -1)
+    expected = jax.jit(model_of().apply)(params, whole)[:, -1].reshape(3, 2, -1)
+    np.testing.assert_allclose(branched(both), expected, atol=1e-5)

@@ -13,6 +13,8 @@ from jaxdt.models.trajectory_transformer import build_trajectory_model
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "trajectory.npz"))
 """Made by the original's program on random weights and random input, float32."""
 CONFIG = json.loads(str(GOLDEN["config"]))
+EDGES = np.asarray(GOLDEN["thresholds"], np.float32)
+BINS = CONFIG["bins"]
 ROW = CONFIG["observation_dim"] + CONFIG["action_dim"] + 2
 
 

@@ -67,6 +67,18 @@ class _Beam(NamedTuple):
     """And the value behind them."""
 
 
+class _Ways(NamedTuple):
+    """How each plan may go on, row by row."""
+
+    suffixes: PyTree[Array]
+    """What each adds to the caches."""
+    tokens: Int[Array, "bx a+2"]
+    """Action, reward and value."""
+    reward: Float[Array, "b x"]
+    """Expected."""
+    value: Float[Array, "b x"]
+
+
 def make_planner(
     config: TrajectoryTransformerConfig, model: TrajectoryModel, edges: Float[Array, "edges row"], num_actions: int
 ) -> Callable[[PyTree[Array], Past, Draws], Plan]:
@@ -126,8 +138,21 @@ class _Planner:
     def _act(
         self, network: Any, beam: _Beam, t: Int[Array, ""], drawn: Array | None
     ) -> tuple[_Beam, PyTree[Array], Int[Array, "b row"]]:
-        """Every way to act, and of them the best: with what it adds to the caches, and its transition."""
-        rows = len(beam.logits)
+        """The best ways to act: with what they add to the caches, and their transitions."""
+        ways = self._ways_on(network, beam, drawn)
+        earned = beam.earned.reshape(-1, 1) + self.config.discount**t * ways.reward
+        worth, parents, chosen = self._best(earned + self.config.discount ** (t + 1) * ways.value)
+        kept = jax.tree.map(lambda leaf: leaf[parents], (beam.caches, beam.window, beam.tokens))
+        caches, window, tokens = kept if self.grows else (beam.caches, *kept[1:])  # a sliding one is read anew
+        observed = jax.lax.dynamic_index_in_dim(tokens, t, axis=1, keepdims=False)[:, : self.num_observed]
+        transition = jnp.concatenate([observed, ways.tokens[chosen]], axis=1)
+        tokens = jax.lax.dynamic_update_slice_in_dim(tokens, transition[:, None], t, axis=1)
+        earned = earned.reshape(-1)[chosen].reshape(worth.shape)
+        beam = beam._replace(caches=caches, window=window, tokens=tokens, worth=worth, earned=earned)
+        return beam, jax.tree.map(lambda leaf: leaf[chosen], ways.suffixes) if self.grows else (), transition
+
+    def _ways_on(self, network: Any, beam: _Beam, drawn: Array | None) -> _Ways:
+        rows = beam.logits.shape[0]
         first = beam.count * self.row + self.num_observed
         length = self.num_actions + 1  # the value is attended to by nobody
         suffixes = jax.tree.map(
@@ -142,31 +167,12 @@ class _Planner:
             return network.branch(beam.caches, suffixes, token, first, step), token
 
         (suffixes, logits), actions = jax.lax.scan(act, (suffixes, logits), (jnp.arange(self.num_actions), drawn))
-        rewards = jnp.argmax(logits, axis=-1)
-        reward = expectation(jax.nn.softmax(logits), self.reward_middles)
-        suffixes, logits = network.branch(
-            beam.caches, suffixes, rewards, first, jnp.asarray(self.num_actions, jnp.int32)
-        )
-        value = expectation(jax.nn.softmax(logits), self.value_middles)
-        earned = beam.earned.reshape(-1, 1) + self.config.discount**t * reward
-        worth = earned + self.config.discount ** (t + 1) * value
-        worth, parents, chosen = self._best(worth)
-        transition = jnp.concatenate(
-            [jnp.moveaxis(actions, 0, -1), rewards[..., None], jnp.argmax(logits, axis=-1)[..., None]], axis=-1
-        ).astype(jnp.int32)
-        kept = jax.tree.map(lambda leaf: leaf[parents], (beam.caches, beam.window, beam.tokens))
-        caches, window, tokens = kept if self.grows else (beam.caches, *kept[1:])
-        observed = jax.lax.dynamic_index_in_dim(tokens, t, axis=1, keepdims=False)[:, : self.num_observed]
-        whole = jnp.concatenate([observed, transition.reshape(-1, transition.shape[-1])[chosen]], axis=1)
-        tokens = jax.lax.dynamic_update_slice_in_dim(tokens, whole[:, None], t, axis=1)
-        beam = beam._replace(
-            caches=caches,
-            window=window,
-            tokens=tokens,
-            worth=worth,
-            earned=earned.reshape(-1)[chosen].reshape(worth.shape),
-        )
-        return beam, jax.tree.map(lambda leaf: leaf[chosen], suffixes) if self.grows else (), whole
+        rewards, reward = jnp.argmax(logits, axis=-1), expectation(jax.nn.softmax(logits), self.reward_middles)
+        behind = jnp.asarray(self.num_actions, jnp.int32)
+        suffixes, logits = network.branch(beam.caches, suffixes, rewards, first, behind)
+        values, value = jnp.argmax(logits, axis=-1), expectation(jax.nn.softmax(logits), self.value_middles)
+        tokens = jnp.stack([*actions, rewards, values], axis=-1).astype(jnp.int32)
+        return _Ways(suffixes, tokens.reshape(rows * self.ways, -1), reward, value)
 
     def _best(self, worth: Float[Array, "b x"]) -> tuple[Float[Array, "e w"], Int[Array, " b"], Int[Array, " b"]]:
         """Of each episode the best ones' worth, rows that they come from, and their numbers among all rows' ways.
@@ -174,9 +180,9 @@ class _Planner:
         Of equal ones the first way of any row goes before the second of any.
         """
         by_episode = worth.reshape(-1, self.width, self.ways).swapaxes(1, 2)
-        best, number = jax.lax.top_k(by_episode.reshape(len(by_episode), -1), self.width)
+        best, number = jax.lax.top_k(by_episode.reshape(by_episode.shape[0], -1), self.width)
         way, plan = jnp.divmod(number, self.width)
-        parents = plan + self.width * jnp.arange(len(number))[:, None]
+        parents = plan + self.width * jnp.arange(number.shape[0])[:, None]
         return best, parents.reshape(-1), (parents * self.ways + way).reshape(-1)
 
     def _observe(
@@ -201,7 +207,7 @@ class _Planner:
         """The window with one more transition, or one further, read anew since its places begin anew."""
         del suffixes
         window, count = append(beam.window, beam.count, transition)
-        caches, logits = network.read(window.reshape(len(window), -1), count * self.row - 1, self.room)
+        caches, logits = network.read(window.reshape(window.shape[0], -1), count * self.row - 1, self.room)
         return caches, logits, window, count
 
     def _grow(self, network: Any, beam: _Beam, suffixes: PyTree[Array], transition: Array) -> tuple:

@@ -1,5 +1,6 @@
 """The Trajectory Transformer's policy: it plans, and does the first that it has planned."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
-from jaxdt.algorithms.beam_search import Draws, Past, append, make_planner
+from jaxdt.algorithms.beam_search import Draws, Past, Plan, append, make_planner
 from jaxdt.algorithms.normalization import to_environment
 from jaxdt.algorithms.tokens import decode, encode
 from jaxdt.config import TrajectoryTransformerConfig
@@ -34,61 +35,74 @@ class Memory(NamedTuple):
 
 def make_policy(config: TrajectoryTransformerConfig, spec: Spec, model: TrajectoryModel) -> Policy:
     """Plans at every `plan_every`-th step; what an episode's plan draws depends on its own key alone."""
-    edges = jnp.asarray(spec.constants["edges"])
-    num_actions, row = num_action_tokens(spec), row_size(spec)
-    observed, acted = edges[:, : -num_actions - 2], edges[:, -num_actions - 2 : -2]
-    plan = make_planner(config, model, edges, num_actions)
+    plan = make_planner(config, model, jnp.asarray(spec.constants["edges"]), num_action_tokens(spec))
+    policy = PlanningPolicy(config, spec, plan)
+    return Policy(policy.start, policy.act)
 
-    def start(targets: Float[Array, " b"]) -> Memory:
+
+class PlanningPolicy:
+    """What is remembered and done, whoever plans."""
+
+    def __init__(
+        self, config: TrajectoryTransformerConfig, spec: Spec, plan: Callable[[PyTree[Array], Past, Draws], Plan]
+    ):
+        edges = jnp.asarray(spec.constants["edges"])
+        self.config, self.spec = config, spec
+        self.num_actions, self.row = num_action_tokens(spec), row_size(spec)
+        self.num_observed = self.row - self.num_actions - 2
+        self.observed, self.acted, self.earned = jnp.split(edges, [self.num_observed, self.row - 2], axis=1)
+        self.plan = plan
+
+    def start(self, targets: Float[Array, " b"]) -> Memory:
         def nothing(*shape: int) -> Int[Array, "..."]:
             return jnp.zeros((targets.shape[0], *shape), jnp.int32)
 
         return Memory(
-            window=nothing(config.context_transitions - 1, row),
+            window=nothing(self.config.context_transitions - 1, self.row),
             steps=jnp.zeros((), jnp.int32),
-            observation=nothing(observed.shape[1]),
-            actions=nothing(config.plan_every, num_actions),
+            observation=nothing(self.num_observed),
+            actions=nothing(self.config.plan_every, self.num_actions),
             worth=jnp.zeros(targets.shape[0]),
         )
 
-    def done(memory: Memory, turn: Int[Array, ""]) -> Float[Array, "b a"]:
-        """What the plan has at a turn, as numbers."""
-        tokens = jax.lax.dynamic_index_in_dim(memory.actions, turn, axis=1, keepdims=False)
-        return decode(tokens, acted)
-
-    def look(memory: Memory, observation: Num[Array, "b *s"], reward: Float[Array, " b"]) -> Memory:
-        """With the transition that is now whole, and the new observation."""
-        last = done(memory, (memory.steps - 1) % config.plan_every)
-        earned = encode(reward[:, None], edges[:, -2:-1])
-        transition = jnp.concatenate([memory.observation, encode(last, acted), earned, 0 * earned], axis=1)
-        window, _ = append(memory.window, jnp.clip(memory.steps - 1, 0, memory.window.shape[1]), transition)
-        window = jnp.where(memory.steps > 0, window, memory.window)
-        flat = observation.reshape(observation.shape[0], -1).astype(jnp.float32)
-        return memory._replace(window=window, observation=encode(flat, observed))
-
-    def replan(params: PyTree[Array], memory: Memory, keys: Key[Array, " b"] | None) -> Memory:
-        count = jnp.minimum(memory.steps, memory.window.shape[1])
-        best = plan(params, Past(memory.window, count, memory.observation), _draws(config, num_actions, observed, keys))
-        actions = best.tokens[:, : config.plan_every, observed.shape[1] : -2]
-        return memory._replace(actions=actions, worth=best.worth)
-
     def act(
+        self,
         params: PyTree[Array],
         memory: Memory,
         observation: Num[Array, "b *s"],
         reward: Float[Array, " b"],
         keys: Key[Array, " b"] | None,
     ) -> tuple[Memory, Num[Array, "b *a"]]:
-        memory = look(memory, observation, reward)
-        turn = memory.steps % config.plan_every
-        if config.plan_every == 1:
-            memory = replan(params, memory, keys)
+        memory = self._look(memory, observation, reward)
+        turn = memory.steps % self.config.plan_every
+        if self.config.plan_every == 1:
+            memory = self._replan(params, memory, keys)
         else:
-            memory = jax.lax.cond(turn == 0, lambda: replan(params, memory, keys), lambda: memory)
-        action = _as_action(done(memory, turn), jnp.isfinite(memory.worth), spec)
-        return memory._replace(steps=memory.steps + 1), to_environment(action, spec)
+            memory = jax.lax.cond(turn == 0, lambda: self._replan(params, memory, keys), lambda: memory)
+        action = _as_action(self._planned(memory, turn), jnp.isfinite(memory.worth), self.spec)
+        return memory._replace(steps=memory.steps + 1), to_environment(action, self.spec)
 
-    return Policy(start, act)
+    def _look(self, memory: Memory, observation: Num[Array, "b *s"], reward: Float[Array, " b"]) -> Memory:
+        """With the transition that is now whole, and the new observation."""
+        last = self._planned(memory, (memory.steps - 1) % self.config.plan_every)
+        earned = encode(reward[:, None], self.earned[:, :1])
+        transition = jnp.concatenate([memory.observation, encode(last, self.acted), earned, 0 * earned], axis=1)
+        window, _ = append(memory.window, jnp.clip(memory.steps - 1, 0, memory.window.shape[1]), transition)
+        window = jnp.where(memory.steps > 0, window, memory.window)
+        flat = observation.reshape(observation.shape[0], -1).astype(jnp.float32)
+        return memory._replace(window=window, observation=encode(flat, self.observed))
+
+    def _planned(self, memory: Memory, turn: Int[Array, ""]) -> Float[Array, "b a"]:
+        """What the plan has at a turn, as numbers."""
+        tokens = jax.lax.dynamic_index_in_dim(memory.actions, turn, axis=1, keepdims=False)
+        return decode(tokens, self.acted)
+
+    def _replan(self, params: PyTree[Array], memory: Memory, keys: Key[Array, " b"] | None) -> Memory:
+        count = jnp.minimum(memory.steps, memory.window.shape[1])
+        past = Past(memory.window, count, memory.observation)
+        best = self.plan(params, past, _draws(self.config, self.num_actions, self.num_observed, keys))
+        actions = best.tokens[:, : self.config.plan_every, self.num_observed : -2]
+        return memory._replace(actions=actions, worth=best.worth)
 
 
 def _as_action(numbers: Float[Array, "b a"], usable: Array, spec: Spec) -> Num[Array, "b *a"]:
@@ -99,9 +113,7 @@ def _as_action(numbers: Float[Array, "b a"], usable: Array, spec: Spec) -> Num[A
     return jnp.where(usable, chosen, -1)
 
 
-def _draws(
-    config: TrajectoryTransformerConfig, num_actions: int, observed: Float[Array, "edges o"], keys: Array | None
-) -> Draws:
+def _draws(config: TrajectoryTransformerConfig, num_actions: int, num_observed: int, keys: Array | None) -> Draws:
     if not config.draws_actions:
         return Draws(None, None)
     if keys is None:
@@ -109,7 +121,7 @@ def _draws(
     assert config.horizon
     assert config.beam_width
     each = (config.horizon, num_actions, config.beam_width, config.expansion)
-    follow = (config.horizon, observed.shape[1], config.beam_width)
+    follow = (config.horizon, num_observed, config.beam_width)
 
     def draw(shape: tuple[int, ...], stream: int) -> Float[Array, "..."]:
         draw_one = partial(jax.random.uniform, shape=shape)

@@ -1,12 +1,11 @@
 """The Trajectory Transformer (Janner et al. 2021): episodes as sequences of tokens, and planning by beam search."""
 
-from collections.abc import Callable
 from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jaxdt.algorithms.planning_policy import make_policy
 from jaxdt.algorithms.token_schedule import TokenScheduledUpdate
@@ -46,7 +45,13 @@ def make(config: TrajectoryTransformerConfig, spec: Spec) -> Algorithm:
     """Raises JaxdtError where config and spec do not fit together."""
     config.check_spec(spec)
     model = _network(config, spec)
-    loss = make_loss(config, spec, model)
+    weights = token_weights(config, spec)
+
+    def loss(params: PyTree[Array], batch: TrajectoryRows, key: PRNGKeyArray | None) -> Float[Array, ""]:
+        tokens = tokens_of(config, spec, batch)
+        logits = model.apply(params, tokens.reshape(tokens.shape[0], -1)[:, :-1], key=key)
+        return token_loss(logits, tokens, batch.counted, weights)
+
     if config.token_schedule:
         per_pass = int(spec.constants["windows"]) * (config.transitions * row_size(spec) - 1)
         update = TokenScheduledUpdate(loss, _num_tokens, config.optimizer, per_pass, FINAL_PASSES * per_pass)
@@ -75,16 +80,15 @@ def _validate(
     batch: TrajectoryRows,
 ) -> dict[str, Float[Array, ""]]:
     """The action error is of the likeliest tokens, each predicted from all that was recorded before it."""
-    edges = jnp.asarray(spec.constants["edges"])
-    tokens = jnp.where(batch.real[..., None], encode(batch.rows, edges), config.bins)
-    logits = model.apply(params, tokens.reshape(len(tokens), -1)[:, :-1], key=None)
+    tokens = tokens_of(config, spec, batch)
+    logits = model.apply(params, tokens.reshape(len(tokens), -1)[:, :-1])
     likeliest = jnp.argmax(logits[..., : config.bins], axis=-1)
     likeliest = jnp.pad(likeliest, ((0, 0), (1, 0))).reshape(tokens.shape)  # of the first token nothing is predicted
     actions = slice(-2 - num_action_tokens(spec), -2)
-    differences = jnp.abs(decode(likeliest, edges) - batch.rows)[..., actions]
+    differences = jnp.abs(decode(likeliest, jnp.asarray(spec.constants["edges"])) - batch.rows)[..., actions]
     errors = jnp.mean(differences if isinstance(spec.action, Box) else differences > 0, axis=-1)
     return {
-        "loss": make_loss(config, spec, model)(params, batch, None),
+        "loss": token_loss(logits, tokens, batch.counted, token_weights(config, spec)),
         "action_error": jnp.sum(errors * batch.real) / jnp.maximum(jnp.sum(batch.real), 1),
     }
 
@@ -102,41 +106,34 @@ def _network(config: TrajectoryTransformerConfig, spec: Spec) -> TrajectoryModel
     )
 
 
-def make_loss(
-    config: TrajectoryTransformerConfig, spec: Spec, model: TrajectoryModel
-) -> Callable[[PyTree[Array], TrajectoryRows, PRNGKeyArray | None], Float[Array, ""]]:
-    """`loss(params, batch, key)`: cross-entropy of every token but the first, each weighted by what it is of.
+def tokens_of(config: TrajectoryTransformerConfig, spec: Spec, batch: TrajectoryRows) -> Int[Array, "b t row"]:
+    """What is read and predicted; behind an episode's end the token of an end."""
+    return jnp.where(batch.real[..., None], encode(batch.rows, jnp.asarray(spec.constants["edges"])), config.bins)
 
-    As the authors have it the mean is over all places, those that do not count and the weights left in; whether a place
-    counts is asked of the token that predicts. What lies behind an episode's end is the token of an end.
-    """
+
+def token_weights(config: TrajectoryTransformerConfig, spec: Spec) -> Float[np.ndarray, " row"]:
+    """Of a transition's tokens in the loss, by what they are of."""
     num_actions = num_action_tokens(spec)
     weights = np.full(row_size(spec), config.observation_weight, np.float32)
     weights[-2 - num_actions :] = [config.action_weight] * num_actions + [config.reward_weight, config.value_weight]
-    weights = np.tile(weights, config.transitions)[1:]
-
-    edges = jnp.asarray(spec.constants["edges"])
-
-    def loss(params: PyTree[Array], batch: TrajectoryRows, key: PRNGKeyArray | None) -> Float[Array, ""]:
-        tokens = jnp.where(batch.real[..., None], encode(batch.rows, edges), config.bins)
-        return token_loss(model, params, tokens, batch.counted, weights, key)
-
-    return loss
+    return weights
 
 
 def token_loss(
-    model: TrajectoryModel,
-    params: PyTree[Array],
+    logits: Float[Array, "b l n"],
     tokens: Int[Array, "b t row"],
-    counted: Array,
-    weights: np.ndarray,
-    key: PRNGKeyArray | None,
+    counted: Bool[Array, "b t"],
+    weights: Float[np.ndarray, " row"],
 ) -> Float[Array, ""]:
-    flat = tokens.reshape(len(tokens), -1)
-    logits = model.apply(params, flat[:, :-1], key=key)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, flat[:, 1:])
-    counts = jnp.repeat(counted, tokens.shape[2], axis=1)[:, :-1]
-    return jnp.mean(losses * weights[None] * counts)
+    """Weighted cross-entropy of every token but the first.
+
+    As the authors have it the mean is over all places, those that do not count left in; whether a place counts is asked
+    of the token that predicts.
+    """
+    b, t, row = tokens.shape
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens.reshape(b, -1)[:, 1:])
+    counts = jnp.repeat(counted, row, axis=1)[:, :-1]
+    return jnp.mean(losses * np.tile(weights, t)[None, 1:] * counts)
 
 
 def _num_tokens(batch: TrajectoryRows) -> Int[Array, ""]:

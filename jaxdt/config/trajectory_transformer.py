@@ -216,10 +216,19 @@ class TrajectoryTransformerConfig(AnyReturns):
             )
         if (np.diff(edges, axis=0) < 0).any():
             raise JaxdtError("spec.constants.edges must not fall from one bin to the next.")
-        windows = spec.constants.get("windows")
-        if self.token_schedule and (windows is None or windows.shape != () or windows < 1):
+        if self.token_schedule:
+            self._check_token_schedule(spec.constants.get("windows"), row_size(spec))
+
+    def _check_token_schedule(self, windows: Any, row: int) -> None:
+        if windows is None or windows.shape != () or windows < 1:
             raise JaxdtError(
                 f"spec.constants.windows, of a pass over the data, must be a number above 0; got {windows}."
+            )
+        tokens = self.transitions * row
+        if windows * tokens > 2**30:
+            raise JaxdtError(
+                f"token_schedule counts the tokens of a pass, at most 2**30; got {windows:.0f} windows of {tokens}; "
+                "take token_schedule=False."
             )
 
 

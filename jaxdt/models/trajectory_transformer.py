@@ -9,7 +9,7 @@ import functools
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -210,7 +210,7 @@ def build_trajectory_model(
     num_layers: int,
     num_heads: int,
     dropout: float,
-    dtype: str = "float32",
+    dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> TrajectoryModel:
     """The network for windows of `transitions` rows of `row` numbers; kept, so that the same is compiled once."""
     model = ModelConfig(

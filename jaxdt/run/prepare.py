@@ -273,7 +273,7 @@ def _spec_and_algorithm(
     if previous is not None:
         return previous.spec, config.algorithm
     if config.init is None:
-        constants = measure(config.algorithm, store)
+        constants = measure(config.algorithm, _in_the_models_units(config, store, fixed))
         if config.constant_std is not None and "state_std" in constants:
             std, constant = constants["state_std"].copy(), store.constant_observations
             std[constant] = np.maximum(std[constant], np.float32(config.constant_std))
@@ -290,6 +290,14 @@ def _spec_and_algorithm(
         return trained.spec, config.algorithm.trained_on_from(trained.config.algorithm)
     except JaxdtError as error:
         raise JaxdtError(f"{config.init}: {error}") from error
+
+
+def _in_the_models_units(config: TrainConfig, store: EpisodeStore, spec: Spec) -> EpisodeStore:
+    """What is measured on: actions in [-1, 1], but for rounding and clipping; discrete ones as recorded."""
+    space = spec.action
+    if not isinstance(space, Box) or config.normalized_actions or (np.abs([*space]) == 1).all():
+        return store
+    return store.with_actions_of(space, clip=config.clip_actions)
 
 
 def _check_data(store: EpisodeStore, spec: Spec, name: str) -> None:

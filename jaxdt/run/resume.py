@@ -30,6 +30,7 @@ FILLED_IN = (
     "weight_decay",
     "timestep_embedding",
     "return_scale",
+    "token_schedule",
 )
 """What `prepare_run` replaces where it is None."""
 
@@ -67,7 +68,8 @@ def agree_with_record(config: TrainConfig, previous: RunRecord) -> TrainConfig:
             "leave --steps out, or start another run from this one with --init."
         )
     changes["dataset"] = config.dataset or stored.dataset
-    algorithm = dataclasses.replace(stored.algorithm, **{name.split(".")[-1]: given[name] for name in acting})
+    chosen = {name.split(".")[-1]: given[name] for name in acting if given[name] is not None}
+    algorithm = dataclasses.replace(stored.algorithm, **chosen)
     return dataclasses.replace(stored, algorithm=algorithm, **changes)
 
 
