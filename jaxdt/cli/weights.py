@@ -32,6 +32,12 @@ class ImportArguments:
     """Environment steps that the policy sees; None: the one that is known, else 20."""
     num_heads: int | None = None
     """Attention heads; needed for the original's state dict, which does not tell."""
+    discretizer: str | None = None
+    """Of a Trajectory Transformer: an .npz with the `edges` of its bins, which no checkpoint has."""
+    dataset: str | None = None
+    """Of a Trajectory Transformer, instead: the episodes that it was trained on, to compute the edges from."""
+    action_dim: int | None = None
+    """Of a Trajectory Transformer with `--env none`: numbers of an action."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +75,9 @@ def import_command(arguments: list[str]) -> None:
         targets=parsed.targets,
         context_length=parsed.context_length,
         num_heads=parsed.num_heads,
+        discretizer=parsed.discretizer,
+        dataset=parsed.dataset,
+        action_dim=parsed.action_dim,
         progress=console_progress(),
         command=["jaxdt", "import", *arguments],
     )

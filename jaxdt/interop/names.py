@@ -60,14 +60,14 @@ def params_from_tensors(tensors: Tensors, config: ModelConfig, source: str) -> t
     left = dict(tensors)
     params: dict[str, Any] = {}
     for leaf in _leaves(config, layout, online=is_online(tensors)):
-        value = _take(left, leaf.theirs, leaf.shape, source)
-        _put(params, leaf.ours, value.T if leaf.transposed else value)
+        value = take(left, leaf.theirs, leaf.shape, source)
+        put(params, leaf.ours, value.T if leaf.transposed else value)
     for i in range(config.num_layers):
         _split_attention(params, left, f"{layout}.h.{i}.attn.c_attn", i, config.width, source)
     if layout == "encoder":
         positions = left.get("encoder.wpe.weight")
         rows = 1 if positions is None or positions.ndim != 2 else len(positions)
-        wpe = _take(left, "encoder.wpe.weight", (rows, config.width), source)
+        wpe = take(left, "encoder.wpe.weight", (rows, config.width), source)
         params["embed_norm"]["bias"] = params["embed_norm"]["bias"] + wpe[0]
     ignored = {f"{layout}.wte.weight"} | {f"{head}.{part}" for head in UNTRAINED for part in ("weight", "bias")}
     if is_online(tensors):
@@ -188,12 +188,12 @@ def _norm(ours: tuple[str, ...], theirs: str, width: int) -> Iterator[_Leaf]:
 
 def _split_attention(params: dict[str, Any], left: Tensors, name: str, block: int, width: int, source: str) -> None:
     for part, theirs, shape in (("kernel", "weight", (width, 3 * width)), ("bias", "bias", (3 * width,))):
-        joined = _take(left, f"{name}.{theirs}", shape, source)
+        joined = take(left, f"{name}.{theirs}", shape, source)
         for layer, columns in (("query", joined[..., :width]), ("key_value", joined[..., width:])):
-            _put(params, ("blocks", f"block_{block}", layer, part), columns)
+            put(params, ("blocks", f"block_{block}", layer, part), columns)
 
 
-def _take(left: Tensors, name: str, shape: tuple[int, ...], source: str) -> np.ndarray:
+def take(left: Tensors, name: str, shape: tuple[int, ...], source: str) -> np.ndarray:
     if name not in left:
         raise JaxdtError(f"{source}: the tensor {name!r} is missing; is its config right?")
     value = left.pop(name)
@@ -205,7 +205,7 @@ def _take(left: Tensors, name: str, shape: tuple[int, ...], source: str) -> np.n
     return value
 
 
-def _put(params: dict[str, Any], path: tuple[str, ...], value: np.ndarray) -> None:
+def put(params: dict[str, Any], path: tuple[str, ...], value: np.ndarray) -> None:
     for name in path[:-1]:
         params = params.setdefault(name, {})
     params[path[-1]] = np.ascontiguousarray(value)

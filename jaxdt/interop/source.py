@@ -61,8 +61,7 @@ def read_model(source: str, context_length: int | None = None, num_heads: int | 
     `num_heads` is needed for the original's state dict, which does not tell, and `context_length` may be given.
     Raises JaxdtError naming the file and the field or tensor that is wrong.
     """
-    path = _local(source)
-    weights = path if path.is_file() else _weights_in(path)
+    weights = weights_of(source)
     config_file = weights.parent / "config.json"
     known = _known_of(source, weights.parent / NORMALIZATION)
     length = next(value for value in (context_length, known.context_length, 20) if value is not None)
@@ -78,6 +77,12 @@ def read_model(source: str, context_length: int | None = None, num_heads: int | 
     params, dropped = params_from_tensors(tensors, config, str(weights))
     _check_sizes(known, config, source)
     return Imported(config, params, known, dropped, is_online(tensors))
+
+
+def weights_of(source: str) -> Path:
+    """The file of weights of a directory, a file or a hub name; raises JaxdtError where there is none."""
+    path = _local(source)
+    return path if path.is_file() else _weights_in(path)
 
 
 def read_json(path: Path) -> Any:

@@ -18,10 +18,13 @@ from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import make_environment
 from jaxdt.files import check_is_free, directory_atomically
 from jaxdt.interop.names import discrete_params
-from jaxdt.interop.source import Imported, PartialSpec, read_json, read_model, read_partial_spec
+from jaxdt.interop.source import Imported, PartialSpec, read_json, read_model, read_partial_spec, weights_of
+from jaxdt.interop.tensors import read_tensors
+from jaxdt.interop.trajectory import is_trajectory
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, write_record
+from jaxdt.run.importing_trajectory import trajectory_agent
 from jaxdt.simulator import with_version
 from jaxdt.types import Box, Discrete, Spec
 
@@ -65,25 +68,67 @@ def import_run(
     targets: Sequence[float] | None = None,
     context_length: int | None = None,
     num_heads: int | None = None,
+    discretizer: str | None = None,
+    dataset: str | None = None,
+    action_dim: int | None = None,
     progress: Progress | None = None,
     command: list[str] | None = None,
 ) -> Path:
     """A run directory from the same sources as `from_huggingface`, ready to evaluate, to act and to train on.
 
-    `stats`: a `.json` file with `state_mean` and `state_std`, or episodes to compute them from (a spec of
-    `load_episodes`). Raises JaxdtError before anything is written; the directory appears whole.
+    - `stats`: a `.json` file with `state_mean` and `state_std`, or episodes to compute them from (a spec of
+      `load_episodes`).
+    - Of a Trajectory Transformer (the original's `state_*.pt`, or the hub's copies): `discretizer`, an `.npz` with the
+      `edges` of bins (bins + 1, numbers of a transition), or `dataset`, the episodes to compute them from; `env` may
+      be `none`, and `action_dim` then says how many numbers an action has.
+
+    Raises JaxdtError before anything is written; the directory appears whole.
     """
     source, progress = os.fspath(source), progress or Progress()
     run = RunDirectory(out)
     check_is_free(run.path)
-    if env is not None:
+    if env not in (None, "none"):
         env = with_version(env)
         make_environment(env).close()  # or it says what is wrong with that id
+    tensors = read_tensors(weights_of(source))
+    if is_trajectory(tensors):
+        refuse_given(
+            {"stats": stats, "return_scale": return_scale, "targets": targets, "context_length": context_length},
+            f"{source} is a Trajectory Transformer, which takes none",
+        )
+        agent = trajectory_agent(
+            tensors,
+            source,
+            env=env,
+            discretizer=discretizer,
+            dataset=dataset,
+            action_dim=action_dim,
+            num_heads=num_heads,
+            progress=progress,
+        )
+        return _write(run, agent, source, [], command)
+    refuse_given(
+        {"discretizer": discretizer, "dataset": dataset, "action_dim": action_dim},
+        f"{source} is no Trajectory Transformer, which alone takes one",
+    )
     numbers = {"return_scale": return_scale, "targets": targets, "context_length": context_length}
     options = read_partial_spec(numbers, "the arguments")._replace(env_id=env)
     imported = read_model(source, context_length, num_heads)
     given = _given_statistics(stats, progress)._replace(**_not_none(**options._asdict()))
     agent = _agent(imported, given, source)
+    if imported.dropped:
+        progress.say(f"left out, as never trained: {', '.join(imported.dropped)}")
+    return _write(run, agent, source, imported.dropped, command)
+
+
+def refuse_given(options: dict[str, Any], why: str) -> None:
+    """Raises JaxdtError where one of them is not None."""
+    for name, value in options.items():
+        if value is not None:
+            raise JaxdtError(f"{why}; leave {name}={value!r:.80} out.")
+
+
+def _write(run: RunDirectory, agent: Agent, source: str, dropped: list[str], command: list[str] | None) -> Path:
     targets = [target for target in agent.targets if target is not None]
     config = TrainConfig(
         preset="imported",
@@ -92,14 +137,12 @@ def import_run(
         delayed_reward=agent.spec.delayed_reward,
         algorithm=agent.config,
     )
-    data = {"imported_from": source, "left_out": imported.dropped}
+    data = {"imported_from": source, "left_out": dropped}
     record = RunRecord(config=config, spec=agent.spec, data=data, made_with=describe_making(command))
     with directory_atomically(run.path) as temporary:
         write_record(RunDirectory(temporary), record)
         writer = CheckpointWriter(RunDirectory(temporary).checkpoints)
         writer.save(0, params=agent.params, metadata={}, score=None)
-    if imported.dropped:
-        progress.say(f"left out, as never trained: {', '.join(imported.dropped)}")
     return run.path
 
 
