@@ -16,7 +16,7 @@ from benchmarking.machine import Others, describe, machine_lines, peer_device
 from benchmarking.measure import Call, Worker, WorkerError, worker_environment
 from benchmarking.report import document, quantity, remarks, table
 from benchmarking.rows import Line, make_rows, measure_row, needs_episodes
-from benchmarking.shapes import VALUES, Shapes
+from benchmarking.shapes import PLANNING, VALUES, Shapes
 from jaxdt.files import open_atomically
 
 
@@ -27,6 +27,7 @@ Name = Literal[
     "seeds",
     "train-iql",
     "train-td3-bc",
+    "plan",
     "act",
     "evaluate",
     "load",
@@ -36,7 +37,8 @@ Name = Literal[
 TITLE = (
     "batch {0.batch_size}, K {0.context_length}, width {0.width}, {0.num_layers} layers, HalfCheetah ({0.state_dim} "
     "numbers observed, {0.action_dim} acted), {0.max_episode_length:,} timesteps, dropout 0.1 (IQL, TD3+BC: batch "
-    "{1.batch_size}, {1.num_layers} x {1.width} units); medians (least to most)"
+    "{1.batch_size}, {1.num_layers} x {1.width} units; plan: Trajectory Transformer, width {2.width}, {2.num_layers} "
+    "layers, {2.context_length} transitions); medians (least to most)"
 )
 
 
@@ -92,7 +94,7 @@ def _run(arguments: Arguments, ours: Worker, peers: Worker, directory: Path) -> 
     machine["busy_elsewhere"] = others.cores()
     says = remarks(lines, shapes, machine)
     if lines:
-        print("\n".join([machine_lines(machine), TITLE.format(shapes, VALUES), "", table(lines), *says]))
+        print("\n".join([machine_lines(machine), TITLE.format(shapes, VALUES, PLANNING), "", table(lines), *says]))
     if arguments.json is not None:
         everything = {"command": sys.argv, "machine": machine, "shapes": dataclasses.asdict(shapes)}
         everything |= {"rows": document(lines), "remarks": says, "curves": curves}

@@ -285,6 +285,7 @@ def test_our_tasks_and_floors_measure_small_shapes(hasty, episodes):
     path, shallow = str(episodes), dataclasses.replace(TINY, num_layers=1)
     measured = [ours.train(shallow, updates=2, seeds=2), ours.train_values(shallow, "td3-bc", updates=2, seeds=2)]
     measured += [ours.sample(TINY), ours.act(shallow, 2), ours.load(TINY, path)]
+    measured += [ours.plan(dataclasses.replace(shallow, state_dim=3, action_dim=1), horizon=1, beam_width=2)]
     for seconds in map(next, [*measured, floors.copy(TINY), floors.read(TINY, path), floors.physics(TINY, 2)]):
         assert 0 < seconds < 10
 
@@ -423,12 +424,50 @@ def test_peers_tasks_measure_small_shapes(episodes, tmp_path):
         peers.pipeline(TINY, **given, device="cpu"),
         peers.act(TINY, 2, device="cpu"),
         peers.evaluate(TINY, device="cpu"),
+        peers.plan(TINY, horizon=2, beam_width=2),
         peers.load(TINY, **given),
     ]
     for seconds in map(next, measured):
         assert 0 < seconds < 10
     tasks = {row.peer.task for rows in make_rows(Shapes(), tmp_path, "cpu").values() for row in rows if row.peer}
     assert tasks | {"describe"} == peers.TASKS.keys()
+
+
+@pytest.mark.parity
+def test_the_restated_planner_predicts_and_plans_as_the_original():
+    import torch
+
+    from benchmarking.restated_planner import Model, Planner
+    from tests.trajectory import BINS, CONFIG, EDGES, GOLDEN, ROW
+
+    sizes = {name: CONFIG[name] for name in ("bins", "transitions", "width", "num_layers", "num_heads")}
+    model = Model(row=ROW, **sizes)
+    theirs = {"tokens.weight": "tok_emb.weight", "norm.weight": "ln_f.weight", "norm.bias": "ln_f.bias"}
+    for i in range(CONFIG["num_layers"]):
+        for mine, its in (("norms.0", "ln1"), ("norms.1", "ln2"), ("mlp.0", "mlp.0"), ("mlp.2", "mlp.2")):
+            theirs |= {f"blocks.{i}.{mine}.{part}": f"blocks.{i}.{its}.{part}" for part in ("weight", "bias")}
+        for mine, its in (("query", "query"), ("key", "key"), ("value", "value"), ("out", "proj")):
+            theirs |= {f"blocks.{i}.{mine}.{part}": f"blocks.{i}.attn.{its}.{part}" for part in ("weight", "bias")}
+    state = {mine: torch.tensor(GOLDEN[f"param/{its}"]) for mine, its in theirs.items()}
+    state |= {"places": torch.tensor(GOLDEN["param/pos_emb"][0]), "head": torch.tensor(GOLDEN["param/head.weight"])}
+    model.load_state_dict(state)
+    tokens = torch.tensor(GOLDEN["tokens"]).long()
+    for length in (1, 7, 20):
+        logits = model(tokens[:, :length]).detach().numpy()
+        np.testing.assert_allclose(logits, GOLDEN["logits"][:, length - 1], atol=1e-5)
+    planner = Planner(
+        model,
+        num_observations=CONFIG["observation_dim"],
+        middles=torch.tensor((EDGES[1:] + EDGES[:-1]) / 2),
+        horizon=CONFIG["plan"]["horizon"],
+        beam_width=CONFIG["plan"]["beam_width"],
+        context_transitions=CONFIG["plan"]["max_context_transitions"],
+        nucleus=1e-6,  # the likeliest alone
+    )
+    first = planner(torch.tensor(GOLDEN["plan_prefix"]).long())
+    actions = slice(CONFIG["observation_dim"], -2)
+    np.testing.assert_array_equal(first, GOLDEN["plan_greedy"][0, actions])
+    assert model.bins == BINS
 
 
 @pytest.mark.parity

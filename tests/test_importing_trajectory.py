@@ -48,7 +48,11 @@ def test_weights_by_their_names_are_ours_and_act(source, tmp_path, names):
     run = import_run(source(tensors), tmp_path / "run", **options)
     agent = jaxdt.Agent.load(run, horizon=2, beam_width=3)
     jax.tree.map(np.testing.assert_array_equal, agent.params, ours("param"))
-    assert (agent.config.bins, agent.config.transitions, agent.config.token_schedule) == (BINS, CONFIG["transitions"], False)
+    assert (agent.config.bins, agent.config.transitions, agent.config.token_schedule) == (
+        BINS,
+        CONFIG["transitions"],
+        False,
+    )
     agent.reset()
     assert np.isfinite(agent.act(np.zeros(ROW - ACTIONS - 2))).all()
 

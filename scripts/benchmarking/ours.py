@@ -253,6 +253,28 @@ def make_value_algorithm(shapes: Shapes, method: ValueMethod) -> Algorithm:
     return jaxdt.make_algorithm(kind(width=shapes.width, num_layers=shapes.num_layers).for_steps(10**6), spec)
 
 
+def plan(shapes: Shapes, horizon: int, beam_width: int) -> Iterator[float]:
+    """Seconds an environment step of one episode whose context is full, each step planned anew."""
+    config = jaxdt.TrajectoryTransformerConfig(
+        transitions=shapes.context_length,
+        context_transitions=min(5, shapes.context_length),
+        width=shapes.width,
+        num_layers=shapes.num_layers,
+        num_heads=shapes.num_heads,
+        horizon=horizon,
+        beam_width=beam_width,
+    )
+    config, store = config.for_data(None).for_steps(1), store_of(shapes)
+    algorithm = jaxdt.make_algorithm(config, spec := jaxdt.make_spec(config, store))
+    params = jax.jit(algorithm.init)(jax.random.key(0)).params
+    act = jax.jit(algorithm.policy.act)
+    observation, reward = np.zeros((1, *spec.observation_shape), np.float32), np.zeros(1, np.float32)
+    memory, keys = algorithm.policy.start(np.zeros(1, np.float32)), jax.random.split(jax.random.key(1), 1)
+    for _ in range(config.context_transitions):
+        memory, _ = act(params, memory, observation, reward, keys)
+    return repeatedly(lambda: act(params, memory, observation, reward, keys), jax.block_until_ready)
+
+
 def _model(shapes: Shapes) -> tuple[Any, Any]:
     init, apply = jaxdt.build_model(with_sizes(_config(shapes).model, _spec(shapes)))
     return jax.jit(init)(jax.random.key(0)), apply
@@ -294,6 +316,7 @@ TASKS = floors.TASKS | {
     "sample": sample,
     "pipeline": pipeline,
     "act": act,
+    "plan": plan,
     "evaluate": evaluate,
     "rollout": rollout,
     "load": load,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarking import restated
+from benchmarking import restated, restated_planner
 from benchmarking.collator import Collator
 from benchmarking.shapes import ENV_ID, RETURN_SCALE, TARGET, Shapes, ValueMethod, store_of
 from benchmarking.timing import one_by_one, repeatedly
@@ -161,6 +161,30 @@ def _play_episode(model: Any, simulator: Any, mean: torch.Tensor, std: torch.Ten
     return step + 1
 
 
+def plan(shapes: Shapes, horizon: int, beam_width: int) -> Iterator[float]:
+    """Seconds a planned environment step of one episode whose context is full; on the CPU alone."""
+    row, bins = shapes.state_dim + shapes.action_dim + 2, 100
+    model = restated_planner.Model(
+        row=row,
+        bins=bins,
+        transitions=shapes.context_length,
+        width=shapes.width,
+        num_layers=shapes.num_layers,
+        num_heads=shapes.num_heads,
+    )
+    context = min(5, shapes.context_length)
+    planner = restated_planner.Planner(
+        model,
+        num_observations=shapes.state_dim,
+        middles=torch.randn(bins, row),
+        horizon=horizon,
+        beam_width=beam_width,
+        context_transitions=context,
+    )
+    seen = torch.randint(bins, (1, (context - 1) * row + shapes.state_dim))
+    return repeatedly(lambda: planner(seen))
+
+
 def _newest_action(
     model: Any,
     states: torch.Tensor,
@@ -244,5 +268,6 @@ TASKS = {
     "pipeline": pipeline,
     "act": act,
     "evaluate": evaluate,
+    "plan": plan,
     "load": load,
 }

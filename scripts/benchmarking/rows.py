@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarking.measure import Call, Worker, alternate
 from benchmarking.products import forward_operations, update_operations, value_update_operations
-from benchmarking.shapes import VALUES, Shapes, ValueMethod
+from benchmarking.shapes import PLANNING, VALUES, Shapes, ValueMethod
 from jaxdt.config import Context
 
 
@@ -87,6 +87,16 @@ def make_rows(shapes: Shapes, directory: Path, device: str) -> dict[str, list[Ro
             Row(name="train, 5 seeds", ours=Call("train", {"seeds": 5}), beside=Call("train")),
         ],
         **{f"train-{method}": _train_values(method, device) for method in typing.get_args(ValueMethod)},
+        "plan": [
+            Row(
+                name="plan, horizon 5, beam 32",
+                ours=Call("plan", {"horizon": 5, "beam_width": 32}),
+                peer=Call("plan", {"horizon": 5, "beam_width": 32}),
+                is_rate=True,
+                repeats=LONG,
+                shapes=PLANNING,
+            )
+        ],
         "act": [_act(shapes, environments, device) for environments in (1, 16, 64, 256)],
         "evaluate": [
             _evaluate(episodes, device, context) for episodes, context in ((1, "exact"), (64, "exact"), (64, "cached"))

@@ -58,6 +58,9 @@ def store_of(shapes: Shapes) -> jaxdt.EpisodeStore:
 VALUES = Shapes(batch_size=256, context_length=1, width=256, num_layers=2)
 """The networks and batches of implicit Q-learning and TD3+BC, as their authors train them."""
 
+PLANNING = Shapes(width=128, num_layers=4, num_heads=4, context_length=10, num_episodes=20)
+"""The Trajectory Transformer's network and windows, as its authors train it."""
+
 ValueMethod = Literal["iql", "td3-bc"]
 
 LARGE = Shapes(width=1024, num_layers=12, num_heads=16, context_length=64, dtype="bfloat16")
