@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxdt
@@ -268,8 +269,8 @@ def plan(shapes: Shapes, horizon: int, beam_width: int) -> Iterator[float]:
     algorithm = jaxdt.make_algorithm(config, spec := jaxdt.make_spec(config, store))
     params = jax.jit(algorithm.init)(jax.random.key(0)).params
     act = jax.jit(algorithm.policy.act)
-    observation, reward = np.zeros((1, *spec.observation_shape), np.float32), np.zeros(1, np.float32)
-    memory, keys = algorithm.policy.start(np.zeros(1, np.float32)), jax.random.split(jax.random.key(1), 1)
+    observation, reward = jnp.zeros((1, *spec.observation_shape)), jnp.zeros(1)
+    memory, keys = algorithm.policy.start(jnp.zeros(1)), jax.random.split(jax.random.key(1), 1)
     for _ in range(config.context_transitions):
         memory, _ = act(params, memory, observation, reward, keys)
     return repeatedly(lambda: act(params, memory, observation, reward, keys), jax.block_until_ready)

@@ -107,9 +107,8 @@ class Planner:
         """From the likeliest tokens that have the nucleus's probability together."""
         probabilities = logits.softmax(dim=1)
         ordered = probabilities.sort(dim=1).values
-        bound = ordered.gather(
-            1, (ordered.cumsum(dim=1) < 1 - self._nucleus).sum(dim=1, keepdim=True).clamp(max=self._model.bins)
-        )
+        left_out = (ordered.cumsum(dim=1) < 1 - self._nucleus).sum(dim=1, keepdim=True)
+        bound = ordered.gather(1, left_out.clamp(max=self._model.bins))
         kept = torch.where(probabilities >= bound, probabilities, 0.0)
         return torch.multinomial(kept, 1)[:, 0]
 
