@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import jaxdt
 from jaxdt.algorithms import make_algorithm
@@ -17,6 +18,7 @@ from jaxdt.algorithms.distributions import Categorical, Gaussian, SquashedGaussi
 from jaxdt.algorithms.normalization import to_environment
 from jaxdt.algorithms.online_dt import distribution_of, fit_window
 from jaxdt.algorithms.temperature import EntropyUpdate, mean_of_real
+from jaxdt.cli import run as run_command
 from jaxdt.config import ONLINE_DT, ONLINE_DT_SMALL, PAPER, OnlineDTConfig, OptimizerConfig, TrainConfig
 from jaxdt.config.online_dt import OTHER, TUNED, tuned_for
 from jaxdt.errors import JaxdtError
@@ -61,6 +63,22 @@ def test_an_imported_model_gives_the_originals_distribution(ordering):
         np.testing.assert_allclose(values[real], GOLDEN[f"{ordering}/{name}"][real], rtol=1e-5, atol=1e-5)
     likelihood = mean_of_real(found.log_prob(jnp.asarray(window.actions)), jnp.asarray(real))
     assert float(likelihood) == pytest.approx(float(GOLDEN[f"{ordering}/log_likelihood"]), rel=1e-5)
+
+
+def test_its_file_becomes_a_run_that_acts(tmp_path, capsys):
+    tensors, _ = original("ordering1")
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "stats.json").write_text(json.dumps({"state_mean": [0.5] * 5, "state_std": [2.0] * 5}))
+    options = ["--stats", str(tmp_path / "stats.json"), "--targets", "10"]
+    command = ["import", str(tmp_path / "model.safetensors"), str(tmp_path / "run"), *options]
+    assert run_command(command) == 2
+    assert "give --num-heads (num_heads=); its default is 4" in capsys.readouterr().err
+    assert run_command([*command, "--num-heads", "2"]) == 0
+    agent = jaxdt.Agent.load(tmp_path / "run", acting_context_length=3)
+    assert (agent.config.name, agent.config.model.timestep_embedding, agent.targets) == ("online-dt", True, (10.0,))
+    assert agent.params["log_temperature"] == np.log(np.float32(0.1))
+    agent.reset(10.0)
+    assert np.abs(agent.act(np.ones(5))).max() < 1
 
 
 def test_a_squashed_gaussians_density_sums_to_one_and_gives_its_entropy():

@@ -40,8 +40,11 @@ class EvaluateArguments:
     context: Context | None = None
     """exact: every window read anew; cached: each token computed once, much faster, slightly another policy; None: as
     the run was evaluated."""
+    acting_context_length: int | None = None
+    """Environment steps that an Online Decision Transformer sees while acting; None: the run's."""
     sampling: Sampling | None = None
-    """Of discrete actions; greedy: the likeliest; sample: drawn from the predicted distribution; None: the run's."""
+    """Of discrete actions, and of methods that predict a distribution; greedy: the likeliest; sample: drawn from the
+    predicted distribution; None: the run's."""
     temperature: float | None = None
     """Logits are divided by this before sampling; None: the run's."""
     json: Path | None = None
@@ -60,7 +63,8 @@ def evaluate_command(arguments: list[str]) -> None:
     from jaxdt.run.evaluate import evaluate, render_videos, try_video
 
     progress = console_progress()
-    acting = {"context": parsed.context, "sampling": parsed.sampling, "temperature": parsed.temperature}
+    options = ("context", "acting_context_length", "sampling", "temperature")
+    acting = {name: getattr(parsed, name) for name in options}
     agents = [Agent.load(path, parsed.checkpoint, **acting) for path in parsed.runs]
     takers = [agent for agent in agents if agent.config.takes_target]
     if parsed.targets is None and len({agent.targets for agent in takers}) > 1:
