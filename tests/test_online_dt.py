@@ -205,6 +205,8 @@ def test_what_was_tuned_is_found_by_the_datas_name():
     assert ONLINE_DT_SMALL.algorithm.for_data("hopper-medium-replay-v2") == ONLINE_DT_SMALL.algorithm
     with pytest.raises(JaxdtError, match="learning_rate, weight_decay and timestep_embedding must be chosen here"):
         make_algorithm(OnlineDTConfig(), DRIFT_SPEC)
+    with pytest.raises(JaxdtError, match="must be numbers here; got None and None, which only a method that was tuned"):
+        OnlineDTConfig().for_steps(3)
     with pytest.raises(JaxdtError, match="acting_context_length must be at least 1; got 0"):
         OnlineDTConfig(acting_context_length=0)
     store = make_store()
