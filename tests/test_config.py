@@ -89,7 +89,9 @@ def test_every_algorithms_config_has_what_the_house_asks_of_it(kind):
     assert isinstance(config, AlgorithmOptions)
     fields = {field.name for field in dataclasses.fields(kind)}
     assert set(config.acting_options) <= fields
-    assert config.for_steps(10).for_steps(10) == config.for_steps(10)
+    of_data = config.for_data(None)
+    assert of_data.for_data("hopper-medium-v2") == of_data
+    assert of_data.for_steps(10).for_steps(10) == of_data.for_steps(10)
     assert kind.name in config_to_json(TrainConfig(algorithm=config))["algorithm"]["name"]
 
 
