@@ -152,8 +152,8 @@ that were tuned for each data set. What differs:
 
 ONLINE_DT_SMALL = TrainConfig(
     preset="online-dt-small",
-    steps=6_000,
-    eval_every=6_000,
+    steps=8_000,
+    eval_every=8_000,
     eval_episodes=10,
     save_every=2_000,
     algorithm=OnlineDTConfig(
