@@ -155,7 +155,7 @@ def act_once(config, params, observations, *, spec=DRIFT_SPEC, keys=None):
     memory = policy.start(jnp.full(2, 3.0))
     act = jax.jit(policy.act)
     for t, observation in enumerate(observations):
-        step_keys = None if keys is None else jax.random.split(jax.random.fold_in(keys, t), 2)
+        step_keys = None if keys is None else jax.vmap(lambda key, t=t: jax.random.fold_in(key, t))(keys)
         memory, action = act(params, memory, observation, jnp.zeros(2), step_keys)
     return memory, action
 
@@ -182,10 +182,11 @@ def test_sampling_draws_by_the_episodes_keys_and_greedy_takes_the_middle(trained
     drawing = dataclasses.replace(CONFIG, sampling="sample")
     assert "sampling" in CONFIG.acting_options
     assert drawing.draws_actions
-    _, drawn = act_once(drawing, before.params, observations, keys=jax.random.key(4))
-    _, again = act_once(drawing, before.params, observations, keys=jax.random.key(4))
-    _, greedy = act_once(CONFIG, before.params, observations, keys=jax.random.key(4))
-    np.testing.assert_array_equal(drawn, again)
+    keys = jax.random.split(jax.random.key(4))
+    _, drawn = act_once(drawing, before.params, observations, keys=keys)
+    _, swapped = act_once(drawing, before.params, observations, keys=keys[::-1])
+    _, greedy = act_once(CONFIG, before.params, observations, keys=keys)
+    np.testing.assert_array_equal(drawn, swapped[::-1])
     assert (drawn[0] != drawn[1]).all()
     np.testing.assert_array_equal(greedy[0], greedy[1])
     low, high = DRIFT_SPEC.action
@@ -193,7 +194,7 @@ def test_sampling_draws_by_the_episodes_keys_and_greedy_takes_the_middle(trained
     with pytest.raises(JaxdtError, match="needs keys"):
         act_once(drawing, before.params, observations)
     params = make_algorithm(drawing, DISCRETE).init(jax.random.key(0)).params
-    _, numbers = act_once(drawing, params, observations, spec=DISCRETE, keys=jax.random.key(4))
+    _, numbers = act_once(drawing, params, observations, spec=DISCRETE, keys=keys)
     assert set(np.asarray(numbers).tolist()) <= {5, 6, 7}
 
 

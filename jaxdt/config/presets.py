@@ -180,6 +180,9 @@ REINFORMER = TrainConfig(
 - An episode is drawn in proportion to its length (theirs: each once a pass), and windows reach its end, where they are
   padded on the left and attention leaves the padding out; theirs are whole, or padded on the right and not masked.
 - Returns are divided by the mean of their size at real steps.
+
+The logarithms of the actions' standard deviations begin at 0 and, since LAMB makes steps as long as what it moves, stay
+near it: actions are fitted as by squared error, and `--sampling sample` draws widely.
 """
 
 CARTPOLE = TrainConfig(
