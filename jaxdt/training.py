@@ -52,8 +52,7 @@ def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
     if config.learning_rate is None or config.weight_decay is None:
         raise JaxdtError(
             "the optimiser's learning_rate and weight_decay must be numbers here; got "
-            f"{config.learning_rate} and {config.weight_decay} (of methods that were tuned for single data sets, "
-            "for_data fills them in)."
+            f"{config.learning_rate} and {config.weight_decay} (the config's for_data fills them in)."
         )
     if config.warmup_steps is None or (config.schedule != "constant" and config.total_steps is None):
         raise JaxdtError(

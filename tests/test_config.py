@@ -89,7 +89,9 @@ def test_every_algorithms_config_has_what_the_house_asks_of_it(kind):
     assert isinstance(config, AlgorithmOptions)
     fields = {field.name for field in dataclasses.fields(kind)}
     assert set(config.acting_options) <= fields
-    assert config.for_steps(10).for_steps(10) == config.for_steps(10)
+    of_data = config.for_data(None)
+    assert of_data.for_data("hopper-medium-v2") == of_data
+    assert of_data.for_steps(10).for_steps(10) == of_data.for_steps(10)
     assert kind.name in config_to_json(TrainConfig(algorithm=config))["algorithm"]["name"]
 
 
@@ -142,6 +144,7 @@ def test_a_config_cannot_be_changed(kind):
         (ModelConfig, {"residual_dropout": 2.0}, "residual_dropout must be at least 0 and below 1; got 2.0."),
         (OptimizerConfig, {"warmup_steps": -1}, "warmup_steps must be at least 0; got -1."),
         (OptimizerConfig, {"learning_rate": -1e-4}, "learning_rate must be at least 0 and below inf; got -0.0001."),
+        (OptimizerConfig, {"update_rule": "lamb", "decay_biases": False}, "update_rule='lamb' treats all arrays alike"),
         (OptimizerConfig, {"learning_rate": float("nan")}, "learning_rate must be at least 0 and below inf"),
         (OptimizerConfig, {"weight_decay": float("inf")}, "weight_decay must be at least 0 and below inf; got inf."),
         (OptimizerConfig, {"epsilon": -1.0}, "epsilon must be at least 0 and below inf; got -1.0."),

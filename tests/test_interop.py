@@ -415,6 +415,8 @@ def test_members_that_share_their_bytes_are_refused(tmp_path):
         ({"epoch": 3}, "holds no state dict: 'epoch' is a int"),
         ({"state_dict": {"a": "b"}}, "holds no state dict: 'a' is a str"),
         (3, "holds no state dict but a int"),
+        # What online-dt saves beside its weights: NumPy's arrays are read over.
+        ({"np": (np.random.RandomState(0).get_state(), np.int64(3))}, "holds no state dict: 'np' is a tuple"),
     ],
 )
 def test_a_pickle_that_is_no_state_dict_is_refused(tmp_path, value, message):

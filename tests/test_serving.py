@@ -14,7 +14,7 @@ import pytest
 import jaxdt
 from jaxdt.cli import run as run_command
 from jaxdt.interop import onnx, serving
-from tests.conftest import make_store, tiny_algorithm
+from tests.conftest import make_store, tiny_algorithm, tiny_model
 
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -26,6 +26,12 @@ METHODS = {
     "rvs": jaxdt.RvSConfig(width=16),
     "iql": jaxdt.IQLConfig(width=16),
     "td3-bc": jaxdt.TD3BCConfig(width=16),
+    "online-dt": jaxdt.OnlineDTConfig(
+        model=tiny_model(state_dim=None, action_dim=None, timestep_embedding=False),
+        optimizer=jaxdt.OptimizerConfig(),
+        acting_context_length=2,
+    ),
+    "reinformer": jaxdt.ReinformerConfig(width=16, num_layers=1, return_scale=10.0),
 }
 BY_KIND = [("onnx", name) for name in METHODS] + [("stablehlo", name) for name in ("exact", "rvs", "trajectory")]
 METHODS["trajectory"] = jaxdt.TrajectoryTransformerConfig(

@@ -40,8 +40,11 @@ class EvaluateArguments:
     context: Context | None = None
     """exact: every window read anew; cached: each token computed once, much faster, slightly another policy; None: as
     the run was evaluated."""
+    acting_context_length: int | None = None
+    """Environment steps that an Online Decision Transformer sees while acting; None: the run's."""
     sampling: Sampling | None = None
-    """Of discrete actions; greedy: the likeliest; sample: drawn from the predicted distribution; None: the run's."""
+    """Of discrete actions, and of methods that predict a distribution; greedy: the likeliest; sample: drawn from the
+    predicted distribution; None: the run's."""
     temperature: float | None = None
     """Logits are divided by this before sampling; None: the run's."""
     horizon: int | None = None

@@ -64,7 +64,16 @@ class OptimizerConfig:
         return cls(learning_rate=learning_rate, warmup_steps=0, weight_decay=0.0, max_grad_norm=None)
 
     def for_steps(self, steps: int) -> "OptimizerConfig":
-        """The same with warm-up and end as numbers, for a run of `steps` updates."""
+        """The same with warm-up and end as numbers, for a run of `steps` updates.
+
+        Raises JaxdtError where rate or decay are left to the data set, and the method has none for it.
+        """
+        if self.learning_rate is None or self.weight_decay is None:
+            raise JaxdtError(
+                "learning_rate and weight_decay must be numbers here; got "
+                f"{self.learning_rate} and {self.weight_decay}, which only a method that was tuned for single data "
+                "sets, such as online-dt, fills in."
+            )
         warmup, total = self.warmup_steps, self.total_steps
         if warmup is None:
             warmup = math.ceil(self.warmup_fraction * steps)

@@ -157,7 +157,7 @@ def _rebuild_parameter(tensor: Any, *ignored: Any) -> _Tensor:
 
 
 class _Unread(Stand):
-    """Stands for NumPy's arrays, which online-dt saves the state of a random generator in."""
+    """Stands for NumPy's arrays and numbers: online-dt saves a random generator's state and a count beside weights."""
 
     def set_state(self, state: Any) -> None:
         """Its numbers are not needed."""
@@ -174,5 +174,5 @@ _ALLOWED: dict[str, Any] = {
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "numpy.ndarray": None,
     "numpy.dtype": _unread,
-    **{f"numpy.{core}.multiarray._reconstruct": _unread for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.{name}": _unread for core in ("core", "_core") for name in ("_reconstruct", "scalar")},
 }

@@ -182,12 +182,12 @@ def _agent(imported: Imported, given: PartialSpec, source: str) -> Agent:
     if isinstance(spec.action, Discrete):
         params = discrete_params(params)
     model = dataclasses.replace(config, state_dim=None, action_dim=None)  # the spec has them
+    params = jax.tree.map(jnp.asarray, params)
     scale = known.return_scale or 1000.0
     algorithm: AlgorithmConfig = DecisionTransformerConfig(return_scale=scale, model=model)
     if imported.online:
         algorithm = OnlineDTConfig(return_scale=scale, model=model).for_data(known.env_id)
         params = with_temperature(params)
-    params = jax.tree.map(jnp.asarray, params)
     return Agent(algorithm, params, spec, env_id=known.env_id, targets=known.targets)
 
 
