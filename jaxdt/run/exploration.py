@@ -115,7 +115,7 @@ def _draws(config: Any, spec: Spec) -> bool:
     if "sampling" not in config.acting_options:
         return False
     try:
-        that_explores(config).check_spec(spec)
+        that_explores(config).for_data(None).check_spec(spec)  # of a preset, choices may be left to the data
     except JaxdtError:
         return False
     return True
