@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxdt.algorithms import make_algorithm
-from jaxdt.config import Finetuning
+from jaxdt.config import FinetuneConfig, Finetuning
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import RunError, StoppedError
 from jaxdt.evaluation.evaluator import Evaluator
@@ -18,7 +18,7 @@ from jaxdt.loggers import read_evaluations
 from jaxdt.progress import Progress
 from jaxdt.run.exploration import Exploration, seed_of_batches, that_explores
 from jaxdt.run.loop import Clock, compiled, evaluate_and_write, next_batches, run_keys
-from jaxdt.run.prepare import Prepared
+from jaxdt.run.prepare import MOST_UPDATES_PER_CALL, Prepared
 from jaxdt.run.seed_group import SeedGroup
 from jaxdt.run.stopping import Stop
 from jaxdt.run.writer import RunWriter
@@ -36,7 +36,8 @@ def explore_and_train(
     """All rounds that are left. `start_from(state)`: the state before the first, like the one given."""
     record, layout, finetuning = prepared.record, prepared.layout, prepared.record.finetuning
     assert finetuning is not None
-    init, update = compiled(record.config.algorithm, record.spec, finetuning.config.updates_per_call, layout)
+    count = _updates_per_call(finetuning.config)
+    init, update = compiled(record.config.algorithm, record.spec, count, layout)
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(contextlib.closing(RunWriter(group, [record], data_returns)))
         init_key, update_key = run_keys(finetuning.config.seed)
@@ -48,6 +49,11 @@ def explore_and_train(
         progress.start("fine-tune", finetuning.config.rounds, "round", rounds.before(int(state.step))[0])
         stack.callback(progress.stop)
         rounds.go_on(state, lambda state, batches: update(state, batches, key))
+
+
+def _updates_per_call(config: FinetuneConfig) -> int:
+    """The most that divide a round."""
+    return max(n for n in range(1, MOST_UPDATES_PER_CALL + 1) if config.updates_per_round % n == 0)
 
 
 class _Rounds:
@@ -121,7 +127,7 @@ class _Rounds:
         self, number: int, inside: int, replay: EpisodeStore, state: TrainState, update: Callable[..., Any]
     ) -> TrainState:
         """The updates of a round, from number `inside` of them on."""
-        count, sharding = self._config.updates_per_call, self._prepared.layout.batches
+        count, sharding = _updates_per_call(self._config), self._prepared.layout.batches
         sampler = self._prepared._replace(store=replay).sampler(seed_of_batches(self._config.seed, number))
         sampler.position = inside
         recent, self._clock = collections.deque[Any](maxlen=3), Clock()
