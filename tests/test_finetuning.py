@@ -100,7 +100,7 @@ def test_what_was_explored_is_what_the_metrics_say(whole):
         assert line["environment_steps"] == steps == 16 * number
         assert line["exploration_return_mean"] == explored.returns.mean()
         assert line["replay_return_mean"] == np.mean(replay)
-        assert line["exploration_failures"] == 0
+        assert line["failed_tries"] == 0
     assert lines[0]["learning_rate"] < lines[-1]["learning_rate"]  # the warm-up goes on; the run's own rate fell
     evaluations = read_lines(whole / "evaluations.jsonl")
     assert [(e["round"], e["environment_steps"], e["target"]) for e in evaluations] == [
@@ -212,7 +212,7 @@ def test_a_round_whose_environment_fails_is_recorded_and_played_again_from_other
     assert [(f["step"], f["round"], f["try"]) for f in read_lines(out / "replay" / "failures.jsonl")] == [(17, 2, 0)]
     lines, undisturbed = (without_clock(path / "metrics.jsonl") for path in (out, whole))
     assert lines[0] == undisturbed[0]
-    assert [line["exploration_failures"] for line in lines] == [0, 1]
+    assert [line["failed_tries"] for line in lines] == [0, 1]
     assert lines[1]["environment_steps"] == 32  # of what was kept
     names = [(path / "replay" / "round-000002.npz").read_bytes() for path in (out, whole)]
     assert names[0] != names[1]
@@ -231,7 +231,7 @@ def test_an_environment_that_fails_again_and_again_ends_the_run_which_goes_on_la
     assert command(["info", str(out)]) == 0
     assert "failed rounds      3 tries, the newest in round 2" in capsys.readouterr().out
     jaxdt.finetune(None, dataclasses.replace(ONLINE, rounds=2), STORE, out=out, env=Buttons(), resume=True)
-    assert [line["exploration_failures"] for line in read_lines(out / "metrics.jsonl")] == [0, 3]
+    assert [line["failed_tries"] for line in read_lines(out / "metrics.jsonl")] == [0, 3]
 
 
 def test_half_a_line_of_failures_is_no_harm(trained, tmp_path):
@@ -242,7 +242,7 @@ def test_half_a_line_of_failures_is_no_harm(trained, tmp_path):
     (out / "replay" / "failures.jsonl").write_text('{"step": 6, "round": 1, "try": 0}\n{"step": 6, "rou')
     (out / "replay" / ".round-000001.npz.x1.tmp").write_text("half")
     jaxdt.finetune(None, None, STORE, out=out, env=Buttons(), resume=True)
-    assert read_lines(out / "metrics.jsonl")[0]["exploration_failures"] == 1
+    assert read_lines(out / "metrics.jsonl")[0]["failed_tries"] == 1
     assert not list((out / "replay").glob(".*.tmp"))
 
 

@@ -103,8 +103,8 @@ def _run_report(run: RunDirectory) -> str:
             ("updates", f"{metrics[-1]['step'] if metrics else 0} of {record.config.steps}"),
             ("loss", f"{metrics[-1]['loss']:.4f}" if metrics else "none yet"),
         ]
-    rows += _finetuning(run, record, metrics)
     rows.append(("checkpoints", ", ".join(map(str, steps)) or "none yet"))
+    rows += _finetuning(run, record, metrics)
     note = read_metadata(run.checkpoints, steps[-1]) if steps else {}
     if note.get("best_score") is not None:
         at = "" if note["best_target"] is None else f" at target {note['best_target']:g}"

@@ -47,8 +47,9 @@ class Exploration:
     def path(self, number: int) -> Path:
         return self._directory / f"round-{number:06}.npz"
 
-    def failed_tries(self, number: int) -> int:
-        return sum(record["round"] == number for record in read_lines(self.failures))
+    def failed_tries_until(self, number: int) -> int:
+        """Tries of rounds up to `number` whose environment failed; no episode of theirs is kept or counted."""
+        return sum(record["round"] <= number for record in read_lines(self.failures))
 
     def episodes(self, number: int, params: PyTree, step: int, close: Callable[[], None]) -> EpisodeStore:
         """Round `number`, from 1 on, played with `params` after update `step` if it has no file yet; as recorded.
@@ -81,7 +82,8 @@ class Exploration:
 
     def _play(self, number: int, params: PyTree, step: int, close: Callable[[], None]) -> EpisodeStore:
         target, episodes = self._config.exploration_target, self._config.episodes_per_round
-        before, reason = self.failed_tries(number), ""
+        before = self.failed_tries_until(number) - self.failed_tries_until(number - 1)
+        reason = ""
         for i in range(before, before + MOST_TRIES):
             seed = first_environment_seed(self._config.seed, number, i, episodes)
             try:

@@ -17,7 +17,7 @@ from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.loggers import read_evaluations
 from jaxdt.progress import Progress
 from jaxdt.run.exploration import Exploration, seed_of_batches, that_explores
-from jaxdt.run.loop import Clock, compiled, evaluate_and_write, next_batches, run_keys
+from jaxdt.run.loop import compiled, evaluate_and_write, next_batches, run_keys
 from jaxdt.run.prepare import MOST_UPDATES_PER_CALL, Prepared
 from jaxdt.run.seed_group import SeedGroup
 from jaxdt.run.stopping import Stop
@@ -79,7 +79,7 @@ class _Rounds:
         drawing = make_algorithm(that_explores(algorithm), spec).policy
         explorer = Evaluator(drawing, environment, parallel=parallel, record=True)
         self._exploration = Exploration(group.runs[0].replay, self._config, explorer, self._as_trained)
-        self._clock, self._saved_at = Clock(), time.perf_counter()
+        self._saved_at = time.perf_counter()
         self._shown: dict[str, float] = {}  # the newest evaluation, beside the progress
 
     def before(self, step: int) -> tuple[int, int]:
@@ -89,7 +89,7 @@ class _Rounds:
     def go_on(self, state: TrainState, update: Callable[..., Any]) -> None:
         done, inside = self.before(int(state.step))
         replay, environment_steps = self._exploration.replay_after(done, self._prepared.store)
-        self._writer.also = {"round": done, "environment_steps": environment_steps}
+        self._note(done, environment_steps)
         if not self._group.steps:  # what offline training reached
             self._evaluate(state)
             self._save(state)
@@ -97,10 +97,17 @@ class _Rounds:
             explored = self._explore(number, state)
             replay = self._exploration.join(replay, explored)
             environment_steps += explored.num_steps
-            self._writer.also = {"round": number, "environment_steps": environment_steps}
+            self._note(number, environment_steps)
+            began = time.perf_counter()
             state = self._train(number, inside, replay, state, update)
-            self._finish(number, explored, replay, state)
+            self._writer.check_finite(int(state.step), state)
+            rate = (self._config.updates_per_round - inside) / (time.perf_counter() - began)
+            self._finish(number, rate, explored, replay, state)
             inside = 0
+
+    def _note(self, number: int, environment_steps: int) -> None:
+        failed = self._exploration.failed_tries_until(number)
+        self._writer.also = {"round": number, "environment_steps": environment_steps, "failed_tries": failed}
 
     def _explore(self, number: int, state: TrainState) -> EpisodeStore:
         """The episodes of a round; raises RunError where its environment fails again and again."""
@@ -130,7 +137,7 @@ class _Rounds:
         count, sharding = _updates_per_call(self._config), self._prepared.layout.batches
         sampler = self._prepared._replace(store=replay).sampler(seed_of_batches(self._config.seed, number))
         sampler.position = inside
-        recent, self._clock = collections.deque[Any](maxlen=3), Clock()
+        recent = collections.deque[Any](maxlen=3)
         batches = next_batches([sampler], count, sharding)
         for made in range(inside + count, self._config.updates_per_round + 1, count):
             state, metrics = update(state, batches)
@@ -139,7 +146,6 @@ class _Rounds:
             self._writer.add(metrics)
             recent.append(metrics["loss"])
             jax.block_until_ready(recent[0])  # or calls would pile up
-            self._clock.updates += count
             if made < self._config.updates_per_round:
                 self._save_between(state)
         return state
@@ -152,18 +158,16 @@ class _Rounds:
             self._save(state)
         self._heed(stopped_by, state)
 
-    def _finish(self, number: int, explored: EpisodeStore, replay: EpisodeStore, state: TrainState) -> None:
-        """What falls due after a round."""
+    def _finish(
+        self, number: int, rate: float, explored: EpisodeStore, replay: EpisodeStore, state: TrainState
+    ) -> None:
+        """What falls due after a round, of which `rate` updates were made a second."""
         config, step, last = self._config, int(state.step), number == self._config.rounds
-        self._writer.check_finite(step, state)
-        self._clock.stop()
         reached = float(explored.returns.mean())
         self._writer.log(
             step,
-            self._clock.rate(),
-            exploration_return_mean=reached,
-            exploration_failures=self._exploration.failed_tries(number),
-            replay_return_mean=float(replay.returns.mean()),
+            rate,
+            [{"exploration_return_mean": reached, "replay_return_mean": float(replay.returns.mean())}],
         )
         due = last or number % config.evaluate_every == 0
         evaluated = due and self._evaluate(state)

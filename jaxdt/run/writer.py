@@ -53,10 +53,13 @@ class RunWriter:
             if not finite:
                 raise run.not_finite(step, failed=int(done) + 1, seed=seed)
 
-    def log(self, step: int, updates_per_second: float, **numbers: Any) -> None:
-        """A line of metrics.jsonl: the mean loss since the line before, and every other metric of the last update."""
+    def log(self, step: int, updates_per_second: float, measured: Sequence[dict[str, float]]) -> None:
+        """A line of metrics.jsonl: the mean loss since the line before, and every other metric of the last update.
+
+        `measured`: what else there is to say of each run.
+        """
         self._collect()
-        for run in self._runs:
+        for run, numbers in zip(self._runs, measured, strict=True):
             run.log(step, updates_per_second, self.also | numbers)
 
     def write_evaluations(self, step: int, evaluations: Sequence[Sequence[Evaluation]]) -> None:
