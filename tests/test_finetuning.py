@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import time
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.exploration import first_environment_seed
 from jaxdt.run.finished import read_run
 from tests.children import everything_saved
+from tests.conftest import tiny_algorithm
 from tests.runs import weights_of, without_clock
 from tests.toys import Buttons, button_episodes
 
@@ -262,3 +264,35 @@ def test_a_policy_that_is_asked_for_no_return_explores_too(tmp_path):
         jaxdt.finetune(run, dataclasses.replace(ONLINE, exploration_target=1.0), STORE, env=Buttons())
     out = jaxdt.finetune(run, dataclasses.replace(ONLINE, rounds=1), STORE, env=Buttons())
     assert [line["target"] for line in read_lines(out / "evaluations.jsonl")] == [None, None]
+
+
+def random_episodes(episodes=60, seed=0):
+    """Of Buttons, whose buttons are pressed at random: none reaches more than half of what can be reached."""
+    rng, steps = np.random.default_rng(seed), Buttons.max_episode_steps
+    actions = rng.choice([5, 6, 7], size=episodes * steps, p=[0.4, 0.4, 0.2])
+    observations = np.tile([1.0, 0.0], (len(actions), 1))
+    observations[::steps, 1] = 1.0
+    ends = steps * np.arange(1, episodes + 1)
+    return jaxdt.EpisodeStore.from_arrays(observations, actions, actions - 6, episode_ends=ends)
+
+
+@pytest.mark.slow
+def test_what_is_reached_rises_online(tmp_path):
+    began, store = time.monotonic(), random_episodes()
+    assert store.returns.max() <= 4
+    algorithm = tiny_algorithm(
+        return_scale=8.0, optimizer=jaxdt.OptimizerConfig(learning_rate=3e-3, warmup_steps=10), context_length=2
+    )
+    offline = jaxdt.TrainConfig(steps=100, batch_size=32, targets=(8.0,), eval_episodes=10, algorithm=algorithm)
+    run = jaxdt.train(offline, store, out=tmp_path / "run", env=Buttons())
+    online = FinetuneConfig(
+        rounds=40, updates_per_round=20, episodes_per_round=4, exploration_target=8.0, replay_capacity=60
+    )
+    out = jaxdt.finetune(run, online, store, env=Buttons())
+    returns = [line["return_mean"] for line in read_lines(out / "evaluations.jsonl")]
+    explored = [line["exploration_return_mean"] for line in read_lines(out / "metrics.jsonl")]
+    print(f"{time.monotonic() - began:.0f} s, evaluated {returns}, explored {np.round(explored, 1)}")
+    assert returns[0] <= 4
+    assert returns[-1] >= 7
+    assert np.mean(explored[-10:]) > np.mean(explored[:10]) + 2
+    assert time.monotonic() - began < 120
