@@ -14,9 +14,10 @@ from jaxdt import FinetuneConfig, JaxdtError
 from jaxdt.checkpoint import checkpoint_steps, find_checkpoint
 from jaxdt.cli import run as command
 from jaxdt.errors import RunError, StoppedError
+from jaxdt.evaluation.rollout import Episodes, Trajectory
 from jaxdt.loggers import read_lines
 from jaxdt.run.directory import RunDirectory, read_record
-from jaxdt.run.exploration import first_environment_seed
+from jaxdt.run.exploration import first_environment_seed, recorded, seed_of_batches
 from jaxdt.run.finished import read_run
 from tests.children import everything_saved
 from tests.conftest import tiny_algorithm
@@ -111,11 +112,24 @@ def test_what_was_explored_is_what_the_metrics_say(whole):
     assert checkpoint_steps(whole / "checkpoints")[-1] == lines[-1]["step"]
 
 
+def test_episodes_of_a_rollout_end_where_and_as_they_ended():
+    steps = np.arange(12, dtype=np.float32).reshape(4, 3)
+    lengths, ended = np.array([2, 4, 1]), np.array([True, False, True])
+    trajectory = Trajectory(steps[..., None], steps.astype(np.int32), steps)
+    store = recorded(Episodes(steps[0], lengths, 0 * lengths, ended, trajectory), "CartPole-v1", "a round")
+    np.testing.assert_array_equal(store.rewards, [0, 3, 1, 4, 7, 10, 2])
+    np.testing.assert_array_equal(store.actions, store.observations[:, 0])
+    np.testing.assert_array_equal(store.offsets, [0, 2, 6, 7])
+    np.testing.assert_array_equal(np.flatnonzero(store.terminations), [1, 6])
+    np.testing.assert_array_equal(np.flatnonzero(store.truncations), [5])
+
+
 def test_rounds_draw_anew_from_seeds_of_their_own(whole):
     files = [jaxdt.load_episodes(path) for path in sorted((whole / "replay").iterdir())]
     assert len({store.fingerprint for store in files}) == ROUNDS
     seeds = [first_environment_seed(0, number, tried, 5) for number in (1, 2) for tried in (0, 1)]
     assert len(set(seeds)) == 4
+    assert len({seed_of_batches(seed, number) for seed in (0, 1) for number in (1, 2)}) == 4
     assert all(2**30 <= seed < 2**31 - 5 for seed in seeds)
 
 
