@@ -19,6 +19,7 @@ from jaxdt.loggers import read_lines
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.exploration import first_environment_seed, recorded, seed_of_batches
 from jaxdt.run.finished import read_run
+from jaxdt.run.seed_group import read_summary
 from tests.children import everything_saved
 from tests.conftest import tiny_algorithm
 from tests.runs import weights_of, without_clock
@@ -278,6 +279,32 @@ def test_a_policy_that_is_asked_for_no_return_explores_too(tmp_path):
         jaxdt.finetune(run, dataclasses.replace(ONLINE, exploration_target=1.0), STORE, env=Buttons())
     out = jaxdt.finetune(run, dataclasses.replace(ONLINE, rounds=1), STORE, env=Buttons())
     assert [line["target"] for line in read_lines(out / "evaluations.jsonl")] == [None, None]
+
+
+def test_each_seed_is_the_run_of_its_seed(trained, whole, tmp_path):
+    out, config = tmp_path / "runs", dataclasses.replace(ONLINE, rounds=2, seed=0)
+    calls, says = itertools.count(1), rf"seed 5 stopped after .* all seeds with .* {trained} --resume --out {out}"
+    with pytest.raises(StoppedError, match=says):
+        jaxdt.finetune(
+            trained,
+            config,
+            STORE,
+            seeds=(3, 5),
+            out=out,
+            env=Buttons(),
+            stop=lambda: 15 if next(calls) > 2 * UPDATES + 3 else None,
+        )
+    assert jaxdt.finetune(trained, None, STORE, out=out, env=Buttons(), resume=True) == out
+    metrics = {seed: without_clock(out / f"seed-{seed}" / "metrics.jsonl") for seed in (3, 5)}
+    assert metrics[3] == without_clock(whole / "metrics.jsonl")[:2]
+    assert metrics[3] != metrics[5]
+    summary = read_summary(out)
+    assert [(e["step"], e["target"]) for e in summary["evaluations"]] == [(s, t) for s in (6, 28) for t in (1.0, 4.0)]
+    assert (out / "plots" / "finetuning.png").is_file()
+    with pytest.raises(JaxdtError, match="already holds the runs of the seeds 3 5; continue them with --resume"):
+        jaxdt.finetune(trained, config, STORE, seeds=(3, 5), out=out, env=Buttons())
+    with pytest.raises(JaxdtError, match="give seed or seeds, not both; got 3"):
+        jaxdt.finetune(trained, ONLINE, STORE, seeds=(3, 5), out=out, env=Buttons(), resume=True)
 
 
 def random_episodes(episodes=60, seed=0):

@@ -11,7 +11,8 @@ from jaxdt.cli.report import run_report
 from jaxdt.cli.training import value_of
 from jaxdt.config import FinetuneConfig, KeywordArguments
 from jaxdt.errors import JaxdtError
-from jaxdt.run.directory import RunDirectory, read_record
+from jaxdt.run.directory import read_record
+from jaxdt.run.seed_group import SeedGroup, stored_seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,8 @@ class FinetuneArguments:
     run: Positional[Path | None] = None
     """Run directory to start from; may be left out with --resume --out."""
     config: OmitArgPrefixes[FinetuneConfig] = dataclasses.field(default_factory=FinetuneConfig)
+    seeds: tuple[int, ...] | None = None
+    """Fine-tune once with each seed, one after the other, in OUT/seed-N; RUN may be a directory with a run of each."""
     dataset: str | None = None
     """Episodes that the replay begins with, as for jaxdt train; None: those that RUN was trained on."""
     env: str | None = None
@@ -55,6 +58,7 @@ def finetune_command(arguments: list[str]) -> None:
             parsed.run,
             parsed.config,
             parsed.dataset,
+            seeds=parsed.seeds,
             out=parsed.out,
             env=parsed.env,
             env_kwargs=parsed.env_kwargs,
@@ -71,7 +75,11 @@ def _defaults(arguments: list[str]) -> FinetuneConfig:
     """Those of the fine-tuning that goes on, where one does."""
     run = arguments[0] if arguments and not arguments[0].startswith("-") else None
     out = value_of(arguments, "out") or (run and f"{run.rstrip('/')}-finetuned")
-    if out is None or "--resume" not in arguments or not RunDirectory(out).holds_run:
+    if out is None or "--resume" not in arguments:
         return FinetuneConfig()
-    finetuning = read_record(RunDirectory(out)).finetuning
-    return FinetuneConfig() if finetuning is None else finetuning.config
+    group = SeedGroup(out, stored_seeds(out))
+    found = [read_record(each).finetuning for each in group.runs if each.holds_run]
+    if not found or found[0] is None:
+        return FinetuneConfig()
+    config = found[0].config
+    return dataclasses.replace(config, seed=FinetuneConfig.seed) if group.seeds else config
