@@ -36,7 +36,9 @@ OFFLINE = jaxdt.TrainConfig(
     batch_size=8,
     targets=(1.0, 4.0),
     eval_episodes=2,
-    algorithm=jaxdt.RvSConfig(width=8, num_layers=1, optimizer=jaxdt.OptimizerConfig(schedule="linear")),
+    algorithm=jaxdt.RvSConfig(
+        width=8, num_layers=1, optimizer=jaxdt.OptimizerConfig(warmup_steps=20, schedule="linear")
+    ),
 )
 ROUNDS, UPDATES = 5, 11  # one update a call, since 11 is a prime
 ONLINE = FinetuneConfig(
@@ -88,8 +90,11 @@ def test_a_run_stopped_again_and_again_ends_as_what_it_would_have_been(trained, 
                 resume=True,
                 stop=lambda calls=calls, asked=asked: 15 if next(calls) >= asked else None,
             )
+    written = {path: path.stat().st_mtime_ns for path in (out / "replay").iterdir()}
+    assert len(written) == 4  # the last stop was within the fourth round
     jaxdt.finetune(None, None, STORE, out=out, env=Buttons(), resume=True)
     is_as(out, whole)
+    assert {path: path.stat().st_mtime_ns for path in written} == written  # nothing is played again
 
 
 def test_what_was_explored_is_what_the_metrics_say(whole):
