@@ -184,6 +184,16 @@ def test_what_was_begun_goes_on_as_it_was(whole, changes, says):
         jaxdt.finetune(None, dataclasses.replace(ONLINE, **changes), STORE, out=whole, env=Buttons(), resume=True)
 
 
+def test_a_run_without_a_checkpoint_begins_again_from_the_run_that_is_named(trained, whole, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.json").write_bytes((whole / "config.json").read_bytes())
+    with pytest.raises(
+        JaxdtError, match=f"no checkpoint was saved yet; name the run .*: jaxdt finetune {trained} --res"
+    ):
+        jaxdt.finetune(None, None, STORE, out=out, env=Buttons(), resume=True)
+
+
 def test_what_does_not_fit_is_said_before_anything_is_written(trained, whole, tmp_path):
     out = tmp_path / "out"
     for arguments, says in (

@@ -8,7 +8,6 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from jaxdt.cli.common import device_line, keep_compiled_programs, parse
 from jaxdt.cli.report import run_report
-from jaxdt.cli.training import value_of
 from jaxdt.config import FinetuneConfig, KeywordArguments
 from jaxdt.errors import JaxdtError
 from jaxdt.run.directory import read_record
@@ -43,13 +42,16 @@ class FinetuneArguments:
 
 
 def finetune_command(arguments: list[str]) -> None:
-    parsed = parse(FinetuneArguments, arguments, "jaxdt finetune", FinetuneArguments(config=_defaults(arguments)))
+    parsed = parse(FinetuneArguments, arguments, "jaxdt finetune", FinetuneArguments())
     if parsed.run is None and not (parsed.resume and parsed.out):
         raise JaxdtError("finetune needs a run: jaxdt finetune runs/cheetah, or --resume --out DIRECTORY.")
     from jaxdt.progress import console_progress
-    from jaxdt.run.finetune import finetune
+    from jaxdt.run.finetune import default_out, finetune
     from jaxdt.run.stopping import stop_signals
 
+    if parsed.resume:
+        defaults = FinetuneArguments(config=_begun_with(parsed.out or default_out(parsed.run)))
+        parsed = parse(FinetuneArguments, arguments, "jaxdt finetune", defaults)
     progress = console_progress()
     keep_compiled_programs()
     progress.say(device_line())
@@ -71,12 +73,8 @@ def finetune_command(arguments: list[str]) -> None:
     print(run_report(out))
 
 
-def _defaults(arguments: list[str]) -> FinetuneConfig:
-    """Those of the fine-tuning that goes on, where one does."""
-    run = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    out = value_of(arguments, "out") or (run and f"{run.rstrip('/')}-finetuned")
-    if out is None or "--resume" not in arguments:
-        return FinetuneConfig()
+def _begun_with(out: Path) -> FinetuneConfig:
+    """What the fine-tuning that goes on was begun with; what it is by default where none has begun."""
     group = SeedGroup(out, stored_seeds(out))
     found = [read_record(each).finetuning for each in group.runs if each.holds_run]
     if not found or found[0] is None:

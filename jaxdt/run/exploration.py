@@ -15,7 +15,7 @@ from jaxdt.config import PRESETS, AlgorithmConfig, FinetuneConfig
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.formats.npz import load_npz
 from jaxdt.data.replay import best_episodes, with_newer
-from jaxdt.errors import JaxdtError, RunError, SimulationError
+from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.evaluation.rollout import Episodes
 from jaxdt.files import remove_unfinished, writing
@@ -34,10 +34,21 @@ class Exploration:
     from depends on the seed, its number and the number of its tries alone, and lies apart from evaluation's seeds.
     """
 
-    def __init__(self, directory: Path, config: FinetuneConfig, evaluator: Evaluator, as_trained: Callable[..., Any]):
-        """`evaluator` records; `as_trained(store)`: its episodes in the units that training takes."""
+    def __init__(
+        self,
+        directory: Path,
+        config: FinetuneConfig,
+        evaluator: Evaluator,
+        as_trained: Callable[[EpisodeStore], EpisodeStore],
+        *,
+        only_one: bool = False,
+    ):
+        """`evaluator` records; `as_trained(store)`: its episodes in the units that training takes.
+
+        `only_one`: there can be one simulator only, which is not made again where it has failed.
+        """
         self._directory, self._config = directory, config
-        self._evaluator, self._as_trained = evaluator, as_trained
+        self._evaluator, self._as_trained, self._only_one = evaluator, as_trained, only_one
         self.failures = directory / "failures.jsonl"
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
@@ -51,13 +62,13 @@ class Exploration:
         """Tries of rounds up to `number` whose environment failed; no episode of theirs is kept or counted."""
         return sum(record["round"] <= number for record in read_lines(self.failures))
 
-    def episodes(self, number: int, params: PyTree, step: int, close: Callable[[], None]) -> EpisodeStore:
+    def episodes(self, number: int, params: PyTree, step: int) -> EpisodeStore:
         """Round `number`, from 1 on, played with `params` after update `step` if it has no file yet; as recorded.
 
-        `close`: lets go of simulators that failed. Raises RunError where its environment fails again and again.
+        Raises SimulationError where its environment fails again and again.
         """
         if not self.path(number).exists():
-            self._play(number, params, step, close).save(self.path(number))
+            self._play(number, params, step).save(self.path(number))
         return load_npz(self.path(number))  # what was just played too: all that is known is what the file says
 
     def join(self, replay: EpisodeStore, *rounds: EpisodeStore) -> EpisodeStore:
@@ -80,7 +91,7 @@ class Exploration:
             steps += newest[-1].num_steps
         return self.join(best_episodes(data, capacity), *newest), steps
 
-    def _play(self, number: int, params: PyTree, step: int, close: Callable[[], None]) -> EpisodeStore:
+    def _play(self, number: int, params: PyTree, step: int) -> EpisodeStore:
         target, episodes = self._config.exploration_target, self._config.episodes_per_round
         before = self.failed_tries_until(number) - self.failed_tries_until(number - 1)
         reason = ""
@@ -92,10 +103,13 @@ class Exploration:
                 reason = str(error).rstrip(".")
                 append_line(self.failures, {"step": step, "round": number, "try": i, "failed": reason})
                 warnings.warn(f"exploring round {number} failed and is tried again: {reason}", stacklevel=2)
-                close()
+                if not self._only_one:
+                    self._evaluator.close()
                 continue
             return recorded(played, self._evaluator.environment.env_id, f"round {number}")
-        raise RunError(f"exploring round {number} failed {MOST_TRIES} times in a row, the last time so: {reason}")
+        raise SimulationError(
+            f"exploring round {number} failed {MOST_TRIES} times in a row, the last time so: {reason}"
+        )
 
 
 def that_explores(config: AlgorithmConfig) -> Any:

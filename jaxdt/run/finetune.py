@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,8 +62,8 @@ def finetune(
     - `stop`: asked after every call of updates; once it answers with a signal's number, the run is saved and
       StoppedError raised.
 
-    Raises JaxdtError for input that does not fit, before anything is written; RunError where the environment fails in
-    one round again and again; NonFiniteError at the first update whose loss or gradient is not finite.
+    Raises JaxdtError for input that does not fit, before anything is written; SimulationError where the environment
+    fails in one round again and again; NonFiniteError at the first update whose loss or gradient is not finite.
     """
     if config is not None and not isinstance(config, FinetuneConfig):
         raise JaxdtError(f"config must be a FinetuneConfig; got {type(config).__name__}.")
@@ -116,15 +117,8 @@ def _finetune_one(
         if not begun:
             stack.enter_context(held(group, new=True))
         _write_beginning(group.runs[0], prepared.record, store)
-        start = None if run is None else RunDirectory(run)
-        explore_and_train(
-            group,
-            prepared,
-            lambda state: _state_of(start, prepared.record, state),
-            store.returns,
-            progress,
-            stop,
-        )
+        start_from = functools.partial(_state_of, None if run is None else RunDirectory(run), prepared.record)
+        explore_and_train(group, prepared, start_from, store.returns, progress, stop)
     return group.path
 
 

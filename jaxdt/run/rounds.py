@@ -12,7 +12,7 @@ import numpy as np
 from jaxdt.algorithms import make_algorithm
 from jaxdt.config import FinetuneConfig, Finetuning
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.errors import RunError, StoppedError
+from jaxdt.errors import RunError, SimulationError, StoppedError
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.loggers import read_evaluations
 from jaxdt.progress import Progress
@@ -78,7 +78,9 @@ class _Rounds:
         self._evaluator = Evaluator(policy, environment, parallel=parallel, progress=progress)
         drawing = make_algorithm(that_explores(algorithm), spec).policy
         explorer = Evaluator(drawing, environment, parallel=parallel, record=True)
-        self._exploration = Exploration(group.runs[0].replay, self._config, explorer, self._as_trained)
+        self._exploration = Exploration(
+            group.runs[0].replay, self._config, explorer, self._as_trained, only_one=parallel == 1
+        )
         self._saved_at = time.perf_counter()
         self._shown: dict[str, float] = {}  # the newest evaluation, beside the progress
 
@@ -110,20 +112,16 @@ class _Rounds:
         self._writer.also = {"round": number, "environment_steps": environment_steps, "failed_tries": failed}
 
     def _explore(self, number: int, state: TrainState) -> EpisodeStore:
-        """The episodes of a round; raises RunError where its environment fails again and again."""
-        environment, parallel = self._prepared.environment, self._prepared.choice.parallel
+        """The episodes of a round; raises SimulationError where its environment fails again and again."""
+        step = int(state.step)
         try:
-            return self._exploration.episodes(
-                number,
-                self._prepared.layout.on_first(state.params),
-                int(state.step),
-                # A simulator of which there can be only one is not made again.
-                close=(lambda: None) if parallel == 1 or environment is None else environment.close,
-            )
-        except RunError as error:
-            if int(state.step) not in self._group.steps:
+            return self._exploration.episodes(number, self._prepared.layout.on_first(state.params), step)
+        except SimulationError as error:
+            if step not in self._group.steps:
                 self._save(state)
-            raise RunError(f"{error}; all that was learned is saved, and {self._how_to_go_on} tries again.") from error
+            raise SimulationError(
+                f"{error}; all that was learned is saved, and {self._how_to_go_on} tries again."
+            ) from error
 
     def _as_trained(self, store: EpisodeStore) -> EpisodeStore:
         spec = self._prepared.record.spec
