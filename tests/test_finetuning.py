@@ -188,9 +188,7 @@ def test_a_run_without_a_checkpoint_begins_again_from_the_run_that_is_named(trai
     out = tmp_path / "run"
     out.mkdir()
     (out / "config.json").write_bytes((whole / "config.json").read_bytes())
-    with pytest.raises(
-        JaxdtError, match=f"no checkpoint was saved yet; name the run .*: jaxdt finetune {trained} --res"
-    ):
+    with pytest.raises(JaxdtError, match=f"no checkpoint was saved yet; name the run .*: jaxdt finetune {trained}"):
         jaxdt.finetune(None, None, STORE, out=out, env=Buttons(), resume=True)
 
 
@@ -262,7 +260,8 @@ def test_an_environment_that_fails_again_and_again_ends_the_run_which_goes_on_la
     assert [line["round"] for line in read_lines(out / "metrics.jsonl")] == [1]
     assert command(["info", str(out)]) == 0
     assert "failed rounds      3 tries, the newest in round 2" in capsys.readouterr().out
-    jaxdt.finetune(None, dataclasses.replace(ONLINE, rounds=2), STORE, out=out, env=Buttons(), resume=True)
+    more, environment = dataclasses.replace(ONLINE, rounds=2), Breaks((2, 0), (2, 1), (2, 2))
+    jaxdt.finetune(None, more, STORE, out=out, env=environment, resume=True)  # from seeds that were not tried yet
     assert [line["failed_tries"] for line in read_lines(out / "metrics.jsonl")] == [0, 3]
 
 

@@ -50,7 +50,7 @@ def finetune_command(arguments: list[str]) -> None:
     from jaxdt.run.stopping import stop_signals
 
     if parsed.resume:
-        defaults = FinetuneArguments(config=_begun_with(parsed.out or default_out(parsed.run)))
+        defaults = FinetuneArguments(config=_begun_with(parsed.out or default_out(parsed.run or "")))
         parsed = parse(FinetuneArguments, arguments, "jaxdt finetune", defaults)
     progress = console_progress()
     keep_compiled_programs()
