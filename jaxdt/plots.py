@@ -108,48 +108,6 @@ def _plot_untargeted_returns(
     save_figure(figure, path)
 
 
-def plot_finetuning(
-    path: Path, metrics: Sequence[Sequence[dict[str, Any]]], evaluations: Sequence[Sequence[dict[str, Any]]], title: str
-) -> None:
-    """Return against environment steps: of explored rounds, light, and of evaluations at the highest target.
-
-    Both are lists of a run's lines, one a seed. What offline training reached stands at the left and as a level. Curves
-    are means over seeds with 95 % bootstrap intervals from three seeds on; of one run, with one standard deviation over
-    episodes. Nothing before there is an evaluation that all the runs have.
-    """
-    by_round = [_at_highest_target(records) for records in evaluations]
-    rounds = sorted(set.intersection(*(set(each) for each in by_round)))
-    if not rounds:
-        return
-    returns = np.array([[each[i]["return_mean"] for i in rounds] for each in by_round])
-    steps = np.mean([[each[i]["environment_steps"] for i in rounds] for each in by_round], axis=0)
-    figure, (axes,) = new_figure()
-    for i, lines in enumerate(metrics):
-        explored = [(line["environment_steps"], line["exploration_return_mean"]) for line in lines]
-        label = "exploration" if i == 0 else None
-        axes.plot(*np.reshape(explored, (-1, 2)).T, ".", color="C1", markersize=3, alpha=0.35, label=label)
-    spread = returns[:1] * 0 + [[each[i]["return_std"] for i in rounds] for each in by_round[:1]]
-    low, high = returns[0] - spread[0], returns[0] + spread[0]
-    if len(returns) > 1:
-        intervals = [statistics.bootstrap_interval(statistics.mean, [column]) for column in returns.T]
-        bounds = [(y, y) if ends is None else ends for ends, y in zip(intervals, returns.mean(axis=0), strict=True)]
-        low, high = np.array(bounds).T
-    over = "± std over episodes" if len(returns) == 1 else f"mean of {len(returns)} seeds"
-    axes.plot(steps, returns.mean(axis=0), "o-", color="C0", markersize=4, label=f"evaluation ({over})")
-    axes.fill_between(steps, low, high, color="C0", alpha=0.15, linewidth=0)
-    if rounds[0] == 0:
-        axes.axhline(returns[:, 0].mean(), color="0.4", linestyle="--", linewidth=1, label="after offline training")
-    axes.set(xlabel="environment steps", ylabel="return", title=_plain(title))
-    axes.legend(loc="best", frameon=False)
-    save_figure(figure, path)
-
-
-def _at_highest_target(evaluations: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Of each round, its evaluation at the highest target."""
-    ranked = sorted(evaluations, key=lambda e: -np.inf if e["target"] is None else e["target"])
-    return {e["round"]: e for e in ranked}
-
-
 FIGURES_KEPT = 8
 """Figures, of some two megabytes each, that may wait to be freed."""
 _saved = itertools.count(1)
@@ -240,6 +198,48 @@ def _plot_finals(axes: Any, finals: Sequence[FinalScores], colors: dict[str, str
         axes.plot(final.iqm, i, "|", color=color, markersize=16, markeredgewidth=2.5)
     axes.set(xlabel=unit, title="interquartile mean, 95 % interval, runs", ylim=(-0.6, len(finals) - 0.4))
     axes.set_yticks(range(len(finals)), [_plain(final.method) for final in reversed(finals)])
+
+
+def plot_finetuning(
+    path: Path, metrics: Sequence[Sequence[dict[str, Any]]], evaluations: Sequence[Sequence[dict[str, Any]]], title: str
+) -> None:
+    """Return against environment steps: of explored rounds, light, and of evaluations at the highest target.
+
+    Both are lists of a run's lines, one a seed. What offline training reached stands at the left and as a level. Curves
+    are means over seeds with 95 % bootstrap intervals from three seeds on; of one run, with one standard deviation over
+    episodes. Nothing before there is an evaluation that all the runs have.
+    """
+    by_round = [_at_highest_target(records) for records in evaluations]
+    rounds = sorted(set.intersection(*(set(each) for each in by_round)))
+    if not rounds:
+        return
+    returns = np.array([[each[i]["return_mean"] for i in rounds] for each in by_round])
+    steps = np.mean([[each[i]["environment_steps"] for i in rounds] for each in by_round], axis=0)
+    figure, (axes,) = new_figure()
+    for i, lines in enumerate(metrics):
+        explored = [(line["environment_steps"], line["exploration_return_mean"]) for line in lines]
+        label = "exploration" if i == 0 else None
+        axes.plot(*np.reshape(explored, (-1, 2)).T, ".", color="C1", markersize=3, alpha=0.35, label=label)
+    spread = returns[:1] * 0 + [[each[i]["return_std"] for i in rounds] for each in by_round[:1]]
+    low, high = returns[0] - spread[0], returns[0] + spread[0]
+    if len(returns) > 1:
+        intervals = [statistics.bootstrap_interval(statistics.mean, [column]) for column in returns.T]
+        bounds = [(y, y) if ends is None else ends for ends, y in zip(intervals, returns.mean(axis=0), strict=True)]
+        low, high = np.array(bounds).T
+    over = "± std over episodes" if len(returns) == 1 else f"mean of {len(returns)} seeds"
+    axes.plot(steps, returns.mean(axis=0), "o-", color="C0", markersize=4, label=f"evaluation ({over})")
+    axes.fill_between(steps, low, high, color="C0", alpha=0.15, linewidth=0)
+    if rounds[0] == 0:
+        axes.axhline(returns[:, 0].mean(), color="0.4", linestyle="--", linewidth=1, label="after offline training")
+    axes.set(xlabel="environment steps", ylabel="return", title=_plain(title))
+    axes.legend(loc="best", frameon=False)
+    save_figure(figure, path)
+
+
+def _at_highest_target(evaluations: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Of each round, its evaluation at the highest target."""
+    ranked = sorted(evaluations, key=lambda e: -np.inf if e["target"] is None else e["target"])
+    return {e["round"]: e for e in ranked}
 
 
 def new_figure(rows: int = 1, columns: int = 1) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import time
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,14 @@ from jaxdt import FinetuneConfig, JaxdtError
 from jaxdt.checkpoint import checkpoint_steps, find_checkpoint
 from jaxdt.cli import run as command
 from jaxdt.errors import RunError, StoppedError
+from jaxdt.evaluation.rollout import Episodes, Trajectory
 from jaxdt.loggers import read_lines
 from jaxdt.run.directory import RunDirectory, read_record
-from jaxdt.run.exploration import first_environment_seed
+from jaxdt.run.exploration import first_environment_seed, recorded, seed_of_batches
 from jaxdt.run.finished import read_run
+from jaxdt.run.seed_group import read_summary
 from tests.children import everything_saved
+from tests.conftest import tiny_algorithm
 from tests.runs import weights_of, without_clock
 from tests.toys import Buttons, button_episodes
 
@@ -32,7 +36,9 @@ OFFLINE = jaxdt.TrainConfig(
     batch_size=8,
     targets=(1.0, 4.0),
     eval_episodes=2,
-    algorithm=jaxdt.RvSConfig(width=8, num_layers=1, optimizer=jaxdt.OptimizerConfig(schedule="linear")),
+    algorithm=jaxdt.RvSConfig(
+        width=8, num_layers=1, optimizer=jaxdt.OptimizerConfig(warmup_steps=20, schedule="linear")
+    ),
 )
 ROUNDS, UPDATES = 5, 11  # one update a call, since 11 is a prime
 ONLINE = FinetuneConfig(
@@ -84,8 +90,11 @@ def test_a_run_stopped_again_and_again_ends_as_what_it_would_have_been(trained, 
                 resume=True,
                 stop=lambda calls=calls, asked=asked: 15 if next(calls) >= asked else None,
             )
+    written = {path: path.stat().st_mtime_ns for path in (out / "replay").iterdir()}
+    assert len(written) == 4  # the last stop was within the fourth round
     jaxdt.finetune(None, None, STORE, out=out, env=Buttons(), resume=True)
     is_as(out, whole)
+    assert {path: path.stat().st_mtime_ns for path in written} == written  # nothing is played again
 
 
 def test_what_was_explored_is_what_the_metrics_say(whole):
@@ -100,7 +109,7 @@ def test_what_was_explored_is_what_the_metrics_say(whole):
         assert line["environment_steps"] == steps == 16 * number
         assert line["exploration_return_mean"] == explored.returns.mean()
         assert line["replay_return_mean"] == np.mean(replay)
-        assert line["exploration_failures"] == 0
+        assert line["failed_tries"] == 0
     assert lines[0]["learning_rate"] < lines[-1]["learning_rate"]  # the warm-up goes on; the run's own rate fell
     evaluations = read_lines(whole / "evaluations.jsonl")
     assert [(e["round"], e["environment_steps"], e["target"]) for e in evaluations] == [
@@ -109,11 +118,24 @@ def test_what_was_explored_is_what_the_metrics_say(whole):
     assert checkpoint_steps(whole / "checkpoints")[-1] == lines[-1]["step"]
 
 
+def test_episodes_of_a_rollout_end_where_and_as_they_ended():
+    steps = np.arange(12, dtype=np.float32).reshape(4, 3)
+    lengths, ended = np.array([2, 4, 1]), np.array([True, False, True])
+    trajectory = Trajectory(steps[..., None], steps.astype(np.int32), steps)
+    store = recorded(Episodes(steps[0], lengths, 0 * lengths, ended, trajectory), "CartPole-v1", "a round")
+    np.testing.assert_array_equal(store.rewards, [0, 3, 1, 4, 7, 10, 2])
+    np.testing.assert_array_equal(store.actions, store.observations[:, 0])
+    np.testing.assert_array_equal(store.offsets, [0, 2, 6, 7])
+    np.testing.assert_array_equal(np.flatnonzero(store.terminations), [1, 6])
+    np.testing.assert_array_equal(np.flatnonzero(store.truncations), [5])
+
+
 def test_rounds_draw_anew_from_seeds_of_their_own(whole):
     files = [jaxdt.load_episodes(path) for path in sorted((whole / "replay").iterdir())]
     assert len({store.fingerprint for store in files}) == ROUNDS
     seeds = [first_environment_seed(0, number, tried, 5) for number in (1, 2) for tried in (0, 1)]
     assert len(set(seeds)) == 4
+    assert len({seed_of_batches(seed, number) for seed in (0, 1) for number in (1, 2)}) == 4
     assert all(2**30 <= seed < 2**31 - 5 for seed in seeds)
 
 
@@ -160,6 +182,14 @@ def test_more_rounds_are_the_rounds_that_more_would_have_been(trained, whole, tm
 def test_what_was_begun_goes_on_as_it_was(whole, changes, says):
     with pytest.raises(JaxdtError, match=says):
         jaxdt.finetune(None, dataclasses.replace(ONLINE, **changes), STORE, out=whole, env=Buttons(), resume=True)
+
+
+def test_a_run_without_a_checkpoint_begins_again_from_the_run_that_is_named(trained, whole, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.json").write_bytes((whole / "config.json").read_bytes())
+    with pytest.raises(JaxdtError, match=f"no checkpoint was saved yet; name the run .*: jaxdt finetune {trained}"):
+        jaxdt.finetune(None, None, STORE, out=out, env=Buttons(), resume=True)
 
 
 def test_what_does_not_fit_is_said_before_anything_is_written(trained, whole, tmp_path):
@@ -212,7 +242,7 @@ def test_a_round_whose_environment_fails_is_recorded_and_played_again_from_other
     assert [(f["step"], f["round"], f["try"]) for f in read_lines(out / "replay" / "failures.jsonl")] == [(17, 2, 0)]
     lines, undisturbed = (without_clock(path / "metrics.jsonl") for path in (out, whole))
     assert lines[0] == undisturbed[0]
-    assert [line["exploration_failures"] for line in lines] == [0, 1]
+    assert [line["failed_tries"] for line in lines] == [0, 1]
     assert lines[1]["environment_steps"] == 32  # of what was kept
     names = [(path / "replay" / "round-000002.npz").read_bytes() for path in (out, whole)]
     assert names[0] != names[1]
@@ -230,8 +260,9 @@ def test_an_environment_that_fails_again_and_again_ends_the_run_which_goes_on_la
     assert [line["round"] for line in read_lines(out / "metrics.jsonl")] == [1]
     assert command(["info", str(out)]) == 0
     assert "failed rounds      3 tries, the newest in round 2" in capsys.readouterr().out
-    jaxdt.finetune(None, dataclasses.replace(ONLINE, rounds=2), STORE, out=out, env=Buttons(), resume=True)
-    assert [line["exploration_failures"] for line in read_lines(out / "metrics.jsonl")] == [0, 3]
+    more, environment = dataclasses.replace(ONLINE, rounds=2), Breaks((2, 0), (2, 1), (2, 2))
+    jaxdt.finetune(None, more, STORE, out=out, env=environment, resume=True)  # from seeds that were not tried yet
+    assert [line["failed_tries"] for line in read_lines(out / "metrics.jsonl")] == [0, 3]
 
 
 def test_half_a_line_of_failures_is_no_harm(trained, tmp_path):
@@ -242,7 +273,7 @@ def test_half_a_line_of_failures_is_no_harm(trained, tmp_path):
     (out / "replay" / "failures.jsonl").write_text('{"step": 6, "round": 1, "try": 0}\n{"step": 6, "rou')
     (out / "replay" / ".round-000001.npz.x1.tmp").write_text("half")
     jaxdt.finetune(None, None, STORE, out=out, env=Buttons(), resume=True)
-    assert read_lines(out / "metrics.jsonl")[0]["exploration_failures"] == 1
+    assert read_lines(out / "metrics.jsonl")[0]["failed_tries"] == 1
     assert not list((out / "replay").glob(".*.tmp"))
 
 
@@ -262,3 +293,61 @@ def test_a_policy_that_is_asked_for_no_return_explores_too(tmp_path):
         jaxdt.finetune(run, dataclasses.replace(ONLINE, exploration_target=1.0), STORE, env=Buttons())
     out = jaxdt.finetune(run, dataclasses.replace(ONLINE, rounds=1), STORE, env=Buttons())
     assert [line["target"] for line in read_lines(out / "evaluations.jsonl")] == [None, None]
+
+
+def test_each_seed_is_the_run_of_its_seed(trained, whole, tmp_path):
+    out, config = tmp_path / "runs", dataclasses.replace(ONLINE, rounds=2, seed=0)
+    calls, says = itertools.count(1), rf"seed 5 stopped after .* all seeds with .* {trained} --resume --out {out}"
+    with pytest.raises(StoppedError, match=says):
+        jaxdt.finetune(
+            trained,
+            config,
+            STORE,
+            seeds=(3, 5),
+            out=out,
+            env=Buttons(),
+            stop=lambda: 15 if next(calls) > 2 * UPDATES + 3 else None,
+        )
+    assert jaxdt.finetune(trained, None, STORE, out=out, env=Buttons(), resume=True) == out
+    metrics = {seed: without_clock(out / f"seed-{seed}" / "metrics.jsonl") for seed in (3, 5)}
+    assert metrics[3] == without_clock(whole / "metrics.jsonl")[:2]
+    assert metrics[3] != metrics[5]
+    summary = read_summary(out)
+    assert [(e["step"], e["target"]) for e in summary["evaluations"]] == [(s, t) for s in (6, 28) for t in (1.0, 4.0)]
+    assert (out / "plots" / "finetuning.png").is_file()
+    with pytest.raises(JaxdtError, match="already holds the runs of the seeds 3 5; continue them with --resume"):
+        jaxdt.finetune(trained, config, STORE, seeds=(3, 5), out=out, env=Buttons())
+    with pytest.raises(JaxdtError, match="give seed or seeds, not both; got 3"):
+        jaxdt.finetune(trained, ONLINE, STORE, seeds=(3, 5), out=out, env=Buttons(), resume=True)
+
+
+def random_episodes(episodes=60, seed=0):
+    """Of Buttons, whose buttons are pressed at random: none reaches more than half of what can be reached."""
+    rng, steps = np.random.default_rng(seed), Buttons.max_episode_steps
+    actions = rng.choice([5, 6, 7], size=episodes * steps, p=[0.4, 0.4, 0.2])
+    observations = np.tile([1.0, 0.0], (len(actions), 1))
+    observations[::steps, 1] = 1.0
+    ends = steps * np.arange(1, episodes + 1)
+    return jaxdt.EpisodeStore.from_arrays(observations, actions, actions - 6, episode_ends=ends)
+
+
+@pytest.mark.slow
+def test_what_is_reached_rises_online(tmp_path):
+    began, store = time.monotonic(), random_episodes()
+    assert store.returns.max() <= 4
+    algorithm = tiny_algorithm(
+        return_scale=8.0, optimizer=jaxdt.OptimizerConfig(learning_rate=3e-3, warmup_steps=10), context_length=2
+    )
+    offline = jaxdt.TrainConfig(steps=100, batch_size=32, targets=(8.0,), eval_episodes=10, algorithm=algorithm)
+    run = jaxdt.train(offline, store, out=tmp_path / "run", env=Buttons())
+    online = FinetuneConfig(
+        rounds=40, updates_per_round=20, episodes_per_round=4, exploration_target=8.0, replay_capacity=60
+    )
+    out = jaxdt.finetune(run, online, store, env=Buttons())
+    returns = [line["return_mean"] for line in read_lines(out / "evaluations.jsonl")]
+    explored = [line["exploration_return_mean"] for line in read_lines(out / "metrics.jsonl")]
+    print(f"{time.monotonic() - began:.0f} s, evaluated {returns}, explored {np.round(explored, 1)}")
+    assert returns[0] <= 4
+    assert returns[-1] >= 7
+    assert np.mean(explored[-10:]) > np.mean(explored[:10]) + 2
+    assert time.monotonic() - began < 120

@@ -9,8 +9,8 @@ import pytest
 from tests.children import start
 
 
-UPDATES = 20_000
-TRAINING = f"""
+UPDATES, ROUNDS = 20_000, 1_000
+MEASURING = """
 import json, os, sys, threading, time
 from pathlib import Path
 import jax
@@ -33,27 +33,49 @@ def measure(step):
     measured.append(dict(step=step, resident=resident, files=files, threads=threads, compiled=len(compiled)))
 
 class Measuring(Progress):
-    def advance(self, done, **numbers):
-        if done % {UPDATES // 100} == 50:  # between the evaluations and saves
-            measure(done)
+    def __init__(self, every):
+        self.every = every
 
+    def advance(self, done, **numbers):
+        if done % self.every == self.every // 4:  # between the evaluations and saves
+            measure(done)
+"""
+TRAINING = f"""{MEASURING}
 config = TrainConfig(
     steps={UPDATES}, batch_size=2, targets=(1.0, 5.0), eval_every=1000, eval_episodes=1, save_every=1000, log_every=100,
     algorithm=tiny_algorithm(num_layers=1, context_length=2),
 )
-jaxdt.train(config, make_store(), out=sys.argv[1], env=Drift(), progress=Measuring())
+jaxdt.train(config, make_store(), out=sys.argv[1], env=Drift(), progress=Measuring({UPDATES // 100}))
+print(json.dumps(measured))
+"""
+FINE_TUNING = f"""{MEASURING}
+import warnings
+from tests.toys import Buttons, button_episodes
+warnings.simplefilter("ignore")  # of observations that are constant
+config = TrainConfig(
+    steps=1, batch_size=2, targets=(1.0,), eval_episodes=1, algorithm=jaxdt.RvSConfig(width=8, num_layers=1)
+)
+run = jaxdt.train(config, button_episodes(), out=sys.argv[1], env=Buttons())
+online = jaxdt.FinetuneConfig(
+    rounds={ROUNDS}, updates_per_round=2, replay_capacity=50, evaluate_every={ROUNDS // 20}, save_every={ROUNDS // 20}
+)
+progress = Measuring({ROUNDS // 100})
+jaxdt.finetune(run, online, button_episodes(), out=sys.argv[1] + "-finetuned", env=Buttons(), progress=progress)
 print(json.dumps(measured))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory, files and threads are read from /proc")
-def test_a_long_run_does_not_creep(tmp_path):
-    process = start(["-c", TRAINING, str(tmp_path / "run")], tmp_path / "cache", stdout=subprocess.PIPE)
+@pytest.mark.parametrize(
+    ("code", "length"), [(TRAINING, UPDATES), (FINE_TUNING, ROUNDS)], ids=["training", "fine-tuning"]
+)
+def test_a_long_run_does_not_creep(tmp_path, code, length):
+    process = start(["-c", code, str(tmp_path / "run")], tmp_path / "cache", stdout=subprocess.PIPE)
     printed, _ = process.communicate(timeout=600)
     assert process.returncode == 0
     measured = json.loads(printed.splitlines()[-1])
-    settled = [moment for moment in measured if moment["step"] > UPDATES // 10]
+    settled = [moment for moment in measured if moment["step"] > length // 10]
     first, grown = settled[0]["resident"], max(moment["resident"] for moment in settled) - settled[0]["resident"]
     print(f"{first / 2**20:.0f} MiB resident after a tenth, {grown / 2**20:.1f} MiB more at most; {settled[-1]}")
     assert grown < max(0.02 * first, 16 * 2**20)
@@ -61,5 +83,5 @@ def test_a_long_run_does_not_creep(tmp_path):
         assert len({moment[name] for moment in settled}) == 1, [moment[name] for moment in measured]
     threads = [moment["threads"] for moment in settled]
     assert max(threads) <= threads[0] + 2, threads  # a library's pool may start one late; eighteen saves come after
-    after_one_evaluation = [moment for moment in measured if moment["step"] > 1000]
+    after_one_evaluation = [moment for moment in measured if moment["step"] > length // 20]
     assert len({moment["compiled"] for moment in after_one_evaluation}) == 1

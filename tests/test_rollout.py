@@ -61,7 +61,7 @@ def python_loop(policy, params, seed, target, spec=DRIFT_SPEC):
         returns.append(returns[-1] - (0.0 if spec.delayed_reward else float(reward)))
         if done:
             break
-    return score, t + 1, np.array(happened)
+    return score, t + 1, np.array(happened), bool(done)
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 4])
@@ -89,9 +89,9 @@ def test_the_compiled_loop_equals_a_python_loop(policy_and_params, delayed):
     played = rollout_of(policy, spec, record=True)(params, seeds, targets)
     lengths = []
     for i, (seed, target) in enumerate(zip(seeds, targets, strict=True)):
-        score, length, actions = python_loop(policy, params, int(seed), float(target), spec)
+        score, length, actions, done = python_loop(policy, params, int(seed), float(target), spec)
         lengths.append(length)
-        assert int(played.lengths[i]) == length
+        assert (int(played.lengths[i]), bool(played.terminated[i])) == (length, done)
         np.testing.assert_allclose(played.returns[i], score, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(played.trajectory.actions[:length, i], actions, rtol=1e-4, atol=1e-5)
 
@@ -129,6 +129,7 @@ def test_only_the_first_episode_counts(policy_and_params):
     )
     np.testing.assert_array_equal(played.returns, [3.0, 2.0])
     np.testing.assert_array_equal(played.lengths, [3, 2])
+    np.testing.assert_array_equal(played.terminated, [True, True])
     np.testing.assert_array_equal(played.trajectory.rewards.sum(axis=0), [3.0, 2.0])
 
 

@@ -8,10 +8,10 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from jaxdt.cli.common import device_line, keep_compiled_programs, parse
 from jaxdt.cli.report import run_report
-from jaxdt.cli.training import value_of
 from jaxdt.config import FinetuneConfig, KeywordArguments
 from jaxdt.errors import JaxdtError
-from jaxdt.run.directory import RunDirectory, read_record
+from jaxdt.run.directory import read_record
+from jaxdt.run.seed_group import SeedGroup, stored_seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,8 @@ class FinetuneArguments:
     run: Positional[Path | None] = None
     """Run directory to start from; may be left out with --resume --out."""
     config: OmitArgPrefixes[FinetuneConfig] = dataclasses.field(default_factory=FinetuneConfig)
+    seeds: tuple[int, ...] | None = None
+    """Fine-tune once with each seed, one after the other, in OUT/seed-N; RUN may be a directory with a run of each."""
     dataset: str | None = None
     """Episodes that the replay begins with, as for jaxdt train; None: those that RUN was trained on."""
     env: str | None = None
@@ -40,13 +42,16 @@ class FinetuneArguments:
 
 
 def finetune_command(arguments: list[str]) -> None:
-    parsed = parse(FinetuneArguments, arguments, "jaxdt finetune", FinetuneArguments(config=_defaults(arguments)))
+    parsed = parse(FinetuneArguments, arguments, "jaxdt finetune", FinetuneArguments())
     if parsed.run is None and not (parsed.resume and parsed.out):
         raise JaxdtError("finetune needs a run: jaxdt finetune runs/cheetah, or --resume --out DIRECTORY.")
     from jaxdt.progress import console_progress
-    from jaxdt.run.finetune import finetune
+    from jaxdt.run.finetune import default_out, finetune
     from jaxdt.run.stopping import stop_signals
 
+    if parsed.resume:
+        defaults = FinetuneArguments(config=_begun_with(parsed.out or default_out(parsed.run or "")))
+        parsed = parse(FinetuneArguments, arguments, "jaxdt finetune", defaults)
     progress = console_progress()
     keep_compiled_programs()
     progress.say(device_line())
@@ -55,6 +60,7 @@ def finetune_command(arguments: list[str]) -> None:
             parsed.run,
             parsed.config,
             parsed.dataset,
+            seeds=parsed.seeds,
             out=parsed.out,
             env=parsed.env,
             env_kwargs=parsed.env_kwargs,
@@ -67,11 +73,11 @@ def finetune_command(arguments: list[str]) -> None:
     print(run_report(out))
 
 
-def _defaults(arguments: list[str]) -> FinetuneConfig:
-    """Those of the fine-tuning that goes on, where one does."""
-    run = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    out = value_of(arguments, "out") or (run and f"{run.rstrip('/')}-finetuned")
-    if out is None or "--resume" not in arguments or not RunDirectory(out).holds_run:
+def _begun_with(out: Path) -> FinetuneConfig:
+    """What the fine-tuning that goes on was begun with; what it is by default where none has begun."""
+    group = SeedGroup(out, stored_seeds(out))
+    found = [read_record(each).finetuning for each in group.runs if each.holds_run]
+    if not found or found[0] is None:
         return FinetuneConfig()
-    finetuning = read_record(RunDirectory(out)).finetuning
-    return FinetuneConfig() if finetuning is None else finetuning.config
+    config = found[0].config
+    return dataclasses.replace(config, seed=FinetuneConfig.seed) if group.seeds else config

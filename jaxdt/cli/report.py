@@ -109,9 +109,9 @@ def _run_report(run: RunDirectory) -> str:
         for name in ("validation_loss", "validation_action_error"):
             if name in newest:
                 rows.append((name.replace("_", " "), f"{newest[name]:.4f}"))
-    rows += _finetuning(run, record, metrics)
     rows += _time(record, metrics)
     rows.append(("checkpoints", ", ".join(map(str, steps)) or "none yet"))
+    rows += _finetuning(run, record, metrics)
     note = read_metadata(run.checkpoints, steps[-1]) if steps else {}
     if note.get("best_score") is not None:
         at = "" if note["best_target"] is None else f" at target {note['best_target']:g}"

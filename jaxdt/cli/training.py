@@ -63,7 +63,7 @@ def parse_train(arguments: list[str]) -> TrainArguments:
     preset = arguments[0] if arguments and not arguments[0].startswith("-") else None
     _check_words(arguments, preset)
     config = PRESETS[preset or DEMO.preset]
-    out, init = value_of(arguments, "out"), value_of(arguments, "init")
+    out, init = _value_of(arguments, "out"), _value_of(arguments, "init")
     resume = "--resume" in arguments
     stored = stored_config(out) if out is not None and resume else None
     if stored is not None:
@@ -120,7 +120,7 @@ def _is_given(arguments: list[str], flag: str) -> bool:
     return any(argument.split("=")[0] == f"--{flag}" for argument in arguments)
 
 
-def value_of(arguments: list[str], flag: str) -> str | None:
+def _value_of(arguments: list[str], flag: str) -> str | None:
     """What a flag is given, as `--flag VALUE` or `--flag=VALUE`."""
     for argument, following in itertools.zip_longest(arguments, arguments[1:]):
         name, equals, value = argument.partition("=")

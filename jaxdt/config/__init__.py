@@ -15,7 +15,6 @@ from jaxdt.config.decision_transformer import (
     DecisionTransformerConfig as DecisionTransformerConfig,
 )
 from jaxdt.config.finetuning import (
-    MOST_UPDATES_PER_CALL as MOST_UPDATES_PER_CALL,
     FinetuneConfig as FinetuneConfig,
     Finetuning as Finetuning,
 )

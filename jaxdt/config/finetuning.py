@@ -8,9 +8,6 @@ from jaxdt.config.checks import at_least, fits_float32, within
 from jaxdt.errors import JaxdtError
 
 
-MOST_UPDATES_PER_CALL = 10
-"""More gain little and would make signals wait."""
-
 CHANGEABLE = ("rounds", "targets", "eval_episodes", "evaluate_every", "save_every")
 """What may differ when fine-tuning goes on: how long and what is looked at."""
 
@@ -63,11 +60,6 @@ class FinetuneConfig:
                 raise JaxdtError(f"targets must be finite returns; got {target}.")
         if self.targets == ():
             raise JaxdtError("targets must be one or more finite returns; got none.")
-
-    @property
-    def updates_per_call(self) -> int:
-        """Updates of one compiled call: the most that divide a round."""
-        return max(n for n in range(1, MOST_UPDATES_PER_CALL + 1) if self.updates_per_round % n == 0)
 
     def going_on_from(self, stored: "FinetuneConfig") -> "FinetuneConfig":
         """The config of a fine-tuning that goes on, with what may change taken from this one.

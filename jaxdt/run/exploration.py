@@ -15,7 +15,7 @@ from jaxdt.config import PRESETS, AlgorithmConfig, FinetuneConfig
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.formats.npz import load_npz
 from jaxdt.data.replay import best_episodes, with_newer
-from jaxdt.errors import JaxdtError, RunError, SimulationError
+from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.evaluation.rollout import Episodes
 from jaxdt.files import remove_unfinished, writing
@@ -34,10 +34,21 @@ class Exploration:
     from depends on the seed, its number and the number of its tries alone, and lies apart from evaluation's seeds.
     """
 
-    def __init__(self, directory: Path, config: FinetuneConfig, evaluator: Evaluator, as_trained: Callable[..., Any]):
-        """`evaluator` records; `as_trained(store)`: its episodes in the units that training takes."""
+    def __init__(
+        self,
+        directory: Path,
+        config: FinetuneConfig,
+        evaluator: Evaluator,
+        as_trained: Callable[[EpisodeStore], EpisodeStore],
+        *,
+        only_one: bool = False,
+    ):
+        """`evaluator` records; `as_trained(store)`: its episodes in the units that training takes.
+
+        `only_one`: there can be one simulator only, which is not made again where it has failed.
+        """
         self._directory, self._config = directory, config
-        self._evaluator, self._as_trained = evaluator, as_trained
+        self._evaluator, self._as_trained, self._only_one = evaluator, as_trained, only_one
         self.failures = directory / "failures.jsonl"
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
@@ -47,16 +58,17 @@ class Exploration:
     def path(self, number: int) -> Path:
         return self._directory / f"round-{number:06}.npz"
 
-    def failed_tries(self, number: int) -> int:
-        return sum(record["round"] == number for record in read_lines(self.failures))
+    def failed_tries_until(self, number: int) -> int:
+        """Tries of rounds up to `number` whose environment failed; no episode of theirs is kept or counted."""
+        return sum(record["round"] <= number for record in read_lines(self.failures))
 
-    def episodes(self, number: int, params: PyTree, step: int, close: Callable[[], None]) -> EpisodeStore:
+    def episodes(self, number: int, params: PyTree, step: int) -> EpisodeStore:
         """Round `number`, from 1 on, played with `params` after update `step` if it has no file yet; as recorded.
 
-        `close`: lets go of simulators that failed. Raises RunError where its environment fails again and again.
+        Raises SimulationError where its environment fails again and again.
         """
         if not self.path(number).exists():
-            self._play(number, params, step, close).save(self.path(number))
+            self._play(number, params, step).save(self.path(number))
         return load_npz(self.path(number))  # what was just played too: all that is known is what the file says
 
     def join(self, replay: EpisodeStore, *rounds: EpisodeStore) -> EpisodeStore:
@@ -79,9 +91,10 @@ class Exploration:
             steps += newest[-1].num_steps
         return self.join(best_episodes(data, capacity), *newest), steps
 
-    def _play(self, number: int, params: PyTree, step: int, close: Callable[[], None]) -> EpisodeStore:
+    def _play(self, number: int, params: PyTree, step: int) -> EpisodeStore:
         target, episodes = self._config.exploration_target, self._config.episodes_per_round
-        before, reason = self.failed_tries(number), ""
+        before = self.failed_tries_until(number) - self.failed_tries_until(number - 1)
+        reason = ""
         for i in range(before, before + MOST_TRIES):
             seed = first_environment_seed(self._config.seed, number, i, episodes)
             try:
@@ -90,10 +103,13 @@ class Exploration:
                 reason = str(error).rstrip(".")
                 append_line(self.failures, {"step": step, "round": number, "try": i, "failed": reason})
                 warnings.warn(f"exploring round {number} failed and is tried again: {reason}", stacklevel=2)
-                close()
+                if not self._only_one:
+                    self._evaluator.close()
                 continue
             return recorded(played, self._evaluator.environment.env_id, f"round {number}")
-        raise RunError(f"exploring round {number} failed {MOST_TRIES} times in a row, the last time so: {reason}")
+        raise SimulationError(
+            f"exploring round {number} failed {MOST_TRIES} times in a row, the last time so: {reason}"
+        )
 
 
 def that_explores(config: AlgorithmConfig) -> Any:
@@ -115,7 +131,7 @@ def _draws(config: Any, spec: Spec) -> bool:
     if "sampling" not in config.acting_options:
         return False
     try:
-        that_explores(config).check_spec(spec)
+        that_explores(config).for_data(None).check_spec(spec)  # of a preset, choices may be left to the data
     except JaxdtError:
         return False
     return True

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,18 +12,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxdt.checkpoint import Which, find_checkpoint, load_checkpoint, quarantine_damaged, stored_shapes
-from jaxdt.config import FinetuneConfig, Finetuning, TrainConfig
+from jaxdt.config import FinetuneConfig, Finetuning, TrainConfig, numbers, whole
 from jaxdt.data.demo import DEMOS
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
 from jaxdt.progress import Progress
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record, write_record
+from jaxdt.run.each_seed import finetune_each_seed
 from jaxdt.run.environment import choice_of_record, chosen, must_be_given_again, remembered
 from jaxdt.run.exploration import check_explores
 from jaxdt.run.prepare import Prepared, prepare_run
 from jaxdt.run.resume import is_finished
 from jaxdt.run.rounds import explore_and_train
-from jaxdt.run.seed_group import SeedGroup, open_seed_group
+from jaxdt.run.seed_group import SeedGroup, open_seed_group, stored_seeds
 from jaxdt.run.stopping import Stop, never
 from jaxdt.run.train import held, saying_what_is_safe, tidy, with_store
 from jaxdt.training import TrainState
@@ -33,6 +35,7 @@ def finetune(
     config: FinetuneConfig | None = None,
     store: Any = None,
     *,
+    seeds: Any = None,
     out: str | os.PathLike[str] | None = None,
     env: Any = None,
     env_kwargs: Mapping[str, Any] | None = None,
@@ -50,6 +53,8 @@ def finetune(
     - `run`: a run directory whose policy can draw actions. May be left out when resuming.
     - `config`: default: `FinetuneConfig()`, or when resuming as it was.
     - `store`: the episodes that the replay begins with, all that `load_episodes` takes; default: those of the run.
+    - `seeds`: fine-tune once with each, one after the other, into `out/seed-<n>`, with `summary.json` and a plot over
+      all; then `config.seed` is left as it is, and `run` may be a directory with a run of each seed.
     - `out`: default: `RUN-finetuned`. Explored episodes are in its `replay/`, a file a round, and stay there.
     - `env`, `env_kwargs`: what to explore and evaluate in, as `evaluate` takes it; default: the run's.
     - `resume`: continue the fine-tuning in `out`; of `config`, rounds, targets and intervals may change. An absent or
@@ -57,12 +62,39 @@ def finetune(
     - `stop`: asked after every call of updates; once it answers with a signal's number, the run is saved and
       StoppedError raised.
 
-    Raises JaxdtError for input that does not fit, before anything is written; RunError where the environment fails in
-    one round again and again; NonFiniteError at the first update whose loss or gradient is not finite.
+    Raises JaxdtError for input that does not fit, before anything is written; SimulationError where the environment
+    fails in one round again and again; NonFiniteError at the first update whose loss or gradient is not finite.
     """
     if config is not None and not isinstance(config, FinetuneConfig):
         raise JaxdtError(f"config must be a FinetuneConfig; got {type(config).__name__}.")
+    if out is None and run is None:
+        raise JaxdtError("name the run to fine-tune, or with resume= its directory with out= (--out).")
+    out = default_out(run or "") if out is None else Path(out)
+    if seeds is not None:
+        seeds = tuple(whole(seed, "seeds") for seed in numbers(seeds, "seeds"))
     progress = progress or Progress()
+
+    def one(run: Any, config: FinetuneConfig | None, out: Path, resume: bool = True) -> Path:
+        return _finetune_one(run, config, store, out, env, env_kwargs, checkpoint, resume, progress, stop, command)
+
+    if seeds is not None or stored_seeds(out) or (run is not None and stored_seeds(run)):
+        return finetune_each_seed(one, run, config, seeds, out, resume)
+    return one(run, config, out, resume)
+
+
+def _finetune_one(
+    run: str | os.PathLike[str] | None,
+    config: FinetuneConfig | None,
+    store: Any,
+    out: Path,
+    env: Any,
+    env_kwargs: Mapping[str, Any] | None,
+    checkpoint: Which,
+    resume: bool,
+    progress: Progress,
+    stop: Stop,
+    command: list[str] | None,
+) -> Path:
     source, group = _opened(run, out, resume)
     record, begun = read_record(source), group.has_begun
     with contextlib.ExitStack() as stack:
@@ -85,30 +117,16 @@ def finetune(
         if not begun:
             stack.enter_context(held(group, new=True))
         _write_beginning(group.runs[0], prepared.record, store)
-        start = None if run is None else RunDirectory(run)
-        explore_and_train(
-            group,
-            prepared,
-            lambda state: _state_of(start, prepared.record, state),
-            store.returns,
-            progress,
-            stop,
-        )
+        start_from = functools.partial(_state_of, None if run is None else RunDirectory(run), prepared.record)
+        explore_and_train(group, prepared, start_from, store.returns, progress, stop)
     return group.path
 
 
-def _opened(
-    run: str | os.PathLike[str] | None, out: str | os.PathLike[str] | None, resume: bool
-) -> tuple[RunDirectory, SeedGroup]:
+def _opened(run: str | os.PathLike[str] | None, out: Path, resume: bool) -> tuple[RunDirectory, SeedGroup]:
     """The run that the record is read from, and the directory that is written."""
-    if out is None and run is None:
-        raise JaxdtError("name the run to fine-tune, or with resume= its directory with out= (--out).")
-    out = default_out(run or "") if out is None else out
     if run is None and not RunDirectory(out).holds_run:
         raise JaxdtError(f"{out} holds no run to resume; check --out, or name the run to start from too.")
     group = open_seed_group(out, TrainConfig(), None, resume)
-    if group.seeds:
-        raise JaxdtError(f"{out} holds the runs of several seeds; give one of them, or choose another --out.")
     return (group.runs[0] if group.has_begun else RunDirectory(run or "")), group
 
 

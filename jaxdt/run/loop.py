@@ -32,7 +32,7 @@ from jaxdt.training import TrainState, TrainStep, compile_update
 from jaxdt.types import Evaluation, Sampler, Spec
 
 
-class Clock:
+class _Clock:
     """Time spent on updates, evaluating and saving left out, since the last line of metrics.jsonl."""
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ def train_and_evaluate(
         progress.start("train", config.steps, "update", first)
         stack.callback(progress.stop)
         recent: collections.deque[Any] = collections.deque(maxlen=3)
-        validate, clock, saved_at = Validation(prepared), Clock(), time.perf_counter()
+        validate, clock, saved_at = Validation(prepared), _Clock(), time.perf_counter()
         for step in range(first + count, config.steps + 1, count):
             state, metrics = update(state, batches, key)
             batches = next_batches(samplers, count, layout.batches)  # drawn while the device works
@@ -117,7 +117,7 @@ def train_and_evaluate(
             clock.updates += count
             if step == first + count:  # compiles
                 jax.block_until_ready(state)
-                clock = Clock()
+                clock = _Clock()
             last, stopped_by = step == config.steps, stop()
             minutes = (time.perf_counter() - saved_at) / 60
             due = what_is_due(config, step, minutes_since_save=minutes, stopping=stopped_by is not None)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from jaxdt.algorithms import make_algorithm, measure
 from jaxdt.choice import EnvironmentChoice
-from jaxdt.config import INTERVALS, MOST_UPDATES_PER_CALL, AlgorithmConfig, TrainConfig
+from jaxdt.config import INTERVALS, AlgorithmConfig, TrainConfig
 from jaxdt.data.d4rl import paper_targets, reference_name
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
@@ -29,6 +29,10 @@ from jaxdt.run.environment import CUSTOM, choice_of, filmed
 from jaxdt.run.fit import check_fit
 from jaxdt.simulator import are_plain_kwargs, identity, with_version
 from jaxdt.types import Box, Discrete, Environment, Sampler, Spec
+
+
+MOST_UPDATES_PER_CALL = 10
+"""By default. More gain little and would make signals wait."""
 
 
 class Prepared(NamedTuple):

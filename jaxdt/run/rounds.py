@@ -10,15 +10,15 @@ import jax
 import numpy as np
 
 from jaxdt.algorithms import make_algorithm
-from jaxdt.config import Finetuning
+from jaxdt.config import FinetuneConfig, Finetuning
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.errors import RunError, StoppedError
+from jaxdt.errors import RunError, SimulationError, StoppedError
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.loggers import read_evaluations
 from jaxdt.progress import Progress
 from jaxdt.run.exploration import Exploration, seed_of_batches, that_explores
-from jaxdt.run.loop import Clock, compiled, evaluate_and_write, next_batches, run_keys
-from jaxdt.run.prepare import Prepared
+from jaxdt.run.loop import compiled, evaluate_and_write, next_batches, run_keys
+from jaxdt.run.prepare import MOST_UPDATES_PER_CALL, Prepared
 from jaxdt.run.seed_group import SeedGroup
 from jaxdt.run.stopping import Stop
 from jaxdt.run.writer import RunWriter
@@ -36,7 +36,8 @@ def explore_and_train(
     """All rounds that are left. `start_from(state)`: the state before the first, like the one given."""
     record, layout, finetuning = prepared.record, prepared.layout, prepared.record.finetuning
     assert finetuning is not None
-    init, update = compiled(record.config.algorithm, record.spec, finetuning.config.updates_per_call, layout)
+    count = _updates_per_call(finetuning.config)
+    init, update = compiled(record.config.algorithm, record.spec, count, layout)
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(contextlib.closing(RunWriter(group, [record], data_returns)))
         init_key, update_key = run_keys(finetuning.config.seed)
@@ -48,6 +49,11 @@ def explore_and_train(
         progress.start("fine-tune", finetuning.config.rounds, "round", rounds.before(int(state.step))[0])
         stack.callback(progress.stop)
         rounds.go_on(state, lambda state, batches: update(state, batches, key))
+
+
+def _updates_per_call(config: FinetuneConfig) -> int:
+    """The most that divide a round."""
+    return max(n for n in range(1, MOST_UPDATES_PER_CALL + 1) if config.updates_per_round % n == 0)
 
 
 class _Rounds:
@@ -72,8 +78,10 @@ class _Rounds:
         self._evaluator = Evaluator(policy, environment, parallel=parallel, progress=progress)
         drawing = make_algorithm(that_explores(algorithm), spec).policy
         explorer = Evaluator(drawing, environment, parallel=parallel, record=True)
-        self._exploration = Exploration(group.runs[0].replay, self._config, explorer, self._as_trained)
-        self._clock, self._saved_at = Clock(), time.perf_counter()
+        self._exploration = Exploration(
+            group.runs[0].replay, self._config, explorer, self._as_trained, only_one=parallel == 1
+        )
+        self._saved_at = time.perf_counter()
         self._shown: dict[str, float] = {}  # the newest evaluation, beside the progress
 
     def before(self, step: int) -> tuple[int, int]:
@@ -83,7 +91,7 @@ class _Rounds:
     def go_on(self, state: TrainState, update: Callable[..., Any]) -> None:
         done, inside = self.before(int(state.step))
         replay, environment_steps = self._exploration.replay_after(done, self._prepared.store)
-        self._writer.also = {"round": done, "environment_steps": environment_steps}
+        self._note(done, environment_steps)
         if not self._group.steps:  # what offline training reached
             self._evaluate(state)
             self._save(state)
@@ -91,26 +99,29 @@ class _Rounds:
             explored = self._explore(number, state)
             replay = self._exploration.join(replay, explored)
             environment_steps += explored.num_steps
-            self._writer.also = {"round": number, "environment_steps": environment_steps}
+            self._note(number, environment_steps)
+            began = time.perf_counter()
             state = self._train(number, inside, replay, state, update)
-            self._finish(number, explored, replay, state)
+            self._writer.check_finite(int(state.step), state)
+            rate = (self._config.updates_per_round - inside) / (time.perf_counter() - began)
+            self._finish(number, rate, explored, replay, state)
             inside = 0
 
+    def _note(self, number: int, environment_steps: int) -> None:
+        failed = self._exploration.failed_tries_until(number)
+        self._writer.also = {"round": number, "environment_steps": environment_steps, "failed_tries": failed}
+
     def _explore(self, number: int, state: TrainState) -> EpisodeStore:
-        """The episodes of a round; raises RunError where its environment fails again and again."""
-        environment, parallel = self._prepared.environment, self._prepared.choice.parallel
+        """The episodes of a round; raises SimulationError where its environment fails again and again."""
+        step = int(state.step)
         try:
-            return self._exploration.episodes(
-                number,
-                self._prepared.layout.on_first(state.params),
-                int(state.step),
-                # A simulator of which there can be only one is not made again.
-                close=(lambda: None) if parallel == 1 or environment is None else environment.close,
-            )
-        except RunError as error:
-            if int(state.step) not in self._group.steps:
+            return self._exploration.episodes(number, self._prepared.layout.on_first(state.params), step)
+        except SimulationError as error:
+            if step not in self._group.steps:
                 self._save(state)
-            raise RunError(f"{error}; all that was learned is saved, and {self._how_to_go_on} tries again.") from error
+            raise SimulationError(
+                f"{error}; all that was learned is saved, and {self._how_to_go_on} tries again."
+            ) from error
 
     def _as_trained(self, store: EpisodeStore) -> EpisodeStore:
         spec = self._prepared.record.spec
@@ -121,10 +132,10 @@ class _Rounds:
         self, number: int, inside: int, replay: EpisodeStore, state: TrainState, update: Callable[..., Any]
     ) -> TrainState:
         """The updates of a round, from number `inside` of them on."""
-        count, sharding = self._config.updates_per_call, self._prepared.layout.batches
+        count, sharding = _updates_per_call(self._config), self._prepared.layout.batches
         sampler = self._prepared._replace(store=replay).sampler(seed_of_batches(self._config.seed, number))
         sampler.position = inside
-        recent, self._clock = collections.deque[Any](maxlen=3), Clock()
+        recent = collections.deque[Any](maxlen=3)
         batches = next_batches([sampler], count, sharding)
         for made in range(inside + count, self._config.updates_per_round + 1, count):
             state, metrics = update(state, batches)
@@ -133,7 +144,6 @@ class _Rounds:
             self._writer.add(metrics)
             recent.append(metrics["loss"])
             jax.block_until_ready(recent[0])  # or calls would pile up
-            self._clock.updates += count
             if made < self._config.updates_per_round:
                 self._save_between(state)
         return state
@@ -146,18 +156,16 @@ class _Rounds:
             self._save(state)
         self._heed(stopped_by, state)
 
-    def _finish(self, number: int, explored: EpisodeStore, replay: EpisodeStore, state: TrainState) -> None:
-        """What falls due after a round."""
+    def _finish(
+        self, number: int, rate: float, explored: EpisodeStore, replay: EpisodeStore, state: TrainState
+    ) -> None:
+        """What falls due after a round, of which `rate` updates were made a second."""
         config, step, last = self._config, int(state.step), number == self._config.rounds
-        self._writer.check_finite(step, state)
-        self._clock.stop()
         reached = float(explored.returns.mean())
         self._writer.log(
             step,
-            self._clock.rate(),
-            exploration_return_mean=reached,
-            exploration_failures=self._exploration.failed_tries(number),
-            replay_return_mean=float(replay.returns.mean()),
+            rate,
+            [{"exploration_return_mean": reached, "replay_return_mean": float(replay.returns.mean())}],
         )
         due = last or number % config.evaluate_every == 0
         evaluated = due and self._evaluate(state)

@@ -1,6 +1,5 @@
 """What runs write while they train: metrics, evaluations, plots and checkpoints, and what they go on from."""
 
-import itertools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -56,16 +55,14 @@ class RunWriter:
             if not finite:
                 raise run.not_finite(step, failed=int(done) + 1, seed=seed)
 
-    def log(
-        self, step: int, updates_per_second: float, validations: Sequence[dict[str, float]] = (), **numbers: Any
-    ) -> None:
+    def log(self, step: int, updates_per_second: float, measured: Sequence[dict[str, float]]) -> None:
         """A line of metrics.jsonl: the mean loss since the line before, and every other metric of the last update.
 
-        `validations`: what was measured of each run on held-out episodes, where there are any; `numbers`: of all runs.
+        `measured`: what else there is to say of each run.
         """
         self._collect()
-        for run, validation in itertools.zip_longest(self._runs, validations):
-            run.log(step, updates_per_second, self.also | numbers, validation or {})
+        for run, numbers in zip(self._runs, measured, strict=True):
+            run.log(step, updates_per_second, self.also | numbers)
 
     def write_evaluations(self, step: int, evaluations: Sequence[Sequence[Evaluation]]) -> None:
         """Every target's result of each run, the summary over them, and whether it is the best so far."""
@@ -154,13 +151,12 @@ class _OneRun:
             f"{steps[-1] if steps else 'none'}; lower --learning-rate or look at the data."
         )
 
-    def log(self, step: int, updates_per_second: float, also: dict[str, Any], validation: dict[str, float]) -> None:
+    def log(self, step: int, updates_per_second: float, also: dict[str, Any]) -> None:
         loss = float(np.mean(self._losses, dtype=np.float64))
         others = {name: value for name, value in self._last.items() if name != "loss"}
         seconds = round(self._seconds_before + time.monotonic() - self._opened, 3)
         clock = {"updates_per_second": updates_per_second, "seconds": seconds}
-        numbers = {"loss": loss, **dict(sorted(others.items())), **validation, **clock}
-        numbers = {**also, **numbers}
+        numbers = {**also, "loss": loss, **dict(sorted(others.items())), **clock}
         append_line(self.directory.metrics, {"step": step, **numbers})
         for mirror in self._mirrors:
             mirror.write(step, training_scalars(numbers))
