@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from jaxdt.config import OptimizerConfig
-from jaxdt.training import Metrics, TrainState, initial_state, make_optimizer
+from jaxdt.training import Metrics, TrainState, initial_state, learning_rate_schedule, make_optimizer
 
 
 class TokensSeen(NamedTuple):
@@ -60,7 +60,7 @@ class TokenScheduledUpdate(NamedTuple):
         metrics = {
             "loss": loss,
             "grad_norm": optax.tree.norm(gradients),
-            "learning_rate": factor * self.config.learning_rate,
+            "learning_rate": factor * learning_rate_schedule(self._optimizer)(state.step),
         }
         return state._replace(params=params, opt_state=opt_state), metrics
 

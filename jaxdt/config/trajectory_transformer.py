@@ -13,7 +13,7 @@ from tyro.conf import OmitArgPrefixes
 
 from jaxdt.config.checks import at_least, at_most, one_of, within
 from jaxdt.config.optimizer import OptimizerConfig
-from jaxdt.config.shared import AnyReturns, d4rl_set, fitted
+from jaxdt.config.shared import AnyReturns, OneOptimizer, d4rl_set, fitted
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Box, Discrete, Spec
 
@@ -50,7 +50,7 @@ def _as_the_authors() -> OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrajectoryTransformerConfig(AnyReturns):
+class TrajectoryTransformerConfig(OneOptimizer, AnyReturns):
     """A transformer that predicts every number of an episode in turn, and a beam search for the best that it predicts.
 
     Each number of a transition, its observation, action, reward and value, is a token: one of `bins` bins.
@@ -183,9 +183,6 @@ class TrajectoryTransformerConfig(AnyReturns):
     @property
     def last_step(self) -> int | None:
         return None if self.token_schedule else self.optimizer.last_step
-
-    def for_steps(self, steps: int) -> "TrajectoryTransformerConfig":
-        return dataclasses.replace(self, optimizer=self.optimizer.for_steps(steps))
 
     def for_data(self, dataset: str | None) -> "TrajectoryTransformerConfig":
         known = d4rl_set(dataset)

@@ -106,7 +106,7 @@ def _fitted(imported: ImportedTrajectory, dataset: str, observation: int, action
         raise JaxdtError(
             f"the weights are of observations of {observation} numbers; those of {dataset} have {seen.shape[1]}."
         )
-    columns = {name: getattr(store, name)[:-1] for name in FIELDS} | {"observations": seen[:-1]}
+    columns: dict[str, Any] = {name: getattr(store, name)[:-1] for name in FIELDS} | {"observations": seen[:-1]}
     ends = np.minimum(store.offsets[1:], store.num_steps - 1)
     whole = EpisodeStore.from_arrays(**columns, episode_ends=np.unique(ends))
     return measure(imported.config, whole)["edges"]
