@@ -145,10 +145,10 @@ class _OneRun:
             f"{steps[-1] if steps else 'none'}; lower --learning-rate or look at the data."
         )
 
-    def log(self, step: int, updates_per_second: float, also: dict[str, Any]) -> None:
+    def log(self, step: int, updates_per_second: float, measured: dict[str, Any]) -> None:
         loss = float(np.mean(self._losses, dtype=np.float64))
         others = {name: value for name, value in self._last.items() if name != "loss"}
-        numbers = {**also, "loss": loss, **dict(sorted(others.items())), "updates_per_second": updates_per_second}
+        numbers = {"loss": loss, **dict(sorted(others.items())), **measured, "updates_per_second": updates_per_second}
         append_line(self.directory.metrics, {"step": step, **numbers})
         self._board.write(step, {f"training/{name}": value for name, value in numbers.items()})
         self._losses = np.zeros(0, np.float32)
