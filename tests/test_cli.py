@@ -187,7 +187,19 @@ def test_info_describes_a_directory_of_episodes(data, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "command",
-    ["", "train", "train paper", "train huggingface", "evaluate", "collect", "convert", "import", "export", "info"],
+    [
+        "",
+        "train",
+        "train paper",
+        "train huggingface",
+        "finetune",
+        "evaluate",
+        "collect",
+        "convert",
+        "import",
+        "export",
+        "info",
+    ],
 )
 def test_help_answers(command, capsys):
     try:

@@ -13,6 +13,7 @@ import jaxdt
 from jaxdt import FinetuneConfig, JaxdtError
 from jaxdt.checkpoint import checkpoint_steps, find_checkpoint
 from jaxdt.cli import run as command
+from jaxdt.config import default_exploration_target
 from jaxdt.errors import RunError, StoppedError
 from jaxdt.evaluation.rollout import Episodes, Trajectory
 from jaxdt.loggers import read_lines
@@ -110,6 +111,8 @@ def test_what_was_explored_is_what_the_metrics_say(whole):
         assert line["exploration_return_mean"] == explored.returns.mean()
         assert line["replay_return_mean"] == np.mean(replay)
         assert line["failed_tries"] == 0
+    training = jax.tree.leaves(everything_saved(whole / "checkpoints")["training"])
+    assert {int(leaf) for leaf in training if leaf.dtype == np.int32} == {lines[-1]["step"]}  # the optimiser's, too
     assert lines[0]["learning_rate"] < lines[-1]["learning_rate"]  # the warm-up goes on; the run's own rate fell
     evaluations = read_lines(whole / "evaluations.jsonl")
     assert [(e["round"], e["environment_steps"], e["target"]) for e in evaluations] == [
@@ -155,10 +158,14 @@ def test_a_fine_tuned_run_is_a_run_like_any_other(trained, whole, tmp_path, caps
     assert "environment steps  80" in printed
     with pytest.raises(JaxdtError, match="was fine-tuned; go on with jaxdt finetune --resume --out"):
         jaxdt.train(record.config, STORE, out=whole, env=Buttons(), resume=True)
-    assert {name: read_run(whole).method[name] for name in ("finetuning.rounds", "finetuning.learning_rate")} == {
-        "finetuning.rounds": 5,
-        "finetuning.learning_rate": 1e-2,
-    }
+    method = {name: value for name, value in read_run(whole).method.items() if name.startswith("finetuning.")}
+    assert [name.split(".")[1] for name in method] == [
+        "rounds",
+        "episodes_per_round",
+        "learning_rate",
+        "replay_capacity",
+        "updates_per_round",
+    ]
 
 
 def test_more_rounds_are_the_rounds_that_more_would_have_been(trained, whole, tmp_path, capsys):
@@ -329,6 +336,14 @@ def random_episodes(episodes=60, seed=0):
     observations[::steps, 1] = 1.0
     ends = steps * np.arange(1, episodes + 1)
     return jaxdt.EpisodeStore.from_arrays(observations, actions, actions - 6, episode_ends=ends)
+
+
+@pytest.mark.parametrize(
+    ("targets", "asked_for"),
+    [((200.0, 500.0), 1000.0), ((-200.0,), 0.0), ((0.0, -3.0), 0.0), ((None,), None), ((), None)],
+)
+def test_exploration_asks_for_more_than_evaluation(targets, asked_for):
+    assert default_exploration_target(targets) == asked_for
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from jaxdt.config.decision_transformer import (
 from jaxdt.config.finetuning import (
     FinetuneConfig as FinetuneConfig,
     Finetuning as Finetuning,
+    default_exploration_target as default_exploration_target,
 )
 from jaxdt.config.iql import IQLConfig as IQLConfig
 from jaxdt.config.model import ModelConfig as ModelConfig

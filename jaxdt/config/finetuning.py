@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from jaxdt.config.checks import at_least, fits_float32, within
@@ -78,6 +79,12 @@ class FinetuneConfig:
                 )
             changes[name] = given
         return dataclasses.replace(stored, **changes)
+
+
+def default_exploration_target(targets: Sequence[float | None]) -> float | None:
+    """The highest target and its size again; None where no return is asked for."""
+    highest = max((target for target in targets if target is not None), default=None)
+    return None if highest is None else highest + abs(highest)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

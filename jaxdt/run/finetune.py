@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdt.checkpoint import Which, find_checkpoint, load_checkpoint, quarantine_damaged, stored_shapes
-from jaxdt.config import FinetuneConfig, Finetuning, TrainConfig, numbers, whole
+from jaxdt.config import FinetuneConfig, Finetuning, TrainConfig, default_exploration_target, numbers, whole
 from jaxdt.data.demo import DEMOS
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
@@ -143,11 +143,11 @@ def _beginning(source: RunDirectory, record: RunRecord, config: FinetuneConfig, 
             f"{trained.algorithm.name} is asked for no return; leave exploration_target (got "
             f"{config.exploration_target}) out."
         )
-    targets = config.targets or (trained.targets if isinstance(trained.targets, tuple) else None)
     if trained.algorithm.takes_target and config.exploration_target is None:
-        if not targets:
+        target = default_exploration_target(config.targets or trained.evaluation_targets)
+        if target is None:
             raise JaxdtError(f"{source.path} names no target returns; give targets (--targets), or exploration_target.")
-        config = dataclasses.replace(config, exploration_target=max(targets) + abs(max(targets)))
+        config = dataclasses.replace(config, exploration_target=target)
     first = find_checkpoint(source.checkpoints, checkpoint)
     finetuning = Finetuning(run=os.fspath(source.path), first_step=first, config=config)
     trained = dataclasses.replace(

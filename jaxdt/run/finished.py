@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
-from jaxdt.config import CHANGEABLE, PRESETS, FinetuneConfig, TrainConfig, flatten
+from jaxdt.config import CHANGEABLE, PRESETS, FinetuneConfig, TrainConfig, default_exploration_target, flatten
 from jaxdt.errors import JaxdtError
 from jaxdt.loggers import read_evaluations
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
@@ -113,9 +113,11 @@ def _of_finetuning(record: RunRecord) -> dict[str, Any]:
     if record.finetuning is None:
         return {}
     chosen, default = record.finetuning.config, FinetuneConfig()
-    names = {"rounds", *(name for name, value in flatten(chosen).items() if value != getattr(default, name))}
-    looked_at = {"seed", "targets", "eval_episodes", "evaluate_every", "save_every"}
-    return {f"finetuning.{name}": getattr(chosen, name) for name in sorted(names - looked_at)}
+    names = {name for name, value in flatten(chosen).items() if value != getattr(default, name)}
+    names -= {"rounds", "seed", "targets", "eval_episodes", "evaluate_every", "save_every"}
+    if chosen.exploration_target == default_exploration_target(record.config.evaluation_targets):
+        names -= {"exploration_target"}
+    return {f"finetuning.{name}": getattr(chosen, name) for name in ("rounds", *sorted(names))}
 
 
 def _rank(target: float | None) -> float:

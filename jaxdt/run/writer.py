@@ -151,12 +151,12 @@ class _OneRun:
             f"{steps[-1] if steps else 'none'}; lower --learning-rate or look at the data."
         )
 
-    def log(self, step: int, updates_per_second: float, also: dict[str, Any]) -> None:
+    def log(self, step: int, updates_per_second: float, measured: dict[str, Any]) -> None:
         loss = float(np.mean(self._losses, dtype=np.float64))
         others = {name: value for name, value in self._last.items() if name != "loss"}
         seconds = round(self._seconds_before + time.monotonic() - self._opened, 3)
         clock = {"updates_per_second": updates_per_second, "seconds": seconds}
-        numbers = {**also, "loss": loss, **dict(sorted(others.items())), **clock}
+        numbers = {"loss": loss, **dict(sorted(others.items())), **measured, **clock}
         append_line(self.directory.metrics, {"step": step, **numbers})
         for mirror in self._mirrors:
             mirror.write(step, training_scalars(numbers))
