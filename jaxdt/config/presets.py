@@ -160,10 +160,7 @@ ONLINE_DT_SMALL = TrainConfig(
     algorithm=OnlineDTConfig(
         # No more steps than it acts on: an update takes a quarter of the time of one of 20, and learned as much.
         model=ModelConfig(context_length=5, timestep_embedding=False),
-        # It falls, as in the preset demo: on Hopper a constant rate reached 2307 and 1,000 updates later 790.
-        optimizer=OptimizerConfig(
-            update_rule="lamb", learning_rate=1e-3, warmup_steps=200, schedule="linear", weight_decay=5e-4
-        ),
+        optimizer=OptimizerConfig(update_rule="lamb", learning_rate=1e-3, weight_decay=5e-4, warmup_steps=200),
     ),
 )
 """The same for a laptop's CPU, in minutes."""
