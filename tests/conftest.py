@@ -35,7 +35,10 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 os.environ["XDG_CACHE_HOME"] = os.environ["JAXDT_TESTS_CACHE"]  # what the command itself keeps
 
 
-_LONGEST = "killing seeds importing run cli stopping fuzz resuming_seeds disk behavior_cloning discrete models".split()
+_LONGEST = (
+    "killing seeds importing run cli stopping killing_finetuning finetuning fuzz resuming_seeds disk behavior_cloning "
+    "discrete models"
+).split()
 
 
 def pytest_collection_modifyitems(items):
