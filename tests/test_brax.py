@@ -1,4 +1,4 @@
-"""The README's adapter for environments of another library."""
+"""The adapter of scripts/usage.md for environments of another library."""
 
 import re
 import warnings
@@ -14,12 +14,12 @@ from jaxdt.types import Box, Spec
 from tests.conftest import tiny_algorithm
 
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "scripts" / "usage.md"
 
 
 @pytest.mark.parity
-def test_the_readmes_adapter_plays_brax():
-    [example] = [code for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "brax" in code]
+def test_the_adapter_plays_brax():
+    [example] = [code for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "brax" in code]
     ones = np.ones(1, np.float32)
     constants = {"state_mean": np.zeros(4, np.float32), "state_std": np.ones(4, np.float32)}
     spec = Spec(observation_shape=(4,), action=Box(-ones, ones), constants=constants)
