@@ -23,7 +23,7 @@ def heading_anchors(text: str) -> set[str]:
 
 
 def blocks(kind: str) -> list[str]:
-    return re.findall(rf"(?m)^```{kind}\n(.*?)^```$", README, re.DOTALL)
+    return [code for name, code in re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", README) if name == kind]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
