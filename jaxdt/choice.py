@@ -136,8 +136,9 @@ def why_not_made(choice: EnvironmentChoice, error: BaseException) -> str:
         return f"{reason} (it cannot be rendered; leave the video out{fix})"
     from gymnasium.error import Error
 
-    if choice.kwargs and not isinstance(choice.env, str):
-        reason = f"{reason}; it was given env_kwargs={dict(choice.kwargs)!r:.300}, and env_kwargs={{}} gives none"
+    if choice.kwargs:
+        none = "--env-kwargs '{}'" if isinstance(choice.env, str) else "env_kwargs={}"
+        reason = f"{reason}; it was given env_kwargs={dict(choice.kwargs)!r:.300}, and {none} gives none"
     if not (isinstance(choice.env, str) and isinstance(error, Error | ImportError | ValueError)):
         return f"{reason}{fix}"
     return (

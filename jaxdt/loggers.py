@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import netrc
 import os
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxdt.errors import JaxdtError, one_line
+from jaxdt.errors import JaxdtError, RunError, one_line
 from jaxdt.files import open_atomically, writing
 
 
@@ -116,10 +117,15 @@ class Tracker(Mirror):
     `jaxdt log` sends again.
     """
 
-    def __init__(self, kind: str, directory: Path, *, project: str, name: str, config: Mapping[str, Any]):
-        """`kind`: `wandb` or `trackio`; `directory`: of the run, where Weights & Biases keeps what it does not send."""
+    def __init__(
+        self, kind: str, directory: Path, *, project: str, name: str, config: Mapping[str, Any], strict: bool = False
+    ):
+        """`kind`: `wandb` or `trackio`; `directory`: of the run, where Weights & Biases keeps what it does not send.
+
+        `strict`: what they raise becomes a RunError instead of a warning.
+        """
         check_installed(kind)
-        self._kind, self._run = kind, None
+        self._kind, self._run, self._strict = kind, None, strict
         with self._forgiving():
             module = importlib.import_module(kind)
             options: dict[str, Any] = {}
@@ -149,6 +155,8 @@ class Tracker(Mirror):
             yield
         except Exception as error:  # a client of a service raises whatever it likes
             self._run = None
+            if self._strict:
+                raise RunError(f"{self._kind} takes no numbers: {one_line(error, 200)}.") from error
             warnings.warn(
                 f"{self._kind} is given no more numbers: {one_line(error, 200)}; the run goes on, and jaxdt log sends "
                 "all of them later.",
@@ -166,11 +174,17 @@ def check_installed(kind: str) -> None:
         raise JaxdtError(f"{kind} needs {MIRRORS[kind]}; pip install 'jaxdt[{kind}]'.")
 
 
-def open_mirror(kind: str, directory: Path, *, project: str, name: str, config: Mapping[str, Any]) -> Mirror:
-    """The one of that name, for the run in a directory."""
-    if kind == "tensorboard":
-        return TensorBoard(directory / "tensorboard")
-    return Tracker(kind, directory, project=project, name=name, config=config)
+def open_mirror(
+    kind: str, directory: Path, *, project: str, name: str, config: Mapping[str, Any], afterwards: bool = False
+) -> Mirror:
+    """The one of that name, for the run in a directory; `afterwards`: it is given a whole run, apart from others."""
+    if kind != "tensorboard":
+        return Tracker(kind, directory, project=project, name=name, config=config, strict=afterwards)
+    board = directory / "tensorboard"
+    if afterwards:
+        count = itertools.count(1)
+        board = next(path for n in count if not (path := board / f"logged-{n}").exists())
+    return TensorBoard(board)
 
 
 def _has_wandb_key() -> bool:

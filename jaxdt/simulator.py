@@ -184,14 +184,22 @@ def checked_env_kwargs(text: str, env_id: str | None, where: str) -> dict[str, A
         kwargs = None
     if not isinstance(kwargs, dict):
         raise JaxdtError(f"{where}: env_kwargs must be a JSON object such as {{}}; got {text!r:.80}.")
-    if are_plain_kwargs(kwargs):
+    if are_plain_kwargs(kwargs) and not kwargs.keys() & _NOT_OF_A_FILE and _is_limit(kwargs.get("max_episode_steps")):
         return kwargs or None
     warnings.warn(
-        f"{where} was recorded with keyword arguments that may name a path to open; to evaluate in the same, give "
-        f"{flags_of(env_id or 'ID', kwargs)} if you trust it.",
+        f"{where} was recorded with keyword arguments that a file may not give (a path to open, how it is shown, an "
+        f"endless episode); to evaluate in the same, give {flags_of(env_id or 'ID', kwargs)} if you trust it.",
         stacklevel=4,
     )
     return None
+
+
+_NOT_OF_A_FILE = {"id", "render_mode", "disable_env_checker", "vectorization_mode"}
+"""Of `gymnasium.make` itself; how an environment is shown is not what was recorded."""
+
+
+def _is_limit(steps: Any) -> bool:
+    return steps is None or (type(steps) is int and (steps == -1 or 1 <= steps < 2**24))
 
 
 def _check_spaces(env_id: str, simulator: "gymnasium.Env") -> None:

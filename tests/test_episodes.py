@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from jaxdt import EpisodeStore, JaxdtError, load_episodes
+from jaxdt.data.joining import concatenate
+from jaxdt.data.storage import MEMORY
 from jaxdt.types import Box, Discrete, Spec
 from tests.conftest import make_store
 
@@ -482,10 +484,21 @@ def test_a_spec_may_name_a_file_more_than_once(tmp_path):
 
 
 def test_joined_datasets_of_environments_made_in_other_ways_are_refused(tmp_path):
-    for name, kwargs in (("a", None), ("b", {"g": 1})):
+    for name, kwargs in (("a", {"g": 2}), ("b", {"g": 1})):
         dataclasses.replace(make_store(env_id="Hopper-v5"), env_kwargs=kwargs).save(tmp_path / f"{name}.npz")
-    with pytest.raises(JaxdtError, match=r"of one environment; got the env_kwargs None, {'g': 1} from .*a.npz, .*b"):
+    with pytest.raises(
+        JaxdtError, match=r"of one environment; got the env_kwargs {'g': 2}, {'g': 1} from .*a.npz, .*b"
+    ):
         load_episodes(f"{tmp_path / 'a.npz'}+{tmp_path / 'b.npz'}")
+
+
+def test_joined_datasets_have_the_arguments_that_some_say_and_the_longest_limit():
+    stores = [
+        dataclasses.replace(make_store(env_id="Hopper-v5"), env_kwargs=kwargs)
+        for kwargs in ({"g": 2, "max_episode_steps": 50}, None, {"g": 2, "max_episode_steps": 70})
+    ]
+    joined = concatenate(stores, ["a", "b", "c"], MEMORY)
+    assert joined.env_kwargs == {"g": 2, "max_episode_steps": 70}
 
 
 @pytest.mark.parametrize(

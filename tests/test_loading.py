@@ -303,6 +303,28 @@ def test_a_pickle_under_our_ending_is_refused_and_never_run(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "kwargs",
+    [
+        '{"max_episode_steps": 1000000000000}',
+        '{"max_episode_steps": "9"}',
+        '{"render_mode": "human"}',
+        '{"id": "Other-v0"}',
+        '{"xml_file": "/evil.xml"}',
+    ],
+)
+def test_keyword_arguments_that_a_file_may_not_give_are_said_and_left_out(tmp_path, kwargs):
+    path = write_npz(tmp_path / "a.npz", env_kwargs=np.array(kwargs))
+    with pytest.warns(UserWarning, match=r"a\.npz was recorded with keyword arguments that a file may not give .* --env"):
+        assert load_episodes(path).env_kwargs is None
+
+
+@pytest.mark.parametrize("kwargs", ["{", "3", '"a"', "[" * 10_000])
+def test_keyword_arguments_that_are_no_object_are_refused(tmp_path, kwargs):
+    path = write_npz(tmp_path / "a.npz", env_kwargs=np.array(kwargs))
+    assert refusal(path).startswith(f"{path}: env_kwargs must be a JSON object such as {{}}; got ")
+
+
+@pytest.mark.parametrize(
     "env_id",
     [
         np.array("evil:Env-v0"),

@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from jaxdt import JaxdtError
+from jaxdt.errors import RunError
 from jaxdt.loggers import (
     TensorBoard,
     append_line,
@@ -189,6 +190,9 @@ def test_a_whole_run_is_logged_afterwards(fake, finished):
     played = {step for numbers, step in tracker.logged if "evaluation/target_1/return_mean" in numbers}
     assert played == {line["step"] for line in evaluations}
     assert (tracker.options["name"], tracker.options["config"]["steps"]) == ("finished", 12)
+    fake("trackio", failing=10)
+    with pytest.raises(RunError, match="trackio takes no numbers: the service is down"):
+        log(finished, to="trackio")
     with pytest.raises(JaxdtError, match="to one of tensorboard, wandb, trackio; got 'mlflow'"):
         log(finished, to="mlflow")
 

@@ -116,8 +116,11 @@ def fitted(given: Any, trained: Any, shape: tuple[str, ...]) -> Any:
 def names_of_sets(dataset: str | None, *, version: str = "-v2") -> list[str | None]:
     """Of each part of what `--dataset` was given the last piece of its name, such as `hopper-medium`, without version.
 
-    `D/hopper_medium-v2.hdf5+hf:O/N/CONFIG`; None for a part that does not end with the `version`, a regular expression.
+    `D/hopper_medium-v2.hdf5+hf:O/N/CONFIG+minari:D4RL/hopper/medium-v2`; None for a part that does not end with the
+    `version`, a regular expression.
     """
     pattern = rf"(?:.*[/:])?([\w-]+?){version}(?:\.\w+)?/?"
-    found = [re.fullmatch(pattern, part) for part in (dataset or "").split("+")]
+    parts = (dataset or "").split("+")
+    parts = ["-".join(part.split("/")[-2:]) if part.startswith("minari:") else part for part in parts]
+    found = [re.fullmatch(pattern, part) for part in parts]
     return [each and each[1].replace("_", "-") for each in found]

@@ -64,21 +64,31 @@ def concatenate(stores: Sequence[EpisodeStore], names: Sequence[str], storage: S
             f"datasets joined by + must be of one environment; got {', '.join(sorted(env_ids))} "
             f"from {', '.join(names)}."
         )
-    kwargs = [store.env_kwargs for store in stores if store.env_id is not None]
-    if any(each != kwargs[0] for each in kwargs):
-        raise JaxdtError(
-            f"datasets joined by + must be of one environment; got the env_kwargs {', '.join(map(str, kwargs))} from "
-            f"{', '.join(names)}."
-        )
     starts = np.cumsum([0] + [store.num_steps for store in stores[:-1]])
     ends = [store.offsets[1:] + start for store, start in zip(stores, starts, strict=True)]
     joined = ("observations", "actions", "rewards", "terminations", "truncations")
     return EpisodeStore(
         offsets=np.concatenate([[0], *ends]),
         env_id=next(iter(env_ids), None),
-        env_kwargs=next(iter(kwargs), None),
+        env_kwargs=_shared_arguments(stores, names),
         **{field: _joined(field, [getattr(store, field) for store in stores], storage) for field in joined},  # type: ignore[arg-type]
     )
+
+
+def _shared_arguments(stores: Sequence[EpisodeStore], names: Sequence[str]) -> dict[str, Any] | None:
+    """Those of all that say any; of time limits the longest."""
+    known = [store.env_kwargs for store in stores if store.env_kwargs is not None]
+    limits = [kwargs["max_episode_steps"] for kwargs in known if "max_episode_steps" in kwargs]
+    others = [{name: value for name, value in kwargs.items() if name != "max_episode_steps"} for kwargs in known]
+    if any(each != others[0] for each in others):
+        raise JaxdtError(
+            f"datasets joined by + must be of one environment; got the env_kwargs {', '.join(map(str, others))} from "
+            f"{', '.join(names)} (load them apart and give from_arrays what they have in common)."
+        )
+    shared = others[0] if others else {}
+    if limits:
+        shared["max_episode_steps"] = -1 if -1 in limits else max(limits)
+    return shared or None
 
 
 def _joined(field: str, arrays: Sequence[np.ndarray], storage: Storage) -> np.ndarray:
