@@ -88,6 +88,8 @@ def test_what_was_not_measured_or_chosen_is_named():
         measured = {**spec.constants, "windows": np.float32(windows)}
         with pytest.raises(JaxdtError, match=message):
             make_algorithm(by_tokens, dataclasses.replace(spec, constants=measured))
+    with pytest.raises(JaxdtError, match="at most 1000; these have 1001; choose another"):
+        measure(DEFAULT, make_store(state_dim=1001))
     falling = {**spec.constants, "edges": spec.constants["edges"][::-1]}
     with pytest.raises(JaxdtError, match="must not fall"):
         make_algorithm(config, dataclasses.replace(spec, constants=falling))

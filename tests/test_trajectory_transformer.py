@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdt.algorithms.token_schedule import TokenScheduledUpdate
+from jaxdt.algorithms.token_schedule import TokenScheduledUpdate, TokensSeen
 from jaxdt.algorithms.trajectory_transformer import token_loss, token_weights, tokens_of
 from jaxdt.config import TrajectoryTransformerConfig
 from jaxdt.data.trajectories import TrajectoryRows
@@ -54,6 +54,15 @@ def test_loss_and_gradients_are_the_originals():
     value, gradients = jax.jit(jax.value_and_grad(loss))(ours("param"), TOKENS, None)
     np.testing.assert_allclose(value, GOLDEN["loss"], rtol=1e-6)
     jax.tree.map(lambda mine, theirs: np.testing.assert_allclose(mine, theirs, atol=1e-4), gradients, ours("grad"))
+
+
+def test_the_authors_rate_rises_again_behind_its_end():
+    """After passes over a million windows, whose tokens one int32 cannot count."""
+    per_pass = 249 * 998_999
+    update = TokenScheduledUpdate(loss, len, TrajectoryTransformerConfig().optimizer, per_pass, 20 * per_pass)
+    passes = np.array([0.5, 1, 17, 20, 24, 39, 50])
+    factors = [float(update.factor(TokensSeen(jnp.int32(n), jnp.int32(n % 1 * per_pass)))) for n in passes]
+    np.testing.assert_allclose(factors, [0.5, 1, 0.1, 0.1, 0.106, 1, 0.377], atol=1e-3)
 
 
 def test_ten_updates_are_the_originals():

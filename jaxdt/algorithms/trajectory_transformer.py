@@ -15,6 +15,7 @@ from jaxdt.config.trajectory_transformer import num_action_tokens, row_size
 from jaxdt.data.discretization import fit_edges
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.trajectories import TrajectoryRows, TrajectorySampler, num_starts, penalized_rewards, values_of
+from jaxdt.errors import JaxdtError
 from jaxdt.models import TrajectoryModel, build_trajectory_model
 from jaxdt.training import GradientUpdate, initial_state
 from jaxdt.types import Algorithm, Box, Spec
@@ -22,13 +23,21 @@ from jaxdt.types import Algorithm, Box, Spec
 
 FINAL_PASSES = 20
 """Over the data, at the end of which the authors' learning rate is lowest."""
+MOST_NUMBERS = 1000
+"""Of an observation."""
 
 
 def measure(config: TrajectoryTransformerConfig, store: EpisodeStore) -> dict[str, np.ndarray]:
     """The edges of each number's bins, and how many windows a pass over the data has.
 
-    Continuous actions are those of [-1, 1]. A discrete one is its own bin.
+    Continuous actions are those of [-1, 1]. A discrete one is its own bin. Raises JaxdtError for observations of too
+    many numbers.
     """
+    if store.state_dim > MOST_NUMBERS:
+        raise JaxdtError(
+            f"each number of an observation is a token of {config.name}, at most {MOST_NUMBERS}; these have "
+            f"{store.state_dim}; choose another method for frames."
+        )
     rewards = penalized_rewards(store, config.termination_penalty)
     observations = store.observations.reshape(store.num_steps, -1)
     columns = [observations[:, i] for i in range(observations.shape[1])]

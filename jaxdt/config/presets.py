@@ -217,6 +217,8 @@ TRAJECTORY_TRANSFORMER_SMALL = TrainConfig(
         horizon=5,
         planning_window="growing",
         beam_width=16,
+        action_nucleus=0.4,
+        action_top_k=0,
         width=96,
         num_layers=3,
         # Each window is seen some ten times at most, and a third of the time goes into dropout.
