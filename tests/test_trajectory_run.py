@@ -4,10 +4,12 @@ import dataclasses
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxdt
+from jaxdt.algorithms import make_algorithm
 from jaxdt.config import OptimizerConfig, TrainConfig, TrajectoryTransformerConfig
 from jaxdt.loggers import read_lines
 from tests.toys import Dial, dial_episodes
@@ -67,3 +69,16 @@ def test_an_episode_is_the_same_alone_and_beside_others(run):
         actions.append(agent.act(np.array([1.0, 0.0]), reward))
         reward = float(actions[-1][0])
     assert float(np.sum(actions)) == pytest.approx(together[1], abs=1e-4)
+
+
+def test_the_action_error_is_that_of_the_likeliest_action_behind_what_was_recorded(run):
+    """Where the last numbers of an action are predicted well, and rows behind an end do not count."""
+    agent = jaxdt.Agent.load(run)
+    algorithm = make_algorithm(agent.config, agent.spec)
+    batch = algorithm.sampler(STORE, batch_size=8, seed=0).batch(0)
+    measured = jax.jit(algorithm.validate)(agent.params, batch)
+    loss = jax.jit(algorithm.update.loss)(agent.params, batch, None)
+    assert float(measured["loss"]) == pytest.approx(float(loss), rel=1e-5)
+    hidden = batch._replace(rows=jnp.where(batch.real[..., None], batch.rows, 99.0))
+    assert float(jax.jit(algorithm.validate)(agent.params, hidden)["action_error"]) == float(measured["action_error"])
+    assert 0 < measured["action_error"] < 0.9 / 2 + 0.1  # the mean level would be as far away
