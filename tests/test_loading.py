@@ -314,7 +314,7 @@ def test_a_pickle_under_our_ending_is_refused_and_never_run(tmp_path):
 )
 def test_keyword_arguments_that_a_file_may_not_give_are_said_and_left_out(tmp_path, kwargs):
     path = write_npz(tmp_path / "a.npz", env_kwargs=np.array(kwargs))
-    with pytest.warns(UserWarning, match=r"a\.npz was recorded with keyword arguments that a file may not give .* --env"):
+    with pytest.warns(UserWarning, match="with keyword arguments that a file may not give .* --env"):
         assert load_episodes(path).env_kwargs is None
 
 
