@@ -12,6 +12,7 @@ import jaxdt
 from jaxdt.algorithms import make_algorithm
 from jaxdt.config import OptimizerConfig, TrainConfig, TrajectoryTransformerConfig
 from jaxdt.loggers import read_lines
+from tests.conftest import make_store
 from tests.toys import Dial, dial_episodes
 
 
@@ -82,3 +83,28 @@ def test_the_action_error_is_that_of_the_likeliest_action_behind_what_was_record
     hidden = batch._replace(rows=jnp.where(batch.real[..., None], batch.rows, 99.0))
     assert float(jax.jit(algorithm.validate)(agent.params, hidden)["action_error"]) == float(measured["action_error"])
     assert 0 < measured["action_error"] < 0.9 / 2 + 0.1  # the mean level would be as far away
+
+
+def test_of_discrete_actions_only_those_that_there_are_are_planned():
+    """Of 20 tokens; what is remembered is what was done."""
+    store = make_store(lengths=(9, 9), state_dim=2, discrete=3)
+    config = dataclasses.replace(SMALL, bins=20, token_schedule=False).for_data(None).for_steps(10)
+    spec = jaxdt.make_spec(config, store)
+    algorithm = make_algorithm(config, spec)
+    params = jax.jit(algorithm.init)(jax.random.key(0)).params
+    keys, observation = jax.random.split(jax.random.key(1), 16), jnp.zeros((16, 2))
+    memory, actions = jax.jit(algorithm.policy.act)(
+        params, algorithm.policy.start(jnp.zeros(16)), observation, jnp.zeros(16), keys
+    )
+    assert set(np.unique(actions)) <= {0, 1, 2}
+    np.testing.assert_array_equal(memory.actions[:, 0, 0], actions)
+
+
+def test_weights_of_another_run_are_trained_on_along_one_cosine():
+    """The authors' schedule counts the windows of the data that a run began with."""
+    trained = SMALL.for_data("hopper-medium-v2")
+    assert trained.token_schedule
+    again = TrajectoryTransformerConfig(horizon=2, context_transitions=2).trained_on_from(trained)
+    assert again.token_schedule is False
+    with pytest.raises(jaxdt.JaxdtError, match="token_schedule counts the windows of the data"):
+        SMALL.trained_on_from(trained)

@@ -80,20 +80,35 @@ class _Ways(NamedTuple):
 
 
 def make_planner(
-    config: TrajectoryTransformerConfig, model: TrajectoryModel, edges: Float[Array, "edges row"], num_actions: int
+    config: TrajectoryTransformerConfig,
+    model: TrajectoryModel,
+    edges: Float[Array, "edges row"],
+    num_actions: int,
+    *,
+    choices: int | None = None,
 ) -> Callable[[PyTree[Array], Past, Draws], Plan]:
-    """`plan(params, past, draws)`, of all episodes at once; `num_actions`: tokens of an action."""
-    return _Planner(config, model, edges, num_actions).plan
+    """`plan(params, past, draws)`, of all episodes at once.
+
+    `num_actions`: tokens of an action; `choices`: of a discrete one, whose tokens are the numbers below it.
+    """
+    return _Planner(config, model, edges, num_actions, choices).plan
 
 
 class _Planner:
-    def __init__(self, config: TrajectoryTransformerConfig, model: TrajectoryModel, edges: Any, num_actions: int):
+    def __init__(
+        self,
+        config: TrajectoryTransformerConfig,
+        model: TrajectoryModel,
+        edges: Any,
+        num_actions: int,
+        choices: int | None,
+    ):
         assert config.horizon
         assert config.beam_width
         assert config.action_nucleus
         self.config, self.model = config, model
         self.horizon, self.width, self.ways = config.horizon, config.beam_width, config.expansion
-        self.row, self.num_actions = edges.shape[1], num_actions
+        self.row, self.num_actions, self.choices = edges.shape[1], num_actions, choices
         self.num_observed = self.row - num_actions - 2
         middles = bin_middles(jnp.asarray(edges))
         self.reward_middles, self.value_middles = middles[:, -2], middles[:, -1]
@@ -163,6 +178,8 @@ class _Planner:
         def act(carry: tuple, xs: tuple) -> tuple:
             suffixes, logits = carry
             step, uniform = xs
+            if self.choices is not None:  # others are no action
+                logits = jnp.where(jnp.arange(logits.shape[-1]) < self.choices, logits, -1e9)
             token = self.draw_action(logits, None if uniform is None else uniform.reshape(rows, self.ways))
             return network.branch(beam.caches, suffixes, token, first, step), token
 

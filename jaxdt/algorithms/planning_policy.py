@@ -35,7 +35,8 @@ class Memory(NamedTuple):
 
 def make_policy(config: TrajectoryTransformerConfig, spec: Spec, model: TrajectoryModel) -> Policy:
     """Plans at every `plan_every`-th step; what an episode's plan draws depends on its own key alone."""
-    plan = make_planner(config, model, jnp.asarray(spec.constants["edges"]), num_action_tokens(spec))
+    choices = None if isinstance(spec.action, Box) else spec.action.n
+    plan = make_planner(config, model, jnp.asarray(spec.constants["edges"]), num_action_tokens(spec), choices=choices)
     policy = PlanningPolicy(config, spec, plan)
     return Policy(policy.start, policy.act)
 

@@ -54,7 +54,7 @@ class EvaluateArguments:
     expansion: int | None = None
     """Of a policy that plans: ways in which each of them goes on before the best are kept."""
     context_transitions: int | None = None
-    """Of a policy that plans: environment steps that the model sees at most."""
+    """Of a policy that plans: environment steps that the model sees at most, with a growing window beside the plan."""
     planning_window: PlanningWindow | None = None
     """Of a policy that plans; sliding: the model sees the last of these; growing: all of a plan."""
     plan_every: int | None = None

@@ -31,7 +31,7 @@ class ImportArguments:
     context_length: int | None = None
     """Environment steps that the policy sees; None: the one that is known, else 20."""
     num_heads: int | None = None
-    """Attention heads; needed for the original's state dict, which does not tell."""
+    """Attention heads; needed for the original's state dict, which does not tell (a Trajectory Transformer: 4)."""
     discretizer: str | None = None
     """Of a Trajectory Transformer: an .npz with the `edges` of its bins, which no checkpoint has."""
     dataset: str | None = None

@@ -227,8 +227,8 @@ TRAJECTORY_TRANSFORMER_SMALL = TrainConfig(
         optimizer=dataclasses.replace(TrajectoryTransformerConfig().optimizer, learning_rate=1e-3),
     ),
 )
-"""The Trajectory Transformer for a laptop's CPU: trained within half an hour, and cheap enough to plan with at each
-step."""
+"""The Trajectory Transformer for a laptop's CPU: smaller, and cheap enough to plan with at each step. What it reaches
+is not measured yet."""
 
 CARTPOLE = TrainConfig(
     preset="cartpole",

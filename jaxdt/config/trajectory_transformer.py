@@ -99,7 +99,8 @@ class TrajectoryTransformerConfig(OneOptimizer, AnyReturns):
     expansion: int = 2
     """Acting: ways in which each of them goes on before the best are kept."""
     context_transitions: int = 5
-    """Acting: environment steps that the model sees at most, the one that is being chosen included; 2 or more."""
+    """Acting: environment steps that the model sees at most, the one that is being chosen included; 2 or more. With
+    `planning-window` growing, those before the plan and that one; the plan comes on top."""
     planning_window: PlanningWindow = "sliding"
     """Acting; sliding: the model sees the last `context-transitions` steps of a plan; growing: all of it and what was
     before, which is cheaper and must fit into `transitions`."""
@@ -133,6 +134,9 @@ class TrajectoryTransformerConfig(OneOptimizer, AnyReturns):
             if getattr(self, name) is not None:
                 at_least(self, name, 0 if name == "action_top_k" else 1)
         at_least(self, "observation_top_k", 0)
+        for name in ("horizon", "beam_width", "expansion", "plan_every"):
+            if getattr(self, name) is not None:
+                at_most(self, name, 4096)
         if self.width % self.num_heads:
             raise JaxdtError(
                 f"width must be divisible by num_heads; got width={self.width}, num_heads={self.num_heads}."
@@ -192,8 +196,13 @@ class TrajectoryTransformerConfig(OneOptimizer, AnyReturns):
 
     def trained_on_from(self, trained: Any) -> "TrajectoryTransformerConfig":
         """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
+        if self.token_schedule:
+            raise JaxdtError(
+                "token_schedule counts the windows of the data that weights were first trained on; leave it out (with "
+                "--init the learning rate falls along one cosine)."
+            )
         made = ("bins", "binning", "transitions", "discount", "termination_penalty", "width", "num_layers", "num_heads")
-        return fitted(self, trained, made)
+        return dataclasses.replace(fitted(self, trained, made), token_schedule=False)
 
     def check_spec(self, spec: Spec) -> None:
         """Raises JaxdtError where choices are open, or a spec lacks the edges of bins or has too many actions."""

@@ -34,12 +34,12 @@ ENVIRONMENTS = {
 """By D4RL's name."""
 
 _BY_GYMNASIUM_NAME = {environment.name.lower(): name for name, environment in ENVIRONMENTS.items()}
-_QUALITIES = "random|medium|expert|medium-replay|medium-expert|full-replay"
+QUALITIES = "random|medium|expert|medium-replay|medium-expert|full-replay"
 
 
 def d4rl_env_id(name: str | None, state_dim: int) -> str | None:
     """The Gymnasium id for a name such as `halfcheetah-expert-v2`; None where it has another observation size."""
-    match = re.fullmatch(rf"(\w+?)-(?:{_QUALITIES})-v2", name or "")
+    match = re.fullmatch(rf"(\w+?)-(?:{QUALITIES})-v2", name or "")
     environment = ENVIRONMENTS.get(match[1]) if match else None
     if environment is None or environment.observation_size != state_dim:
         return None
@@ -49,7 +49,7 @@ def d4rl_env_id(name: str | None, state_dim: int) -> str | None:
 def old_time_limit(path: str) -> int | None:
     """Steps after which episodes were cut off in one of D4RL's files older than `timeouts`, by its name."""
     names = "|".join(name for name, task in ENVIRONMENTS.items() if task.observation_size is not None)
-    qualities = rf"{_QUALITIES}|mixed".replace("-", "[-_]")
+    qualities = rf"{QUALITIES}|mixed".replace("-", "[-_]")
     is_old = re.fullmatch(
         rf"(?:{names})[-_](?:{qualities})(?:-v[01])?\.hdf5", path.replace("\\", "/").rsplit("/", 1)[-1]
     )

@@ -55,17 +55,21 @@ class Imported(NamedTuple):
     """Whether it is an Online Decision Transformer, whose heads give a distribution."""
 
 
-def read_model(source: str, context_length: int | None = None, num_heads: int | None = None) -> Imported:
+def read_model(
+    source: str, context_length: int | None = None, num_heads: int | None = None, *, tensors: Tensors | None = None
+) -> Imported:
     """Weights of a directory, a file or a hub name such as `owner/name`.
 
-    `num_heads` is needed for the original's state dict, which does not tell, and `context_length` may be given.
+    `tensors`: what the file holds, where it has been read already. `num_heads` is needed for the original's state dict,
+    which does not tell, and `context_length` may be given.
     Raises JaxdtError naming the file and the field or tensor that is wrong.
     """
     weights = weights_of(source)
     config_file = weights.parent / "config.json"
     known = _known_of(source, weights.parent / NORMALIZATION)
     length = next(value for value in (context_length, known.context_length, 20) if value is not None)
-    tensors = read_tensors(weights)
+    if tensors is None:
+        tensors = read_tensors(weights)
     if layout_of(tensors, str(weights)) == "encoder":
         if not config_file.is_file():
             raise JaxdtError(f"{config_file} is missing; weights of Hugging Face's model need it beside them.")

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdt.config import TrajectoryTransformerConfig
-from jaxdt.data.d4rl import ENVIRONMENTS
+from jaxdt.data.d4rl import ENVIRONMENTS, QUALITIES
+from jaxdt.data.formats.npz import check_members
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.interop.names import put, take
 from jaxdt.interop.tensors import Tensors
@@ -55,7 +56,7 @@ def trajectory_from_tensors(tensors: Tensors, num_heads: int | None, source: str
         context_transitions=min(TrajectoryTransformerConfig.context_transitions, transitions),
         width=width,
         num_layers=layers,
-        num_heads=num_heads or 4,
+        num_heads=4 if num_heads is None else num_heads,
     )
     return ImportedTrajectory(config, params, row)
 
@@ -66,8 +67,15 @@ def read_edges(path: Path) -> Float[np.ndarray, "edges row"]:
     Raises JaxdtError naming the file and what is wrong.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            edges = np.asarray(archive["edges"], np.float32)
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            check_members(archive.zip, ("edges",), path)
+            edges = archive["edges"]
+            if edges.dtype.kind not in "iuf":
+                raise ValueError(f"its numbers are {edges.dtype}")
+            with np.errstate(over="ignore"):
+                edges = edges.astype(np.float32)
+    except JaxdtError:
+        raise
     except Exception as error:  # damaged bytes make NumPy and zipfile raise a dozen kinds
         raise JaxdtError(f"{path} must be an .npz with an array edges: {one_line(error, 200)}.") from error
     if edges.ndim != 2 or len(edges) < 3 or not np.isfinite(edges).all() or (np.diff(edges, axis=0) < 0).any():
@@ -81,8 +89,8 @@ def read_edges(path: Path) -> Float[np.ndarray, "edges row"]:
 def task_of(source: str) -> str | None:
     """D4RL's set that a name such as `CarlCochet/trajectory-transformer-hopper-medium-v2` says; None for others."""
     sets = "|".join(name for name, task in ENVIRONMENTS.items() if task.observation_size is not None)
-    found = re.search(rf"({sets})-[a-z-]+-v2", source)
-    return found[0] if found else None
+    found = re.search(rf"(?:^|[/-])((?:{sets})-(?:{QUALITIES}))-v2(?![\w-])", source.replace("_", "-"))
+    return found[1] if found else None
 
 
 def _sizes(tensors: Tensors, source: str) -> tuple[int, int, int, int, int]:

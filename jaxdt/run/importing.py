@@ -113,7 +113,7 @@ def import_run(
     )
     numbers = {"return_scale": return_scale, "targets": targets, "context_length": context_length}
     options = read_partial_spec(numbers, "the arguments")._replace(env_id=env)
-    imported = read_model(source, context_length, num_heads)
+    imported = read_model(source, context_length, num_heads, tensors=tensors)
     given = _given_statistics(stats, progress)._replace(**_not_none(**options._asdict()))
     agent = _agent(imported, given, source)
     if imported.dropped:

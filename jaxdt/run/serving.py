@@ -56,7 +56,7 @@ def _write(
     if agent.config.draws_actions:
         raise JaxdtError(
             "an exported policy draws nothing at random; give it sampling='greedy' (--sampling greedy), or of one that "
-            "plans action_top_k=1 and observation_top_k=1."
+            "plans, from Python, action_top_k=1 and observation_top_k=1."
         )
     arrays, step = serving.acting_step(agent.policy, agent.params)
     content = convert(step, arrays, agent.spec)

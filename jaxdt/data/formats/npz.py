@@ -31,7 +31,7 @@ def load_npz(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = N
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             names = {name: name for name in (*LARGE, *_ENVIRONMENT) if name in archive.files}
             names |= ending_fields(archive.files)
-            _check_members(archive.zip, tuple(names.values()), path)
+            check_members(archive.zip, tuple(names.values()), path)
             arrays = {ours: _read(archive, theirs, storage) for ours, theirs in names.items()}
     except JaxdtError:
         raise
@@ -65,7 +65,7 @@ def write_npz(store: EpisodeStore, path: str | os.PathLike[str]) -> None:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
-def _check_members(archive: zipfile.ZipFile, wanted: tuple[str, ...], path: Path) -> None:
+def check_members(archive: zipfile.ZipFile, wanted: tuple[str, ...], path: Path) -> None:
     """Refuses what could take far more memory than the file: bzip2 and lzma inflate without a bound."""
     members = [info for info in archive.infolist() if info.filename.removesuffix(".npy") in wanted]
     if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in members):
