@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import json
+import shutil
 import time
 
 import jax
@@ -183,12 +185,89 @@ def test_more_rounds_are_the_rounds_that_more_would_have_been(trained, whole, tm
         ({"updates_per_round": 3}, "was started with updates_per_round=11 and cannot go on with 3"),
         ({"seed": 4}, "was started with seed=3 and cannot go on with 4"),
         ({"exploration_target": 2.0}, r"was started with exploration_target=8\.0 and cannot go on with 2\.0"),
-        ({"rounds": 4}, "has 61 updates already; --steps 50 is fewer"),
+        ({"rounds": 4}, "has 61 updates already; --rounds 4, to update 50, is fewer"),
     ],
 )
 def test_what_was_begun_goes_on_as_it_was(whole, changes, says):
     with pytest.raises(JaxdtError, match=says):
         jaxdt.finetune(None, dataclasses.replace(ONLINE, **changes), STORE, out=whole, env=Buttons(), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"env": "CartPole-v1"}, "was started with env='custom' and cannot go on with 'CartPole-v1'"),
+        ({"env": Buttons(), "env_kwargs": {"a": 1}}, "was started with env_kwargs=None and cannot go on with {'a': 1}"),
+        ({"checkpoint": "best"}, "was started from the checkpoint latest and cannot go on from best"),
+        ({"run": True}, r"was started from .*/run and cannot go on from .*/finished; name that one"),
+    ],
+)
+def test_what_was_begun_goes_on_from_the_same_run_in_the_same_environment(whole, finished, given, says):
+    run = finished if given.get("run") else None
+    with pytest.raises(JaxdtError, match=says):
+        jaxdt.finetune(run, None, STORE, out=whole, resume=True, **{k: v for k, v in given.items() if k != "run"})
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """The configs of the fine-tunings that begin or go on, none of which plays or makes an update."""
+    configs = []
+    monkeypatch.setattr("jaxdt.run.finetune.explore_and_train", lambda group, prepared, *_: configs.append(prepared))
+    monkeypatch.setattr("jaxdt.run.each_seed.plot_finetuning", lambda *_: None)
+    return configs
+
+
+def seeds_of(begun):
+    return [prepared.record.finetuning.config.seed for prepared in begun]
+
+
+def test_each_seed_begins_with_its_own(trained, begun, tmp_path):
+    jaxdt.finetune(trained, None, STORE, seeds=(3, 5), out=tmp_path / "runs", env=Buttons())
+    assert seeds_of(begun) == [prepared.record.config.seed for prepared in begun] == [3, 5]
+
+
+@pytest.mark.parametrize("again", [None, FinetuneConfig(rounds=9)])
+def test_seeds_that_had_not_begun_begin_as_the_others_did(trained, begun, monkeypatch, tmp_path, again):
+    config, out = dataclasses.replace(ONLINE, seed=0), tmp_path / "runs"
+
+    def stopped(group, *_):
+        with pytest.raises(JaxdtError, match="is being trained by process"):  # by one of another place
+            jaxdt.finetune(trained, config, STORE, out=out, env=Buttons(), resume=True)
+        raise StoppedError("stopped", 15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxdt.run.finetune.explore_and_train", stopped)
+        with pytest.raises(StoppedError, match="seed 3 stopped"):
+            jaxdt.finetune(trained, config, STORE, seeds=(3, 5), out=out, env=Buttons())
+    assert not (out / "seed-5" / "config.json").exists()
+    jaxdt.finetune(trained, again, STORE, out=out, env=Buttons(), resume=True)
+    assert seeds_of(begun) == [3, 5]
+    for prepared in begun:
+        assert prepared.record.finetuning.config.updates_per_round == UPDATES
+        assert prepared.record.finetuning.config.rounds == (ROUNDS if again is None else 9)
+
+
+def test_no_seed_begins_where_one_is_refused(trained, finished, tmp_path):
+    runs, out = tmp_path / "trained", tmp_path / "runs"
+    for seed, run in ((3, trained), (5, finished)):
+        shutil.copytree(run, runs / f"seed-{seed}")
+    (runs / "summary.json").write_text('{"seeds": [3, 5], "evaluations": []}')
+    with pytest.raises(JaxdtError, match="predicts one action and draws none"):
+        jaxdt.finetune(runs, None, STORE, out=out, env=Buttons())
+    with pytest.raises(JaxdtError, match="does not name the episodes"):
+        jaxdt.finetune(trained, None, seeds=(3, 5), out=out, env=Buttons())
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("store", "name"), [(STORE, "episodes.npz"), (button_episodes(seed=1), None)])
+def test_other_episodes_do_not_bear_the_name_of_the_runs_own(trained, begun, tmp_path, store, name):
+    run = shutil.copytree(trained, tmp_path / "run")
+    document = json.loads((run / "config.json").read_text())
+    document["config"]["dataset"] = document["data"]["spec"] = "episodes.npz"
+    (run / "config.json").write_text(json.dumps(document))
+    jaxdt.finetune(run, ONLINE, store, env=Buttons())
+    record = begun[0].record
+    assert (record.config.dataset, record.data["spec"], record.data["fingerprint"]) == (name, name, store.fingerprint)
 
 
 def test_a_run_without_a_checkpoint_begins_again_from_the_run_that_is_named(trained, whole, tmp_path):
@@ -292,6 +371,7 @@ def test_a_round_that_is_gone_is_missed(whole, trained, tmp_path):
         jaxdt.finetune(None, ONLINE, STORE, out=out, env=Buttons(), resume=True)
 
 
+@pytest.mark.slow
 def test_a_policy_that_is_asked_for_no_return_explores_too(tmp_path):
     algorithm = jaxdt.BehaviorCloningConfig(width=8, num_layers=1, context_length=2)
     offline = dataclasses.replace(OFFLINE, targets=None, steps=1, algorithm=algorithm)
@@ -302,6 +382,7 @@ def test_a_policy_that_is_asked_for_no_return_explores_too(tmp_path):
     assert [line["target"] for line in read_lines(out / "evaluations.jsonl")] == [None, None]
 
 
+@pytest.mark.slow
 def test_each_seed_is_the_run_of_its_seed(trained, whole, tmp_path):
     out, config = tmp_path / "runs", dataclasses.replace(ONLINE, rounds=2, seed=0)
     calls, says = itertools.count(1), rf"seed 5 stopped after .* all seeds with .* {trained} --resume --out {out}"
