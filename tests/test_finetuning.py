@@ -39,6 +39,7 @@ OFFLINE = jaxdt.TrainConfig(
     batch_size=8,
     targets=(1.0, 4.0),
     eval_episodes=2,
+    validation_fraction=0.1,
     algorithm=jaxdt.RvSConfig(
         width=8, num_layers=1, optimizer=jaxdt.OptimizerConfig(warmup_steps=20, schedule="linear")
     ),
@@ -113,6 +114,8 @@ def test_what_was_explored_is_what_the_metrics_say(whole):
         assert line["exploration_return_mean"] == explored.returns.mean()
         assert line["replay_return_mean"] == np.mean(replay)
         assert line["failed_tries"] == 0
+    assert len({line["validation_loss"] for line in lines}) == ROUNDS  # of the weights of each
+    assert all(0 <= line["validation_action_error"] <= 1 for line in lines)
     training = jax.tree.leaves(everything_saved(whole / "checkpoints")["training"])
     assert {int(leaf) for leaf in training if leaf.dtype == np.int32} == {lines[-1]["step"]}  # the optimiser's, too
     assert lines[0]["learning_rate"] < lines[-1]["learning_rate"]  # the warm-up goes on; the run's own rate fell
@@ -127,7 +130,10 @@ def test_episodes_of_a_rollout_end_where_and_as_they_ended():
     steps = np.arange(12, dtype=np.float32).reshape(4, 3)
     lengths, ended = np.array([2, 4, 1]), np.array([True, False, True])
     trajectory = Trajectory(steps[..., None], steps.astype(np.int32), steps)
-    store = recorded(Episodes(steps[0], lengths, 0 * lengths, ended, trajectory), "CartPole-v1", "a round")
+    played, kwargs = Episodes(steps[0], lengths, 0 * lengths, ended, trajectory), {"max_episode_steps": 4}
+    store = recorded(played, "CartPole-v1", "a round", env_kwargs=kwargs)
+    assert (store.env_id, store.env_kwargs) == ("CartPole-v1", kwargs)
+    assert recorded(played, "CartPole-v1", "a round", env_kwargs={"made": object()}).env_kwargs is None  # no JSON
     np.testing.assert_array_equal(store.rewards, [0, 3, 1, 4, 7, 10, 2])
     np.testing.assert_array_equal(store.actions, store.observations[:, 0])
     np.testing.assert_array_equal(store.offsets, [0, 2, 6, 7])
@@ -155,9 +161,9 @@ def test_a_fine_tuned_run_is_a_run_like_any_other(trained, whole, tmp_path, caps
     before, after = weights_of(trained), weights_of(whole)
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
     assert command(["info", str(whole)]) == 0
-    printed = capsys.readouterr().out
-    assert f"fine-tuned from    {trained}, 6 updates" in printed
-    assert "environment steps  80" in printed
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"fine-tuned from {trained}, 6 updates" in printed
+    assert "environment steps 80" in printed
     with pytest.raises(JaxdtError, match="was fine-tuned; go on with jaxdt finetune --resume --out"):
         jaxdt.train(record.config, STORE, out=whole, env=Buttons(), resume=True)
     method = {name: value for name, value in read_run(whole).method.items() if name.startswith("finetuning.")}
@@ -345,7 +351,7 @@ def test_an_environment_that_fails_again_and_again_ends_the_run_which_goes_on_la
     assert checkpoint_steps(out / "checkpoints") == [6, 17]
     assert [line["round"] for line in read_lines(out / "metrics.jsonl")] == [1]
     assert command(["info", str(out)]) == 0
-    assert "failed rounds      3 tries, the newest in round 2" in capsys.readouterr().out
+    assert "failed rounds 3 tries, the newest in round 2" in " ".join(capsys.readouterr().out.split())
     more, environment = dataclasses.replace(ONLINE, rounds=2), Breaks((2, 0), (2, 1), (2, 2))
     jaxdt.finetune(None, more, STORE, out=out, env=environment, resume=True)  # from seeds that were not tried yet
     assert [line["failed_tries"] for line in read_lines(out / "metrics.jsonl")] == [0, 3]
@@ -361,6 +367,35 @@ def test_half_a_line_of_failures_is_no_harm(trained, tmp_path):
     jaxdt.finetune(None, None, STORE, out=out, env=Buttons(), resume=True)
     assert read_lines(out / "metrics.jsonl")[0]["failed_tries"] == 1
     assert not list((out / "replay").glob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "says"),
+    [
+        ("replay/failures.jsonl", {"step": 6, "try": 0}, "failures.jsonl is damaged: round of line 1 must be a whole"),
+        (
+            "replay/failures.jsonl",
+            {"step": "6", "round": 1},
+            "failures.jsonl is damaged: step of line 1 must be a whole",
+        ),
+        ("metrics.jsonl", {"step": 6, "loss": 1.0, "round": "one"}, "metrics.jsonl is damaged: round must be a number"),
+    ],
+)
+def test_damaged_files_are_told(whole, tmp_path, capsys, name, line, says):
+    out = shutil.copytree(whole, tmp_path / "run")
+    (out / name).write_text(json.dumps(line) + "\n")
+    assert command(["info", str(out)]) == 2
+    assert says in capsys.readouterr().err
+    if name != "metrics.jsonl":  # which is cut back to the checkpoint
+        with pytest.raises(JaxdtError, match=says):
+            jaxdt.finetune(None, dataclasses.replace(ONLINE, rounds=9), STORE, out=out, env=Buttons(), resume=True)
+
+
+def test_a_run_begins_at_an_update_that_can_be(whole, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "run")
+    (out / "config.json").write_text((out / "config.json").read_text().replace('"first_step": 6', '"first_step": -1'))
+    with pytest.raises(JaxdtError, match="is damaged: first_step must be at least 0; got -1"):
+        read_record(RunDirectory(out))
 
 
 def test_a_round_that_is_gone_is_missed(whole, trained, tmp_path):

@@ -95,15 +95,16 @@ def agree_with_records(config: TrainConfig, group: SeedGroup, records: list[RunR
 
 def check_same_environment(config: TrainConfig, stored: TrainConfig) -> None:
     """Raises JaxdtError where another one is given than the run was started with."""
-    same = config.env == stored.env or _is_the_same(config.env, stored.env)
-    pairs = {"env": (config.env, stored.env)} if not same else {}
-    if (config.env_kwargs or {}) != (stored.env_kwargs or {}):
-        pairs["env_kwargs"] = (config.env_kwargs, stored.env_kwargs)
-    for name, (given, own) in pairs.items():
-        raise JaxdtError(
-            f"the run was started with {name}={own!r} and cannot go on with {given!r}; leave that out, or choose "
-            "another --out."
-        )
+    is_same = config.env == stored.env or _is_the_same(config.env, stored.env)
+    for name, agrees, given, own in (
+        ("env", is_same, config.env, stored.env),
+        ("env_kwargs", (config.env_kwargs or {}) == (stored.env_kwargs or {}), config.env_kwargs, stored.env_kwargs),
+    ):
+        if not agrees:
+            raise JaxdtError(
+                f"the run was started with {name}={own!r} and cannot go on with {given!r}; leave that out, or choose "
+                "another --out."
+            )
 
 
 def is_finished(group: SeedGroup, config: TrainConfig, *, asked_for: str | None = None) -> bool:
