@@ -13,6 +13,7 @@ import jaxdt
 from jaxdt.cli import run
 from jaxdt.cli.common import _with_plain_numbers, keep_compiled_programs
 from jaxdt.cli.training import TrainArguments, parse_train
+from jaxdt.config import PRESETS
 from tests.conftest import make_store
 
 
@@ -348,3 +349,7 @@ def test_a_cache_that_jax_was_told_of_is_left_alone(tmp_path, monkeypatch):
     assert before is not None
     keep_compiled_programs()
     assert jax.config.jax_compilation_cache_dir == before
+
+
+def test_help_of_training_names_every_preset():
+    assert all(f"`{name}`" in (TrainArguments.__doc__ or "") for name in PRESETS)

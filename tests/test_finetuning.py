@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import json
+import shutil
 import time
 
 import jax
@@ -13,7 +15,7 @@ import jaxdt
 from jaxdt import FinetuneConfig, JaxdtError
 from jaxdt.checkpoint import checkpoint_steps, find_checkpoint
 from jaxdt.cli import run as command
-from jaxdt.config import default_exploration_target
+from jaxdt.config import OnlineDTConfig, default_exploration_target
 from jaxdt.errors import RunError, StoppedError
 from jaxdt.evaluation.rollout import Episodes, Trajectory
 from jaxdt.loggers import read_lines
@@ -22,9 +24,9 @@ from jaxdt.run.exploration import first_environment_seed, recorded, seed_of_batc
 from jaxdt.run.finished import read_run
 from jaxdt.run.seed_group import read_summary
 from tests.children import everything_saved
-from tests.conftest import tiny_algorithm
+from tests.conftest import make_store, tiny_model
 from tests.runs import weights_of, without_clock
-from tests.toys import Buttons, button_episodes
+from tests.toys import Buttons, Dial, Drift, button_episodes
 
 
 pytestmark = [
@@ -37,6 +39,7 @@ OFFLINE = jaxdt.TrainConfig(
     batch_size=8,
     targets=(1.0, 4.0),
     eval_episodes=2,
+    validation_fraction=0.1,
     algorithm=jaxdt.RvSConfig(
         width=8, num_layers=1, optimizer=jaxdt.OptimizerConfig(warmup_steps=20, schedule="linear")
     ),
@@ -71,31 +74,46 @@ def is_as(out, whole):
     jax.tree.map(np.testing.assert_array_equal, ours, its)
     for name in ("metrics.jsonl", "evaluations.jsonl"):
         assert without_clock(out / name) == without_clock(whole / name)
-    for path in sorted((whole / "replay").iterdir()):
-        assert (out / "replay" / path.name).read_bytes() == path.read_bytes()
-    assert len(list((out / "replay").iterdir())) == ROUNDS
+    replay, its = ({file.name: file.read_bytes() for file in (path / "replay").iterdir()} for path in (out, whole))
+    assert replay == its
     assert find_checkpoint(out / "checkpoints", "best") == find_checkpoint(whole / "checkpoints", "best")
 
 
-def test_a_run_stopped_again_and_again_ends_as_what_it_would_have_been(trained, whole, tmp_path):
-    out = tmp_path / "stopped"
-    for asked in (1, 15, 18):
+def online_dt(*, width=8, num_layers=1, **changes):
+    """An Online Decision Transformer, whose actions are continuous and drawn from a distribution of each."""
+    sizes = {"state_dim": None, "action_dim": None, "width": width, "num_layers": num_layers}
+    model = tiny_model(timestep_embedding=False, **sizes)
+    optimizer = jaxdt.OptimizerConfig(update_rule="lamb", learning_rate=1e-2, warmup_steps=10, weight_decay=1e-4)
+    algorithm = OnlineDTConfig(return_scale=8.0, acting_context_length=2, model=model, optimizer=optimizer)
+    return dataclasses.replace(OFFLINE, validation_fraction=0.0, algorithm=algorithm, **changes)
+
+
+def test_a_run_stopped_again_and_again_ends_as_what_it_would_have_been(tmp_path):
+    store, config = make_store(), dataclasses.replace(ONLINE, rounds=3)
+    trained = jaxdt.train(online_dt(steps=1), store, out=tmp_path / "run", env=Drift())
+    whole, out = jaxdt.finetune(trained, config, store, env=Drift()), tmp_path / "stopped"
+    for asked in (1, 15):
         calls = itertools.count(1)
         with pytest.raises(StoppedError, match=f"rounds finished; go on with jaxdt finetune --resume --out {out}"):
             jaxdt.finetune(
                 trained,
-                ONLINE,
-                STORE,
+                config,
+                store,
                 out=out,
-                env=Buttons(),
+                env=Drift(),
                 resume=True,
                 stop=lambda calls=calls, asked=asked: 15 if next(calls) >= asked else None,
             )
     written = {path: path.stat().st_mtime_ns for path in (out / "replay").iterdir()}
-    assert len(written) == 4  # the last stop was within the fourth round
-    jaxdt.finetune(None, None, STORE, out=out, env=Buttons(), resume=True)
+    assert len(written) == 2  # the last stop was within the second round
+    jaxdt.finetune(None, None, store, out=out, env=Drift(), resume=True)
     is_as(out, whole)
     assert {path: path.stat().st_mtime_ns for path in written} == written  # nothing is played again
+    lines = read_lines(whole / "metrics.jsonl")
+    assert len({line["temperature"] for line in lines}) == len({line["entropy"] for line in lines}) == 3
+    actions = jaxdt.load_episodes(whole / "replay").actions
+    assert len(np.unique(actions)) > 0.9 * actions.size  # each is drawn
+    assert np.abs(actions).max() <= 1
 
 
 def test_what_was_explored_is_what_the_metrics_say(whole):
@@ -111,6 +129,8 @@ def test_what_was_explored_is_what_the_metrics_say(whole):
         assert line["exploration_return_mean"] == explored.returns.mean()
         assert line["replay_return_mean"] == np.mean(replay)
         assert line["failed_tries"] == 0
+    assert len({line["validation_loss"] for line in lines}) == ROUNDS  # of the weights of each
+    assert all(0 <= line["validation_action_error"] <= 1 for line in lines)
     training = jax.tree.leaves(everything_saved(whole / "checkpoints")["training"])
     assert {int(leaf) for leaf in training if leaf.dtype == np.int32} == {lines[-1]["step"]}  # the optimiser's, too
     assert lines[0]["learning_rate"] < lines[-1]["learning_rate"]  # the warm-up goes on; the run's own rate fell
@@ -125,7 +145,10 @@ def test_episodes_of_a_rollout_end_where_and_as_they_ended():
     steps = np.arange(12, dtype=np.float32).reshape(4, 3)
     lengths, ended = np.array([2, 4, 1]), np.array([True, False, True])
     trajectory = Trajectory(steps[..., None], steps.astype(np.int32), steps)
-    store = recorded(Episodes(steps[0], lengths, 0 * lengths, ended, trajectory), "CartPole-v1", "a round")
+    played, kwargs = Episodes(steps[0], lengths, 0 * lengths, ended, trajectory), {"max_episode_steps": 4}
+    store = recorded(played, "CartPole-v1", "a round", env_kwargs=kwargs)
+    assert (store.env_id, store.env_kwargs) == ("CartPole-v1", kwargs)
+    assert recorded(played, "CartPole-v1", "a round", env_kwargs={"made": object()}).env_kwargs is None  # no JSON
     np.testing.assert_array_equal(store.rewards, [0, 3, 1, 4, 7, 10, 2])
     np.testing.assert_array_equal(store.actions, store.observations[:, 0])
     np.testing.assert_array_equal(store.offsets, [0, 2, 6, 7])
@@ -153,9 +176,9 @@ def test_a_fine_tuned_run_is_a_run_like_any_other(trained, whole, tmp_path, caps
     before, after = weights_of(trained), weights_of(whole)
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
     assert command(["info", str(whole)]) == 0
-    printed = capsys.readouterr().out
-    assert f"fine-tuned from    {trained}, 6 updates" in printed
-    assert "environment steps  80" in printed
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"fine-tuned from {trained}, 6 updates" in printed
+    assert "environment steps 80" in printed
     with pytest.raises(JaxdtError, match="was fine-tuned; go on with jaxdt finetune --resume --out"):
         jaxdt.train(record.config, STORE, out=whole, env=Buttons(), resume=True)
     method = {name: value for name, value in read_run(whole).method.items() if name.startswith("finetuning.")}
@@ -183,12 +206,89 @@ def test_more_rounds_are_the_rounds_that_more_would_have_been(trained, whole, tm
         ({"updates_per_round": 3}, "was started with updates_per_round=11 and cannot go on with 3"),
         ({"seed": 4}, "was started with seed=3 and cannot go on with 4"),
         ({"exploration_target": 2.0}, r"was started with exploration_target=8\.0 and cannot go on with 2\.0"),
-        ({"rounds": 4}, "has 61 updates already; --steps 50 is fewer"),
+        ({"rounds": 4}, "has 61 updates already; --rounds 4, to update 50, is fewer"),
     ],
 )
 def test_what_was_begun_goes_on_as_it_was(whole, changes, says):
     with pytest.raises(JaxdtError, match=says):
         jaxdt.finetune(None, dataclasses.replace(ONLINE, **changes), STORE, out=whole, env=Buttons(), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"env": "CartPole-v1"}, "was started with env='custom' and cannot go on with 'CartPole-v1'"),
+        ({"env": Buttons(), "env_kwargs": {"a": 1}}, "was started with env_kwargs=None and cannot go on with {'a': 1}"),
+        ({"checkpoint": "best"}, "was started from the checkpoint latest and cannot go on from best"),
+        ({"run": True}, r"was started from .*/run and cannot go on from .*/finished; name that one"),
+    ],
+)
+def test_what_was_begun_goes_on_from_the_same_run_in_the_same_environment(whole, finished, given, says):
+    run = finished if given.get("run") else None
+    with pytest.raises(JaxdtError, match=says):
+        jaxdt.finetune(run, None, STORE, out=whole, resume=True, **{k: v for k, v in given.items() if k != "run"})
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """The configs of the fine-tunings that begin or go on, none of which plays or makes an update."""
+    configs = []
+    monkeypatch.setattr("jaxdt.run.finetune.explore_and_train", lambda group, prepared, *_: configs.append(prepared))
+    monkeypatch.setattr("jaxdt.run.each_seed.plot_finetuning", lambda *_: None)
+    return configs
+
+
+def seeds_of(begun):
+    return [prepared.record.finetuning.config.seed for prepared in begun]
+
+
+def test_each_seed_begins_with_its_own(trained, begun, tmp_path):
+    jaxdt.finetune(trained, None, STORE, seeds=(3, 5), out=tmp_path / "runs", env=Buttons())
+    assert seeds_of(begun) == [prepared.record.config.seed for prepared in begun] == [3, 5]
+
+
+@pytest.mark.parametrize("again", [None, FinetuneConfig(rounds=9)])
+def test_seeds_that_had_not_begun_begin_as_the_others_did(trained, begun, monkeypatch, tmp_path, again):
+    config, out = dataclasses.replace(ONLINE, seed=0), tmp_path / "runs"
+
+    def stopped(group, *_):
+        with pytest.raises(JaxdtError, match="is being trained by process"):  # by one of another place
+            jaxdt.finetune(trained, config, STORE, out=out, env=Buttons(), resume=True)
+        raise StoppedError("stopped", 15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxdt.run.finetune.explore_and_train", stopped)
+        with pytest.raises(StoppedError, match="seed 3 stopped"):
+            jaxdt.finetune(trained, config, STORE, seeds=(3, 5), out=out, env=Buttons())
+    assert not (out / "seed-5" / "config.json").exists()
+    jaxdt.finetune(trained, again, STORE, out=out, env=Buttons(), resume=True)
+    assert seeds_of(begun) == [3, 5]
+    for prepared in begun:
+        assert prepared.record.finetuning.config.updates_per_round == UPDATES
+        assert prepared.record.finetuning.config.rounds == (ROUNDS if again is None else 9)
+
+
+def test_no_seed_begins_where_one_is_refused(trained, finished, tmp_path):
+    runs, out = tmp_path / "trained", tmp_path / "runs"
+    for seed, run in ((3, trained), (5, finished)):
+        shutil.copytree(run, runs / f"seed-{seed}")
+    (runs / "summary.json").write_text('{"seeds": [3, 5], "evaluations": []}')
+    with pytest.raises(JaxdtError, match="predicts one action and draws none"):
+        jaxdt.finetune(runs, None, STORE, out=out, env=Buttons())
+    with pytest.raises(JaxdtError, match="does not name the episodes"):
+        jaxdt.finetune(trained, None, seeds=(3, 5), out=out, env=Buttons())
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("store", "name"), [(STORE, "episodes.npz"), (button_episodes(seed=1), None)])
+def test_other_episodes_do_not_bear_the_name_of_the_runs_own(trained, begun, tmp_path, store, name):
+    run = shutil.copytree(trained, tmp_path / "run")
+    document = json.loads((run / "config.json").read_text())
+    document["config"]["dataset"] = document["data"]["spec"] = "episodes.npz"
+    (run / "config.json").write_text(json.dumps(document))
+    jaxdt.finetune(run, ONLINE, store, env=Buttons())
+    record = begun[0].record
+    assert (record.config.dataset, record.data["spec"], record.data["fingerprint"]) == (name, name, store.fingerprint)
 
 
 def test_a_run_without_a_checkpoint_begins_again_from_the_run_that_is_named(trained, whole, tmp_path):
@@ -266,7 +366,7 @@ def test_an_environment_that_fails_again_and_again_ends_the_run_which_goes_on_la
     assert checkpoint_steps(out / "checkpoints") == [6, 17]
     assert [line["round"] for line in read_lines(out / "metrics.jsonl")] == [1]
     assert command(["info", str(out)]) == 0
-    assert "failed rounds      3 tries, the newest in round 2" in capsys.readouterr().out
+    assert "failed rounds 3 tries, the newest in round 2" in " ".join(capsys.readouterr().out.split())
     more, environment = dataclasses.replace(ONLINE, rounds=2), Breaks((2, 0), (2, 1), (2, 2))
     jaxdt.finetune(None, more, STORE, out=out, env=environment, resume=True)  # from seeds that were not tried yet
     assert [line["failed_tries"] for line in read_lines(out / "metrics.jsonl")] == [0, 3]
@@ -284,6 +384,35 @@ def test_half_a_line_of_failures_is_no_harm(trained, tmp_path):
     assert not list((out / "replay").glob(".*.tmp"))
 
 
+@pytest.mark.parametrize(
+    ("name", "line", "says"),
+    [
+        ("replay/failures.jsonl", {"step": 6, "try": 0}, "failures.jsonl is damaged: round of line 1 must be a whole"),
+        (
+            "replay/failures.jsonl",
+            {"step": "6", "round": 1},
+            "failures.jsonl is damaged: step of line 1 must be a whole",
+        ),
+        ("metrics.jsonl", {"step": 6, "loss": 1.0, "round": "one"}, "metrics.jsonl is damaged: round must be a number"),
+    ],
+)
+def test_damaged_files_are_told(whole, tmp_path, capsys, name, line, says):
+    out = shutil.copytree(whole, tmp_path / "run")
+    (out / name).write_text(json.dumps(line) + "\n")
+    assert command(["info", str(out)]) == 2
+    assert says in capsys.readouterr().err
+    if name != "metrics.jsonl":  # which is cut back to the checkpoint
+        with pytest.raises(JaxdtError, match=says):
+            jaxdt.finetune(None, dataclasses.replace(ONLINE, rounds=9), STORE, out=out, env=Buttons(), resume=True)
+
+
+def test_a_run_begins_at_an_update_that_can_be(whole, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "run")
+    (out / "config.json").write_text((out / "config.json").read_text().replace('"first_step": 6', '"first_step": -1'))
+    with pytest.raises(JaxdtError, match="is damaged: first_step must be at least 0; got -1"):
+        read_record(RunDirectory(out))
+
+
 def test_a_round_that_is_gone_is_missed(whole, trained, tmp_path):
     out = tmp_path / "run"
     jaxdt.finetune(trained, dataclasses.replace(ONLINE, rounds=2), STORE, out=out, env=Buttons())
@@ -292,6 +421,7 @@ def test_a_round_that_is_gone_is_missed(whole, trained, tmp_path):
         jaxdt.finetune(None, ONLINE, STORE, out=out, env=Buttons(), resume=True)
 
 
+@pytest.mark.slow
 def test_a_policy_that_is_asked_for_no_return_explores_too(tmp_path):
     algorithm = jaxdt.BehaviorCloningConfig(width=8, num_layers=1, context_length=2)
     offline = dataclasses.replace(OFFLINE, targets=None, steps=1, algorithm=algorithm)
@@ -302,6 +432,7 @@ def test_a_policy_that_is_asked_for_no_return_explores_too(tmp_path):
     assert [line["target"] for line in read_lines(out / "evaluations.jsonl")] == [None, None]
 
 
+@pytest.mark.slow
 def test_each_seed_is_the_run_of_its_seed(trained, whole, tmp_path):
     out, config = tmp_path / "runs", dataclasses.replace(ONLINE, rounds=2, seed=0)
     calls, says = itertools.count(1), rf"seed 5 stopped after .* all seeds with .* {trained} --resume --out {out}"
@@ -328,16 +459,6 @@ def test_each_seed_is_the_run_of_its_seed(trained, whole, tmp_path):
         jaxdt.finetune(trained, ONLINE, STORE, seeds=(3, 5), out=out, env=Buttons(), resume=True)
 
 
-def random_episodes(episodes=60, seed=0):
-    """Of Buttons, whose buttons are pressed at random: none reaches more than half of what can be reached."""
-    rng, steps = np.random.default_rng(seed), Buttons.max_episode_steps
-    actions = rng.choice([5, 6, 7], size=episodes * steps, p=[0.4, 0.4, 0.2])
-    observations = np.tile([1.0, 0.0], (len(actions), 1))
-    observations[::steps, 1] = 1.0
-    ends = steps * np.arange(1, episodes + 1)
-    return jaxdt.EpisodeStore.from_arrays(observations, actions, actions - 6, episode_ends=ends)
-
-
 @pytest.mark.parametrize(
     ("targets", "asked_for"),
     [((200.0, 500.0), 1000.0), ((-200.0,), 0.0), ((0.0, -3.0), 0.0), ((None,), None), ((), None)],
@@ -346,23 +467,29 @@ def test_exploration_asks_for_more_than_evaluation(targets, asked_for):
     assert default_exploration_target(targets) == asked_for
 
 
+def random_turns(episodes=60, seed=0):
+    """Episodes of Dial, which is turned at random in each step."""
+    rng, steps = np.random.default_rng(seed), Dial.max_episode_steps
+    actions = rng.uniform(-0.9, 0.9, size=(episodes * steps, 1))
+    observations = np.tile([1.0, 0.0], (len(actions), 1)) + rng.normal(0, 0.01, (len(actions), 2))
+    ends = steps * np.arange(1, episodes + 1)
+    return jaxdt.EpisodeStore.from_arrays(observations, actions, actions[:, 0], episode_ends=ends)
+
+
 @pytest.mark.slow
 def test_what_is_reached_rises_online(tmp_path):
-    began, store = time.monotonic(), random_episodes()
-    assert store.returns.max() <= 4
-    algorithm = tiny_algorithm(
-        return_scale=8.0, optimizer=jaxdt.OptimizerConfig(learning_rate=3e-3, warmup_steps=10), context_length=2
-    )
-    offline = jaxdt.TrainConfig(steps=100, batch_size=32, targets=(8.0,), eval_episodes=10, algorithm=algorithm)
-    run = jaxdt.train(offline, store, out=tmp_path / "run", env=Buttons())
+    began, store = time.monotonic(), random_turns()
+    assert store.returns.max() < 4  # of 8 that can be reached
+    offline = online_dt(width=16, num_layers=2, steps=100, batch_size=32, targets=(8.0,), eval_episodes=5)
+    run = jaxdt.train(offline, store, out=tmp_path / "run", env=Dial())
     online = FinetuneConfig(
         rounds=40, updates_per_round=20, episodes_per_round=4, exploration_target=8.0, replay_capacity=60
     )
-    out = jaxdt.finetune(run, online, store, env=Buttons())
+    out = jaxdt.finetune(run, online, store, env=Dial())
     returns = [line["return_mean"] for line in read_lines(out / "evaluations.jsonl")]
     explored = [line["exploration_return_mean"] for line in read_lines(out / "metrics.jsonl")]
     print(f"{time.monotonic() - began:.0f} s, evaluated {returns}, explored {np.round(explored, 1)}")
     assert returns[0] <= 4
-    assert returns[-1] >= 7
+    assert returns[-1] >= 5
     assert np.mean(explored[-10:]) > np.mean(explored[:10]) + 2
     assert time.monotonic() - began < 120

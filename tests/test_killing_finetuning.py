@@ -51,6 +51,7 @@ class Finetuned(Trained):
 
 def is_complete(finetuned: Finetuned, whole: Finetuned) -> None:
     is_what_it_would_have_been(finetuned, whole)
+    assert jaxdt.load_episodes(whole.run.replay).env_kwargs == {"max_episode_steps": 20}  # as the run was evaluated
     names = sorted(path.name for path in whole.run.replay.iterdir())
     assert names == [f"round-{number:06}.npz" for number in range(1, ROUNDS + 1)]
     assert sorted(path.name for path in finetuned.run.replay.iterdir()) == names

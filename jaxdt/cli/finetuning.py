@@ -10,7 +10,6 @@ from jaxdt.cli.common import device_line, keep_compiled_programs, parse
 from jaxdt.cli.report import run_report
 from jaxdt.config import FinetuneConfig, KeywordArguments
 from jaxdt.errors import JaxdtError
-from jaxdt.run.directory import read_record
 from jaxdt.run.seed_group import SeedGroup, stored_seeds
 
 
@@ -33,8 +32,8 @@ class FinetuneArguments:
     """Environment to explore and evaluate in, a Gymnasium id, or `mjx:` and one; None: RUN's."""
     env_kwargs: KeywordArguments = None
     """What the environment's constructor is given beside, as JSON; None: in RUN's own environment RUN's."""
-    checkpoint: Literal["latest", "best"] = "latest"
-    """Which weights of RUN; best: of the highest mean return at its highest target."""
+    checkpoint: Literal["latest", "best"] | None = None
+    """Which weights of RUN; best: of the highest mean return at its highest target; None: the latest."""
     out: Path | None = None
     """Run directory; None: RUN-finetuned."""
     resume: bool = False
@@ -46,12 +45,16 @@ def finetune_command(arguments: list[str]) -> None:
     if parsed.run is None and not (parsed.resume and parsed.out):
         raise JaxdtError("finetune needs a run: jaxdt finetune runs/cheetah, or --resume --out DIRECTORY.")
     from jaxdt.progress import console_progress
+    from jaxdt.run.each_seed import begun_with
     from jaxdt.run.finetune import default_out, finetune
     from jaxdt.run.stopping import stop_signals
 
     if parsed.resume:
-        defaults = FinetuneArguments(config=_begun_with(parsed.out or default_out(parsed.run or "")))
-        parsed = parse(FinetuneArguments, arguments, "jaxdt finetune", defaults)
+        begun_in = parsed.out or default_out(parsed.run or "")
+        begun = begun_with(SeedGroup(begun_in, stored_seeds(begun_in)))
+        if begun is not None:
+            parsed = parse(FinetuneArguments, arguments, "jaxdt finetune", FinetuneArguments(config=begun))
+            parsed.config.going_on_from(begun, default_agrees=False)  # a flag was given, be it the default
     progress = console_progress()
     keep_compiled_programs()
     progress.say(device_line())
@@ -71,13 +74,3 @@ def finetune_command(arguments: list[str]) -> None:
             command=["jaxdt", "finetune", *arguments],
         )
     print(run_report(out))
-
-
-def _begun_with(out: Path) -> FinetuneConfig:
-    """What the fine-tuning that goes on was begun with; what it is by default where none has begun."""
-    group = SeedGroup(out, stored_seeds(out))
-    found = [read_record(each).finetuning for each in group.runs if each.holds_run]
-    if not found or found[0] is None:
-        return FinetuneConfig()
-    config = found[0].config
-    return dataclasses.replace(config, seed=FinetuneConfig.seed) if group.seeds else config

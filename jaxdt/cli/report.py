@@ -101,14 +101,14 @@ def _run_report(run: RunDirectory) -> str:
     steps = checkpoint_steps(run.checkpoints)
     rows = _choices(record)
     if "imported_from" not in record.data:
-        rows += [
-            ("updates", f"{metrics[-1]['step'] if metrics else 0} of {record.config.steps}"),
-            ("loss", f"{metrics[-1]['loss']:.4f}" if metrics else "none yet"),
-        ]
         newest = metrics[-1] if metrics else {}
+        rows += [
+            ("updates", f"{_number(newest, 'step')} of {record.config.steps}"),
+            ("loss", f"{_number(newest, 'loss'):.4f}" if metrics else "none yet"),
+        ]
         for name in ("validation_loss", "validation_action_error"):
             if name in newest:
-                rows.append((name.replace("_", " "), f"{newest[name]:.4f}"))
+                rows.append((name.replace("_", " "), f"{_number(newest, name):.4f}"))
     rows += _time(record, metrics)
     rows.append(("checkpoints", ", ".join(map(str, steps)) or "none yet"))
     rows += _finetuning(run, record, metrics)
@@ -146,19 +146,29 @@ def _finetuning(run: RunDirectory, record: RunRecord, metrics: Sequence[dict[str
     """Of a run that was fine-tuned online."""
     if record.finetuning is None:
         return []
-    newest = metrics[-1] if metrics else {"round": 0, "environment_steps": 0}
+    from jaxdt.run.exploration import read_failures
+
+    newest = metrics[-1] if metrics else {}
     rows = [
         ("fine-tuned from", f"{printable(record.finetuning.run)}, {record.finetuning.first_step} updates"),
-        ("rounds", f"{newest['round']} of {record.finetuning.config.rounds}"),
-        ("environment steps", f"{newest['environment_steps']}"),
+        ("rounds", f"{_number(newest, 'round')} of {record.finetuning.config.rounds}"),
+        ("environment steps", f"{_number(newest, 'environment_steps')}"),
     ]
     if metrics:
-        explored = newest["exploration_return_mean"]
+        explored = _number(newest, "exploration_return_mean")
         rows.append(("exploration", f"return {explored:{decimals(explored)}} in the newest round"))
-    failures = read_lines(run.replay / "failures.jsonl")
+    failures = read_failures(run.replay / "failures.jsonl")
     if failures:
         rows.append(("failed rounds", f"{len(failures)} tries, the newest in round {failures[-1]['round']}"))
     return rows
+
+
+def _number(line: dict[str, Any], name: str) -> int | float:
+    """Of a line of metrics, 0 where there is none."""
+    value = line.get(name, 0)
+    if type(value) not in (int, float):
+        raise JaxdtError(f"metrics.jsonl is damaged: {name} must be a number; got {value!r:.40}.")
+    return value
 
 
 def _seeds_report(group: SeedGroup, summaries: Sequence[dict[str, Any]]) -> str:

@@ -22,9 +22,11 @@ class TrainArguments:
     and evaluates it, in minutes on a laptop's CPU. The preset, which comes first (`jaxdt train paper --steps 1000`),
     sets the defaults: `demo` is that, `cartpole` the like with discrete actions, `paper` the recipe of the Decision
     Transformer's authors, `huggingface` that of Hugging Face's tutorial, `large` a model for accelerators; other
-    methods are `bc` (behaviour cloning), `rvs` and `rvs-small` (RvS-R), `iql` (implicit Q-learning), `td3-bc` (TD3+BC),
-    `rebrac` (ReBRAC, whose penalties its authors tuned for each data set), and `trajectory-transformer` and
-    `trajectory-transformer-small` (the Trajectory Transformer, which plans; small for CPUs).
+    methods are `bc` (behaviour cloning) and `bc-corl` (as CORL has it), `rvs` and `rvs-small` (RvS-R), `iql` (implicit
+    Q-learning), `td3-bc` (TD3+BC), `rebrac` (ReBRAC, whose penalties its authors tuned for each data set), `online-dt`
+    and `online-dt-small` (the Online Decision Transformer, which `jaxdt finetune` goes on with), `reinformer`
+    (Reinformer), and `trajectory-transformer` and `trajectory-transformer-small` (the Trajectory Transformer, which
+    plans); small ones are for CPUs.
     """
 
     config: OmitArgPrefixes[TrainConfig]

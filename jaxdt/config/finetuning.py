@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from jaxdt.config.checks import at_least, fits_float32, within
 from jaxdt.errors import JaxdtError
@@ -62,17 +62,19 @@ class FinetuneConfig:
         if self.targets == ():
             raise JaxdtError("targets must be one or more finite returns; got none.")
 
-    def going_on_from(self, stored: "FinetuneConfig") -> "FinetuneConfig":
+    def going_on_from(self, stored: "FinetuneConfig", *, default_agrees: bool = True) -> "FinetuneConfig":
         """The config of a fine-tuning that goes on, with what may change taken from this one.
 
-        Raises JaxdtError where the two disagree; None agrees with all.
+        Raises JaxdtError where the two disagree; None agrees with all. `default_agrees`: so does what is as by default.
         """
         changes: dict[str, Any] = {}
-        for name, given in dataclasses.asdict(self).items():
-            own = getattr(stored, name)
+        for field in dataclasses.fields(self):
+            name, given, own = field.name, getattr(self, field.name), getattr(stored, field.name)
             if given is None or given == own:
                 continue
             if name not in CHANGEABLE:
+                if default_agrees and given == field.default:
+                    continue
                 raise JaxdtError(
                     f"the fine-tuning was started with {name}={own!r} and cannot go on with {given!r}; leave it out, "
                     "or choose another --out."
@@ -96,6 +98,11 @@ class Finetuning:
     first_step: int
     """Updates that its weights had seen by then."""
     config: FinetuneConfig
+    checkpoint: Literal["latest", "best"] = "latest"
+    """Which of that run's they were."""
+
+    def __post_init__(self):
+        at_least(self, "first_step", 0)
 
     @property
     def last_step(self) -> int:

@@ -1,10 +1,11 @@
 """The rounds of online fine-tuning that are played: each in a file of its own, written once and never played again."""
 
 import collections
+import contextlib
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxdt.config import PRESETS, AlgorithmConfig, FinetuneConfig
+from jaxdt.config.checks import as_json
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.formats.npz import load_npz
 from jaxdt.data.replay import best_episodes, with_newer
@@ -41,18 +43,22 @@ class Exploration:
         evaluator: Evaluator,
         as_trained: Callable[[EpisodeStore], EpisodeStore],
         *,
+        env_kwargs: Mapping[str, Any] | None = None,
         only_one: bool = False,
     ):
         """`evaluator` records; `as_trained(store)`: its episodes in the units that training takes.
 
+        `env_kwargs`: how its environment was made, for who reads the files.
         `only_one`: there can be one simulator only, which is not made again where it has failed.
         """
         self._directory, self._config = directory, config
         self._evaluator, self._as_trained, self._only_one = evaluator, as_trained, only_one
+        self._env_kwargs = env_kwargs
         self.failures = directory / "failures.jsonl"
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
             remove_unfinished(directory)
+        read_failures(self.failures)  # or says what is wrong
         cut_lines(self.failures, 2**62)  # or a line would be written behind half a one
 
     def path(self, number: int) -> Path:
@@ -60,7 +66,7 @@ class Exploration:
 
     def failed_tries_until(self, number: int) -> int:
         """Tries of rounds up to `number` whose environment failed; no episode of theirs is kept or counted."""
-        return sum(record["round"] <= number for record in read_lines(self.failures))
+        return sum(record["round"] <= number for record in read_failures(self.failures))
 
     def episodes(self, number: int, params: PyTree, step: int) -> EpisodeStore:
         """Round `number`, from 1 on, played with `params` after update `step` if it has no file yet; as recorded.
@@ -106,10 +112,24 @@ class Exploration:
                 if not self._only_one:
                     self._evaluator.close()
                 continue
-            return recorded(played, self._evaluator.environment.env_id, f"round {number}")
+            env_id = self._evaluator.environment.env_id
+            return recorded(played, env_id, f"round {number}", env_kwargs=self._env_kwargs)
         raise SimulationError(
             f"exploring round {number} failed {MOST_TRIES} times in a row, the last time so: {reason}"
         )
+
+
+def read_failures(path: Path) -> list[dict[str, Any]]:
+    """A record a try that failed, with `step` and `round` among others; raises JaxdtError where the file is damaged."""
+    records = read_lines(path)
+    for number, record in enumerate(records, start=1):
+        for name in ("step", "round"):
+            if type(record.get(name)) is not int:
+                raise JaxdtError(
+                    f"{path} is damaged: {name} of line {number} must be a whole number; got {record.get(name)!r:.40} "
+                    "(remove that line)."
+                )
+    return records
 
 
 def that_explores(config: AlgorithmConfig) -> Any:
@@ -148,8 +168,13 @@ def seed_of_batches(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(2, np.uint64)[1])
 
 
-def recorded(played: Episodes, env_id: str | None, source: str) -> EpisodeStore:
-    """The episodes of a rollout that recorded, in the environment's units."""
+def recorded(
+    played: Episodes, env_id: str | None, source: str, *, env_kwargs: Mapping[str, Any] | None = None
+) -> EpisodeStore:
+    """The episodes of a rollout that recorded, in the environment's units.
+
+    `env_kwargs`: how that is made, with its limit as `max_episode_steps`; what is no JSON is not remembered.
+    """
     assert played.trajectory is not None
     lengths, ends = np.asarray(played.lengths), np.cumsum(np.asarray(played.lengths))
 
@@ -160,6 +185,16 @@ def recorded(played: Episodes, env_id: str | None, source: str) -> EpisodeStore:
     terminations = np.zeros(ends[-1], bool)
     terminations[ends - 1] = np.asarray(played.terminated)
     observations, actions, rewards = map(end_to_end, played.trajectory)
+    made_with: dict[str, Any] | None = None
+    with contextlib.suppress(JaxdtError):
+        made_with = None if env_id is None or env_kwargs is None else as_json(dict(env_kwargs), "env_kwargs")
     return EpisodeStore.from_arrays(
-        observations, actions, rewards, terminations, episode_ends=ends, env_id=env_id, source=source
+        observations,
+        actions,
+        rewards,
+        terminations,
+        episode_ends=ends,
+        env_id=env_id,
+        env_kwargs=made_with,
+        source=source,
     )

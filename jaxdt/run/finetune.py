@@ -6,12 +6,12 @@ import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxdt.checkpoint import Which, find_checkpoint, load_checkpoint, quarantine_damaged, stored_shapes
+from jaxdt.checkpoint import Which, find_checkpoint, load_checkpoint, quarantine_damaged
 from jaxdt.config import FinetuneConfig, Finetuning, TrainConfig, default_exploration_target, numbers, whole
 from jaxdt.data.demo import DEMOS
 from jaxdt.data.episodes import EpisodeStore
@@ -22,7 +22,7 @@ from jaxdt.run.each_seed import finetune_each_seed
 from jaxdt.run.environment import choice_of_record, chosen, must_be_given_again, remembered
 from jaxdt.run.exploration import check_explores
 from jaxdt.run.prepare import Prepared, prepare_run
-from jaxdt.run.resume import is_finished
+from jaxdt.run.resume import check_same_environment, is_finished
 from jaxdt.run.rounds import explore_and_train
 from jaxdt.run.seed_group import SeedGroup, open_seed_group, stored_seeds
 from jaxdt.run.stopping import Stop, never
@@ -39,7 +39,7 @@ def finetune(
     out: str | os.PathLike[str] | None = None,
     env: Any = None,
     env_kwargs: Mapping[str, Any] | None = None,
-    checkpoint: Which = "latest",
+    checkpoint: Which | None = None,
     resume: bool = False,
     progress: Progress | None = None,
     stop: Stop = never,
@@ -48,7 +48,7 @@ def finetune(
     """Fine-tunes a trained run in its environment and leaves a run directory of the same kind; returns its path.
 
     Each round plays episodes with actions drawn from the policy, adds them to the best episodes of the data, and makes
-    updates on both. Weights, optimiser and the count of updates go on from the run's `checkpoint`.
+    updates on both. Weights, optimiser and the count of updates go on from the run's `checkpoint`, default: the latest.
 
     - `run`: a run directory whose policy can draw actions. May be left out when resuming.
     - `config`: default: `FinetuneConfig()`, or when resuming as it was.
@@ -57,8 +57,8 @@ def finetune(
       all; then `config.seed` is left as it is, and `run` may be a directory with a run of each seed.
     - `out`: default: `RUN-finetuned`. Explored episodes are in its `replay/`, a file a round, and stay there.
     - `env`, `env_kwargs`: what to explore and evaluate in, as `evaluate` takes it; default: the run's.
-    - `resume`: continue the fine-tuning in `out`; of `config`, rounds, targets and intervals may change. An absent or
-      empty `out` starts from `run`. Rounds that were played are read again, not played.
+    - `resume`: continue the fine-tuning in `out`; of `config`, rounds, targets and intervals may change, and what else
+      is as by default agrees. An absent or empty `out` starts from `run`. Rounds that were played are read again.
     - `stop`: asked after every call of updates; once it answers with a signal's number, the run is saved and
       StoppedError raised.
 
@@ -72,62 +72,92 @@ def finetune(
     out = default_out(run or "") if out is None else Path(out)
     if seeds is not None:
         seeds = tuple(whole(seed, "seeds") for seed in numbers(seeds, "seeds"))
-    progress = progress or Progress()
-
-    def one(run: Any, config: FinetuneConfig | None, out: Path, resume: bool = True) -> Path:
-        return _finetune_one(run, config, store, out, env, env_kwargs, checkpoint, resume, progress, stop, command)
-
+    given = _Given(store, env, env_kwargs, checkpoint, progress or Progress(), stop, command)
     if seeds is not None or stored_seeds(out) or (run is not None and stored_seeds(run)):
-        return finetune_each_seed(one, run, config, seeds, out, resume)
-    return one(run, config, out, resume)
+        check, go = functools.partial(_check_one, given), functools.partial(_finetune_one, given, is_held=True)
+        return finetune_each_seed(check, go, run, config, seeds, out, resume)
+    return _finetune_one(given, run, config, out, resume=resume)
+
+
+class _Given(NamedTuple):
+    """What is the same for all seeds; as `finetune` takes it."""
+
+    store: Any
+    env: Any
+    env_kwargs: Mapping[str, Any] | None
+    checkpoint: Which | None
+    progress: Progress
+    stop: Stop
+    command: list[str] | None
 
 
 def _finetune_one(
+    given: _Given,
     run: str | os.PathLike[str] | None,
     config: FinetuneConfig | None,
-    store: Any,
     out: Path,
-    env: Any,
-    env_kwargs: Mapping[str, Any] | None,
-    checkpoint: Which,
-    resume: bool,
-    progress: Progress,
-    stop: Stop,
-    command: list[str] | None,
+    *,
+    resume: bool = True,
+    is_held: bool = False,
 ) -> Path:
-    source, group = _opened(run, out, resume)
-    record, begun = read_record(source), group.has_begun
+    """`is_held`: the caller keeps other processes out."""
+    group = _opened(run, out, resume)
+    begun = group.has_begun
     with contextlib.ExitStack() as stack:
         stack.enter_context(saying_what_is_safe(group, "finetune"))
-        if begun:
+        if begun and not is_held:
             stack.enter_context(held(group))
-            record = _going_on(group, record, config)
-            if is_finished(group, record.config):
-                progress.say(f"{group.path} is finished: {record.config.steps} of {record.config.steps} updates done.")
-                return group.path
-        else:
-            record = _beginning(source, record, config or FinetuneConfig(), checkpoint)
-        check_explores(record.config.algorithm, record.spec, os.fspath(source.path))
-        train_config, env = _with_environment(record, env, env_kwargs)
-        train_config, store = _with_episodes(
-            source, record, train_config, store, progress, any_episodes=store is not None and not begun
-        )
-        prepared = _prepared(record, train_config, store, env, command)
+        checked = _checked(given, run, config, group)
+        if checked is None:
+            steps = group.steps[-1]
+            given.progress.say(f"{group.path} is finished: {steps} of {steps} updates done.")
+            return group.path
+        prepared, store = checked
         stack.callback(prepared.environment.close)  # type: ignore[union-attr]
-        if not begun:
+        if not begun and not is_held:
             stack.enter_context(held(group, new=True))
         _write_beginning(group.runs[0], prepared.record, store)
         start_from = functools.partial(_state_of, None if run is None else RunDirectory(run), prepared.record)
-        explore_and_train(group, prepared, start_from, store.returns, progress, stop)
+        explore_and_train(group, prepared, start_from, store.returns, given.progress, given.stop)
     return group.path
 
 
-def _opened(run: str | os.PathLike[str] | None, out: Path, resume: bool) -> tuple[RunDirectory, SeedGroup]:
-    """The run that the record is read from, and the directory that is written."""
+def _check_one(given: _Given, run: str | os.PathLike[str] | None, config: FinetuneConfig | None, out: Path) -> None:
+    """Raises JaxdtError for what the fine-tuning of one seed would refuse."""
+    checked = _checked(given, run, config, _opened(run, out, resume=True))
+    if checked is not None:
+        checked[0].environment.close()  # type: ignore[union-attr]
+
+
+def _checked(
+    given: _Given, run: str | os.PathLike[str] | None, config: FinetuneConfig | None, group: SeedGroup
+) -> tuple[Prepared, EpisodeStore] | None:
+    """What a fine-tuning begins or goes on with, and the episodes as given; None: it is finished."""
+    begun = group.has_begun
+    source = group.runs[0] if begun else RunDirectory(run or "")
+    record = read_record(source)
+    if begun:
+        record = _going_on(given, run, config, group, record)
+        assert record.finetuning is not None
+        asked_for = f"--rounds {record.finetuning.config.rounds}, to update {record.config.steps},"
+        if is_finished(group, record.config, asked_for=asked_for):
+            return None
+    else:
+        record = _beginning(source, record, config or FinetuneConfig(), given.checkpoint or "latest")
+    check_explores(record.config.algorithm, record.spec, os.fspath(source.path))
+    train_config, env = _with_environment(record, given.env, given.env_kwargs)
+    any_episodes = given.store is not None and not begun
+    train_config, store = _with_episodes(
+        source, record, train_config, given.store, given.progress, any_episodes=any_episodes
+    )
+    return _prepared(record, train_config, store, env, given.command), store
+
+
+def _opened(run: str | os.PathLike[str] | None, out: Path, resume: bool) -> SeedGroup:
+    """The directory that is written."""
     if run is None and not RunDirectory(out).holds_run:
         raise JaxdtError(f"{out} holds no run to resume; check --out, or name the run to start from too.")
-    group = open_seed_group(out, TrainConfig(), None, resume)
-    return (group.runs[0] if group.has_begun else RunDirectory(run or "")), group
+    return open_seed_group(out, TrainConfig(), None, resume)
 
 
 def default_out(run: str | os.PathLike[str]) -> Path:
@@ -149,7 +179,7 @@ def _beginning(source: RunDirectory, record: RunRecord, config: FinetuneConfig, 
             raise JaxdtError(f"{source.path} names no target returns; give targets (--targets), or exploration_target.")
         config = dataclasses.replace(config, exploration_target=target)
     first = find_checkpoint(source.checkpoints, checkpoint)
-    finetuning = Finetuning(run=os.fspath(source.path), first_step=first, config=config)
+    finetuning = Finetuning(run=os.fspath(source.path), first_step=first, config=config, checkpoint=checkpoint)
     trained = dataclasses.replace(
         trained,
         algorithm=trained.algorithm.for_finetuning(config.learning_rate),
@@ -161,13 +191,37 @@ def _beginning(source: RunDirectory, record: RunRecord, config: FinetuneConfig, 
     return with_finetuning(dataclasses.replace(record, config=trained, made_with={}), finetuning)
 
 
-def _going_on(group: SeedGroup, record: RunRecord, config: FinetuneConfig | None) -> RunRecord:
+def _going_on(
+    given: _Given,
+    run: str | os.PathLike[str] | None,
+    config: FinetuneConfig | None,
+    group: SeedGroup,
+    record: RunRecord,
+) -> RunRecord:
+    """The record of a run that was begun; raises JaxdtError where what is given disagrees with it."""
     if record.finetuning is None:
         raise JaxdtError(f"{group.path} was not fine-tuned; go on with jaxdt train --resume --out {group.path}.")
-    quarantine_damaged(group.runs[0].checkpoints)
     stored = record.finetuning
+    _check_same_start(stored, run, given.checkpoint)
+    if given.env is not None or given.env_kwargs is not None:
+        check_same_environment(_with_environment(record, given.env, given.env_kwargs)[0], record.config)
+    quarantine_damaged(group.runs[0].checkpoints)
     agreed = stored.config if config is None else config.going_on_from(stored.config)
     return with_finetuning(record, dataclasses.replace(stored, config=agreed))
+
+
+def _check_same_start(stored: Finetuning, run: str | os.PathLike[str] | None, checkpoint: Which | None) -> None:
+    """A run that was moved since is taken at its word."""
+    if run is not None and os.path.exists(stored.run) and Path(stored.run).resolve() != Path(run).resolve():
+        raise JaxdtError(
+            f"the fine-tuning was started from {stored.run} and cannot go on from {run}; name that one, or choose "
+            "another --out."
+        )
+    if checkpoint not in (None, stored.checkpoint):
+        raise JaxdtError(
+            f"the fine-tuning was started from the checkpoint {stored.checkpoint} and cannot go on from {checkpoint}; "
+            "leave it out, or choose another --out."
+        )
 
 
 def with_finetuning(record: RunRecord, finetuning: Finetuning) -> RunRecord:
@@ -212,12 +266,16 @@ def _with_episodes(
             f"{source.path} does not name the episodes that it was trained on; give them, or others to begin with, "
             "with --dataset (store=)."
         )
+    in_memory = store is not None and not isinstance(store, str | os.PathLike)
     config, episodes = with_store(config, store, progress, [source.episodes])
-    if not any_episodes and record.data["fingerprint"] != episodes.fingerprint:
+    are_its_own = record.data.get("fingerprint") == episodes.fingerprint
+    if not (any_episodes or are_its_own):
         raise JaxdtError(
             f"the episodes are not those that {source.path} was trained on (their fingerprints differ); give the same "
             "data with --dataset (store=), or choose another --out."
         )
+    if in_memory and not are_its_own:
+        config = dataclasses.replace(config, dataset=None)  # the run's name is not theirs
     return config, episodes
 
 
@@ -248,9 +306,7 @@ def _state_of(source: RunDirectory | None, record: RunRecord, state: TrainState)
     step = record.finetuning.first_step
     params = load_checkpoint(source.checkpoints, step, params=state.params)["params"]
     state = state._replace(params=params)
-    try:
-        stored_shapes(source.checkpoints, step, "training")
-    except JaxdtError:  # imported: its optimiser begins
+    if "imported_from" in read_record(source).data:  # its optimiser begins
         return state._replace(step=jnp.asarray(step, jnp.int32))
     training = {"step": state.step, "opt_state": state.opt_state}
     training = load_checkpoint(source.checkpoints, step, training=training)["training"]

@@ -93,13 +93,27 @@ def agree_with_records(config: TrainConfig, group: SeedGroup, records: list[RunR
     return config
 
 
-def is_finished(group: SeedGroup, config: TrainConfig) -> bool:
-    """Raises JaxdtError when a run has more updates than are asked for."""
+def check_same_environment(config: TrainConfig, stored: TrainConfig) -> None:
+    """Raises JaxdtError where another one is given than the run was started with."""
+    is_same = config.env == stored.env or _is_the_same(config.env, stored.env)
+    for name, agrees, given, own in (
+        ("env", is_same, config.env, stored.env),
+        ("env_kwargs", (config.env_kwargs or {}) == (stored.env_kwargs or {}), config.env_kwargs, stored.env_kwargs),
+    ):
+        if not agrees:
+            raise JaxdtError(
+                f"the run was started with {name}={own!r} and cannot go on with {given!r}; leave that out, or choose "
+                "another --out."
+            )
+
+
+def is_finished(group: SeedGroup, config: TrainConfig, *, asked_for: str | None = None) -> bool:
+    """Raises JaxdtError when a run has more updates than are asked for, in those words; default: `--steps` and them."""
     assert config.steps is not None
     newest = {run.path: steps[-1] for run in group.runs if (steps := checkpoint_steps(run.checkpoints))}
     for path, step in newest.items():
         if step > config.steps:
-            raise JaxdtError(f"{path} has {step} updates already; --steps {config.steps} is fewer.")
+            raise JaxdtError(f"{path} has {step} updates already; {asked_for or f'--steps {config.steps}'} is fewer.")
     return [newest.get(run.path) for run in group.runs] == [config.steps] * len(group.runs)
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxdt.algorithms import make_algorithm
+from jaxdt.choice import EnvironmentChoice
 from jaxdt.config import FinetuneConfig, Finetuning
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import RunError, SimulationError, StoppedError
@@ -21,6 +22,7 @@ from jaxdt.run.loop import compiled, evaluate_and_write, next_batches, run_keys
 from jaxdt.run.prepare import MOST_UPDATES_PER_CALL, Prepared
 from jaxdt.run.seed_group import SeedGroup
 from jaxdt.run.stopping import Stop
+from jaxdt.run.validation import Validation
 from jaxdt.run.writer import RunWriter
 from jaxdt.training import TrainState
 
@@ -56,6 +58,12 @@ def _updates_per_call(config: FinetuneConfig) -> int:
     return max(n for n in range(1, MOST_UPDATES_PER_CALL + 1) if config.updates_per_round % n == 0)
 
 
+def _made_with(choice: EnvironmentChoice) -> dict[str, Any]:
+    """As data remember it: the keyword arguments, and the limit among them where one was asked for."""
+    limit = choice.max_episode_steps
+    return {**(choice.kwargs or {}), **({} if limit is None else {"max_episode_steps": limit})}
+
+
 class _Rounds:
     """What all rounds share."""
 
@@ -79,8 +87,14 @@ class _Rounds:
         drawing = make_algorithm(that_explores(algorithm), spec).policy
         explorer = Evaluator(drawing, environment, parallel=parallel, record=True)
         self._exploration = Exploration(
-            group.runs[0].replay, self._config, explorer, self._as_trained, only_one=parallel == 1
+            group.runs[0].replay,
+            self._config,
+            explorer,
+            self._as_trained,
+            env_kwargs=_made_with(prepared.choice),
+            only_one=parallel == 1,
         )
+        self._validation = Validation(prepared)
         self._saved_at = time.perf_counter()
         self._shown: dict[str, float] = {}  # the newest evaluation, beside the progress
 
@@ -162,11 +176,8 @@ class _Rounds:
         """What falls due after a round, of which `rate` updates were made a second."""
         config, step, last = self._config, int(state.step), number == self._config.rounds
         reached = float(explored.returns.mean())
-        self._writer.log(
-            step,
-            rate,
-            [{"exploration_return_mean": reached, "replay_return_mean": float(replay.returns.mean())}],
-        )
+        returns = {"exploration_return_mean": reached, "replay_return_mean": float(replay.returns.mean())}
+        self._writer.log(step, rate, [returns | measured for measured in self._validation(state.params)])
         due = last or number % config.evaluate_every == 0
         evaluated = due and self._evaluate(state)
         if last or evaluated:
