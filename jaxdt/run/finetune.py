@@ -125,7 +125,7 @@ def _finetune_one(
 def _check_one(given: _Given, run: str | os.PathLike[str] | None, config: FinetuneConfig | None, out: Path) -> None:
     """Raises JaxdtError for what the fine-tuning of one seed would refuse."""
     checked = _checked(given, run, config, _opened(run, out, resume=True))
-    if checked is not None:
+    if checked is not None and checked[0].choice.parallel != 1:  # there may be only one, which is yet to be played in
         checked[0].environment.close()  # type: ignore[union-attr]
 
 
