@@ -13,6 +13,7 @@ import pytest
 
 import jaxdt
 from jaxdt import FinetuneConfig, JaxdtError
+from jaxdt.algorithms import make_algorithm
 from jaxdt.checkpoint import checkpoint_steps, find_checkpoint
 from jaxdt.cli import run as command
 from jaxdt.config import OnlineDTConfig, default_exploration_target
@@ -214,6 +215,11 @@ def test_what_was_begun_goes_on_as_it_was(whole, changes, says):
         jaxdt.finetune(None, dataclasses.replace(ONLINE, **changes), STORE, out=whole, env=Buttons(), resume=True)
 
 
+def test_a_flag_disagrees_although_it_is_the_default(whole, capsys):
+    assert command(["finetune", "--resume", "--out", str(whole), "--updates-per-round", "300"]) == 2
+    assert "was started with updates_per_round=11 and cannot go on with 300" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -289,6 +295,25 @@ def test_other_episodes_do_not_bear_the_name_of_the_runs_own(trained, begun, tmp
     jaxdt.finetune(run, ONLINE, store, env=Buttons())
     record = begun[0].record
     assert (record.config.dataset, record.data["spec"], record.data["fingerprint"]) == (name, name, store.fingerprint)
+
+
+@pytest.mark.parametrize(("imported", "count"), [(False, 6), (True, 0)])
+def test_the_optimiser_goes_on_but_begins_where_the_run_was_imported(trained, monkeypatch, tmp_path, imported, count):
+    run = shutil.copytree(trained, tmp_path / "run")
+    document = json.loads((run / "config.json").read_text())
+    document["data"] = {"imported_from": "elsewhere", "spec": None} if imported else document["data"]
+    (run / "config.json").write_text(json.dumps(document))
+    begun = []
+
+    def begin(group, prepared, start_from, *_):
+        record = prepared.record
+        begun.append(start_from(make_algorithm(record.config.algorithm, record.spec).init(jax.random.key(0))))
+
+    monkeypatch.setattr("jaxdt.run.finetune.explore_and_train", begin)
+    jaxdt.finetune(run, ONLINE, STORE, env=Buttons())
+    assert int(begun[0].step) == 6
+    counts = {int(leaf) for leaf in jax.tree.leaves(begun[0].opt_state) if leaf.dtype == np.int32}
+    assert counts == {count}
 
 
 def test_a_run_without_a_checkpoint_begins_again_from_the_run_that_is_named(trained, whole, tmp_path):

@@ -22,7 +22,7 @@ from jaxdt.run.each_seed import finetune_each_seed
 from jaxdt.run.environment import choice_of_record, chosen, must_be_given_again, remembered
 from jaxdt.run.exploration import check_explores
 from jaxdt.run.prepare import Prepared, prepare_run
-from jaxdt.run.resume import check_same_environment, is_finished
+from jaxdt.run.resume import check_same_environment, check_same_start, is_finished
 from jaxdt.run.rounds import explore_and_train
 from jaxdt.run.seed_group import SeedGroup, open_seed_group, stored_seeds
 from jaxdt.run.stopping import Stop, never
@@ -125,7 +125,7 @@ def _finetune_one(
 def _check_one(given: _Given, run: str | os.PathLike[str] | None, config: FinetuneConfig | None, out: Path) -> None:
     """Raises JaxdtError for what the fine-tuning of one seed would refuse."""
     checked = _checked(given, run, config, _opened(run, out, resume=True))
-    if checked is not None:
+    if checked is not None and checked[0].choice.parallel != 1:  # there may be only one, which is yet to be played in
         checked[0].environment.close()  # type: ignore[union-attr]
 
 
@@ -202,26 +202,12 @@ def _going_on(
     if record.finetuning is None:
         raise JaxdtError(f"{group.path} was not fine-tuned; go on with jaxdt train --resume --out {group.path}.")
     stored = record.finetuning
-    _check_same_start(stored, run, given.checkpoint)
+    check_same_start(stored, run, given.checkpoint)
     if given.env is not None or given.env_kwargs is not None:
         check_same_environment(_with_environment(record, given.env, given.env_kwargs)[0], record.config)
     quarantine_damaged(group.runs[0].checkpoints)
     agreed = stored.config if config is None else config.going_on_from(stored.config)
     return with_finetuning(record, dataclasses.replace(stored, config=agreed))
-
-
-def _check_same_start(stored: Finetuning, run: str | os.PathLike[str] | None, checkpoint: Which | None) -> None:
-    """A run that was moved since is taken at its word."""
-    if run is not None and os.path.exists(stored.run) and Path(stored.run).resolve() != Path(run).resolve():
-        raise JaxdtError(
-            f"the fine-tuning was started from {stored.run} and cannot go on from {run}; name that one, or choose "
-            "another --out."
-        )
-    if checkpoint not in (None, stored.checkpoint):
-        raise JaxdtError(
-            f"the fine-tuning was started from the checkpoint {stored.checkpoint} and cannot go on from {checkpoint}; "
-            "leave it out, or choose another --out."
-        )
 
 
 def with_finetuning(record: RunRecord, finetuning: Finetuning) -> RunRecord:

@@ -1,9 +1,11 @@
 """Whether and how a run may go on."""
 
 import dataclasses
+import os
+from pathlib import Path
 
-from jaxdt.checkpoint import checkpoint_steps, drop_checkpoints_after
-from jaxdt.config import CHANGEABLE, TrainConfig, flatten
+from jaxdt.checkpoint import Which, checkpoint_steps, drop_checkpoints_after
+from jaxdt.config import CHANGEABLE, Finetuning, TrainConfig, flatten
 from jaxdt.errors import JaxdtError
 from jaxdt.run.directory import RunRecord
 from jaxdt.run.environment import not_from_a_file
@@ -105,6 +107,20 @@ def check_same_environment(config: TrainConfig, stored: TrainConfig) -> None:
                 f"the run was started with {name}={own!r} and cannot go on with {given!r}; leave that out, or choose "
                 "another --out."
             )
+
+
+def check_same_start(stored: Finetuning, run: str | os.PathLike[str] | None, checkpoint: Which | None) -> None:
+    """Raises JaxdtError where a fine-tuning is given another run than it began with; one that was moved is believed."""
+    if run is not None and os.path.exists(stored.run) and Path(stored.run).resolve() != Path(run).resolve():
+        raise JaxdtError(
+            f"the fine-tuning was started from {stored.run} and cannot go on from {run}; name that one, or choose "
+            "another --out."
+        )
+    if checkpoint not in (None, stored.checkpoint):
+        raise JaxdtError(
+            f"the fine-tuning was started from the checkpoint {stored.checkpoint} and cannot go on from {checkpoint}; "
+            "leave it out, or choose another --out."
+        )
 
 
 def is_finished(group: SeedGroup, config: TrainConfig, *, asked_for: str | None = None) -> bool:
