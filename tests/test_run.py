@@ -85,6 +85,17 @@ def test_episodes_given_in_python_are_not_called_by_a_presets_dataset(finished, 
         jaxdt.train(dataclasses.replace(CONFIG, steps=20), out=shutil.copytree(finished, tmp_path / "r"), resume=True)
 
 
+def test_a_run_whose_data_have_moved_says_how_to_name_them(tmp_path):
+    config = dataclasses.replace(CONFIG_WITHOUT_ENVIRONMENT, steps=8)
+    STORE.save(tmp_path / "here.npz")
+    run = jaxdt.train(config, tmp_path / "here.npz", out=tmp_path / "run")
+    (tmp_path / "here.npz").rename(tmp_path / "there.npz")
+    longer = dataclasses.replace(config, steps=12)
+    with pytest.raises(JaxdtError, match=r"does not exist; .* name that place with --dataset \(dataset=\)\.$"):
+        jaxdt.train(longer, out=run, resume=True)
+    jaxdt.train(longer, tmp_path / "there.npz", out=run, resume=True)
+
+
 def test_logged_loss_is_the_mean_since_the_line_before(finished, tmp_path):
     config = dataclasses.replace(CONFIG, log_every=1, save_every=12, env="none")
     each = jaxdt.train(config, STORE, out=tmp_path / "each")

@@ -98,7 +98,8 @@ def train(
                     "as a file (--dataset)."
                 )
         if episodes is None:
-            config, episodes = with_store(config, store, progress, [run.episodes for run in group.runs])
+            with _saying_that_data_may_move(config, previous):
+                config, episodes = with_store(config, store, progress, [run.episodes for run in group.runs])
         if any(record.data["fingerprint"] != episodes.fingerprint for record in filter(None, records)):
             raise JaxdtError(
                 f"the episodes are not those that {group.path} was trained on (their fingerprints differ); "
@@ -128,6 +129,19 @@ def train(
                 prepared.environment.close()  # there may be only one
             _render(run, config, prepared.choice, progress)
     return group.path
+
+
+@contextlib.contextmanager
+def _saying_that_data_may_move(config: TrainConfig, previous: RunRecord | None) -> Iterator[None]:
+    """Where the data of a run that goes on are not found by the name that it knows."""
+    try:
+        yield
+    except JaxdtError as error:
+        if previous is None or config.dataset != previous.config.dataset:
+            raise
+        raise JaxdtError(
+            f"{str(error).rstrip('.')}. If the run's data lie elsewhere now, name that place with --dataset (dataset=)."
+        ) from error
 
 
 def _render(run: RunDirectory, config: TrainConfig, choice: EnvironmentChoice, progress: Progress) -> None:
