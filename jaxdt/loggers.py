@@ -49,7 +49,11 @@ def read_evaluations(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, A
 def cut_lines(path: Path, last_step: int) -> None:
     """Drops the records after `last_step`, which a resumed run writes again."""
     if path.exists():
-        kept = [record for record in read_lines(path) if record["step"] <= last_step]
+        records = read_lines(path)
+        for number, record in enumerate(records, start=1):
+            if type(record.get("step")) is not int:
+                raise JaxdtError(f"{path} is damaged: step of line {number} must be a whole number (remove that line).")
+        kept = [record for record in records if record["step"] <= last_step]
         with open_atomically(path) as file:
             file.writelines(json.dumps(record, allow_nan=False) + "\n" for record in kept)
 

@@ -67,6 +67,13 @@ def test_cutting_drops_later_lines_and_the_unfinished_one(path):
     assert [child.name for child in path.parent.iterdir()] == ["metrics.jsonl"]
 
 
+def test_a_line_without_a_step_cannot_be_cut_and_is_named(tmp_path):
+    append_line(tmp_path / "metrics.jsonl", {"step": 1})
+    append_line(tmp_path / "metrics.jsonl", {"loss": 1.0})
+    with pytest.raises(JaxdtError, match=r"metrics\.jsonl is damaged: step of line 2 must be a whole number"):
+        cut_lines(tmp_path / "metrics.jsonl", 5)
+
+
 def test_failed_evaluations_are_read_apart_and_cut_with_the_rest(tmp_path):
     path = tmp_path / "evaluations.jsonl"
     records = [{"step": 1, "target": 5.0}, {"step": 2, "failed": "no motor"}, {"step": 3, "failed": "no motor"}]
