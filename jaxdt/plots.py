@@ -1,7 +1,6 @@
 """Figures of a run."""
 
 import gc
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,11 +105,6 @@ def _plot_untargeted_returns(
     axes.set(xlabel="return", ylabel="episodes", title=title)
     axes.legend(loc="upper left", frameon=False)
     save_figure(figure, path)
-
-
-FIGURES_KEPT = 8
-"""Figures, of some two megabytes each, that may wait to be freed."""
-_saved = itertools.count(1)
 
 
 class LearningCurves(NamedTuple):
@@ -260,7 +254,5 @@ def save_figure(figure: Any, path: Path) -> None:
     kind = path.suffix[1:]
     with open_atomically(path, "wb") as file:
         figure.savefig(file, format=kind, dpi=120, metadata={"CreationDate": None} if kind == "pdf" else None)
-    # Figures refer to themselves, and Python takes long to notice: in a long run they would pile up. A collection takes
-    # as long as drawing one, so some go together.
-    if next(_saved) % FIGURES_KEPT == 0:
-        gc.collect()
+    # Figures refer to themselves, and Python takes long to notice: in a long run megabytes of them would pile up.
+    gc.collect()

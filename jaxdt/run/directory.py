@@ -128,10 +128,7 @@ _DATA = {"spec", "fingerprint", "num_episodes", "num_steps", "return_mean", "ret
 
 
 def describe_making(command: list[str] | None) -> dict[str, Any]:
-    """Versions, device, command line, time and git commit of this process; `started` in UTC.
-
-    The commit is that of the current directory, None where it is in no repository.
-    """
+    """Versions, device, command line and time of this process; `started` in UTC."""
     import jax
 
     packages = ("jaxdt", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "gymnasium", "mujoco")
@@ -142,7 +139,6 @@ def describe_making(command: list[str] | None) -> dict[str, Any]:
         "device_count": jax.device_count(),
         "command": command if command is not None else [os.path.basename(argument) for argument in sys.argv[:1]],
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git_commit": _git_commit(),
     }
 
 
@@ -155,11 +151,12 @@ def made_again(previous: dict[str, Any], newest: dict[str, Any]) -> dict[str, An
     if not previous:
         return newest
     before = previous.get("resumed")
-    resumed = [*(before if isinstance(before, list) else []), {name: newest[name] for name in _BEGINNING}]
+    resumed = [*(before if isinstance(before, list) else []), {name: newest.get(name) for name in _BEGINNING}]
     return {**newest, **{name: previous.get(name) for name in _BEGINNING}, "resumed": resumed}
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
+    """Of the current directory; None where it is in no repository."""
     try:
         told = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):

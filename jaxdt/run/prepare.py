@@ -18,7 +18,7 @@ from jaxdt.evaluation.environments import GymnasiumEnvironment, is_jax_environme
 from jaxdt.evaluation.video import try_filming
 from jaxdt.loggers import MIRRORS, check_installed
 from jaxdt.parallel import Layout, choose_layout
-from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, made_again, read_record
+from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, git_commit, made_again, read_record
 from jaxdt.run.doubts import (
     doubt_length_of_episodes,
     doubt_observations_and_returns,
@@ -146,7 +146,7 @@ def _prepare(
     config = fill_schedule(config, filtered.num_episodes, resumed=previous is not None)
     if previous is not None and identity(previous.config.env or "none") == identity(given.env or "none"):
         config = dataclasses.replace(config, env=previous.config.env)  # as the run has always written it
-    making = {**describe_making(command), "devices": len(layout.devices)}
+    making = {**describe_making(command), "git_commit": git_commit(), "devices": len(layout.devices)}
     if previous is not None:
         making = made_again(previous.made_with, making)
     record = RunRecord(config=config, spec=spec, data=data, made_with=making)
