@@ -80,11 +80,7 @@ class TrajectoryTransformer(nnx.Module):
             if i == len(self.blocks) - 1:  # nothing but the newest is asked for
                 x, normed = (jax.lax.dynamic_slice_in_dim(each, newest, 1, axis=1) for each in (x, normed))
                 may_attend = jax.lax.dynamic_slice_in_dim(may_attend, newest, 1, axis=1)
-            query = _by_head(dense(block.query, normed), block.num_heads)
-            scores = jnp.einsum("bhqd,bhld->bhql", query, new.keys, preferred_element_type=jnp.float32)
-            weights = _softmax(scores, may_attend[:, None], query)
-            attended = jnp.einsum("bhql,bhld->bqhd", weights, new.values)
-            x = _add_attended(block, x, attended.reshape(x.shape))
+            x = _attend(block, x, normed, new, may_attend)
         return tuple(caches), self._predict(x[:, 0], newest)
 
     def extend(
@@ -100,11 +96,7 @@ class TrajectoryTransformer(nnx.Module):
             write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=place, axis=2)
             cache = jax.tree.map(write, cache, _keys_values(block, normed))
             extended.append(cache)
-            query = _by_head(dense(block.query, normed), block.num_heads)
-            scores = jnp.einsum("bhqd,bhld->bhql", query, cache.keys, preferred_element_type=jnp.float32)
-            weights = _softmax(scores, may_attend[:, None], query)
-            attended = jnp.einsum("bhql,bhld->bqhd", weights, cache.values)
-            x = _add_attended(block, x, attended.reshape(x.shape))
+            x = _attend(block, x, normed, cache, may_attend)
         return tuple(extended), self._predict(x[:, 0], place)
 
     def branch(
@@ -179,6 +171,21 @@ def _softmax(
 ) -> Float[Array, "b heads q l"]:
     scores = jnp.where(may_attend, scores / math.sqrt(query.shape[-1]), jnp.finfo(scores.dtype).min)
     return jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+
+
+def _attend(
+    block: Block,
+    x: Float[Array, "b q d"],
+    normed: Float[Array, "b q d"],
+    cache: TokenCache,
+    may_attend: Bool[Array, "1 q l"],
+) -> Float[Array, "b q d"]:
+    """The block's tokens, which attend to the cache's."""
+    query = _by_head(dense(block.query, normed), block.num_heads)
+    scores = jnp.einsum("bhqd,bhld->bhql", query, cache.keys, preferred_element_type=jnp.float32)
+    weights = _softmax(scores, may_attend[:, None], query)
+    attended = jnp.einsum("bhql,bhld->bqhd", weights, cache.values)
+    return _add_attended(block, x, attended.reshape(x.shape))
 
 
 def _add_attended(block: Block, x: Float[Array, "b q d"], attended: Float[Array, "b q d"]) -> Float[Array, "b q d"]:
