@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.episodes import FIELDS, EpisodeStore
 from jaxdt.data.storage import Storage, chunks
 from jaxdt.errors import JaxdtError
 
@@ -66,12 +66,11 @@ def concatenate(stores: Sequence[EpisodeStore], names: Sequence[str], storage: S
         )
     starts = np.cumsum([0] + [store.num_steps for store in stores[:-1]])
     ends = [store.offsets[1:] + start for store, start in zip(stores, starts, strict=True)]
-    joined = ("observations", "actions", "rewards", "terminations", "truncations")
     return EpisodeStore(
         offsets=np.concatenate([[0], *ends]),
         env_id=next(iter(env_ids), None),
         env_kwargs=_shared_arguments(stores, names),
-        **{field: _joined(field, [getattr(store, field) for store in stores], storage) for field in joined},  # type: ignore[arg-type]
+        **{field: _joined(field, [getattr(store, field) for store in stores], storage) for field in FIELDS},  # type: ignore[arg-type]
     )
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.episodes import FIELDS, EpisodeStore
 from jaxdt.data.joining import concatenate
 from jaxdt.data.storage import MEMORY
 
@@ -13,14 +13,8 @@ def best_episodes(store: EpisodeStore, capacity: int) -> EpisodeStore:
     """The `capacity` episodes of highest return, or all, from the worst to the best; copies, of no environment."""
     order = np.argsort(store.returns, kind="stable")[-capacity:]
     rows = np.concatenate([np.arange(*store.offsets[e : e + 2].tolist()) for e in order])
-    return EpisodeStore(
-        observations=store.observations[rows],
-        actions=store.actions[rows],
-        rewards=store.rewards[rows],
-        terminations=store.terminations[rows],
-        truncations=store.truncations[rows],
-        offsets=np.concatenate([[0], np.cumsum(store.lengths[order])]),
-    )
+    columns = {name: getattr(store, name)[rows] for name in FIELDS}
+    return EpisodeStore(**columns, offsets=np.concatenate([[0], np.cumsum(store.lengths[order])]))
 
 
 def with_newer(replay: EpisodeStore, *newer: EpisodeStore, capacity: int) -> EpisodeStore:
@@ -35,10 +29,9 @@ def with_newer(replay: EpisodeStore, *newer: EpisodeStore, capacity: int) -> Epi
 
 def _last(store: EpisodeStore, episodes: int) -> EpisodeStore:
     first = store.offsets[-1 - episodes]
-    fields = ("observations", "actions", "rewards", "terminations", "truncations")
     return dataclasses.replace(
         store,
-        **{name: getattr(store, name)[first:] for name in fields},
+        **{name: getattr(store, name)[first:] for name in FIELDS},
         offsets=store.offsets[-1 - episodes :] - first,
         env_id=None,  # the data may have been recorded in another version of the one that is explored
         statistics_before_filters=None,
