@@ -55,21 +55,26 @@ class Imported(NamedTuple):
     """Whether it is an Online Decision Transformer, whose heads give a distribution."""
 
 
+class WeightFile(NamedTuple):
+    """A file of weights that has been read."""
+
+    path: Path
+    tensors: Tensors
+
+
 def read_model(
-    source: str, context_length: int | None = None, num_heads: int | None = None, *, tensors: Tensors | None = None
+    source: str, context_length: int | None = None, num_heads: int | None = None, *, file: WeightFile | None = None
 ) -> Imported:
     """Weights of a directory, a file or a hub name such as `owner/name`.
 
-    `tensors`: what the file holds, where it has been read already. `num_heads` is needed for the original's state dict,
+    `file`: its weights, where they have been read already. `num_heads` is needed for the original's state dict,
     which does not tell, and `context_length` may be given.
     Raises JaxdtError naming the file and the field or tensor that is wrong.
     """
-    weights = weights_of(source)
+    weights, tensors = read_weights(source) if file is None else file
     config_file = weights.parent / "config.json"
     known = _known_of(source, weights.parent / NORMALIZATION)
     length = next(value for value in (context_length, known.context_length, 20) if value is not None)
-    if tensors is None:
-        tensors = read_tensors(weights)
     if layout_of(tensors, str(weights)) == "encoder":
         if not config_file.is_file():
             raise JaxdtError(f"{config_file} is missing; weights of Hugging Face's model need it beside them.")
@@ -83,10 +88,11 @@ def read_model(
     return Imported(config, params, known, dropped, is_online(tensors))
 
 
-def weights_of(source: str) -> Path:
-    """The file of weights of a directory, a file or a hub name; raises JaxdtError where there is none."""
+def read_weights(source: str) -> WeightFile:
+    """The weights of a directory, a file or a hub name; raises JaxdtError where there are none, or damaged ones."""
     path = _local(source)
-    return path if path.is_file() else _weights_in(path)
+    path = path if path.is_file() else _weights_in(path)
+    return WeightFile(path, read_tensors(path))
 
 
 def read_json(path: Path) -> Any:

@@ -18,8 +18,7 @@ from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import make_environment
 from jaxdt.files import check_is_free, directory_atomically
 from jaxdt.interop.names import discrete_params
-from jaxdt.interop.source import Imported, PartialSpec, read_json, read_model, read_partial_spec, weights_of
-from jaxdt.interop.tensors import read_tensors
+from jaxdt.interop.source import Imported, PartialSpec, read_json, read_model, read_partial_spec, read_weights
 from jaxdt.interop.trajectory import is_trajectory
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
@@ -90,14 +89,14 @@ def import_run(
     if env not in (None, "none"):
         env = with_version(env)
         make_environment(env).close()  # or it says what is wrong with that id
-    tensors = read_tensors(weights_of(source))
-    if is_trajectory(tensors):
+    file = read_weights(source)
+    if is_trajectory(file.tensors):
         refuse_given(
             {"stats": stats, "return_scale": return_scale, "targets": targets, "context_length": context_length},
             f"{source} is a Trajectory Transformer, which takes none",
         )
         agent = trajectory_agent(
-            tensors,
+            file.tensors,
             source,
             env=env,
             discretizer=discretizer,
@@ -113,7 +112,7 @@ def import_run(
     )
     numbers = {"return_scale": return_scale, "targets": targets, "context_length": context_length}
     options = read_partial_spec(numbers, "the arguments")._replace(env_id=env)
-    imported = read_model(source, context_length, num_heads, tensors=tensors)
+    imported = read_model(source, context_length, num_heads, file=file)
     given = _given_statistics(stats, progress)._replace(**_not_none(**options._asdict()))
     agent = _agent(imported, given, source)
     if imported.dropped:
