@@ -50,6 +50,14 @@ def as_json(value: Any, name: str) -> Any:
         ) from error
 
 
+def as_json_or_none(value: Any, name: str) -> Any:
+    """The same; None for what is no JSON, where that need not be remembered."""
+    try:
+        return as_json(value, name)
+    except JaxdtError:
+        return None
+
+
 def _plain(value: Any) -> Any:
     """Of NumPy's and jax's scalars and arrays, Python's own."""
     if not hasattr(value, "tolist"):

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from jaxdt import stepping
 from jaxdt.choice import DEFAULT_LIMIT, EnvironmentChoice, no_time_limit
 from jaxdt.config import whole
-from jaxdt.config.checks import as_json
+from jaxdt.config.checks import as_json_or_none
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.simulator import action_space, episode_limit, make_simulator, registered_id, with_version
@@ -87,15 +87,12 @@ def collect_episodes(
         simulator.close()
     if cut_off and limit is None:
         warnings.warn(no_time_limit(env_id, cut_off, len(plays), DEFAULT_LIMIT), stacklevel=2)
-    made_with: dict[str, Any] | None = None
     limited = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
-    with contextlib.suppress(JaxdtError):  # what is no JSON is not remembered
-        made_with = as_json({**(env_kwargs or {}), **limited}, "env_kwargs")
     return EpisodeStore.from_arrays(
         *columns,
         episode_ends=ends,
         env_id=registered_id(env_id),
-        env_kwargs=made_with,
+        env_kwargs=as_json_or_none({**(env_kwargs or {}), **limited}, "env_kwargs"),
         source=f"episodes of {env_id}",
     )
 

@@ -1,7 +1,6 @@
 """The rounds of online fine-tuning that are played: each in a file of its own, written once and never played again."""
 
 import collections
-import contextlib
 import dataclasses
 import math
 import warnings
@@ -13,7 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxdt.config import PRESETS, AlgorithmConfig, FinetuneConfig
-from jaxdt.config.checks import as_json
+from jaxdt.config.checks import as_json_or_none
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.formats.npz import load_npz
 from jaxdt.data.replay import best_episodes, with_newer
@@ -185,9 +184,7 @@ def recorded(
     terminations = np.zeros(ends[-1], bool)
     terminations[ends - 1] = np.asarray(played.terminated)
     observations, actions, rewards = map(end_to_end, played.trajectory)
-    made_with: dict[str, Any] | None = None
-    with contextlib.suppress(JaxdtError):
-        made_with = None if env_id is None or env_kwargs is None else as_json(dict(env_kwargs), "env_kwargs")
+    known = None if env_id is None or env_kwargs is None else dict(env_kwargs)
     return EpisodeStore.from_arrays(
         observations,
         actions,
@@ -195,6 +192,6 @@ def recorded(
         terminations,
         episode_ends=ends,
         env_id=env_id,
-        env_kwargs=made_with,
+        env_kwargs=as_json_or_none(known, "env_kwargs"),
         source=source,
     )
