@@ -35,7 +35,7 @@ class Arguments:
     json: Path | None = None
     """Write everything here too, every repeat included, after every row."""
     only: tuple[str, ...] = ()
-    """Sections to measure; none: all."""
+    """Sections to measure, in this order; none: all."""
     repeats: int = 3
     """Times that each row is measured, about a second each; the median is shown."""
     minutes: float = 10.0
@@ -67,11 +67,10 @@ class _Check:
     def run(self) -> int:
         try:
             self._say_machine()
-            for section, rows in make_rows(self._directory, self._arguments.device).items():
-                if self._arguments.only and section not in self._arguments.only:
-                    continue
+            rows = make_rows(self._directory, self._arguments.device)
+            for section in self._arguments.only or rows:
                 print(f"\n{section}: {SECTIONS[section]}", flush=True)
-                for row in rows:
+                for row in rows[section]:
                     self._measure(section, row)
         finally:
             for worker in self._workers.values():

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarking.measure import Call
 from benchmarking.products import update_operations
 from benchmarking.report import PAPER_UPDATES, share_of_peak
-from benchmarking.shapes import ENV_ID, LARGE, Shapes
+from benchmarking.shapes import ENV_ID, LARGE, PLANNING, Shapes
 
 
 SECTIONS = {
@@ -19,6 +19,7 @@ SECTIONS = {
     "evaluate": "HalfCheetah, 100 steps an episode, cached acting unless it says exact",
     "act": "the newest action of so many windows at once",
     "peer": "Hugging Face's model in PyTorch on the same card",
+    "plan": "the Trajectory Transformer at its authors' sizes: HalfCheetah, each step planned anew",
     "large": "width 1024, 12 layers of 16 heads, K 64, bfloat16",
     "batch": "one update of larger batches",
     "graphs": "the paper's shape, ten updates a call, with other command buffers (CUDA graphs)",
@@ -72,7 +73,10 @@ def make_rows(directory: Path, device: str) -> dict[str, list[Row]]:
             Row(name="10 a call, bfloat16", call=Call("train"), shapes=bfloat16),
             Row(name="10 a call, float32", call=Call("train"), settings=FLOAT32),
         ],
-        "run": [Row(name="10 a call", call=Call("pipeline", there | {"updates": 5000}), repeats=1)],
+        "run": [
+            Row(name=name, call=Call("pipeline", there | {"updates": 5000}), shapes=shapes, repeats=1)
+            for name, shapes in (("10 a call, TF32", Shapes()), ("10 a call, bfloat16", bfloat16))
+        ],
         "peer": [
             Row(name="train, TF32", call=Call("train", peer), module="benchmarking.peers"),
             *(
@@ -84,7 +88,15 @@ def make_rows(directory: Path, device: str) -> dict[str, list[Row]]:
         "evaluate": [
             *(_play(n, ENV_ID) for n in (64, 1024)),
             _play(64, ENV_ID, context="exact"),
-            *(_play(n, f"mjx:{ENV_ID}") for n in (64, 1024, 8192)),
+            *(_play(n, f"mjx:{ENV_ID}") for n in (1024, 8192, 64)),
+        ],
+        "plan": [
+            Row(
+                name=f"horizon {horizon}, beam {width}, {'1 episode' if n == 1 else f'{n} episodes'}",
+                call=Call("plan", {"horizon": horizon, "beam_width": width, "episodes": n}),
+                shapes=PLANNING,
+            )
+            for horizon, width, n in ((5, 32, 1), (15, 128, 64))
         ],
         "seeds": [Row(name=f"{n} seeds", call=Call("train", {"seeds": n}), seeds=n) for n in (5, 16, 64)],
         "batch": [
@@ -125,7 +137,7 @@ def show(row: Row, values: list[Any], machine: dict[str, Any]) -> str:
             return f"{value / 2**30:.1f} GiB"
         case "act":
             return f"{1e3 * value:.3f} ms"
-        case "rollout":
+        case "rollout" | "plan":
             return f"{1 / value:,.0f} steps/s"
         case "pipeline":
             return f"{1e3 * value:.3f} ms an update; {PAPER_UPDATES:,} in {PAPER_UPDATES * value:.0f} s"

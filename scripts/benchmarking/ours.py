@@ -254,8 +254,8 @@ def make_value_algorithm(shapes: Shapes, method: ValueMethod) -> Algorithm:
     return jaxdt.make_algorithm(kind(width=shapes.width, num_layers=shapes.num_layers).for_steps(10**6), spec)
 
 
-def plan(shapes: Shapes, horizon: int, beam_width: int) -> Iterator[float]:
-    """Seconds an environment step of one episode whose context is full, each step planned anew."""
+def plan(shapes: Shapes, horizon: int, beam_width: int, episodes: int = 1) -> Iterator[float]:
+    """Seconds an environment step of episodes side by side whose context is full, each step planned anew."""
     config = jaxdt.TrajectoryTransformerConfig(
         transitions=shapes.context_length,
         context_transitions=min(5, shapes.context_length),
@@ -269,11 +269,12 @@ def plan(shapes: Shapes, horizon: int, beam_width: int) -> Iterator[float]:
     algorithm = jaxdt.make_algorithm(config, spec := jaxdt.make_spec(config, store))
     params = jax.jit(algorithm.init)(jax.random.key(0)).params
     act = jax.jit(algorithm.policy.act)
-    observation, reward = jnp.zeros((1, *spec.observation_shape)), jnp.zeros(1)
-    memory, keys = algorithm.policy.start(jnp.zeros(1)), jax.random.split(jax.random.key(1), 1)
+    observation, reward = jnp.zeros((episodes, *spec.observation_shape)), jnp.zeros(episodes)
+    memory, keys = algorithm.policy.start(jnp.zeros(episodes)), jax.random.split(jax.random.key(1), episodes)
     for _ in range(config.context_transitions):
         memory, _ = act(params, memory, observation, reward, keys)
-    return repeatedly(lambda: act(params, memory, observation, reward, keys), jax.block_until_ready)
+    seconds = repeatedly(lambda: act(params, memory, observation, reward, keys), jax.block_until_ready)
+    return (each / episodes for each in seconds)
 
 
 def _model(shapes: Shapes) -> tuple[Any, Any]:
