@@ -1,15 +1,14 @@
-"""Figures of a run."""
+"""Figures of one run: its loss, what it was asked for and reached, and its fine-tuning."""
 
-import gc
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from jaxdt import statistics
-from jaxdt.files import open_atomically
+from jaxdt.plots.figures import new_figure, plain, save_figure
 
 
 def plot_loss(
@@ -107,93 +106,6 @@ def _plot_untargeted_returns(
     save_figure(figure, path)
 
 
-class LearningCurves(NamedTuple):
-    """One method's runs on one task."""
-
-    method: str
-    steps: Int[np.ndarray, " p"]
-    returns: Float[np.ndarray, "n p"]
-    """A row a seed."""
-
-
-class TaskPanel(NamedTuple):
-    title: str
-    curves: Sequence[LearningCurves]
-    data_return_mean: float
-    data_return_max: float
-
-
-class FinalScores(NamedTuple):
-    """One method's runs on all tasks."""
-
-    method: str
-    runs: Float[np.ndarray, " n"]
-    iqm: float
-    interval: tuple[float, float] | None
-
-
-def plot_comparison(
-    paths: Sequence[Path], methods: Sequence[str], panels: Sequence[TaskPanel], finals: Sequence[FinalScores], unit: str
-) -> None:
-    """Learning curves, one panel a task, and where scores can be put together, their interquartile means.
-
-    Curves are means over seeds with 95 % bootstrap intervals from three seeds on; `unit` says what the means are of.
-    """
-    count = len(panels) + bool(finals)
-    columns = min(count, 3)
-    rows = -(-count // columns)
-    figure, grid = new_figure(rows, columns)
-    colors = {method: f"C{i % 10}" for i, method in enumerate(methods)}
-    for axes, panel in zip(grid, panels, strict=False):
-        _plot_task(axes, panel, colors)
-    if finals:
-        _plot_finals(grid[len(panels)], finals, colors, unit)
-    for axes in grid[count:]:
-        axes.set_visible(False)
-    handles, labels = grid[0].get_legend_handles_labels()
-    for axes in grid[1 : len(panels)]:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            if label not in labels:
-                handles, labels = [*handles, handle], [*labels, label]
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 2 * columns), frameon=False)
-    for path in paths:
-        save_figure(figure, path)
-
-
-def _plain(text: str) -> str:
-    """Names of anybody's, which matplotlib must not read as formulas."""
-    return text.replace("$", r"\$")
-
-
-def _plot_task(axes: Any, panel: TaskPanel, colors: dict[str, str]) -> None:
-    longest = {int(curves.steps[-1]) for curves in panel.curves if len(curves.steps)}
-    in_percent = len(longest) > 1  # methods of other costs an update are trained for other numbers of them
-    for curves in panel.curves:
-        if not len(curves.steps):
-            continue
-        x = 100 * curves.steps / curves.steps[-1] if in_percent else curves.steps
-        color = colors[curves.method]
-        axes.plot(x, curves.returns.mean(axis=0), color=color, linewidth=1.5, marker=".", label=_plain(curves.method))
-        at_step = [statistics.bootstrap_interval(statistics.mean, [column]) for column in curves.returns.T]
-        intervals = [interval for interval in at_step if interval is not None]
-        if intervals:
-            axes.fill_between(x, *zip(*intervals, strict=True), color=color, alpha=0.15, linewidth=0)
-    axes.axhline(panel.data_return_max, color="0.4", linestyle="--", linewidth=1, label="best episode in the data")
-    axes.axhline(panel.data_return_mean, color="0.4", linestyle=":", linewidth=1, label="mean of the data")
-    axes.set(xlabel="% of the run's updates" if in_percent else "updates", ylabel="return", title=_plain(panel.title))
-
-
-def _plot_finals(axes: Any, finals: Sequence[FinalScores], colors: dict[str, str], unit: str) -> None:
-    for i, final in enumerate(reversed(finals)):
-        color = colors[final.method]
-        axes.plot(final.runs, np.full(len(final.runs), i), "o", color=color, alpha=0.35, markersize=4)
-        if final.interval is not None:
-            axes.plot(final.interval, (i, i), color=color, linewidth=6, alpha=0.4, solid_capstyle="butt")
-        axes.plot(final.iqm, i, "|", color=color, markersize=16, markeredgewidth=2.5)
-    axes.set(xlabel=unit, title="interquartile mean, 95 % interval, runs", ylim=(-0.6, len(finals) - 0.4))
-    axes.set_yticks(range(len(finals)), [_plain(final.method) for final in reversed(finals)])
-
-
 def plot_finetuning(
     path: Path, metrics: Sequence[Sequence[dict[str, Any]]], evaluations: Sequence[Sequence[dict[str, Any]]], title: str
 ) -> None:
@@ -225,7 +137,7 @@ def plot_finetuning(
     axes.fill_between(steps, low, high, color="C0", alpha=0.15, linewidth=0)
     if rounds[0] == 0:
         axes.axhline(returns[:, 0].mean(), color="0.4", linestyle="--", linewidth=1, label="after offline training")
-    axes.set(xlabel="environment steps", ylabel="return", title=_plain(title))
+    axes.set(xlabel="environment steps", ylabel="return", title=plain(title))
     axes.legend(loc="best", frameon=False)
     save_figure(figure, path)
 
@@ -234,25 +146,3 @@ def _at_highest_target(evaluations: Sequence[dict[str, Any]]) -> dict[int, dict[
     """Of each round, its evaluation at the highest target."""
     ranked = sorted(evaluations, key=lambda e: -np.inf if e["target"] is None else e["target"])
     return {e["round"]: e for e in ranked}
-
-
-def new_figure(rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
-    """A figure and its axes; of several panels, a flat sequence of them."""
-    from matplotlib.figure import Figure  # without pyplot: no global state, no display
-
-    several = rows * columns > 1
-    size = (4.8 * columns, 3.6 * rows + 0.6) if several else (6.4, 4.8)
-    figure = Figure(figsize=size, layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for each in axes:
-        each.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """As its ending says; without the time of writing, so that equal figures are equal files."""
-    kind = path.suffix[1:]
-    with open_atomically(path, "wb") as file:
-        figure.savefig(file, format=kind, dpi=120, metadata={"CreationDate": None} if kind == "pdf" else None)
-    # Figures refer to themselves, and Python takes long to notice: in a long run megabytes of them would pile up.
-    gc.collect()

@@ -1,0 +1,34 @@
+"""What every figure of a run begins and ends with."""
+
+import gc
+from pathlib import Path
+from typing import Any
+
+from jaxdt.files import open_atomically
+
+
+def new_figure(rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    """A figure and its axes; of several panels, a flat sequence of them."""
+    from matplotlib.figure import Figure  # without pyplot: no global state, no display
+
+    several = rows * columns > 1
+    size = (4.8 * columns, 3.6 * rows + 0.6) if several else (6.4, 4.8)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """As its ending says; without the time of writing, so that equal figures are equal files."""
+    kind = path.suffix[1:]
+    with open_atomically(path, "wb") as file:
+        figure.savefig(file, format=kind, dpi=120, metadata={"CreationDate": None} if kind == "pdf" else None)
+    # Figures refer to themselves, and Python takes long to notice: in a long run megabytes of them would pile up.
+    gc.collect()
+
+
+def plain(text: str) -> str:
+    """Names of anybody's, which matplotlib must not read as formulas."""
+    return text.replace("$", r"\$")
