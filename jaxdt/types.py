@@ -186,7 +186,7 @@ class Transitions(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """Acts in `b` episodes side by side, in the environment's own units; both functions are pure."""
+    """Acts in `b` episodes side by side, in the environment's own units; its functions are pure."""
 
     start: Callable[[Any], Any]
     """`start(targets (b,)) -> memory` before the first step; targets in reward units, ignored by some policies."""
@@ -196,6 +196,9 @@ class Policy(NamedTuple):
     `reward` is what the last action earned, 0 at the first step. Each episode draws from its own key; without keys
     (None) nothing is drawn at random.
     """
+    expect: Callable[[Any], Any] | None = None
+    """`expect(memory) -> (b, h, n)`, of a policy that plans, after acting: the flat observations that the plan made in
+    this step expects in this and the next `h` - 1 ones; NaN where none was made."""
 
 
 @runtime_checkable

@@ -175,6 +175,10 @@ def test_the_policy_remembers_the_last_transitions_as_tokens_and_does_its_plan_i
         for step in range(3):
             seen.append(jnp.asarray(random.normal(size=(2, OBSERVED)), jnp.float32))
             memory, action = policy.act((), memory, seen[-1], rewards[step], None)
+            expected = decode(plans[step // 2][..., :OBSERVED], EDGES[:, :OBSERVED]) if step != 1 else np.nan
+            np.testing.assert_array_equal(
+                policy.expect(memory), np.broadcast_to(expected, (2, config.horizon, OBSERVED))
+            )
             planned = decode(plans[step // 2][:, step % 2, OBSERVED:-2], EDGES[:, OBSERVED:-2])
             done.append(planned)
             low, high = wide

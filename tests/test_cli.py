@@ -153,7 +153,9 @@ def test_evaluate_prints_a_table_and_leaves_the_runs_own_file_alone(trained, tmp
     flags = ["--targets", "-200", "-900", "--episodes", "2", "--json", str(out)]
     assert run(["evaluate", str(trained), str(trained), *flags]) == 0
     assert run(["evaluate", str(trained), str(tmp_path)]) == 2
-    printed = capsys.readouterr().out
+    assert run(["evaluate", str(trained), "--plot-plan"]) == 2
+    printed, said = capsys.readouterr()
+    assert "makes no plans" in said
     assert "2 episodes a target" in printed
     assert "2 runs" in printed
     records = json.loads(out.read_text())

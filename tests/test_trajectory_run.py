@@ -1,6 +1,7 @@
 """A Trajectory Transformer is a run like others, and its plans find what the data's best do."""
 
 import dataclasses
+import json
 import shutil
 
 import jax
@@ -12,8 +13,10 @@ import jaxdt
 from jaxdt.algorithms import make_algorithm
 from jaxdt.config import OptimizerConfig, TrainConfig, TrajectoryTransformerConfig
 from jaxdt.loggers import read_lines
+from jaxdt.plots import Expectations
+from jaxdt.run.plans import plan_errors
 from tests.conftest import make_store
-from tests.toys import Dial, dial_episodes
+from tests.toys import Dial, Drift, dial_episodes
 
 
 pytestmark = pytest.mark.usefixtures("quick_plots")
@@ -85,6 +88,48 @@ def test_the_action_error_is_that_of_the_likeliest_action_behind_what_was_record
     assert 0 < measured["action_error"] < 0.9 / 2 + 0.1  # the mean level would be as far away
 
 
+class TurningDial(Dial):
+    """What is seen changes, which no plan can know."""
+
+    def reset(self, key):
+        return jnp.zeros(()), jnp.array([1.0, 0.0])
+
+    def step(self, state, action):
+        return state + 0.5, jnp.stack([jnp.ones(()), state + 0.5]), action[0], jnp.zeros((), bool)
+
+
+def test_what_plans_expect_is_drawn_beside_what_happened(run, tmp_path):
+    picture, agent = tmp_path / "plan.png", jaxdt.Agent.load(run)
+    [plain], [drawn] = (
+        jaxdt.evaluate(agent, TurningDial(), episodes=3, seed=5, plot_plan=path) for path in (None, picture)
+    )
+    np.testing.assert_array_equal(drawn.returns, plain.returns)
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    errors = json.loads(picture.with_suffix(".json").read_text())
+    assert errors["steps_ahead"] == [0, 1]
+    moved = 0.5 / np.std(0.5 * np.arange(8))
+    np.testing.assert_allclose(errors["unchanged"], [0, moved], rtol=1e-6)
+    assert errors["expected"][1] > errors["unchanged"][1]
+
+
+def test_errors_of_plans_are_in_standard_deviations_by_steps_ahead():
+    """One number moves by 2 a step and stands still in another episode, the other never changes."""
+    moving, still = np.array([[0.0, 7], [2, 7], [4, 7]]), np.array([[2.0, 7], [2, 7]])
+    plans = np.full((3, 2, 2), np.nan)
+    plans[0], plans[2, 0] = [[0, 7], [5, 7]], [4, 7]  # it expects 5 where 2 happens
+    played = [Expectations(moving, plans), Expectations(still, np.stack([still, still]))]
+    played[1].expected[1, 1] = np.nan
+    std = np.concatenate([moving, still])[:, 0].std()
+    errors = plan_errors(played)
+    np.testing.assert_allclose(errors.expected, [0, 3 / std / 2])
+    np.testing.assert_allclose(errors.unchanged, [0, 2 / std / 2])
+
+
+def test_only_of_a_policy_that_plans_are_plans_drawn(finished, tmp_path):
+    with pytest.raises(jaxdt.JaxdtError, match="makes no plans; leave plot_plan"):
+        jaxdt.evaluate(finished, Drift(), plot_plan=tmp_path / "plan.png")
+
+
 def test_of_discrete_actions_only_those_that_there_are_are_planned():
     """Of 20 tokens; what is remembered is what was done."""
     store = make_store(lengths=(9, 9), state_dim=2, discrete=3)
@@ -97,7 +142,7 @@ def test_of_discrete_actions_only_those_that_there_are_are_planned():
         params, algorithm.policy.start(jnp.zeros(16)), observation, jnp.zeros(16), keys
     )
     assert set(np.unique(actions)) <= {0, 1, 2}
-    np.testing.assert_array_equal(memory.actions[:, 0, 0], actions)
+    np.testing.assert_array_equal(memory.plan[:, 0, -3], actions)
 
 
 def test_weights_of_another_run_are_trained_on_along_one_cosine():

@@ -27,8 +27,8 @@ class Memory(NamedTuple):
     """Of the episodes, which began together."""
     observation: Int[Array, "b observation"]
     """The last one."""
-    actions: Int[Array, "b p a"]
-    """Of the last plan, as many as are done before the next one."""
+    plan: Int[Array, "b h row"]
+    """The last one: its transitions, the first of which has the real observation."""
     worth: Float[Array, " b"]
     """Of the last plan; not finite where the weights overflow."""
 
@@ -38,7 +38,7 @@ def make_policy(config: TrajectoryTransformerConfig, spec: Spec, model: Trajecto
     choices = None if isinstance(spec.action, Box) else spec.action.n
     plan = make_planner(config, model, jnp.asarray(spec.constants["edges"]), num_action_tokens(spec), choices=choices)
     policy = PlanningPolicy(config, spec, plan)
-    return Policy(policy.start, policy.act)
+    return Policy(policy.start, policy.act, policy.expect)
 
 
 class PlanningPolicy:
@@ -47,8 +47,9 @@ class PlanningPolicy:
     def __init__(
         self, config: TrajectoryTransformerConfig, spec: Spec, plan: Callable[[PyTree[Array], Past, Draws], Plan]
     ):
+        assert config.horizon
         edges = jnp.asarray(spec.constants["edges"])
-        self.config, self.spec = config, spec
+        self.config, self.spec, self.horizon = config, spec, config.horizon
         self.num_actions, self.row = num_action_tokens(spec), row_size(spec)
         self.num_observed = self.row - self.num_actions - 2
         self.observed, self.acted, self.earned = jnp.split(edges, [self.num_observed, self.row - 2], axis=1)
@@ -62,7 +63,7 @@ class PlanningPolicy:
             window=nothing(self.config.context_transitions - 1, self.row),
             steps=jnp.zeros((), jnp.int32),
             observation=nothing(self.num_observed),
-            actions=nothing(self.config.plan_every, self.num_actions),
+            plan=nothing(self.horizon, self.row),
             worth=jnp.zeros(targets.shape[0]),
         )
 
@@ -83,6 +84,11 @@ class PlanningPolicy:
         action = _as_action(self._planned(memory, turn), jnp.isfinite(memory.worth), self.spec)
         return memory._replace(steps=memory.steps + 1), to_environment(action, self.spec)
 
+    def expect(self, memory: Memory) -> Float[Array, "b h s"]:
+        """Observations that the plan of the last step expects, as `Policy` says."""
+        made = (memory.steps - 1) % self.config.plan_every == 0
+        return jnp.where(made, decode(memory.plan[..., : self.num_observed], self.observed), jnp.nan)
+
     def _look(self, memory: Memory, observation: Num[Array, "b *s"], reward: Float[Array, " b"]) -> Memory:
         """With the transition that is now whole, and the new observation."""
         last = self._planned(memory, (memory.steps - 1) % self.config.plan_every)
@@ -95,15 +101,14 @@ class PlanningPolicy:
 
     def _planned(self, memory: Memory, turn: Int[Array, ""]) -> Float[Array, "b a"]:
         """What the plan has at a turn, as numbers."""
-        tokens = jax.lax.dynamic_index_in_dim(memory.actions, turn, axis=1, keepdims=False)
-        return decode(tokens, self.acted)
+        transition = jax.lax.dynamic_index_in_dim(memory.plan, turn, axis=1, keepdims=False)
+        return decode(transition[:, self.num_observed : -2], self.acted)
 
     def _replan(self, params: PyTree[Array], memory: Memory, keys: Key[Array, " b"] | None) -> Memory:
         count = jnp.minimum(memory.steps, memory.window.shape[1])
         past = Past(memory.window, count, memory.observation)
         best = self.plan(params, past, _draws(self.config, self.num_actions, self.num_observed, keys))
-        actions = best.tokens[:, : self.config.plan_every, self.num_observed : -2]
-        return memory._replace(actions=actions, worth=best.worth)
+        return memory._replace(plan=best.tokens, worth=best.worth)
 
 
 def _as_action(numbers: Float[Array, "b a"], usable: Array, spec: Spec) -> Num[Array, "b *a"]:

@@ -67,6 +67,9 @@ class EvaluateArguments:
     """Of a policy that plans: as `action-nucleus`, for observations."""
     observation_top_k: int | None = None
     """Of a policy that plans: as `action-top-k`, for observations."""
+    plot_plan: bool = False
+    """Of a policy that plans: also draw what its plans expected beside what then happened, to RUN/plots/plan.png, and
+    how far off they were, by steps ahead, to plan.json beside it."""
     json: Path | None = None
     """Also write every episode's return and length to this file."""
     video: bool = False
@@ -79,8 +82,9 @@ def evaluate_command(arguments: list[str]) -> None:
         raise JaxdtError("evaluate needs a run directory: jaxdt evaluate runs/cheetah.")
     from jaxdt.progress import console_progress
     from jaxdt.run.agent import Agent
+    from jaxdt.run.directory import RunDirectory
     from jaxdt.run.environment import check_alike, chosen
-    from jaxdt.run.evaluate import evaluate, render_videos, try_video
+    from jaxdt.run.evaluate import check_plans, evaluate, render_videos, try_video
 
     progress = console_progress()
     acting = {name: getattr(parsed, name) for name in ACTING_OPTIONS}
@@ -94,14 +98,20 @@ def evaluate_command(arguments: list[str]) -> None:
         check_alike([chosen(own, missing, parsed.env, *given.values()) for own, missing in owns])
     for agent in agents if parsed.video else ():  # before anything is played
         try_video(agent, parsed.env, **given)
+    for agent in agents if parsed.plot_plan else ():
+        check_plans(agent)
     keep_compiled_programs()
     progress.say(device_line())
     results = []
     for path, agent in zip(parsed.runs, agents, strict=True):
         targets = parsed.targets if agent in takers or not takers else None  # the others are asked for none
-        evaluations = evaluate(agent, parsed.env, targets, parsed.episodes, parsed.seed, **given, progress=progress)
+        plan = RunDirectory(path).plan_plot if parsed.plot_plan else None
+        options = {**given, "plot_plan": plan, "progress": progress}
+        evaluations = evaluate(agent, parsed.env, targets, parsed.episodes, parsed.seed, **options)
         results.append(evaluations)
         print(evaluation_table(str(path), evaluations))
+        if plan is not None:
+            print(f"wrote {plan} and {plan.with_suffix('.json')}")
         if parsed.video:
             videos = render_videos(agent, path / "videos", parsed.env, targets, parsed.seed, **given, progress=progress)
             print("\n".join(f"wrote {video}" for video in videos))

@@ -98,7 +98,10 @@ class Evaluator:
         self, params: PyTree, targets: Sequence[float | None], episodes: int, seed: int
     ) -> list[list[Evaluation]]:
         """Of each model one Evaluation a target, in the order given; one model where there are no training seeds."""
-        played = self.run_episodes(params, targets, episodes, seed)
+        return self.summarize(self.run_episodes(params, targets, episodes, seed), targets, episodes)
+
+    def summarize(self, played: Episodes, targets: Sequence[float | None], episodes: int) -> list[list[Evaluation]]:
+        """What `evaluate` returns, of what `run_episodes` did."""
         returns = np.asarray(played.returns, np.float64).reshape(-1, len(targets), episodes)
         lengths = np.asarray(played.lengths).reshape(-1, len(targets), episodes)
         env_id = self.environment.env_id

@@ -23,6 +23,9 @@ class Trajectory(NamedTuple):
     actions: Num[Array, "T b *a"]
     """In the environment's action space."""
     rewards: Float[Array, "T b"]
+    expected: Float[Array, "T b h n"] | None = None
+    """Of a policy that plans: the observations, flat, that the plan made in this step expects from this step on; NaN
+    where none was made."""
 
 
 FAILURES = (
@@ -97,7 +100,8 @@ def make_rollout(policy: Policy, environment: Environment, *, record: bool = Fal
         score = carry.score + reward
         failures = [~_is_action(action, spec), ~(_is_finite(observation) & jnp.isfinite(reward)), ~jnp.isfinite(score)]
         failure = jnp.where(carry.alive, jnp.select(failures, [2, 3, 4], 0), carry.failure)
-        happened = Trajectory(_where(carry.alive, carry.observation), _where(carry.alive, action), reward)
+        expected = None if policy.expect is None else _where(carry.alive, policy.expect(memory))
+        happened = Trajectory(_where(carry.alive, carry.observation), _where(carry.alive, action), reward, expected)
         new = _Carry(
             env_state=env_state,
             observation=observation,
@@ -136,7 +140,10 @@ def make_rollout(policy: Policy, environment: Environment, *, record: bool = Fal
             return carry, first + scan_steps, so_far
 
         carry = start(seeds, targets)
-        nothing_yet = _nothing_yet(num_scans * scan_steps, carry.observation, spec) if record else None
+        nothing_yet = None
+        if record:
+            each = jax.eval_shape(lambda carry: step(carry, carry.length[0], params, keys)[1], carry)
+            nothing_yet = jax.tree.map(lambda leaf: jnp.zeros((num_scans * scan_steps, *leaf.shape), leaf.dtype), each)
         last, _, trajectory = jax.lax.while_loop(goes_on, next_scan, (carry, jnp.zeros((), jnp.int32), nothing_yet))
         if trajectory is not None:
             trajectory = jax.tree.map(lambda steps: steps[:most], trajectory)
@@ -153,15 +160,6 @@ def keys_of_episodes(seeds: Int[Array, " b"]) -> Key[Array, " b"]:
 
 def keys_of_step(keys: Key[Array, " b"], step: Int[Array, ""]) -> Key[Array, " b"]:
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
-
-
-def _nothing_yet(steps: int, observation: Num[Array, "b *s"], spec: Spec) -> Trajectory:
-    batch = observation.shape[0]
-    return Trajectory(
-        jnp.zeros((steps, *observation.shape), observation.dtype),
-        jnp.zeros((steps, batch, *spec.action_shape), spec.action_dtype),
-        jnp.zeros((steps, batch)),
-    )
 
 
 def _where(alive: Bool[Array, " b"], rows: Num[Array, "b *n"]) -> Num[Array, "b *n"]:

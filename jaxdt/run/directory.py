@@ -36,6 +36,7 @@ class RunDirectory:
         self.loss_plot = self.path / "plots" / "loss.png"
         self.returns_plot = self.path / "plots" / "returns.png"
         self.finetuning_plot = self.path / "plots" / "finetuning.png"
+        self.plan_plot = self.path / "plots" / "plan.png"
         self.replay = self.path / "replay"
         self.videos = self.path / "videos"
 

@@ -16,11 +16,15 @@ from jaxdt.config import fits_float32, numbers, whole
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import make_environment
 from jaxdt.evaluation.evaluator import Evaluator
+from jaxdt.evaluation.rollout import Episodes
 from jaxdt.evaluation.video import render_episode, try_filming
+from jaxdt.files import open_atomically
+from jaxdt.plots import plot_plan as draw_plan
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.environment import chosen, filmed
 from jaxdt.run.fit import check_fit
+from jaxdt.run.plans import expectations, plan_errors
 from jaxdt.simulator import gymnasium_id
 from jaxdt.types import Evaluation
 
@@ -36,6 +40,7 @@ def evaluate(
     max_episode_steps: Any = None,
     parallel_environments: Any = None,
     checkpoint: Which = "latest",
+    plot_plan: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     **acting: Any,
 ) -> list[Evaluation]:
@@ -49,6 +54,9 @@ def evaluate(
     - `max_episode_steps`: after which an episode is cut off; default: the environment's own limit, or where it has none
       1000, or as many as the longest episode that the run was trained on.
     - `parallel_environments`: episodes at once; default: the run's, or all.
+    - `plot_plan`: of a policy that plans, where to draw what its plans expected beside what then happened, in the first
+      episode, and how far off they are by how many steps ahead, over all; the numbers are written beside it, as
+      `.json`.
     - `targets`: one or more returns, in the environment's reward units; default: the run's. A policy that is asked for
       none takes none.
     - `acting`: options of the run's algorithm, such as `context="cached"`, which computes each token once, many times
@@ -68,16 +76,37 @@ def evaluate(
     )
     asked_for = _checked_targets(loaded, targets, episodes, seed)
     agent = loaded.acting_with(**acting)
-    kept = _take_evaluator(agent, loaded, choice)
+    if plot_plan is not None:
+        check_plans(agent)
+    kept = _take_evaluator(agent, loaded, choice, record=plot_plan is not None)
     evaluator = kept.evaluator
     evaluator.progress = progress or Progress()
     try:
-        return evaluator.evaluate(agent.params, asked_for, episodes, seed)[0]
+        played = evaluator.run_episodes(agent.params, asked_for, episodes, seed)
+        if plot_plan is not None:
+            _draw_plan(Path(plot_plan), played, evaluator.environment.name)
+        return evaluator.summarize(played, asked_for, episodes)[0]
     finally:
         evaluator.close()
         evaluator.progress = Progress()
         if kept.key is not None:
             loaded.kept_evaluators[:] = [kept]
+
+
+def check_plans(agent: Agent) -> None:
+    """Raises JaxdtError where the agent's policy makes no plans that `evaluate` could draw."""
+    if agent.policy.expect is None:
+        raise JaxdtError(f"{agent.config.name} makes no plans; leave plot_plan (--plot-plan) out.")
+
+
+def _draw_plan(path: Path, played: Episodes, environment: str) -> None:
+    """The figure, and what is in its last panel as numbers."""
+    episodes = expectations(played)
+    errors = plan_errors(episodes)
+    draw_plan(path, episodes[0], errors, f"{environment}: plans, and what then happened")
+    numbers = {name: [None if np.isnan(x) else float(x) for x in values] for name, values in errors._asdict().items()}
+    with open_atomically(path.with_suffix(".json")) as file:
+        json.dump({"steps_ahead": list(range(len(errors.expected))), **numbers}, file, indent=1, allow_nan=False)
 
 
 def render_videos(
@@ -137,7 +166,7 @@ class _Kept(NamedTuple):
     evaluator: Evaluator
 
 
-def _take_evaluator(agent: Agent, keeper: Agent, choice: EnvironmentChoice) -> _Kept:
+def _take_evaluator(agent: Agent, keeper: Agent, choice: EnvironmentChoice, *, record: bool) -> _Kept:
     """The one that `keeper` keeps, if it fits; while it is in use another thread makes its own.
 
     Kept are those of ids: the attributes of an object may have changed since it was compiled.
@@ -147,12 +176,12 @@ def _take_evaluator(agent: Agent, keeper: Agent, choice: EnvironmentChoice) -> _
         if isinstance(choice.env, str):
             given = json.dumps(dict(choice.kwargs or {}), sort_keys=True)
             plain = dataclasses.replace(choice, kwargs=None)
-            key = (agent.config, agent.spec, plain, given, _registered(choice.env))
+            key = (agent.config, agent.spec, plain, given, _registered(choice.env), record)
     with contextlib.suppress(IndexError):
         kept = keeper.kept_evaluators.pop()
         if key is not None and key == kept.key:
             return kept
-    return _Kept(key, _make_evaluator(agent, choice))
+    return _Kept(key, _make_evaluator(agent, choice, record=record))
 
 
 def _make_evaluator(agent: Agent, choice: EnvironmentChoice, *, record: bool = False) -> Evaluator:

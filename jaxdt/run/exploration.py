@@ -183,7 +183,7 @@ def recorded(
 
     terminations = np.zeros(ends[-1], bool)
     terminations[ends - 1] = np.asarray(played.terminated)
-    observations, actions, rewards = map(end_to_end, played.trajectory)
+    observations, actions, rewards = map(end_to_end, played.trajectory[:3])
     known = None if env_id is None or env_kwargs is None else dict(env_kwargs)
     return EpisodeStore.from_arrays(
         observations,
