@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 
 import jaxdt
 from jaxdt import BehaviorCloningConfig, JaxdtError
@@ -253,7 +254,7 @@ def test_the_command_imports_describes_and_will_not_resume(tmp_path, capsys):
 
 def test_the_export_holds_what_others_need(finished, exported):
     names = {path.name for path in exported.iterdir()}
-    assert names == {"README.md", "config.json", "model.safetensors", "normalization.json"}
+    assert names == {"README.md", "config.json", "model.safetensors", "normalization.json", "results.json"}
     config = json.loads((exported / "config.json").read_text())
     assert (config["state_dim"], config["act_dim"], config["hidden_size"], config["n_positions"]) == (3, 2, 16, 1024)
     beside = json.loads((exported / "normalization.json").read_text())
@@ -278,9 +279,38 @@ def test_the_model_card_states_what_a_stranger_must_know(finished, exported):
         "zeros, and what they predict means nothing: `encoder.wte.weight`",
     ):
         assert text in card, text
-    header = card.split("---")[1]
-    assert "library_name: transformers" in header
-    assert "mean_reward" in header
+    assert "library_name: transformers" in card.split("---")[1]
+
+
+def test_the_hub_finds_the_highest_targets_return_first(finished, tmp_path):
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    (copy / "tensorboard").mkdir()
+    (copy / "tensorboard" / "events.out.tfevents.1.here").write_bytes(b"curves")
+    lines = [json.loads(line) for line in (copy / "evaluations.jsonl").read_text().splitlines()]
+    best = {"returns": [6100.0, 6000.5], "return_mean": 6050.25, "return_std": 49.75, "normalized_mean": 51.234}
+    lines = [line | (best if line["target"] == 5.0 else {}) for line in lines]
+    (copy / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    record = json.loads((copy / "config.json").read_text())
+    record["data"]["spec"] = "hf:somebody/episodes/expert+local.npz+hf:somebody/episodes/medium"
+    record["config"]["env"] = "Hopper-v5"
+    (copy / "config.json").write_text(json.dumps(record))
+    out = jaxdt.to_huggingface(copy, tmp_path / "model", license="mit")
+    data = ModelCard.load(out / "README.md").data
+    first, score, second = data.eval_results
+    assert (first.dataset_name, first.metric_name, first.metric_value) == (
+        "Hopper-v5",
+        "mean_reward",
+        "6050.25 +/- 49.75",
+    )
+    assert (score.metric_name, score.metric_value) == ("d4rl_normalized_score", 51.23)
+    assert (second.metric_type, second.metric_name) == ("mean_reward", "mean return at target 1")
+    assert (data.license, data.datasets, data.tags[0]) == ("mit", ["somebody/episodes"], "Hopper-v5")
+    results = json.loads((out / "results.json").read_text())
+    assert (results["mean_reward"], results["std_reward"], results["n_eval_episodes"]) == (6050.25, 49.75, 2)
+    assert (results["env_id"], results["is_deterministic"], results["target_return"]) == ("Hopper-v5", True, 5.0)
+    [curves] = (out / "tensorboard").iterdir()
+    assert curves.name == "events.out.tfevents.0"  # the host's name is not told
+    assert curves.read_bytes() == b"curves"
 
 
 def test_the_card_says_how_actions_and_returns_are_mapped(finished, tmp_path):

@@ -59,6 +59,8 @@ class ExportArguments:
     """Of stablehlo and onnx, which draw nothing: greedy for a run that was evaluated by sampling; None: the run's."""
     push: str | None = None
     """Also upload to this name on the Hugging Face hub (owner/name); log in with `hf auth login` first."""
+    license: str | None = None
+    """Of huggingface: of the weights, for the model card, as the hub abbreviates it (mit, apache-2.0); None: none."""
 
 
 def import_command(arguments: list[str]) -> None:
@@ -94,10 +96,11 @@ def export_command(arguments: list[str]) -> None:
             raise JaxdtError("--context and --sampling are for --to stablehlo and onnx; leave them out.")
         from jaxdt.run.exporting import to_huggingface
 
-        out = to_huggingface(parsed.run, parsed.out, checkpoint=parsed.checkpoint, push=parsed.push)
+        named = {"push": parsed.push, "license": parsed.license}
+        out = to_huggingface(parsed.run, parsed.out, checkpoint=parsed.checkpoint, **named)
     else:
-        if parsed.push is not None:
-            raise JaxdtError("--push is for --to huggingface; leave it out.")
+        if parsed.push is not None or parsed.license is not None:
+            raise JaxdtError("--push and --license are for --to huggingface; leave them out.")
         from jaxdt.run.serving import to_onnx, to_stablehlo
 
         write = to_onnx if parsed.to == "onnx" else to_stablehlo

@@ -20,47 +20,91 @@ def model_card(
     evaluations: Sequence[dict[str, Any]],
     training: Sequence[str],
     untrained: Sequence[str],
+    datasets: Sequence[str] = (),
+    license: str | None = None,
 ) -> str:
     """Markdown with the hub's YAML header.
 
+    - `name`: of the repository, with its owner where it has one.
     - `evaluations`: lines of `evaluations.jsonl`; empty: not evaluated, and said so.
     - `training`: sentences on how it was trained. `untrained`: tensors that are zeros.
+    - `datasets`: repositories of the hub that the data came from. `license`: of the weights, as the hub abbreviates it.
     """
     sections = [
-        f"# {name}",
+        f"# {name.split('/')[-1]}",
         "A [Decision Transformer](https://arxiv.org/abs/2106.01345), written by jaxdt for "
         "`transformers.DecisionTransformerModel`.",
         "## Results\n\n" + _results(evaluations),
-        "## How to use it\n\n" + _usage(spec, return_scale, env_id, context_length, targets),
+        "## How to use it\n\n" + _usage(name, spec, return_scale, env_id, context_length, targets),
         "## Normalisation\n\n" + _normalization(spec),
         "## Training\n\n" + "\n".join(f"- {sentence}" for sentence in training),
         "## Untrained tensors\n\nThis model has no such weights; they are zeros, and what they predict means nothing: "
         + ", ".join(f"`{tensor}`" for tensor in untrained)
         + ". (`encoder.wpe.weight` adds nothing to a token, as intended.)",
     ]
-    return _header(name, env_id, evaluations) + "\n\n".join(sections) + "\n"
+    header = _header(name.split("/")[-1], env_id, evaluations, datasets, license)
+    return header + "\n\n".join(sections) + "\n"
 
 
-def _header(name: str, env_id: str | None, evaluations: Sequence[dict[str, Any]]) -> str:
+def headline(evaluations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Evaluations, that of the highest target first."""
+    return sorted(evaluations, key=lambda evaluation: -evaluation["target"])
+
+
+def results_json(env_id: str | None, evaluations: Sequence[dict[str, Any]], *, deterministic: bool) -> dict[str, Any]:
+    """What the hub's pages of reinforcement learning read as `results.json`: the highest target, then all."""
+    first, *_ = ranked = headline(evaluations)
+    return {
+        "env_id": gymnasium_id(env_id) if env_id else None,
+        "mean_reward": float(first["return_mean"]),
+        "std_reward": float(first["return_std"]),
+        "n_eval_episodes": len(first["returns"]),
+        "n_evaluation_episodes": len(first["returns"]),
+        "is_deterministic": deterministic,
+        "target_return": first["target"],
+        "all_targets": [
+            {"target_return": e["target"], "mean_reward": e["return_mean"], "std_reward": e["return_std"]}
+            for e in ranked
+        ],
+    }
+
+
+def _header(
+    name: str, env_id: str | None, evaluations: Sequence[dict[str, Any]], datasets: Sequence[str], license: str | None
+) -> str:
+    """As the hub's pages of reinforcement learning read it: the first metric is the model's score."""
     from huggingface_hub import EvalResult, ModelCardData
 
     env_id = gymnasium_id(env_id) if env_id else None  # the hub knows no other name
-    results = [
-        EvalResult(
-            task_type="reinforcement-learning",
-            dataset_type=env_id or "unknown",
-            dataset_name=env_id or "unknown",
-            metric_type="mean_reward",
-            metric_name=f"mean return at target {evaluation['target']:g}",
-            metric_value=round(float(evaluation["return_mean"]), 2),
+
+    def result(kind: str, name: str, value: str | float) -> Any:
+        where = env_id or "unknown"
+        task = "reinforcement-learning"
+        return EvalResult(
+            task_type=task,
+            task_name=task,
+            dataset_type=where,
+            dataset_name=where,
+            metric_type=kind,
+            metric_name=name,
+            metric_value=value,
         )
-        for evaluation in evaluations
-    ]
-    tags = ["decision-transformer", "deep-reinforcement-learning", "reinforcement-learning", "offline-rl", "jaxdt"]
+
+    results = []
+    for evaluation in headline(evaluations):
+        named = f"mean return at target {evaluation['target']:g}" if results else "mean_reward"
+        spread = f"{evaluation['return_mean']:.2f} +/- {evaluation['return_std']:.2f}"
+        results.append(result("mean_reward", named, spread))
+        if len(results) == 1 and evaluation["normalized_mean"] is not None:
+            score = round(float(evaluation["normalized_mean"]), 2)
+            results.append(result("d4rl_normalized_score", "d4rl_normalized_score", score))
+    tags = ["deep-reinforcement-learning", "reinforcement-learning", "decision-transformer", "offline-rl", "jaxdt"]
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="reinforcement-learning",
-        tags=tags + ([env_id] if env_id else []),
+        tags=([env_id] if env_id else []) + tags,
+        datasets=list(datasets) or None,
+        license=license,
         **({"model_name": name, "eval_results": results} if results else {}),
     )
     return f"---\n{data.to_yaml()}\n---\n\n"
@@ -79,7 +123,36 @@ def _results(evaluations: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _usage(spec: Spec, return_scale: float, env_id: str | None, context_length: int, targets: Sequence[float]) -> str:
+def _usage(
+    name: str, spec: Spec, return_scale: float, env_id: str | None, context_length: int, targets: Sequence[float]
+) -> str:
+    target = f"{max(targets):g}" if targets else "1000"
+    code = f"""In JAX, with jaxdt:
+
+```python
+import jaxdt
+
+agent = jaxdt.from_huggingface("{name}")
+agent.reset(target_return={target})
+action = agent.act(observation)  # then agent.act(observation, reward)
+```
+
+In PyTorch, where padding, normalisation and returns-to-go are the caller's, as listed below:
+
+```python
+from transformers import DecisionTransformerModel
+
+model = DecisionTransformerModel.from_pretrained("{name}").eval()
+predicted = model(
+    states=states,  # (1, {context_length}, {int(np.prod(spec.observation_shape))}), normalised
+    actions=actions,
+    returns_to_go=returns_to_go,  # (1, {context_length}, 1), divided by {return_scale:g}
+    timesteps=timesteps,
+    attention_mask=attention_mask,
+).action_preds[:, -1]
+```
+
+"""
     lines = [
         f"- Environment: {env_id or 'not a Gymnasium one'}.",
         f"- Context: the last {context_length} steps (`K`), padded on the left, `attention_mask` 0 at padding.",
@@ -87,9 +160,9 @@ def _usage(spec: Spec, return_scale: float, env_id: str | None, context_length: 
         + (" and stay as they are while acting (trained on delayed rewards)." if spec.delayed_reward else "."),
         f"- Target returns used: {', '.join(f'{target:g}' for target in targets) or 'none recorded'}.",
         f"- Actions: {_actions(spec)}",
-        "- In JAX: `jaxdt.from_huggingface(...)` reads the weights and `normalization.json`.",
+        "- `normalization.json` has all of this for programs.",
     ]
-    return "\n".join(lines)
+    return code + "\n".join(lines)
 
 
 def _actions(spec: Spec) -> str:

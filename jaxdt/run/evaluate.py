@@ -78,6 +78,8 @@ def evaluate(
     agent = loaded.acting_with(**acting)
     if plot_plan is not None:
         check_plans(agent)
+        if Path(plot_plan).suffix not in (".png", ".pdf", ".svg"):
+            raise JaxdtError(f"plot_plan must be a file that ends in .png, .pdf or .svg; got {str(plot_plan)!r}.")
     kept = _take_evaluator(agent, loaded, choice, record=plot_plan is not None)
     evaluator = kept.evaluator
     evaluator.progress = progress or Progress()

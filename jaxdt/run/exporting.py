@@ -16,7 +16,7 @@ from jaxdt.checkpoint import Which, find_checkpoint
 from jaxdt.config import DecisionTransformerConfig, ModelConfig
 from jaxdt.errors import JaxdtError, RunError, one_line
 from jaxdt.files import check_is_free, directory_atomically
-from jaxdt.interop.card import model_card
+from jaxdt.interop.card import model_card, results_json
 from jaxdt.interop.huggingface import config_to_huggingface, num_positions
 from jaxdt.interop.names import one_hot_params, tensors_from_params
 from jaxdt.interop.source import NORMALIZATION
@@ -24,7 +24,7 @@ from jaxdt.loggers import read_evaluations
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
 from jaxdt.run.evaluate import video_paths
-from jaxdt.types import Box
+from jaxdt.types import Box, Discrete
 
 
 def to_huggingface(
@@ -33,13 +33,19 @@ def to_huggingface(
     *,
     checkpoint: Which = "latest",
     push: str | None = None,
+    license: str | None = None,
 ) -> Path:
     """Writes what `transformers.DecisionTransformerModel.from_pretrained` loads; returns `out`.
 
     `config.json`, `model.safetensors`, `README.md` (the model card), `normalization.json` (mean and std, return
-    scale, context length, targets, action bounds; `from_huggingface` reads it) and, where the run has a video of its
-    highest target, `replay.mp4`. Tensors that we do not have are zeros, and the card names them. `push`: also
-    uploads to that name on the hub. Raises JaxdtError when `out` is not empty, RunError when the upload fails.
+    scale, context length, targets, action bounds; `from_huggingface` reads it) and, where the run has them,
+    `results.json` (what it reached), `replay.mp4` (the video of its highest target) and TensorBoard's files, from all
+    of which the hub makes a page. Tensors that we do not have are zeros, and the card names them.
+
+    - `push`: also uploads to that name on the hub.
+    - `license`: of the weights, as the hub abbreviates it (`mit`); default: none is named.
+
+    Raises JaxdtError when `out` is not empty, RunError when the upload fails.
     """
     out = Path(out)
     check_is_free(out)
@@ -50,27 +56,38 @@ def to_huggingface(
     tensors, untrained = tensors_from_params(params, model, num_positions(model))
     directory = None if isinstance(run, Agent) else RunDirectory(run)
     step = None if directory is None else find_checkpoint(directory.checkpoints, checkpoint)
+    record = None if directory is None else read_record(directory)
     evaluations = [] if directory is None else read_evaluations(directory.evaluations)[0]
-    training = ["Made outside a run directory."] if directory is None else _training(read_record(directory), step)
+    evaluations = [evaluation for evaluation in evaluations if evaluation["step"] == step]
+    training = ["Made outside a run directory."] if record is None else _training(record, step)
     with directory_atomically(out) as temporary:
         (temporary / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
         _write_json(temporary / "config.json", config_to_huggingface(model))
         _write_json(temporary / NORMALIZATION, _normalization(agent, config))
         card = model_card(
-            (push or str(out.absolute())).rstrip("/").split("/")[-1],
+            push or out.absolute().name,
             agent.spec,
             return_scale=config.return_scale,
             env_id=agent.env_id,
             context_length=model.context_length,
             targets=_targets(agent),
-            evaluations=[evaluation for evaluation in evaluations if evaluation["step"] == step],
+            evaluations=evaluations,
             training=training,
             untrained=untrained,
+            datasets=[] if record is None else _hub_datasets(record.data["spec"]),
+            license=license,
         )
         (temporary / "README.md").write_text(card, encoding="utf-8")
         video = _video(directory, agent) if checkpoint == "latest" else None
         if video is not None:
             shutil.copyfile(video, temporary / "replay.mp4")
+        if evaluations:
+            drawn = isinstance(agent.spec.action, Discrete) and config.sampling == "sample"
+            _write_json(temporary / "results.json", results_json(agent.env_id, evaluations, deterministic=not drawn))
+        curves = [] if directory is None else sorted(directory.path.glob("tensorboard/events.out.tfevents.*"))
+        for number, file in enumerate(curves):
+            (temporary / "tensorboard").mkdir(exist_ok=True)  # renamed, for their names tell the host's
+            shutil.copyfile(file, temporary / "tensorboard" / f"events.out.tfevents.{number}")
     if push is not None:
         _push(out, push)
     return out
@@ -143,6 +160,12 @@ def _file_names(spec: str | None) -> str:
     """A spec without the directories of the machine it was used on."""
     parts = (spec or "arrays").split("+")
     return " + ".join(part if part.startswith(("hf:", "minari:")) else Path(part).name for part in parts)
+
+
+def _hub_datasets(spec: str | None) -> list[str]:
+    """The hub's repositories in a spec, each once."""
+    named = [part.removeprefix("hf:").split("/") for part in (spec or "").split("+") if part.startswith("hf:")]
+    return list(dict.fromkeys("/".join(parts[:2]) for parts in named))
 
 
 def _video(run: RunDirectory | None, agent: Agent) -> Path | None:
