@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from jaxdt.data.windows import WindowSampler as WindowSampler
     from jaxdt.errors import JaxdtError as JaxdtError
     from jaxdt.models import build_model as build_model
+    from jaxdt.progress import console_progress as console_progress
     from jaxdt.run.agent import Agent as Agent
     from jaxdt.run.comparison import Comparison as Comparison, compare as compare
     from jaxdt.run.evaluate import evaluate as evaluate
@@ -77,6 +78,7 @@ _HOMES = {
     "build_model": "jaxdt.models",
     "compare": "jaxdt.run.comparison",
     "compile_update": "jaxdt.training",
+    "console_progress": "jaxdt.progress",
     "evaluate": "jaxdt.run.evaluate",
     "finetune": "jaxdt.run.finetune",
     "from_huggingface": "jaxdt.run.importing",

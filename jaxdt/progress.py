@@ -37,16 +37,21 @@ class Progress:
 
 
 class BarProgress(Progress):
-    """tqdm bars on a terminal."""
+    """tqdm bars, on a terminal and in notebooks."""
 
     def __init__(self) -> None:
         self._bars: list[Any] = []
+        self._bar: Any = tqdm
+        if _in_notebook():
+            from tqdm.auto import tqdm as of_widgets  # where there are any; it loads asyncio
+
+            self._bar = of_widgets
 
     def say(self, text: str) -> None:
         tqdm.write(text, file=sys.stderr)
 
     def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
-        bar = tqdm(
+        bar = self._bar(
             desc=task,
             total=total,
             initial=done,
@@ -87,7 +92,10 @@ class LineProgress(Progress):
     def advance(self, done: int, **numbers: int | float) -> None:
         task, now = self._tasks[-1], time.monotonic()
         if task["first"] is None:  # the first one compiled; the rate counts from here
-            task["first"], task["began"] = done, now
+            waited, task["first"], task["began"] = now - task["began"], done, now
+            if waited > 2:
+                self.say(f"{task['task']}: the first {task['unit']} took {waited:.0f} s, most of it compiling")
+                task["shown"] = now
         task["numbers"] |= numbers
         quiet = now - task["shown"]
         if done < task["total"] and (quiet < 5 or (done < task["next"] and quiet < 60)):
@@ -103,5 +111,14 @@ class LineProgress(Progress):
 
 
 def console_progress() -> Progress:
-    """Bars on a terminal, plain lines elsewhere."""
-    return BarProgress() if sys.stderr.isatty() else LineProgress()
+    """Bars on a terminal and in notebooks, plain lines elsewhere; for the `progress` of `train`, `evaluate` and others.
+
+    In a notebook they are widgets where ipywidgets is installed.
+    """
+    return BarProgress() if sys.stderr.isatty() or _in_notebook() else LineProgress()
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and "IPKernelApp" in shell.config
