@@ -101,7 +101,7 @@ def is_what_it_would_have_been(trained: Trained, whole: Trained) -> None:
         assert without_clock(trained.run.path / name) == without_clock(whole.run.path / name)
     assert checkpoint_steps(trained.run.checkpoints) == checkpoint_steps(whole.run.checkpoints)
     assert find_checkpoint(trained.run.checkpoints, "best") == find_checkpoint(whole.run.checkpoints, "best")
-    assert trained.run.returns_plot.is_file()
+    assert (trained.run.plots / "returns.png").is_file()
     log = trained.log()
     assert "Traceback" not in log, log
     assert "damaged" not in log, log

@@ -64,3 +64,14 @@ def test_curves_of_a_comparison_are_means_with_intervals_from_three_seeds_on(dra
     assert len(axes.collections) == 1
     assert final.lines[1].get_xdata().tolist() == [2.0, 9.0]
     assert [text.get_text() for text in figure.legends[0].texts][:2] == ["three", "two"]
+
+
+@pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_equal_figures_are_equal_files_of_the_kind_asked_for(tmp_path, monkeypatch, suffix, magic):
+    path, drawn = tmp_path / f"loss.{suffix}", []
+    for epoch in ("0", "86400"):  # what matplotlib takes for the time of writing
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+        plots.plot_loss(path, losses((1, 1.0), (2, 0.5)), [{"step": 2}])
+        drawn.append(path.read_bytes())
+    assert drawn[0] == drawn[1]
+    assert drawn[0].startswith(magic)

@@ -258,10 +258,11 @@ def test_actions_outside_the_space_are_refused_with_the_way_out(tmp_path):
 
 
 def test_without_a_simulator_it_trains_and_does_not_evaluate(tmp_path):
-    out = jaxdt.train(dataclasses.replace(CONFIG, env="none", targets=None), STORE, out=tmp_path / "run")
+    config = dataclasses.replace(CONFIG, env="none", targets=None, plot_format="svg")
+    out = jaxdt.train(config, STORE, out=tmp_path / "run")
     assert checkpoint_steps(out / "checkpoints")[-1] == 12
     assert not (out / "evaluations.jsonl").exists()
-    assert (out / "plots" / "loss.png").exists()
+    assert [path.name for path in (out / "plots").iterdir()] == ["loss.svg"]
     agent = jaxdt.Agent.load(out)
     agent.reset(target_return=2.0)
     assert agent.act(np.zeros(3)).shape == (2,)

@@ -82,7 +82,7 @@ def evaluate_command(arguments: list[str]) -> None:
         raise JaxdtError("evaluate needs a run directory: jaxdt evaluate runs/cheetah.")
     from jaxdt.progress import console_progress
     from jaxdt.run.agent import Agent
-    from jaxdt.run.directory import RunDirectory
+    from jaxdt.run.directory import RunDirectory, read_record
     from jaxdt.run.environment import check_alike, chosen
     from jaxdt.run.evaluate import check_plans, evaluate, render_videos, try_video
 
@@ -105,7 +105,8 @@ def evaluate_command(arguments: list[str]) -> None:
     results = []
     for path, agent in zip(parsed.runs, agents, strict=True):
         targets = parsed.targets if agent in takers or not takers else None  # the others are asked for none
-        plan = RunDirectory(path).plan_plot if parsed.plot_plan else None
+        run = RunDirectory(path)
+        plan = run.plots / f"plan.{read_record(run).config.plot_format}" if parsed.plot_plan else None
         options = {**given, "plot_plan": plan, "progress": progress}
         evaluations = evaluate(agent, parsed.env, targets, parsed.episodes, parsed.seed, **options)
         results.append(evaluations)

@@ -123,10 +123,9 @@ def _run_report(run: RunDirectory) -> str:
     played = [e for e in evaluations if e["step"] == evaluations[-1]["step"]]
     if played:
         text += "\n" + _evaluation_rows(f"after {played[0]['step']} updates", played)
-    if run.returns_plot.exists():
-        text += f"\nplots: {run.loss_plot}, {run.returns_plot}"
-    if run.finetuning_plot.exists():
-        text += f", {run.finetuning_plot}"
+    drawn = [path for path in sorted(run.plots.glob("*")) if path.suffix in (".png", ".svg", ".pdf")]
+    if drawn:
+        text += f"\nplots: {', '.join(map(str, drawn))}"
     return text
 
 

@@ -121,6 +121,8 @@ class TrainConfig:
     It belongs to the run: another number may change the last bits of its weights."""
     video: bool = False
     """After training, render one episode a target to videos/ (needs the `video` extra)."""
+    plot_format: Literal["png", "svg", "pdf"] = "png"
+    """Of the figures in plots/."""
     tensorboard: bool = False
     """Also write metrics for TensorBoard (needs the `tensorboard` extra)."""
     wandb: bool = False
@@ -157,6 +159,7 @@ class TrainConfig:
         if not 0 < self.best_fraction <= 1:
             raise JaxdtError(f"best_fraction must be above 0 and at most 1; got {self.best_fraction}.")
         one_of(self, "best_fraction_of", ("steps", "episodes"))
+        one_of(self, "plot_format", ("png", "svg", "pdf"))
         if not 0 <= self.validation_fraction < 1:
             raise JaxdtError(f"validation_fraction must be at least 0 and below 1; got {self.validation_fraction}.")
         if self.delayed_reward and self.algorithm.learns_values:
@@ -212,6 +215,7 @@ CHANGEABLE = (
     "save_every_minutes",
     "log_every",
     "video",
+    "plot_format",
     "tensorboard",
     "wandb",
     "trackio",

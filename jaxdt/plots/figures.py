@@ -22,9 +22,12 @@ def new_figure(rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
 
 def save_figure(figure: Any, path: Path) -> None:
     """As its ending says; without the time of writing, so that equal figures are equal files."""
+    from matplotlib import rc_context
+
     kind = path.suffix[1:]
-    with open_atomically(path, "wb") as file:
-        figure.savefig(file, format=kind, dpi=120, metadata={"CreationDate": None} if kind == "pdf" else None)
+    unwritten = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
+    with open_atomically(path, "wb") as file, rc_context({"svg.hashsalt": path.name}):
+        figure.savefig(file, format=kind, dpi=200, metadata=unwritten)
     # Figures refer to themselves, and Python takes long to notice: in a long run megabytes of them would pile up.
     gc.collect()
 

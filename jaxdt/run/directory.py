@@ -33,10 +33,7 @@ class RunDirectory:
         self.evaluations = self.path / "evaluations.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.episodes = self.path / "episodes.npz"
-        self.loss_plot = self.path / "plots" / "loss.png"
-        self.returns_plot = self.path / "plots" / "returns.png"
-        self.finetuning_plot = self.path / "plots" / "finetuning.png"
-        self.plan_plot = self.path / "plots" / "plan.png"
+        self.plots = self.path / "plots"
         self.replay = self.path / "replay"
         self.videos = self.path / "videos"
 

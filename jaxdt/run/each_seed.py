@@ -84,7 +84,8 @@ def _naming_the_seed(seed: int, run: str | os.PathLike[str] | None, group: SeedG
 
 def _draw(group: SeedGroup, runs: Sequence[RunDirectory]) -> None:
     """Of the seeds that are there so far."""
-    title = f"{read_record(runs[0]).config.env}, fine-tuned online"
+    config = read_record(runs[0]).config
     metrics = [read_lines(run.metrics) for run in runs]
     evaluations = [read_evaluations(run.evaluations)[0] for run in runs]
-    plot_finetuning(RunDirectory(group.path).finetuning_plot, metrics, evaluations, title)
+    path = RunDirectory(group.path).plots / f"finetuning.{config.plot_format}"
+    plot_finetuning(path, metrics, evaluations, f"{config.env}, fine-tuned online")

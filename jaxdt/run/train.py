@@ -199,7 +199,7 @@ def _made_and_held(directory: Path) -> Iterator[None]:
 
 def tidy(run: RunDirectory) -> None:
     with writing(run.path):
-        for directory in (run.path, run.loss_plot.parent):
+        for directory in (run.path, run.plots):
             remove_unfinished(directory)
 
 

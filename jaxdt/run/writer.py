@@ -179,14 +179,15 @@ class _OneRun:
     def draw_plots(self) -> None:
         evaluations, _ = read_evaluations(self.directory.evaluations)
         metrics, first = read_lines(self.directory.metrics), self.record.first_step
-        plot_loss(self.directory.loss_plot, metrics, evaluations, first_step=first)
+        config, directory = self.record.config, self.directory.plots
+        plot_loss(directory / f"loss.{config.plot_format}", metrics, evaluations, first_step=first)
         if self.record.finetuning is not None:
-            title = f"{self.record.config.env}, fine-tuned online"
-            plot_finetuning(self.directory.finetuning_plot, [metrics], [evaluations], title)
+            title = f"{config.env}, fine-tuned online"
+            plot_finetuning(directory / f"finetuning.{config.plot_format}", [metrics], [evaluations], title)
         newest = [record for record in evaluations if record["step"] == evaluations[-1]["step"]]
         if newest:
-            title = f"{self.record.config.env}, {newest[0]['step']} updates"
-            plot_returns(self.directory.returns_plot, newest, self._data_returns, title)
+            title = f"{config.env}, {newest[0]['step']} updates"
+            plot_returns(directory / f"returns.{config.plot_format}", newest, self._data_returns, title)
 
     def save(self, step: int, state: TrainState) -> None:
         target = self._highest_target
