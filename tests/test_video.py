@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 
 from jaxdt.errors import JaxdtError, WriteError
-from jaxdt.evaluation.video import render_episode, try_filming
+from jaxdt.evaluation.video import Take, _caption, _dress, _with_text, render_episode, try_filming
 from jaxdt.simulator import make_simulator
+
+
+STANDING = Take(0, np.zeros((1, 6), np.float32), np.zeros(1), target=None)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # imageio's
 def test_an_episode_becomes_a_film_or_the_machine_says_what_is_missing(tmp_path):
     path = tmp_path / "target-1.mp4"
-    actions = np.zeros((5, 6), np.float32)
+    take = Take(0, np.zeros((5, 6), np.float32), np.ones(5), target=1.0)
     try:
-        render_episode(path, "HalfCheetah-v5", 0, actions)
+        render_episode(path, "HalfCheetah-v5", take)
     except JaxdtError as error:
         assert "libegl1" in str(error)
         assert "libosmesa6" in str(error)
@@ -26,8 +29,13 @@ def test_an_episode_becomes_a_film_or_the_machine_says_what_is_missing(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # reading starts ffmpeg too
         frames = imageio.imread(path)
-    assert len(frames) == 5
+    assert len(frames) == 6  # before, between and after its five actions
     assert frames.std() > 10
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for options, count in (({"every": 2}, 3), ({"every": 2, "frames": 2}, 2), ({"every": 9}, 1)):
+            render_episode(path, "HalfCheetah-v5", take, **options)
+            assert len(imageio.imread(path)) == count
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
@@ -40,14 +48,40 @@ def test_discrete_actions_become_a_film_too(tmp_path):
         warnings.simplefilter("ignore", RuntimeWarning)  # starting ffmpeg forks
         warnings.simplefilter("ignore", UserWarning)  # pygame's import looks resources up in an old way
         warnings.simplefilter("ignore", DeprecationWarning)
-        render_episode(path, "CartPole-v1", 0, np.array([0, 1, 1, 0], np.int32))
-        assert len(imageio.imread(path)) == 4
+        render_episode(path, "CartPole-v1", Take(0, np.array([0, 1, 1, 0], np.int32), np.ones(4), None))
+        assert len(imageio.imread(path)) == 5
+
+
+@pytest.mark.parametrize(
+    ("target", "text"), [(6000.0, "target 6000.0   return 1.5   step 2"), (None, "return 1.5   step 2")]
+)
+def test_target_and_return_so_far_are_in_the_picture(target, text):
+    assert _caption(target, np.array([0.0, 1.0, 1.5, 12.0]), 2) == text
+    plain = np.full((100, 300, 3), 128, np.uint8)
+    written = _with_text(plain, text)
+    assert (written[:20] != 128).any()
+    assert (written[50:] == 128).all()
+
+
+@pytest.mark.parametrize("name", ["HalfCheetah-v5", "Hopper-v5"])
+def test_a_film_has_floor_wherever_the_body_runs_and_the_same_episode(name):
+    plain, dressed = make_simulator(name), make_simulator(name)
+    _dress(dressed)
+    for simulator in (plain, dressed):
+        simulator.reset(seed=0)
+        simulator.action_space.seed(0)
+    for _ in range(50):
+        stepped = [simulator.step(simulator.action_space.sample()) for simulator in (plain, dressed)]
+        np.testing.assert_array_equal(stepped[0][0], stepped[1][0])
+    sizes = [simulator.unwrapped.model.geom("floor").size[:2] for simulator in (plain, dressed)]
+    assert sizes[0].max() <= 40
+    assert sizes[1].min() >= 2000
 
 
 def test_without_the_encoder_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
     with pytest.raises(JaxdtError, match=r"jaxdt\[video\]"):
-        render_episode(tmp_path / "film.mp4", "HalfCheetah-v5", 0, np.zeros((1, 6), np.float32))
+        render_episode(tmp_path / "film.mp4", "HalfCheetah-v5", STANDING)
 
 
 def test_the_camera_follows_the_body():
@@ -76,10 +110,10 @@ def test_an_encoder_that_stops_is_told_with_the_name_of_the_film(tmp_path, monke
             raise BrokenPipeError(errno.EPIPE, "Broken pipe\n\nFFMPEG COMMAND: ...")
 
     monkeypatch.setattr("jaxdt.evaluation.video._load_writer", lambda: Stopped)
-    monkeypatch.setattr("jaxdt.evaluation.video._frame", lambda simulator: None)
+    monkeypatch.setattr("jaxdt.evaluation.video._frame", lambda simulator: np.zeros((4, 4, 3), np.uint8))
     monkeypatch.setattr("jaxdt.evaluation.video.make_simulator", lambda name, render: make_simulator(name))
     with pytest.raises(WriteError, match=r"film\.mp4 cannot be written: .*Broken pipe"):
-        render_episode(tmp_path / "film.mp4", "HalfCheetah-v5", 0, np.zeros((1, 6), np.float32))
+        render_episode(tmp_path / "film.mp4", "HalfCheetah-v5", STANDING)
     assert not list(tmp_path.iterdir())
 
 

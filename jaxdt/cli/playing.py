@@ -73,7 +73,11 @@ class EvaluateArguments:
     json: Path | None = None
     """Also write every episode's return and length to this file."""
     video: bool = False
-    """Also render one episode a target to RUN/videos (needs the `video` extra)."""
+    """Also film each target's first episode, to RUN/videos (needs the `video` extra)."""
+    video_frames: int | None = None
+    """Most pictures of a film; None: all of the episode."""
+    video_every: int = 1
+    """Film every so-many-th step; the film takes as long as the episode."""
 
 
 def evaluate_command(arguments: list[str]) -> None:
@@ -84,7 +88,7 @@ def evaluate_command(arguments: list[str]) -> None:
     from jaxdt.run.agent import Agent
     from jaxdt.run.directory import RunDirectory, read_record
     from jaxdt.run.environment import check_alike, chosen
-    from jaxdt.run.evaluate import check_plans, evaluate, render_videos, try_video
+    from jaxdt.run.evaluate import check_plans, evaluate, try_video, video_paths
 
     progress = console_progress()
     acting = {name: getattr(parsed, name) for name in ACTING_OPTIONS}
@@ -107,15 +111,17 @@ def evaluate_command(arguments: list[str]) -> None:
         targets = parsed.targets if agent in takers or not takers else None  # the others are asked for none
         run = RunDirectory(path)
         plan = run.plots / f"plan.{read_record(run).config.plot_format}" if parsed.plot_plan else None
-        options = {**given, "plot_plan": plan, "progress": progress}
+        film = {"video_frames": parsed.video_frames, "video_every": parsed.video_every}
+        film |= {"videos": run.videos if parsed.video else None}
+        options = {**given, **film, "plot_plan": plan, "progress": progress}
         evaluations = evaluate(agent, parsed.env, targets, parsed.episodes, parsed.seed, **options)
         results.append(evaluations)
         print(evaluation_table(str(path), evaluations))
         if plan is not None:
             print(f"wrote {plan} and {plan.with_suffix('.json')}")
         if parsed.video:
-            videos = render_videos(agent, path / "videos", parsed.env, targets, parsed.seed, **given, progress=progress)
-            print("\n".join(f"wrote {video}" for video in videos))
+            films = video_paths(run.videos, [evaluation.target for evaluation in evaluations])
+            print("\n".join(f"wrote {film}" for film in dict.fromkeys(films)))
     if len(results) > 1 and len({tuple(e.target for e in evaluations) for evaluations in results}) == 1:
         print(runs_table(results))
     if parsed.json is not None:

@@ -40,7 +40,7 @@ INTERVALS = ("log_every", "eval_every", "save_every")
 _COUNTS = (
     "cut_after",
     *("steps", "passes", "batch_size", "devices", "eval_episodes", "updates_per_call"),
-    *("max_episode_steps", "parallel_environments"),
+    *("max_episode_steps", "parallel_environments", "video_frames", "video_every"),
 )
 
 
@@ -120,7 +120,11 @@ class TrainConfig:
     """Updates of one compiled call, which steps and intervals must be multiples of; None: the most up to 10 that fit.
     It belongs to the run: another number may change the last bits of its weights."""
     video: bool = False
-    """After training, render one episode a target to videos/ (needs the `video` extra)."""
+    """After training, film one episode a target, to videos/ (needs the `video` extra)."""
+    video_frames: int | None = None
+    """Most pictures of a film; None: all of the episode."""
+    video_every: int = 1
+    """Film every so-many-th step; the film takes as long as the episode."""
     plot_format: Literal["png", "svg", "pdf"] = "png"
     """Of the figures in plots/."""
     tensorboard: bool = False
@@ -215,6 +219,8 @@ CHANGEABLE = (
     "save_every_minutes",
     "log_every",
     "video",
+    "video_frames",
+    "video_every",
     "plot_format",
     "tensorboard",
     "wandb",

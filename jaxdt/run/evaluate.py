@@ -17,7 +17,7 @@ from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import make_environment
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.evaluation.rollout import Episodes
-from jaxdt.evaluation.video import render_episode, try_filming
+from jaxdt.evaluation.video import Take, render_episode, try_filming
 from jaxdt.files import open_atomically
 from jaxdt.plots import plot_plan as draw_plan
 from jaxdt.progress import Progress
@@ -41,6 +41,9 @@ def evaluate(
     parallel_environments: Any = None,
     checkpoint: Which = "latest",
     plot_plan: str | os.PathLike[str] | None = None,
+    videos: str | os.PathLike[str] | None = None,
+    video_frames: int | None = None,
+    video_every: int = 1,
     progress: Progress | None = None,
     **acting: Any,
 ) -> list[Evaluation]:
@@ -57,6 +60,9 @@ def evaluate(
     - `plot_plan`: of a policy that plans, where to draw what its plans expected beside what then happened, in the first
       episode, and how far off they are by how many steps ahead, over all; the numbers are written beside it, as
       `.json`.
+    - `videos`: a directory for a film of each target's first episode, of every `video_every`-th step and at most
+      `video_frames` pictures. What is evaluated by MJX (`mjx:`) is filmed in Gymnasium's task, which is the same but
+      begins elsewhere.
     - `targets`: one or more returns, in the environment's reward units; default: the run's. A policy that is asked for
       none takes none.
     - `acting`: options of the run's algorithm, such as `context="cached"`, which computes each token once, many times
@@ -80,19 +86,29 @@ def evaluate(
         check_plans(agent)
         if Path(plot_plan).suffix not in (".png", ".pdf", ".svg"):
             raise JaxdtError(f"plot_plan must be a file that ends in .png, .pdf or .svg; got {str(plot_plan)!r}.")
-    kept = _take_evaluator(agent, loaded, choice, record=plot_plan is not None)
+    if videos is not None:
+        _check_film(video_frames, video_every)
+        try_filming(filmed(choice))
+    record = plot_plan is not None or (videos is not None and filmed(choice) == choice)
+    kept = _take_evaluator(agent, loaded, choice, record=record)
     evaluator = kept.evaluator
     evaluator.progress = progress or Progress()
     try:
         played = evaluator.run_episodes(agent.params, asked_for, episodes, seed)
-        if plot_plan is not None:
-            _draw_plan(Path(plot_plan), played, evaluator.environment.name)
-        return evaluator.summarize(played, asked_for, episodes)[0]
+        evaluations = evaluator.summarize(played, asked_for, episodes)[0]
     finally:
-        evaluator.close()
+        evaluator.close()  # there may be only one simulator
         evaluator.progress = Progress()
         if kept.key is not None:
             loaded.kept_evaluators[:] = [kept]
+    if plot_plan is not None:
+        _draw_plan(Path(plot_plan), played, evaluator.environment.name)
+    if videos is not None:
+        if filmed(choice) != choice:
+            played, episodes = _play_to_film(agent, filmed(choice), asked_for, seed, progress), 1
+        options = {"frames": video_frames, "every": video_every, "progress": progress}
+        _film(Path(videos), filmed(choice), played, asked_for, episodes, seed, **options)
+    return evaluations
 
 
 def check_plans(agent: Agent) -> None:
@@ -118,36 +134,62 @@ def render_videos(
     targets: Sequence[float] | None = None,
     seed: int = 0,
     *,
-    env_kwargs: Mapping[str, Any] | None = None,
-    max_episode_steps: Any = None,
-    parallel_environments: Any = None,
+    frames: int | None = None,
+    every: int = 1,
     progress: Progress | None = None,
 ) -> list[Path]:
     """One `.mp4` a target: the episode that starts from `seed`, played and then replayed before a camera.
 
-    What is evaluated by MJX (`mjx:`) is filmed in Gymnasium's task, which is the same but begins elsewhere.
-    Raises JaxdtError naming what to install when the machine cannot render or encode.
+    As `evaluate` with `videos`, without an evaluation. Raises JaxdtError naming what to install when the machine cannot
+    render or encode.
     """
-    own, missing = agent.environment, agent.missing_environment
-    choice = filmed(chosen(own, missing, env, env_kwargs, max_episode_steps, parallel_environments))
+    choice = filmed(chosen(agent.environment, agent.missing_environment, env, None, None, None))
     asked_for = _checked_targets(agent, targets, 1, seed)
+    played = _play_to_film(agent, choice, asked_for, seed, progress)
+    return _film(directory, choice, played, asked_for, 1, seed, frames=frames, every=every, progress=progress)
+
+
+def _play_to_film(
+    agent: Agent, choice: EnvironmentChoice, targets: Sequence[float | None], seed: int, progress: Progress | None
+) -> Episodes:
+    """One recorded episode a target."""
     with contextlib.closing(_make_evaluator(agent, choice, record=True)) as evaluator:
         evaluator.progress = progress or Progress()
-        played = evaluator.run_episodes(agent.params, asked_for, 1, seed)
+        return evaluator.run_episodes(agent.params, targets, 1, seed)
+
+
+def _film(
+    directory: Path,
+    choice: EnvironmentChoice,
+    played: Episodes,
+    targets: Sequence[float | None],
+    episodes: int,
+    seed: int,
+    **options: Any,
+) -> list[Path]:
+    """The first of each target's `episodes`; `options` of `render_episode`."""
     assert played.trajectory is not None
-    actions, lengths = np.asarray(played.trajectory.actions), np.asarray(played.lengths)
-    paths = video_paths(directory, asked_for)
-    for i, path in enumerate(paths):
+    actions, rewards = np.asarray(played.trajectory.actions), np.asarray(played.trajectory.rewards)
+    lengths, paths = np.asarray(played.lengths), video_paths(directory, targets)
+    for i, (path, target) in enumerate(zip(paths, targets, strict=True)):
         if path not in paths[:i]:  # the same target again
-            render_episode(path, choice, seed, actions[: lengths[i], i], progress=progress)
+            first = i * episodes
+            steps = slice(lengths[first])
+            render_episode(path, choice, Take(seed, actions[steps, first], rewards[steps, first], target), **options)
     return list(dict.fromkeys(paths))
 
 
 def try_video(agent: Agent, env: Any = None, **options: Any) -> None:
-    """Renders a first frame of what `render_videos` would; raises JaxdtError as it does."""
+    """Renders a first frame of what `evaluate` would film; raises JaxdtError as it does."""
     own, missing = agent.environment, agent.missing_environment
     names = ("env_kwargs", "max_episode_steps", "parallel_environments")
     try_filming(filmed(chosen(own, missing, env, *(options.get(name) for name in names))))
+
+
+def _check_film(frames: Any, every: Any) -> None:
+    for name, value in (("video_frames", frames), ("video_every", every)):
+        if value is not None and whole(value, name) < 1:
+            raise JaxdtError(f"{name} must be at least 1; got {value}.")
 
 
 def video_paths(directory: Path, targets: Sequence[float | None]) -> list[Path]:

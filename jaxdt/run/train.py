@@ -145,7 +145,8 @@ def _saying_that_data_may_move(config: TrainConfig, previous: RunRecord | None) 
 
 
 def _render(run: RunDirectory, config: TrainConfig, choice: EnvironmentChoice, progress: Progress) -> None:
-    render_videos(Agent.load(run.path), run.videos, choice, seed=config.eval_seed, progress=progress)
+    film = {"frames": config.video_frames, "every": config.video_every, "progress": progress}
+    render_videos(Agent.load(run.path), run.videos, choice, seed=config.eval_seed, **film)
 
 
 @contextlib.contextmanager
