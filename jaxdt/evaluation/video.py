@@ -102,10 +102,10 @@ def _dress(simulator: Any) -> None:
     model: Any = getattr(simulator.unwrapped, "model", None)
     if not hasattr(model, "geom_matid"):
         return
-    import mujoco
+    from mujoco import mjtGeom  # type: ignore[attr-defined]
 
     model.vis.quality.offsamples, model.vis.quality.shadowsize = 0, 1024
-    planes = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
+    planes = model.geom_type == mjtGeom.mjGEOM_PLANE
     for geom in np.flatnonzero(planes & (model.geom_size[:, :2] > 0).all(axis=1)):
         model.geom_size[geom, :2] *= _LARGER
         material = model.geom_matid[geom]
