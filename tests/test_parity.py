@@ -240,3 +240,36 @@ def test_the_huggingface_presets_schedule_and_decay_are_the_trainers():
     expected, _ = params_from_tensors(marks, agent_config, "the marks")
     mask = jaxdt.training._is_weight(jax.tree.map(jnp.asarray, expected))
     assert jax.tree.all(jax.tree.map(lambda mark, ours: bool(mark.all()) == ours, expected, mask))
+
+
+def test_the_peer_draws_whole_windows_and_its_models_act_as_runs(tmp_path):
+    import torch
+
+    import train_peer
+
+    store = make_store(lengths=(3, 7, 12), env_id="Hopper-v5")
+    store.save(tmp_path / "data.npz")
+    options = {"batch_size": 16, "context_length": 5, "max_episode_length": 9, "return_scale": 10.0, "device": "cpu"}
+    arguments = train_peer.Arguments(str(tmp_path / "data.npz"), tmp_path / "peer", steps=2, save_every=2, **options)
+    windows = train_peer.Windows(arguments, store)
+    batch = {name: values.numpy() for name, values in windows.batch().items()}
+    to_go = np.concatenate([np.cumsum(episode["rewards"][::-1])[::-1] for episode in store])
+    times = np.concatenate([np.arange(length) for length in store.lengths])
+    for row, mask in enumerate(batch["attention_mask"].astype(bool)):
+        assert mask[-mask.sum() :].all()
+        states = batch["states"][row, mask] * windows.std + windows.mean
+        start = int(np.argmin(np.abs(store.observations - states[0]).sum(axis=1)))
+        steps = slice(start, start + len(states))
+        np.testing.assert_allclose(states, store.observations[steps], atol=1e-5)
+        np.testing.assert_array_equal(batch["actions"][row, mask], store.actions[steps])
+        np.testing.assert_allclose(batch["returns_to_go"][row, mask, 0], to_go[steps] / 10, rtol=1e-5)
+        np.testing.assert_array_equal(batch["timesteps"][row, mask], np.minimum(times[steps], 8))
+        assert mask.all() or start + len(states) in np.cumsum(store.lengths)
+    train_peer.main(arguments)
+    agent = jaxdt.from_huggingface(tmp_path / "peer" / "2")
+    agent.reset(target_return=5.0)
+    assert agent.act(store.observations[0]).shape == (2,)
+    drawn = train_peer.make_model(arguments, 3, 2)
+    assert float(drawn.embed_timestep.weight.std()) == pytest.approx(1.0, abs=0.05)  # PyTorch's own, and 0.02 in the blocks
+    assert float(drawn.encoder.h[0].mlp.c_fc.weight.std()) == pytest.approx(0.02, abs=0.002)
+    assert not torch.any(drawn.encoder.wpe.weight)
