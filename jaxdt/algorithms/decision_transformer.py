@@ -42,14 +42,31 @@ def measure(config: DecisionTransformerConfig, store: EpisodeStore) -> dict[str,
 def make(config: DecisionTransformerConfig, spec: Spec) -> Algorithm:
     """Raises JaxdtError where config and spec do not fit together."""
     config.check_spec(spec)
-    init, apply = build_model(with_sizes(config.model, spec))
+    init, apply = _network(config, spec)
+    own = config.network is not None
     return Algorithm(
         init=lambda key: initial_state(init(key), config.optimizer),
         update=GradientUpdate(partial(window_loss, apply), config.optimizer),
-        policy=transformer_policy(config, spec),
+        policy=window_policy(config, apply, spec) if own else transformer_policy(config, spec),
         sampler=partial(windows_of, config, spec),
         validate=partial(_validate, apply),
     )
+
+
+def _network(config: DecisionTransformerConfig, spec: Spec) -> tuple[Callable[[PRNGKeyArray], PyTree], Any]:
+    """`init` and `apply` as `build_model` returns them, of the config's own network where it has one."""
+    model = with_sizes(config.model, spec)
+    if config.network is None:
+        return build_model(model)
+    if not callable(config.network):
+        raise JaxdtError("the run's network is one's own; give it again, with network= from Python.")
+    init, apply = config.network(model)
+
+    def apply_own(params: PyTree, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None):
+        prediction = apply(params, window, key=key)
+        return prediction[:, -1:] if newest_only else prediction
+
+    return init, apply_own
 
 
 def windows_of(config: AnyTransformerConfig, spec: Spec, store: EpisodeStore, **drawn: Any) -> WindowSampler:

@@ -91,7 +91,7 @@ def evaluate_command(arguments: list[str]) -> None:
     from jaxdt.run.evaluate import check_plans, evaluate, try_video, video_paths
 
     progress = console_progress()
-    acting = {name: getattr(parsed, name) for name in ACTING_OPTIONS}
+    acting = {name: getattr(parsed, name, None) for name in ACTING_OPTIONS}  # a network is given in Python alone
     agents = [Agent.load(path, parsed.checkpoint, **acting) for path in parsed.runs]
     takers = [agent for agent in agents if agent.config.takes_target]
     if parsed.targets is None and len({agent.targets for agent in takers}) > 1:

@@ -2,9 +2,10 @@
 
 import dataclasses
 import typing
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, Suppress
 
 from jaxdt.config.checks import (
     Sampling,
@@ -18,6 +19,7 @@ from jaxdt.config.checks import (
 from jaxdt.config.model import ModelConfig
 from jaxdt.config.optimizer import OptimizerConfig
 from jaxdt.config.shared import ChosenActions, OneOptimizer, ScaledReturns
+from jaxdt.errors import JaxdtError
 from jaxdt.types import Spec
 
 
@@ -33,7 +35,7 @@ class DecisionTransformerConfig(OneOptimizer, ChosenActions, ScaledReturns):
     takes_target: ClassVar[bool] = True
     """Whether its policy is asked for a return."""
     learns_values: ClassVar[bool] = False
-    acting_options: ClassVar[tuple[str, ...]] = ("context", "sampling", "temperature")
+    acting_options: ClassVar[tuple[str, ...]] = ("context", "sampling", "temperature", "network")
     """Fields that change how trained weights act and may be chosen anew each time they are played."""
 
     return_scale: float = 1000.0
@@ -44,6 +46,9 @@ class DecisionTransformerConfig(OneOptimizer, ChosenActions, ScaledReturns):
     """Acting with discrete actions; greedy: the likeliest; sample: drawn from the predicted distribution."""
     temperature: float = 1.0
     """Logits are divided by this before sampling; below 1 sharpens, above 1 flattens."""
+    network: Annotated[Callable[[ModelConfig], Any] | Literal["own"] | None, Suppress] = None
+    """A model of one's own, from Python: `network(model) -> (init, apply)`, of the sizes that `model` says, as
+    `build_model` returns them (`apply` need not know `newest_only`). "own": that of a run; it must be given again."""
     model: OmitArgPrefixes[ModelConfig] = dataclasses.field(default_factory=ModelConfig)
     optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=OptimizerConfig)
 
@@ -51,11 +56,17 @@ class DecisionTransformerConfig(OneOptimizer, ChosenActions, ScaledReturns):
         self.check_return_scale()
         one_of(self, "context", typing.get_args(Context))
         check_sampling(self)
+        if self.network is not None and self.context != "exact":
+            raise JaxdtError(f"context must be exact with a network of your own; got {self.context}.")
+        if isinstance(self.network, str) and self.network != "own":
+            raise JaxdtError(f"network must be a function of a ModelConfig; got {self.network!r:.80}.")
 
     @property
     def summary(self) -> str:
         """For people."""
         model = self.model
+        if self.network is not None:
+            return f"Decision Transformer, a network of one's own, context {model.context_length}"
         return f"Decision Transformer, width {model.width}, {model.num_layers} layers, context {model.context_length}"
 
     def trained_on_from(self, trained: Any) -> "DecisionTransformerConfig":

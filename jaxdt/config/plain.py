@@ -7,7 +7,7 @@ import operator
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from jaxdt.errors import JaxdtError
@@ -74,6 +74,8 @@ def _as_declared(value: Any, hint: Any, name: str) -> Any:
     if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
         if bool in kinds:
             return bool(value)
+    elif Callable in kinds and callable(value):
+        return value
     elif dict in kinds and isinstance(value, Mapping):
         return dict(value)
     elif tuple in kinds:

@@ -9,8 +9,10 @@ from jaxdt.errors import JaxdtError, VersionError
 
 
 def config_to_json(config: TrainConfig) -> dict[str, Any]:
+    """Functions, which no file can hold, as "own"."""
     values = dataclasses.asdict(config)
-    return {**values, "algorithm": {"name": config.algorithm.name, **values["algorithm"]}}
+    algorithm = {name: "own" if callable(value) else value for name, value in values["algorithm"].items()}
+    return {**values, "algorithm": {"name": config.algorithm.name, **algorithm}}
 
 
 def config_from_json(values: Any) -> TrainConfig:

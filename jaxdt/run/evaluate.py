@@ -76,7 +76,7 @@ def evaluate(
     an episode cannot go on.
     """
     episodes, seed = whole(episodes, "episodes"), whole(seed, "seed")
-    loaded = run if isinstance(run, Agent) else Agent.load(run, checkpoint)
+    loaded = run if isinstance(run, Agent) else Agent.load(run, checkpoint, **acting)
     choice = chosen(
         loaded.environment, loaded.missing_environment, env, env_kwargs, max_episode_steps, parallel_environments
     )

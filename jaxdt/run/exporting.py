@@ -95,9 +95,9 @@ def to_huggingface(
 
 def _as_huggingface(agent: Agent) -> tuple[DecisionTransformerConfig, ModelConfig, dict[str, Any]]:
     """The model in Hugging Face's terms; raises JaxdtError where theirs has none."""
-    if not isinstance(agent.config, DecisionTransformerConfig):
+    if not isinstance(agent.config, DecisionTransformerConfig) or agent.config.network is not None:
         raise JaxdtError(
-            f"only Decision Transformers can be written for transformers; this run is of {agent.config.name}."
+            f"only Decision Transformers can be written for transformers; this run is of {agent.config.summary}."
         )
     config = agent.config
     model = with_sizes(config.model, agent.spec)

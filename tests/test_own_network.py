@@ -1,0 +1,58 @@
+"""A model of one's own in everything that is there for ours."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdt
+from jaxdt import JaxdtError
+from tests.runs import CONFIG, STORE
+from tests.toys import Drift
+
+
+pytestmark = pytest.mark.usefixtures("quick_plots")
+
+
+def linear(model):
+    """Reads state and return-to-go of each step alone."""
+
+    def init(key):
+        return {"kernel": 0.1 * jax.random.normal(key, (model.state_dim + 1, model.action_dim))}
+
+    def apply(params, window, *, key=None):
+        del key
+        features = jnp.concatenate([window.states, window.returns_to_go[..., None]], axis=-1)
+        return jnp.tanh(features @ params["kernel"])
+
+    return init, apply
+
+
+OWN = dataclasses.replace(CONFIG, steps=4, algorithm=dataclasses.replace(CONFIG.algorithm, network=linear))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    return jaxdt.train(OWN, STORE, out=tmp_path_factory.mktemp("own") / "run", env=Drift())
+
+
+def test_it_is_trained_goes_on_and_acts(own):
+    agent = jaxdt.Agent.load(own, network=linear)
+    assert agent.params["kernel"].shape == (4, 2)
+    again = jaxdt.train(dataclasses.replace(OWN, steps=8), STORE, out=own, env=Drift(), resume=True)
+    assert np.any(jaxdt.Agent.load(again, network=linear).params["kernel"] != agent.params["kernel"])
+    [result] = jaxdt.evaluate(again, Drift(), targets=[1.0], episodes=2, network=linear)
+    beside = jaxdt.Agent(OWN.algorithm, jaxdt.Agent.load(again, network=linear).params, agent.spec)
+    [same] = jaxdt.evaluate(beside, Drift(), targets=[1.0], episodes=2)
+    np.testing.assert_array_equal(result.returns, same.returns)
+
+
+def test_a_run_does_not_know_it_and_says_so(own, tmp_path):
+    with pytest.raises(JaxdtError, match=r"^the run's network is one's own; give it again, with network="):
+        jaxdt.Agent.load(own)
+    with pytest.raises(JaxdtError, match=r"can be written for transformers; this run is of .* a network of one's own"):
+        jaxdt.to_huggingface(jaxdt.Agent.load(own, network=linear), tmp_path / "model")
+    with pytest.raises(JaxdtError, match="context must be exact with a network of your own"):
+        jaxdt.Agent.load(own, network=linear, context="cached")
