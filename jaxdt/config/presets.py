@@ -227,7 +227,7 @@ TRAJECTORY_TRANSFORMER_SMALL = TrainConfig(
         optimizer=dataclasses.replace(TrajectoryTransformerConfig().optimizer, learning_rate=1e-3),
     ),
 )
-"""The Trajectory Transformer for a laptop's CPU, in half an hour; small enough to plan with at each step."""
+"""The Trajectory Transformer for a laptop's CPU; small enough to plan with at each step."""
 
 CARTPOLE = TrainConfig(
     preset="cartpole",
