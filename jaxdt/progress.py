@@ -93,8 +93,8 @@ class LineProgress(Progress):
         task, now = self._tasks[-1], time.monotonic()
         if task["first"] is None:  # the first one compiled; the rate counts from here
             waited, task["first"], task["began"] = now - task["began"], done, now
-            if waited > 2:
-                self.say(f"{task['task']}: the first {task['unit']} took {waited:.0f} s, most of it compiling")
+            if waited > 2 and task["unit"] in ("update", "step"):
+                self.say(f"{task['task']}: began after {waited:.0f} s, compiling included")
                 task["shown"] = now
         task["numbers"] |= numbers
         quiet = now - task["shown"]

@@ -102,6 +102,8 @@ def make_model(arguments: Arguments, state_dim: int, action_dim: int) -> transfo
 
 
 def main(arguments: Arguments) -> None:
+    if arguments.out.exists() and any(arguments.out.iterdir()):
+        raise SystemExit(f"train_peer: error: {arguments.out} is not empty; choose another --out.")
     torch.manual_seed(arguments.seed)
     store = jaxdt.load_episodes(arguments.dataset)
     windows = Windows(arguments, store)
@@ -121,7 +123,7 @@ def main(arguments: Arguments) -> None:
         optimizer.step()
         scheduler.step()
         losses.append(loss.item())
-        if step % arguments.save_every == 0:
+        if step % arguments.save_every == 0 or step == arguments.steps:
             write(arguments, model, windows, store, arguments.out / str(step))
             print(f"{arguments.out / str(step)}: loss of the last 200 updates {np.mean(losses[-200:]):.4f}")
 

@@ -242,6 +242,7 @@ def test_the_command_imports_describes_and_will_not_resume(tmp_path, capsys):
     assert "left out, as never trained: predict_return.bias" in printed.err
     assert "imported from" in printed.out
     assert run(["info", str(out)]) == 0
+    assert run(["export", str(out), str(tmp_path / "again")]) == 0
     record = read_record(RunDirectory(out))
     model = record.config.algorithm.model
     assert (record.config.targets, model.context_length, model.num_heads) == ((10.0, 20.0), 8, 2)
@@ -309,7 +310,7 @@ def test_the_hub_finds_the_highest_targets_return_first(finished, tmp_path):
     assert (results["mean_reward"], results["std_reward"], results["n_eval_episodes"]) == (6050.25, 49.75, 2)
     assert (results["env_id"], results["is_deterministic"], results["target_return"]) == ("Hopper-v5", True, 5.0)
     [curves] = (out / "tensorboard").iterdir()
-    assert curves.name == "events.out.tfevents.0"  # the host's name is not told
+    assert curves.name == "events.out.tfevents.0000"  # the host's name is not told
     assert curves.read_bytes() == b"curves"
 
 

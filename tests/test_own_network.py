@@ -56,3 +56,41 @@ def test_a_run_does_not_know_it_and_says_so(own, tmp_path):
         jaxdt.to_huggingface(jaxdt.Agent.load(own, network=linear), tmp_path / "model")
     with pytest.raises(JaxdtError, match="context must be exact with a network of your own"):
         jaxdt.Agent.load(own, network=linear, context="cached")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """A function that is a dataclass too, as models often are."""
+
+    scale: float = 0.5
+
+    def __call__(self, model):
+        init, apply = linear(model)
+        return init, lambda params, window, *, key=None: self.scale * apply(params, window, key=key)
+
+
+def test_it_may_be_any_callable_and_is_given_again_wherever_weights_are_loaded(tmp_path, monkeypatch):
+    filmed = []
+    monkeypatch.setattr("jaxdt.run.train.render_videos", lambda agent, *_, **__: filmed.append(agent))
+    monkeypatch.setattr("jaxdt.run.prepare._check_extras", lambda config, choice: None)
+    config = dataclasses.replace(OWN, video=True, algorithm=dataclasses.replace(OWN.algorithm, network=Scaled()))
+    out = jaxdt.train(config, STORE, out=tmp_path / "run", env=Drift())
+    assert filmed[0].config.network == Scaled()
+    jaxdt.train(dataclasses.replace(config, steps=8, video=False), STORE, out=out, env=Drift(), resume=True)
+    weights = jaxdt.Agent.load(out, network=Scaled()).params
+    started = dataclasses.replace(config, steps=4, video=False, init=str(out))
+    further = jaxdt.train(started, STORE, out=tmp_path / "further", env=Drift())
+    assert np.abs(jaxdt.Agent.load(further, network=Scaled()).params["kernel"] - weights["kernel"]).max() < 0.1
+    (tmp_path / "served").mkdir()
+    assert jaxdt.to_stablehlo(out, tmp_path / "served", network=Scaled()).is_dir()
+
+
+def test_weights_of_one_network_start_no_other(own, finished, tmp_path):
+    for init, algorithm, whose in (
+        (own, CONFIG.algorithm, "a network of one's own: give it"),
+        (finished, OWN.algorithm, "no network of your own: leave it out"),
+    ):
+        config = dataclasses.replace(CONFIG, init=str(init), algorithm=algorithm)
+        with pytest.raises(JaxdtError, match=f"the weights to start from are of {whose}"):
+            jaxdt.train(config, STORE, out=tmp_path / "run", env=Drift())
+        assert not (tmp_path / "run").exists()

@@ -24,7 +24,7 @@ def test_lines_say_how_long_compiling_took_and_count_the_rate_from_there(clock, 
         clock.seconds = seconds
         lines.advance(done, loss=0.123456)
     assert capsys.readouterr().err.splitlines() == [
-        "train: the first update took 30 s, most of it compiling",
+        "train: began after 30 s, compiling included",
         "train: 120/1000, loss 0.1235, 10.0 updates/s, 88 s left",
         "train: 1000/1000, loss 0.1235, 10.0 updates/s",
     ]

@@ -2,14 +2,25 @@ import errno
 import warnings
 
 import gymnasium
+import jax
 import numpy as np
 import pytest
 
+import jaxdt
 from jaxdt.errors import JaxdtError, WriteError
 from jaxdt.evaluation.video import Take, _caption, _dress, _with_text, render_episode, try_filming
 from jaxdt.simulator import make_simulator
+from jaxdt.types import Box, Spec
+from tests.conftest import tiny_algorithm
 
 
+SMALL = tiny_algorithm()
+SPEC = Spec(
+    observation_shape=(3,),
+    action=Box(np.float32([-2]), np.float32([2])),
+    constants={"state_mean": np.zeros(3, np.float32), "state_std": np.ones(3, np.float32)},
+)
+"""Of Pendulum-v1."""
 STANDING = Take(0, np.zeros((1, 6), np.float32), np.zeros(1), target=None)
 
 
@@ -76,6 +87,33 @@ def test_a_film_has_floor_wherever_the_body_runs_and_the_same_episode(name):
     sizes = [simulator.unwrapped.model.geom("floor").size[:2] for simulator in (plain, dressed)]
     assert sizes[0].max() <= 40
     assert sizes[1].min() >= 2000
+
+
+def test_an_environment_of_ones_own_looks_as_before_when_it_was_filmed():
+    simulator = make_simulator("HalfCheetah-v5")
+    model = simulator.unwrapped.model
+    before = model.geom_size.copy(), model.mat_texrepeat.copy(), model.vis.quality.shadowsize
+    _dress(simulator)()
+    np.testing.assert_array_equal(model.geom_size, before[0])
+    np.testing.assert_array_equal(model.mat_texrepeat, before[1])
+    assert model.vis.quality.shadowsize == before[2]
+
+
+def test_each_targets_first_episode_is_filmed(tmp_path, monkeypatch):
+    """Two targets, two episodes each, of which the second begins elsewhere."""
+    films = []
+    monkeypatch.setattr("jaxdt.run.evaluate.render_episode", lambda path, choice, take, **_: films.append((path, take)))
+    monkeypatch.setattr("jaxdt.run.evaluate.try_filming", lambda choice: None)
+    agent = jaxdt.Agent(SMALL, jax.jit(jaxdt.make_algorithm(SMALL, SPEC).init)(jax.random.key(0)).params, SPEC)
+    options = {"max_episode_steps": 5, "videos": tmp_path}
+    first, second = jaxdt.evaluate(agent, "Pendulum-v1", targets=[-1.0, -900.0], episodes=2, seed=7, **options)
+    assert [path.name for path, _ in films] == ["target--1.mp4", "target--900.mp4"]
+    for (_, take), evaluation in zip(films, (first, second), strict=True):
+        assert (take.seed, take.target) == (7, evaluation.target)
+        assert take.rewards.sum() == pytest.approx(evaluation.returns[0], rel=1e-6)
+        assert take.actions.shape == (5, 1)
+    with pytest.raises(JaxdtError, match="video_every must be at least 1; got 0"):
+        jaxdt.evaluate(agent, "Pendulum-v1", targets=[-1.0], videos=tmp_path, video_every=0)
 
 
 def test_without_the_encoder_the_extra_is_named(tmp_path, monkeypatch):

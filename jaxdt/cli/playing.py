@@ -88,10 +88,10 @@ def evaluate_command(arguments: list[str]) -> None:
     from jaxdt.run.agent import Agent
     from jaxdt.run.directory import RunDirectory, read_record
     from jaxdt.run.environment import check_alike, chosen
-    from jaxdt.run.evaluate import check_plans, evaluate, try_video, video_paths
+    from jaxdt.run.evaluate import check_plans, evaluate_and_draw, try_video, video_paths
 
     progress = console_progress()
-    acting = {name: getattr(parsed, name, None) for name in ACTING_OPTIONS}  # a network is given in Python alone
+    acting = {name: getattr(parsed, name) for name in ACTING_OPTIONS}
     agents = [Agent.load(path, parsed.checkpoint, **acting) for path in parsed.runs]
     takers = [agent for agent in agents if agent.config.takes_target]
     if parsed.targets is None and len({agent.targets for agent in takers}) > 1:
@@ -114,9 +114,10 @@ def evaluate_command(arguments: list[str]) -> None:
         film = {"video_frames": parsed.video_frames, "video_every": parsed.video_every}
         film |= {"videos": run.videos if parsed.video else None}
         options = {**given, **film, "plot_plan": plan, "progress": progress}
-        evaluations = evaluate(agent, parsed.env, targets, parsed.episodes, parsed.seed, **options)
+        evaluations, draw = evaluate_and_draw(agent, parsed.env, targets, parsed.episodes, parsed.seed, **options)
         results.append(evaluations)
         print(evaluation_table(str(path), evaluations))
+        draw()
         if plan is not None:
             print(f"wrote {plan} and {plan.with_suffix('.json')}")
         if parsed.video:

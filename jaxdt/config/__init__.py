@@ -4,11 +4,13 @@ import typing
 
 from jaxdt.config.behavior_cloning import BehaviorCloningConfig as BehaviorCloningConfig
 from jaxdt.config.checks import (
+    IS_A_FUNCTION as IS_A_FUNCTION,
     KeywordArguments as KeywordArguments,
     Sampling as Sampling,
     check_same_algorithm as check_same_algorithm,
     fits_float32 as fits_float32,
     flatten as flatten,
+    functions_of as functions_of,
 )
 from jaxdt.config.decision_transformer import (
     Context as Context,

@@ -148,12 +148,24 @@ def check_continuous_actions(config: Any, spec: Spec) -> None:
         )
 
 
+IS_A_FUNCTION = {"function": True}
+"""Metadata of a field that holds a function, which no file can: a run remembers "own", and must be given it again."""
+
+
+def functions_of(config: Any) -> dict[str, Any]:
+    """A config's fields of that kind."""
+    return {
+        field.name: getattr(config, field.name) for field in dataclasses.fields(config) if "function" in field.metadata
+    }
+
+
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every choice by its name, those of configs within configs as `algorithm.model.width`."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), prefix + field.name
-        values |= flatten(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+        is_config = dataclasses.is_dataclass(value) and "function" not in field.metadata
+        values |= flatten(value, f"{name}.") if is_config else {name: value}
     return values
 
 

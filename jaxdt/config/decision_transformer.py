@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from tyro.conf import OmitArgPrefixes, Suppress
 
 from jaxdt.config.checks import (
+    IS_A_FUNCTION,
     Sampling,
     check_normalization,
     check_same_algorithm,
@@ -35,7 +36,7 @@ class DecisionTransformerConfig(OneOptimizer, ChosenActions, ScaledReturns):
     takes_target: ClassVar[bool] = True
     """Whether its policy is asked for a return."""
     learns_values: ClassVar[bool] = False
-    acting_options: ClassVar[tuple[str, ...]] = ("context", "sampling", "temperature", "network")
+    acting_options: ClassVar[tuple[str, ...]] = ("context", "sampling", "temperature")
     """Fields that change how trained weights act and may be chosen anew each time they are played."""
 
     return_scale: float = 1000.0
@@ -46,7 +47,9 @@ class DecisionTransformerConfig(OneOptimizer, ChosenActions, ScaledReturns):
     """Acting with discrete actions; greedy: the likeliest; sample: drawn from the predicted distribution."""
     temperature: float = 1.0
     """Logits are divided by this before sampling; below 1 sharpens, above 1 flattens."""
-    network: Annotated[Callable[[ModelConfig], Any] | Literal["own"] | None, Suppress] = None
+    network: Annotated[Callable[[ModelConfig], Any] | Literal["own"] | None, Suppress] = dataclasses.field(
+        default=None, metadata=IS_A_FUNCTION
+    )
     """A model of one's own, from Python: `network(model) -> (init, apply)`, of the sizes that `model` says, as
     `build_model` returns them (`apply` need not know `newest_only`). "own": that of a run; it must be given again."""
     model: OmitArgPrefixes[ModelConfig] = dataclasses.field(default_factory=ModelConfig)
@@ -73,6 +76,11 @@ class DecisionTransformerConfig(OneOptimizer, ChosenActions, ScaledReturns):
         """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
         check_same_algorithm(self, trained)
         self.check_same_scale(trained)
+        if (self.network is None) != (trained.network is None):
+            whose = (
+                "a network of one's own: give it" if self.network is None else "no network of your own: leave it out"
+            )
+            raise JaxdtError(f"the weights to start from are of {whose}, with network= from Python.")
         return dataclasses.replace(self, model=inherited(self.model, trained.model, ModelConfig.free_to_change))
 
     def check_spec(self, spec: Spec) -> None:

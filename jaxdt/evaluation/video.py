@@ -3,7 +3,7 @@
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ def try_filming(environment: Any) -> None:
     simulator = make_simulator(environment, render=True)
     try:
         stepping.reset(simulator, 0)
-        _frame(simulator)
+        _with_text(_frame(simulator), _caption(None, np.zeros(1), 0))
     except stepping.BadStep as error:
         raise JaxdtError(f"the environment cannot be filmed: {error}.") from error
     finally:
@@ -67,7 +67,7 @@ def render_episode(
     progress = progress or Progress()
     writer_of = _load_writer()
     simulator = make_simulator(environment, render=True)
-    _dress(simulator)
+    undress = _dress(simulator)
     shown = range(0, len(take.actions) + 1, every)[:frames]
     earned = np.concatenate([[0.0], np.cumsum(take.rewards, dtype=np.float64)])
     with writing(path):
@@ -76,7 +76,7 @@ def render_episode(
     progress.start(f"render {path.name}", len(shown), "frame")
     try:
         simulator.reset(seed=take.seed)
-        fps = max(simulator.metadata.get("render_fps", 30) / every, 1)
+        fps = simulator.metadata.get("render_fps", 30) / every
         # MuJoCo's frames need not be multiples of ffmpeg's 16-pixel blocks; imageio would resize them.
         with _fork_allowed(), writer_of(unfinished, fps=fps, macro_block_size=1) as writer:
             for step in range(shown[-1] + 1):
@@ -90,27 +90,37 @@ def render_episode(
         raise WriteError(f"{path} cannot be written: {one_line(error, 200)}") from error
     finally:
         progress.stop()
+        undress()  # it may be the caller's own
         simulator.close()
         unfinished.unlink(missing_ok=True)
 
 
-def _dress(simulator: Any) -> None:
-    """Makes the floor large enough for any run, and the picture cheap; physics see a plane without end anyway.
+def _dress(simulator: Any) -> Callable[[], None]:
+    """Makes the floor large enough for any run, and the picture cheap; what is returned takes it back.
 
-    Smoothed edges and shadows of 4,096 pixels are three quarters of what a frame takes where no GPU draws it.
+    What touches a plane meets one without end, however large it is drawn. Smoothed edges and shadows of 4,096 pixels
+    are three quarters of what a frame takes where no GPU draws it.
     """
     model: Any = getattr(simulator.unwrapped, "model", None)
     if not hasattr(model, "geom_matid"):
-        return
+        return lambda: None
     from mujoco import mjtGeom  # type: ignore[attr-defined]
 
-    model.vis.quality.offsamples, model.vis.quality.shadowsize = 0, 1024
+    quality, sizes, repeats = model.vis.quality, model.geom_size.copy(), model.mat_texrepeat.copy()
+    before = quality.offsamples, quality.shadowsize
+
+    def undress() -> None:
+        model.geom_size[:], model.mat_texrepeat[:] = sizes, repeats
+        quality.offsamples, quality.shadowsize = before
+
+    quality.offsamples, quality.shadowsize = 0, 1024
     planes = model.geom_type == mjtGeom.mjGEOM_PLANE
     for geom in np.flatnonzero(planes & (model.geom_size[:, :2] > 0).all(axis=1)):
         model.geom_size[geom, :2] *= _LARGER
         material = model.geom_matid[geom]
         if material >= 0 and not model.mat_texuniform[material]:
             model.mat_texrepeat[material] *= _LARGER  # tiles stay as large as they were
+    return undress
 
 
 def _caption(target: float | None, earned: Float[np.ndarray, " t"], step: int) -> str:
@@ -120,8 +130,8 @@ def _caption(target: float | None, earned: Float[np.ndarray, " t"], step: int) -
 
 
 def _with_text(picture: np.ndarray, text: str) -> np.ndarray:
-    """The picture with a line at its top left, where it is of bytes."""
-    if picture.dtype != np.uint8:
+    """The picture with a line at its top left, where it has colours of a byte each."""
+    if picture.dtype != np.uint8 or picture.shape[-1] not in (3, 4):
         return picture
     from PIL import Image, ImageDraw, ImageFont
 

@@ -21,7 +21,7 @@ from jaxdt.checkpoint import (
     stored_shapes,
 )
 from jaxdt.choice import EnvironmentChoice
-from jaxdt.config import AlgorithmConfig, fits_float32, flatten, numbers, whole
+from jaxdt.config import AlgorithmConfig, fits_float32, flatten, functions_of, numbers, whole
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.rollout import keys_of_episodes, keys_of_step
 from jaxdt.run.directory import RunDirectory, read_record
@@ -235,7 +235,7 @@ def with_acting_options(config: AlgorithmConfig, **options: Any) -> AlgorithmCon
     """The config with the options that are not None; raises JaxdtError for one that its algorithm does not have."""
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
-        if name not in config.acting_options:
+        if name not in (*config.acting_options, *functions_of(config)):
             raise JaxdtError(
                 f"{config.name} has no acting option {name}; it has {', '.join(config.acting_options) or 'none'}."
             )
@@ -252,7 +252,7 @@ def load_params(run: RunDirectory, step: int, config: AlgorithmConfig, spec: Spe
     """The weights of a checkpoint; raises JaxdtError where they do not fit the config or are not finite."""
     stored = stored_shapes(run.checkpoints, step, "params")
     layers = max((v for name, v in flatten(config).items() if name.endswith("num_layers")), default=0)
-    own = any(value == "own" or callable(value) for value in flatten(config).values())
+    own = any(functions_of(config).values())
     if layers > len(stored) and not own:  # building so many would take minutes
         raise JaxdtError(f"{run.config} is damaged: num_layers is {layers}; the checkpoint has {len(stored)} arrays.")
     try:

@@ -4,15 +4,16 @@ import dataclasses
 import typing
 from typing import Any, Literal
 
-from jaxdt.config import AlgorithmConfig, Finetuning, TrainConfig
+from jaxdt.config import AlgorithmConfig, Finetuning, TrainConfig, functions_of
 from jaxdt.errors import JaxdtError, VersionError
 
 
 def config_to_json(config: TrainConfig) -> dict[str, Any]:
     """Functions, which no file can hold, as "own"."""
-    values = dataclasses.asdict(config)
-    algorithm = {name: "own" if callable(value) else value for name, value in values["algorithm"].items()}
-    return {**values, "algorithm": {"name": config.algorithm.name, **algorithm}}
+    functions = {name: "own" for name, value in functions_of(config.algorithm).items() if value is not None}
+    algorithm = dataclasses.replace(config.algorithm, **functions)
+    values = dataclasses.asdict(dataclasses.replace(config, algorithm=algorithm))
+    return {**values, "algorithm": {"name": algorithm.name, **values["algorithm"]}}
 
 
 def config_from_json(values: Any) -> TrainConfig:

@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,6 +76,49 @@ def evaluate(
     targets and episodes, nothing is compiled anew. Raises JaxdtError for input that does not fit, SimulationError when
     an episode cannot go on.
     """
+    evaluations, draw = evaluate_and_draw(
+        run,
+        env,
+        targets,
+        episodes,
+        seed,
+        env_kwargs=env_kwargs,
+        max_episode_steps=max_episode_steps,
+        parallel_environments=parallel_environments,
+        checkpoint=checkpoint,
+        plot_plan=plot_plan,
+        videos=videos,
+        video_frames=video_frames,
+        video_every=video_every,
+        progress=progress,
+        **acting,
+    )
+    try:
+        draw()
+    except JaxdtError as error:  # what was played shall not be lost
+        warnings.warn(f"the evaluation is complete, but not all was drawn: {error}", stacklevel=2)
+    return evaluations
+
+
+def evaluate_and_draw(
+    run: str | os.PathLike[str] | Agent,
+    env: Any,
+    targets: Any,
+    episodes: int | np.integer,
+    seed: int | np.integer,
+    *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    max_episode_steps: Any = None,
+    parallel_environments: Any = None,
+    checkpoint: Which = "latest",
+    plot_plan: str | os.PathLike[str] | None = None,
+    videos: str | os.PathLike[str] | None = None,
+    video_frames: int | None = None,
+    video_every: int = 1,
+    progress: Progress | None = None,
+    **acting: Any,
+) -> tuple[list[Evaluation], Callable[[], None]]:
+    """What `evaluate` returns, and what then draws its figure and films."""
     episodes, seed = whole(episodes, "episodes"), whole(seed, "seed")
     loaded = run if isinstance(run, Agent) else Agent.load(run, checkpoint, **acting)
     choice = chosen(
@@ -82,12 +126,16 @@ def evaluate(
     )
     asked_for = _checked_targets(loaded, targets, episodes, seed)
     agent = loaded.acting_with(**acting)
+    options: dict[str, Any] = {}
     if plot_plan is not None:
         check_plans(agent)
         if Path(plot_plan).suffix not in (".png", ".pdf", ".svg"):
             raise JaxdtError(f"plot_plan must be a file that ends in .png, .pdf or .svg; got {str(plot_plan)!r}.")
     if videos is not None:
-        _check_film(video_frames, video_every)
+        options = {
+            "frames": _at_least_1(video_frames, "video_frames"),
+            "every": _at_least_1(video_every, "video_every"),
+        }
         try_filming(filmed(choice))
     record = plot_plan is not None or (videos is not None and filmed(choice) == choice)
     kept = _take_evaluator(agent, loaded, choice, record=record)
@@ -101,14 +149,17 @@ def evaluate(
         evaluator.progress = Progress()
         if kept.key is not None:
             loaded.kept_evaluators[:] = [kept]
-    if plot_plan is not None:
-        _draw_plan(Path(plot_plan), played, evaluator.environment.name)
-    if videos is not None:
-        if filmed(choice) != choice:
-            played, episodes = _play_to_film(agent, filmed(choice), asked_for, seed, progress), 1
-        options = {"frames": video_frames, "every": video_every, "progress": progress}
-        _film(Path(videos), filmed(choice), played, asked_for, episodes, seed, **options)
-    return evaluations
+
+    def draw() -> None:
+        if plot_plan is not None:
+            _draw_plan(Path(plot_plan), played, evaluator.environment.name)
+        if videos is not None:
+            takes, each = played, episodes
+            if filmed(choice) != choice:
+                takes, each = _play_to_film(agent, filmed(choice), asked_for, seed, progress), 1
+            _film(Path(videos), filmed(choice), takes, asked_for, each, seed, progress=progress, **options)
+
+    return evaluations, draw
 
 
 def check_plans(agent: Agent) -> None:
@@ -186,10 +237,10 @@ def try_video(agent: Agent, env: Any = None, **options: Any) -> None:
     try_filming(filmed(chosen(own, missing, env, *(options.get(name) for name in names))))
 
 
-def _check_film(frames: Any, every: Any) -> None:
-    for name, value in (("video_frames", frames), ("video_every", every)):
-        if value is not None and whole(value, name) < 1:
-            raise JaxdtError(f"{name} must be at least 1; got {value}.")
+def _at_least_1(value: Any, name: str) -> int | None:
+    if value is not None and (value := whole(value, name)) < 1:
+        raise JaxdtError(f"{name} must be at least 1; got {value}.")
+    return value
 
 
 def video_paths(directory: Path, targets: Sequence[float | None]) -> list[Path]:

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 from jaxdt import __version__
 from jaxdt.algorithms.decision_transformer import with_sizes
 from jaxdt.checkpoint import Which, find_checkpoint
-from jaxdt.config import DecisionTransformerConfig, ModelConfig
+from jaxdt.config import AlgorithmConfig, DecisionTransformerConfig, ModelConfig
 from jaxdt.errors import JaxdtError, RunError, one_line
 from jaxdt.files import check_is_free, directory_atomically
 from jaxdt.interop.card import model_card, results_json
@@ -51,6 +51,8 @@ def to_huggingface(
     check_is_free(out)
     if push is not None and not re.fullmatch(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*", push, re.ASCII):
         raise JaxdtError(f"a name on the hub must be OWNER/NAME of letters, digits, - _ and .; got {push!r}.")
+    if not isinstance(run, Agent):
+        _check_exportable(read_record(RunDirectory(run)).config.algorithm)
     agent = run if isinstance(run, Agent) else Agent.load(run, checkpoint)
     config, model, params = _as_huggingface(agent)
     tensors, untrained = tensors_from_params(params, model, num_positions(model))
@@ -65,7 +67,7 @@ def to_huggingface(
         _write_json(temporary / "config.json", config_to_huggingface(model))
         _write_json(temporary / NORMALIZATION, _normalization(agent, config))
         card = model_card(
-            push or out.absolute().name,
+            (push if push is None or "/" in push else f"OWNER/{push}") or out.absolute().name,
             agent.spec,
             return_scale=config.return_scale,
             env_id=agent.env_id,
@@ -74,7 +76,7 @@ def to_huggingface(
             evaluations=evaluations,
             training=training,
             untrained=untrained,
-            datasets=[] if record is None else _hub_datasets(record.data["spec"]),
+            datasets=[] if record is None else _hub_datasets(record.data.get("spec")),
             license=license,
         )
         (temporary / "README.md").write_text(card, encoding="utf-8")
@@ -87,7 +89,7 @@ def to_huggingface(
         curves = [] if directory is None else sorted(directory.path.glob("tensorboard/events.out.tfevents.*"))
         for number, file in enumerate(curves):
             (temporary / "tensorboard").mkdir(exist_ok=True)  # renamed, for their names tell the host's
-            shutil.copyfile(file, temporary / "tensorboard" / f"events.out.tfevents.{number}")
+            shutil.copyfile(file, temporary / "tensorboard" / f"events.out.tfevents.{number:04d}")
     if push is not None:
         _push(out, push)
     return out
@@ -95,16 +97,20 @@ def to_huggingface(
 
 def _as_huggingface(agent: Agent) -> tuple[DecisionTransformerConfig, ModelConfig, dict[str, Any]]:
     """The model in Hugging Face's terms; raises JaxdtError where theirs has none."""
-    if not isinstance(agent.config, DecisionTransformerConfig) or agent.config.network is not None:
-        raise JaxdtError(
-            f"only Decision Transformers can be written for transformers; this run is of {agent.config.summary}."
-        )
-    config = agent.config
+    config = _check_exportable(agent.config)
     model = with_sizes(config.model, agent.spec)
     if model.num_actions is None:
         return config, model, agent.params
     one_hot = dataclasses.replace(model, action_dim=model.num_actions, num_actions=None, action_tanh=False)
     return config, one_hot, one_hot_params(agent.params)
+
+
+def _check_exportable(config: AlgorithmConfig) -> DecisionTransformerConfig:
+    if not isinstance(config, DecisionTransformerConfig) or config.network is not None:
+        raise JaxdtError(
+            f"only Decision Transformers can be written for transformers; this run is of {config.summary}."
+        )
+    return config
 
 
 def _targets(agent: Agent) -> list[float]:

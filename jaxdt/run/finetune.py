@@ -12,7 +12,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxdt.checkpoint import Which, find_checkpoint, load_checkpoint, quarantine_damaged
-from jaxdt.config import FinetuneConfig, Finetuning, TrainConfig, default_exploration_target, numbers, whole
+from jaxdt.config import (
+    FinetuneConfig,
+    Finetuning,
+    TrainConfig,
+    default_exploration_target,
+    functions_of,
+    numbers,
+    whole,
+)
 from jaxdt.data.demo import DEMOS
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
@@ -180,6 +188,8 @@ def _beginning(source: RunDirectory, record: RunRecord, config: FinetuneConfig, 
         config = dataclasses.replace(config, exploration_target=target)
     first = find_checkpoint(source.checkpoints, checkpoint)
     finetuning = Finetuning(run=os.fspath(source.path), first_step=first, config=config, checkpoint=checkpoint)
+    if any(functions_of(trained.algorithm).values()):
+        raise JaxdtError(f"{source.path} is of a network of one's own, which cannot be fine-tuned online.")
     trained = dataclasses.replace(
         trained,
         algorithm=trained.algorithm.for_finetuning(config.learning_rate),

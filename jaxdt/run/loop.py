@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key, PRNGKeyArray, PyTree
 
 from jaxdt.algorithms import make_algorithm
-from jaxdt.config import AlgorithmConfig, TrainConfig
+from jaxdt.config import AlgorithmConfig, TrainConfig, functions_of
 from jaxdt.errors import RunError, SimulationError, StoppedError
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.parallel import Layout, stacked
@@ -190,7 +190,7 @@ def _first_state(
 ) -> tuple[TrainState, Key[Array, "*seeds"]]:
     """Where each run goes on from, or begins, and its key for what updates draw."""
     start_from = None if group.steps else records[0].config.init
-    given = None if start_from is None else Agent.load(start_from).params
+    given = None if start_from is None else Agent.load(start_from, **functions_of(records[0].config.algorithm)).params
     states, update_keys = [], []
     for record in records:
         init_key, update_key = run_keys(record.config.seed)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from jaxdt.checkpoint import Which, checkpoint_steps, drop_checkpoints_after
-from jaxdt.config import CHANGEABLE, Finetuning, TrainConfig, flatten
+from jaxdt.config import CHANGEABLE, Finetuning, TrainConfig, flatten, functions_of
 from jaxdt.errors import JaxdtError
 from jaxdt.run.directory import RunRecord
 from jaxdt.run.environment import not_from_a_file
@@ -54,6 +54,9 @@ def agree_with_record(config: TrainConfig, previous: RunRecord) -> TrainConfig:
     if _is_the_same(config.env, stored.env):
         stored = dataclasses.replace(stored, env=config.env)  # which may name the module that registers it
     acting = [f"algorithm.{name}" for name in stored.algorithm.acting_options]
+    again = {name: value for name, value in functions_of(config.algorithm).items() if callable(value)}
+    functions = {name: again.get(name, value) for name, value in functions_of(stored.algorithm).items() if value}
+    stored = dataclasses.replace(stored, algorithm=dataclasses.replace(stored.algorithm, **functions))
     given, own = flatten(config), flatten(stored)
     for name in given:
         filled_in = name.split(".")[-1] in FILLED_IN and given[name] is None

@@ -52,7 +52,7 @@ def _write(
 ) -> Path:
     out = Path(out)
     check_is_free(out)
-    agent = (run if isinstance(run, Agent) else Agent.load(run, checkpoint)).acting_with(**acting)
+    agent = run.acting_with(**acting) if isinstance(run, Agent) else Agent.load(run, checkpoint, **acting)
     if agent.config.draws_actions:
         raise JaxdtError(
             "an exported policy draws nothing at random; give it sampling='greedy' (--sampling greedy), or of one that "

@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxdt.checkpoint import quarantine_damaged
 from jaxdt.choice import EnvironmentChoice
-from jaxdt.config import TrainConfig, numbers, whole
+from jaxdt.config import TrainConfig, functions_of, numbers, whole
 from jaxdt.data.demo import DEMOS
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.loading import load_episodes
@@ -146,7 +146,8 @@ def _saying_that_data_may_move(config: TrainConfig, previous: RunRecord | None) 
 
 def _render(run: RunDirectory, config: TrainConfig, choice: EnvironmentChoice, progress: Progress) -> None:
     film = {"frames": config.video_frames, "every": config.video_every, "progress": progress}
-    render_videos(Agent.load(run.path), run.videos, choice, seed=config.eval_seed, **film)
+    agent = Agent.load(run.path, **functions_of(config.algorithm))
+    render_videos(agent, run.videos, choice, seed=config.eval_seed, **film)
 
 
 @contextlib.contextmanager
