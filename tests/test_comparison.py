@@ -70,6 +70,12 @@ def test_runs_are_grouped_by_method_and_task(two_methods):
     assert not comparison.notes
 
 
+def test_it_says_that_networks_of_ones_own_may_differ(tmp_path):
+    algorithm = dataclasses.replace(PAPER.algorithm, network=lambda model: model)
+    write_run(tmp_path / "own", PAPER, {2: {9.0: 5.0}}, steps=2, algorithm=algorithm, **CHEETAH)
+    assert jaxdt.compare([tmp_path]).notes[0].startswith("own is a network of one's own: whether it was the same")
+
+
 def test_aggregates_are_of_all_tasks_and_seeds(two_methods):
     comparison = jaxdt.compare([two_methods])
     assert comparison.aggregated == "D4RL score"

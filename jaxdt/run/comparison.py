@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxdt import statistics
+from jaxdt.config import functions_of
 from jaxdt.errors import JaxdtError
 from jaxdt.run.finished import FinishedRun, find_runs, name_methods, read_run
 from jaxdt.simulator import gymnasium_id
@@ -149,6 +150,8 @@ def compare(
     notes = [f"left out, for it was not evaluated: {run.path}" for _, run in named if not run.evaluations]
     if any(run.env == "custom" for _, run in named):
         notes.append("custom is an environment of one's own: whether it was the same one cannot be known")
+    if any("own" in functions_of(run.record.config.algorithm).values() for _, run in named):
+        notes.append("own is a network of one's own: whether it was the same one cannot be known")
     named = [(name, run) for name, run in named if run.evaluations]
     if not named:
         raise JaxdtError("none of these runs was evaluated; give runs that were trained with an environment.")

@@ -62,8 +62,8 @@ def evaluate(
       episode, and how far off they are by how many steps ahead, over all; the numbers are written beside it, as
       `.json`.
     - `videos`: a directory for a film of each target's first episode, of every `video_every`-th step and at most
-      `video_frames` pictures. What is evaluated by MJX (`mjx:`) is filmed in Gymnasium's task, which is the same but
-      begins elsewhere.
+      `video_frames` pictures; with it or `plot_plan` every step of all episodes is in memory until then. What is
+      evaluated by MJX (`mjx:`) is filmed in Gymnasium's task, which is the same but begins elsewhere.
     - `targets`: one or more returns, in the environment's reward units; default: the run's. A policy that is asked for
       none takes none.
     - `acting`: options of the run's algorithm, such as `context="cached"`, which computes each token once, many times
