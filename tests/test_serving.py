@@ -106,7 +106,7 @@ def test_the_command_writes_what_acts_without_jaxdt(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--to", "onnx", "--push", "a/b"], "--push is for --to huggingface"),
+        (["--to", "onnx", "--push", "a/b"], "--push and --license are for --to huggingface"),
         (["--context", "cached"], "--context and --sampling are for --to stablehlo and onnx"),
         (["--to", "onnx", "--sampling", "sample"], "an exported policy draws nothing at random"),
     ],
