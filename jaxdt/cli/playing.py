@@ -88,7 +88,7 @@ def evaluate_command(arguments: list[str]) -> None:
     from jaxdt.run.agent import Agent
     from jaxdt.run.directory import RunDirectory, read_record
     from jaxdt.run.environment import check_alike, chosen
-    from jaxdt.run.evaluate import check_plans, evaluate_and_draw, try_video, video_paths
+    from jaxdt.run.evaluate import Drawing, check_plans, evaluate_and_draw, try_video, video_paths
 
     progress = console_progress()
     acting = {name: getattr(parsed, name) for name in ACTING_OPTIONS}
@@ -96,25 +96,24 @@ def evaluate_command(arguments: list[str]) -> None:
     takers = [agent for agent in agents if agent.config.takes_target]
     if parsed.targets is None and len({agent.targets for agent in takers}) > 1:
         raise JaxdtError("the runs have different targets; give --targets to compare them.")
-    given = {name: getattr(parsed, name) for name in ("env_kwargs", "max_episode_steps", "parallel_environments")}
+    given = parsed.env_kwargs, parsed.max_episode_steps, parsed.parallel_environments
+    owns = [(agent.environment, agent.missing_environment) for agent in agents]
+    choices = [chosen(own, missing, parsed.env, *given) for own, missing in owns]
     if len(agents) > 1:
-        owns = [(agent.environment, agent.missing_environment) for agent in agents]
-        check_alike([chosen(own, missing, parsed.env, *given.values()) for own, missing in owns])
-    for agent in agents if parsed.video else ():  # before anything is played
-        try_video(agent, parsed.env, **given)
+        check_alike(choices)
+    for choice in choices if parsed.video else ():  # before anything is played
+        try_video(choice)
     for agent in agents if parsed.plot_plan else ():
         check_plans(agent)
     keep_compiled_programs()
     progress.say(device_line())
     results = []
-    for path, agent in zip(parsed.runs, agents, strict=True):
+    for path, agent, choice in zip(parsed.runs, agents, choices, strict=True):
         targets = parsed.targets if agent in takers or not takers else None  # the others are asked for none
         run = RunDirectory(path)
         plan = run.plots / f"plan.{read_record(run).config.plot_format}" if parsed.plot_plan else None
-        film = {"video_frames": parsed.video_frames, "video_every": parsed.video_every}
-        film |= {"videos": run.videos if parsed.video else None}
-        options = {**given, **film, "plot_plan": plan, "progress": progress}
-        evaluations, draw = evaluate_and_draw(agent, parsed.env, targets, parsed.episodes, parsed.seed, **options)
+        drawing = Drawing(plan, run.videos if parsed.video else None, parsed.video_frames, parsed.video_every)
+        evaluations, draw = evaluate_and_draw(agent, choice, targets, parsed.episodes, parsed.seed, drawing, progress)
         results.append(evaluations)
         print(evaluation_table(str(path), evaluations))
         draw()

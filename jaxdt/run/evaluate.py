@@ -76,23 +76,15 @@ def evaluate(
     targets and episodes, nothing is compiled anew. Raises JaxdtError for input that does not fit, SimulationError when
     an episode cannot go on.
     """
-    evaluations, draw = evaluate_and_draw(
-        run,
-        env,
-        targets,
-        episodes,
-        seed,
-        env_kwargs=env_kwargs,
-        max_episode_steps=max_episode_steps,
-        parallel_environments=parallel_environments,
-        checkpoint=checkpoint,
-        plot_plan=plot_plan,
-        videos=videos,
-        video_frames=video_frames,
-        video_every=video_every,
-        progress=progress,
-        **acting,
+    episodes, seed = whole(episodes, "episodes"), whole(seed, "seed")
+    loaded = run if isinstance(run, Agent) else Agent.load(run, checkpoint, **acting)
+    choice = chosen(
+        loaded.environment, loaded.missing_environment, env, env_kwargs, max_episode_steps, parallel_environments
     )
+    if videos is not None:
+        try_video(choice)  # before anything is played
+    drawing = Drawing(plot_plan, videos, video_frames, video_every)
+    evaluations, draw = evaluate_and_draw(loaded, choice, targets, episodes, seed, drawing, progress, **acting)
     try:
         draw()
     except JaxdtError as error:  # what was played shall not be lost
@@ -100,30 +92,27 @@ def evaluate(
     return evaluations
 
 
+class Drawing(NamedTuple):
+    """What is drawn of an evaluation, as `evaluate` says."""
+
+    plot_plan: str | os.PathLike[str] | None
+    videos: str | os.PathLike[str] | None
+    video_frames: int | None
+    video_every: int
+
+
 def evaluate_and_draw(
-    run: str | os.PathLike[str] | Agent,
-    env: Any,
+    loaded: Agent,
+    choice: EnvironmentChoice,
     targets: Any,
-    episodes: int | np.integer,
-    seed: int | np.integer,
-    *,
-    env_kwargs: Mapping[str, Any] | None = None,
-    max_episode_steps: Any = None,
-    parallel_environments: Any = None,
-    checkpoint: Which = "latest",
-    plot_plan: str | os.PathLike[str] | None = None,
-    videos: str | os.PathLike[str] | None = None,
-    video_frames: int | None = None,
-    video_every: int = 1,
+    episodes: int,
+    seed: int,
+    drawing: Drawing,
     progress: Progress | None = None,
     **acting: Any,
 ) -> tuple[list[Evaluation], Callable[[], None]]:
-    """What `evaluate` returns, and what then draws its figure and films."""
-    episodes, seed = whole(episodes, "episodes"), whole(seed, "seed")
-    loaded = run if isinstance(run, Agent) else Agent.load(run, checkpoint, **acting)
-    choice = chosen(
-        loaded.environment, loaded.missing_environment, env, env_kwargs, max_episode_steps, parallel_environments
-    )
+    """What `evaluate` returns, and what then draws its figure and films; that it can film is the caller's to try."""
+    plot_plan, videos, video_frames, video_every = drawing
     asked_for = _checked_targets(loaded, targets, episodes, seed)
     agent = loaded.acting_with(**acting)
     options: dict[str, Any] = {}
@@ -136,7 +125,6 @@ def evaluate_and_draw(
             "frames": _at_least_1(video_frames, "video_frames"),
             "every": _at_least_1(video_every, "video_every"),
         }
-        try_filming(filmed(choice))
     record = plot_plan is not None or (videos is not None and filmed(choice) == choice)
     kept = _take_evaluator(agent, loaded, choice, record=record)
     evaluator = kept.evaluator
@@ -230,11 +218,9 @@ def _film(
     return list(dict.fromkeys(paths))
 
 
-def try_video(agent: Agent, env: Any = None, **options: Any) -> None:
+def try_video(choice: EnvironmentChoice) -> None:
     """Renders a first frame of what `evaluate` would film; raises JaxdtError as it does."""
-    own, missing = agent.environment, agent.missing_environment
-    names = ("env_kwargs", "max_episode_steps", "parallel_environments")
-    try_filming(filmed(chosen(own, missing, env, *(options.get(name) for name in names))))
+    try_filming(filmed(choice))
 
 
 def _at_least_1(value: Any, name: str) -> int | None:

@@ -51,14 +51,14 @@ def to_huggingface(
     check_is_free(out)
     if push is not None and not re.fullmatch(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*", push, re.ASCII):
         raise JaxdtError(f"a name on the hub must be OWNER/NAME of letters, digits, - _ and .; got {push!r}.")
-    if not isinstance(run, Agent):
-        _check_exportable(read_record(RunDirectory(run)).config.algorithm)
+    directory = None if isinstance(run, Agent) else RunDirectory(run)
+    record = None if directory is None else read_record(directory)
+    if record is not None:
+        _check_exportable(record.config.algorithm)
     agent = run if isinstance(run, Agent) else Agent.load(run, checkpoint)
     config, model, params = _as_huggingface(agent)
     tensors, untrained = tensors_from_params(params, model, num_positions(model))
-    directory = None if isinstance(run, Agent) else RunDirectory(run)
     step = None if directory is None else find_checkpoint(directory.checkpoints, checkpoint)
-    record = None if directory is None else read_record(directory)
     evaluations = [] if directory is None else read_evaluations(directory.evaluations)[0]
     evaluations = [evaluation for evaluation in evaluations if evaluation["step"] == step]
     training = ["Made outside a run directory."] if record is None else _training(record, step)
