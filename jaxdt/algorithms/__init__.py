@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxdt.config import (
     AlgorithmConfig,
+    AtariDTConfig,
     BehaviorCloningConfig,
     DecisionTransformerConfig,
     IQLConfig,
@@ -33,6 +34,7 @@ _FILES: dict[type, str] = {
     OnlineDTConfig: "online_dt",
     ReinformerConfig: "reinformer",
     TrajectoryTransformerConfig: "trajectory_transformer",
+    AtariDTConfig: "atari_dt",
 }
 """Each has `make(config, spec)` and `measure(config, store)`, as below."""
 

@@ -2,6 +2,7 @@
 
 import typing
 
+from jaxdt.config.atari_dt import AtariDTConfig as AtariDTConfig
 from jaxdt.config.behavior_cloning import BehaviorCloningConfig as BehaviorCloningConfig
 from jaxdt.config.checks import (
     IS_A_FUNCTION as IS_A_FUNCTION,
@@ -32,6 +33,9 @@ from jaxdt.config.plain import (
     whole as whole,
 )
 from jaxdt.config.presets import (
+    ATARI as ATARI,
+    ATARI_PONG as ATARI_PONG,
+    ATARI_SMALL as ATARI_SMALL,
     BC_CORL as BC_CORL,
     BEHAVIOR_CLONING as BEHAVIOR_CLONING,
     CARTPOLE as CARTPOLE,

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from jaxdt.config.atari_dt import AtariDTConfig
 from jaxdt.config.behavior_cloning import BehaviorCloningConfig
 from jaxdt.config.checks import flatten
 from jaxdt.config.decision_transformer import DecisionTransformerConfig
@@ -253,6 +254,48 @@ CARTPOLE = TrainConfig(
 )
 """Discrete actions: CartPole-v1 from scripted policies that balance, and fall after more or less time."""
 
+ATARI = TrainConfig(
+    preset="atari",
+    steps=19_530,
+    batch_size=128,
+    eval_every=3_906,
+    eval_episodes=10,
+    save_every=3_906,
+    log_every=93,
+    algorithm=AtariDTConfig(token_schedule=True),
+)
+"""The original's recipe for Atari: five passes over 500,000 steps. It evaluates after each."""
+
+ATARI_PONG = dataclasses.replace(
+    ATARI,
+    preset="atari-pong",
+    steps=4_880,
+    batch_size=512,
+    eval_every=976,
+    save_every=976,
+    log_every=61,
+    algorithm=AtariDTConfig(token_schedule=True, context_length=50),
+)
+"""The same for Pong, which the original gives another context and batch."""
+
+ATARI_SMALL = TrainConfig(
+    preset="atari-small",
+    steps=4_000,
+    batch_size=32,
+    eval_every=4_000,
+    eval_episodes=10,
+    save_every=1_000,
+    log_every=50,
+    algorithm=AtariDTConfig(
+        context_length=10,
+        width=128,
+        num_layers=3,
+        dropout=0.1,
+        optimizer=dataclasses.replace(AtariDTConfig().optimizer, learning_rate=1e-3),
+    ),
+)
+"""Frames for a laptop's CPU."""
+
 PRESETS = {
     "demo": DEMO,
     "cartpole": CARTPOLE,
@@ -271,6 +314,9 @@ PRESETS = {
     "reinformer": REINFORMER,
     "trajectory-transformer": TRAJECTORY_TRANSFORMER,
     "trajectory-transformer-small": TRAJECTORY_TRANSFORMER_SMALL,
+    "atari": ATARI,
+    "atari-pong": ATARI_PONG,
+    "atari-small": ATARI_SMALL,
 }
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from tyro.conf import AvoidSubcommands, OmitArgPrefixes, Suppress
 
+from jaxdt.config.atari_dt import AtariDTConfig
 from jaxdt.config.behavior_cloning import BehaviorCloningConfig
 from jaxdt.config.checks import KeywordArguments, as_json, at_least, fits_float32, one_of, within
 from jaxdt.config.decision_transformer import DecisionTransformerConfig
@@ -28,6 +29,7 @@ AlgorithmConfig = (
     | OnlineDTConfig
     | ReinformerConfig
     | TrajectoryTransformerConfig
+    | AtariDTConfig
 )
 """What a policy is learned by, each as `AlgorithmOptions` says; `jaxdt.algorithms.make_algorithm` makes it."""
 

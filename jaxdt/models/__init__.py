@@ -1,5 +1,6 @@
 """Networks as pure functions; the only room that imports `flax.nnx`."""
 
+from jaxdt.models.atari_dt import AtariModel as AtariModel, build_atari_model as build_atari_model
 from jaxdt.models.building import (
     Apply as Apply,
     DecodeStep as DecodeStep,

@@ -55,9 +55,9 @@ def _by_head(x: Float[Array, "b l d"], num_heads: int) -> Float[Array, "b heads 
     return x.reshape(*x.shape[:2], num_heads, -1).transpose(0, 2, 1, 3)
 
 
-def causal_and_real(mask: Bool[Array, "b t"]) -> Bool[Array, "b l l"]:
-    """Which tokens each of three a step may see: itself and real ones before it."""
-    is_real = jnp.repeat(mask, 3, axis=1)
+def causal_and_real(mask: Bool[Array, "b t"], tokens: int = 3) -> Bool[Array, "b l l"]:
+    """Which tokens each of `tokens` a step may see: itself and real ones before it."""
+    is_real = jnp.repeat(mask, tokens, axis=1)
     return jnp.tril(jnp.ones((is_real.shape[1],) * 2, bool))[None] & is_real[:, None, :]
 
 

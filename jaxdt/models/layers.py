@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, UInt32
 
-from jaxdt.models.initialization import Constant, Normal, Orthogonal, Uniform, drawn_from
+from jaxdt.models.initialization import Constant, Distribution, Normal, Orthogonal, Uniform, drawn_from
 
 
 STD = 0.02
@@ -46,6 +46,11 @@ def orthogonal_linear(inputs: int, outputs: int, rngs: nnx.Rngs, *, gain: float)
 
 def embedding(rows: int, width: int, rngs: nnx.Rngs, *, std: float = STD) -> nnx.Embed:
     return nnx.Embed(rows, width, rngs=rngs, **drawn_from(embedding=Normal(std)))
+
+
+def table(shape: tuple[int, ...], distribution: Distribution) -> nnx.Param:
+    """Numbers of a layer of one's own; those called neither `embedding` nor `kernel` are not decayed."""
+    return nnx.Param(jnp.zeros(shape), distribution=distribution)
 
 
 def dense(layer: nnx.Linear, x: Float[Array, "*rows i"]) -> Float[Array, "*rows o"]:

@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxdt.config import ModelConfig
 from jaxdt.models.functional import Init, Params, as_functions
-from jaxdt.models.initialization import Constant, Distribution, Normal, Uniform
-from jaxdt.models.layers import STD, dense, drop, for_each_window, layer_norm, normalize, split
+from jaxdt.models.initialization import Constant, Normal, Uniform
+from jaxdt.models.layers import STD, dense, drop, for_each_window, layer_norm, normalize, split, table
 from jaxdt.models.transformer import Block
 
 
@@ -50,12 +50,12 @@ class TrajectoryTransformer(nnx.Module):
         width = model.width
         self.row, self.bins, self.embedding_dropout, self.dtype = row, bins, embedding_dropout, model.dtype
         # Not called `embedding` or `kernel`, for these are not decayed.
-        self.token_table = _table((bins * row + 1, width), Normal(STD))
-        self.position_table = _table((transitions * row - 1, width), Constant(0.0))
+        self.token_table = table((bins * row + 1, width), Normal(STD))
+        self.position_table = table((transitions * row - 1, width), Constant(0.0))
         self.blocks = nnx.Dict({f"block_{i}": Block(model, rngs=rngs) for i in range(model.num_layers)})
         self.final_norm = layer_norm(width, EPSILON, rngs)
         # One for each place in a transition: that of the token which predicts.
-        self.head = nnx.Dict({"kernel": _table((row, width, bins + 1), Uniform(1 / math.sqrt(width)))})
+        self.head = nnx.Dict({"kernel": table((row, width, bins + 1), Uniform(1 / math.sqrt(width)))})
 
     def __call__(self, tokens: Int[Array, "b l"], *, key: PRNGKeyArray | None = None) -> Float[Array, "b l n"]:
         """The logits behind each token."""
@@ -191,10 +191,6 @@ def _attend(
 def _add_attended(block: Block, x: Float[Array, "b q d"], attended: Float[Array, "b q d"]) -> Float[Array, "b q d"]:
     x = x + dense(block.attention_out, attended)
     return x + dense(block.mlp_out, block.activation(dense(block.mlp_in, normalize(block.mlp_norm, x))))
-
-
-def _table(shape: tuple[int, ...], distribution: Distribution) -> nnx.Param:
-    return nnx.Param(jnp.zeros(shape), distribution=distribution)
 
 
 class TrajectoryModel(NamedTuple):

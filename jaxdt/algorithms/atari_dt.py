@@ -1,0 +1,155 @@
+"""The Decision Transformer of frames (Chen et al. 2021, their code for Atari): discrete actions from the last pictures."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, Num, PRNGKeyArray, PyTree
+
+from jaxdt.algorithms.decision_transformer import empty_window, masked_cross_entropy, push
+from jaxdt.algorithms.normalization import action_error, choose_action, to_environment
+from jaxdt.algorithms.token_schedule import TokenScheduledUpdate
+from jaxdt.config import AtariDTConfig, ModelConfig
+from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.frames import BEFORE, FrameSampler
+from jaxdt.models import AtariModel, build_atari_model
+from jaxdt.parallel import in_cpu_blocks
+from jaxdt.training import GradientUpdate, initial_state
+from jaxdt.types import Algorithm, Discrete, Policy, Spec, Window
+
+
+WARMUP_TOKENS = 512 * 20
+FINAL_PASSES = 2
+"""Over the data, of three tokens a step that are counted as one: six."""
+BLOCK = 32
+"""Most windows that a CPU reads at once."""
+
+
+def measure(config: AtariDTConfig, store: EpisodeStore) -> dict[str, np.ndarray]:
+    """The longest episode, as long as the table of timesteps is, and how many windows a pass over the data has."""
+    windows = max(store.num_steps - 3 * config.context_length, 0)  # the authors', of a block of three tokens a step
+    return {
+        "longest_episode": np.asarray(store.lengths.max(), np.float32),
+        "windows": np.asarray(windows, np.float32),
+    }
+
+
+def make(config: AtariDTConfig, spec: Spec) -> Algorithm:
+    """Raises JaxdtError where config and spec do not fit together."""
+    config.check_spec(spec)
+    model = _network(config, spec)
+
+    def loss(params: PyTree[Array], window: Window, key: PRNGKeyArray | None) -> Float[Array, ""]:
+        return masked_cross_entropy(model.apply(params, window, key=key), window.actions, window.mask)
+
+    if config.token_schedule:
+        final = FINAL_PASSES * int(spec.constants["windows"]) * config.context_length * 3
+        update = TokenScheduledUpdate(loss, _num_tokens, config.optimizer, WARMUP_TOKENS, final)
+        start = update.init
+    else:
+        update, start = GradientUpdate(loss, config.optimizer), partial(initial_state, config=config.optimizer)
+    return Algorithm(
+        init=lambda key: start(model.init(key)),
+        update=update,
+        policy=_policy(config, spec, model),
+        sampler=partial(FrameSampler, context_length=config.context_length),
+        validate=partial(_validate, model),
+    )
+
+
+def _network(config: AtariDTConfig, spec: Spec) -> AtariModel:
+    assert isinstance(spec.action, Discrete)
+    sizes = ModelConfig(
+        width=config.width,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        context_length=config.context_length,
+        activation="gelu",
+        embedding_dropout=config.dropout,
+        attention_dropout=config.dropout,
+        residual_dropout=config.dropout,
+        dtype=config.dtype,
+    )
+    return build_atari_model(
+        sizes,
+        observation_shape=spec.observation_shape,
+        num_actions=spec.action.n,
+        timesteps=int(spec.constants["longest_episode"]) + 1,
+        conditioned=config.conditioned,
+    )
+
+
+def _num_tokens(window: Window) -> Int[Array, ""]:
+    """As the authors count them: one a step."""
+    return jnp.sum(window.mask, dtype=jnp.int32)
+
+
+def _validate(model: AtariModel, params: PyTree[Array], window: Window) -> dict[str, Float[Array, ""]]:
+    logits = model.apply(params, window)
+    return {
+        "loss": masked_cross_entropy(logits, window.actions, window.mask),
+        "action_error": action_error(logits, window.actions, window.mask),
+    }
+
+
+class _Memory(NamedTuple):
+    """Of `b` episodes."""
+
+    frames: Num[Array, "b before *s"]
+    """The last pictures, black before the first."""
+    window: Window
+    """The last steps, their stacks as the encoder gives them, so that each picture is read once; newest at the right."""
+    action: Int[Array, " b"]
+    """The newest one, from 0 on."""
+    return_to_go: Float[Array, " b"]
+    timestep: Int[Array, ""]
+    """Steps since the episodes began."""
+
+
+def _policy(config: AtariDTConfig, spec: Spec, model: AtariModel) -> Policy:
+    encoded = Spec(observation_shape=(config.width,), action=spec.action)
+
+    def start(targets: Float[Array, " b"]) -> _Memory:
+        batch = targets.shape[0]
+        return _Memory(
+            frames=jnp.zeros((batch, BEFORE, *spec.observation_shape), spec.observation_dtype),
+            window=empty_window(config.context_length, encoded, batch),
+            action=jnp.zeros(batch, jnp.int32),
+            return_to_go=targets,
+            timestep=jnp.zeros((), jnp.int32),
+        )
+
+    def predict(params: PyTree[Array], window: Window) -> Float[Array, "b n"]:
+        return model.predict(params, window, newest_only=True)[:, 0]
+
+    def act(
+        params: PyTree[Array],
+        memory: _Memory,
+        observation: Num[Array, "b *s"],
+        reward: Float[Array, " b"],
+        keys: Key[Array, " b"] | None,
+    ) -> tuple[_Memory, Num[Array, " b"]]:
+        frames = jnp.concatenate([memory.frames, observation.astype(memory.frames.dtype)[:, None]], axis=1)
+        state = model.encode(params, frames)[:, 0]
+        return_to_go = memory.return_to_go if spec.delayed_reward else memory.return_to_go - reward
+        window = memory.window._replace(actions=memory.window.actions.at[:, -1].set(memory.action))
+        window = push(window, state, return_to_go, memory.timestep)
+        seen = window
+        if config.timestep_when_acting == "newest":
+            seen = window._replace(timesteps=jnp.full_like(window.timesteps, memory.timestep))
+        logits = _among_likeliest(in_cpu_blocks(partial(predict, params), BLOCK, seen), config.top_k)
+        action = choose_action(logits, spec, temperature=config.drawing_temperature, keys=keys)
+        memory = _Memory(frames[:, 1:], window, action, return_to_go, memory.timestep + 1)
+        return memory, to_environment(action, spec)
+
+    return Policy(start, act)
+
+
+def _among_likeliest(logits: Float[Array, "b n"], top_k: int) -> Float[Array, "b n"]:
+    """Those below the k-th so low that they are never drawn; all of them where k is 0."""
+    if not top_k or top_k >= logits.shape[-1]:
+        return logits
+    least = jax.lax.top_k(logits, top_k)[0][:, -1:]
+    return jnp.where(logits < least, jnp.minimum(logits, -1e9), logits)

@@ -1,0 +1,124 @@
+"""The choices of the Decision Transformer for frames and discrete actions (Chen et al. 2021, their code for Atari)."""
+
+import dataclasses
+import math
+import typing
+from typing import Any, ClassVar, Literal
+
+from tyro.conf import OmitArgPrefixes
+
+from jaxdt.config.checks import Sampling, at_least, at_most, check_sampling, one_of, within
+from jaxdt.config.optimizer import OptimizerConfig
+from jaxdt.config.shared import AnyReturns, ChosenActions, OneOptimizer, fitted
+from jaxdt.errors import JaxdtError
+from jaxdt.types import Box, Spec
+
+
+MeasuredAt = Literal["first", "newest"]
+"""Which of a window's steps says the one timestep that its tokens are told."""
+
+
+def _as_the_authors() -> OptimizerConfig:
+    return OptimizerConfig(
+        learning_rate=6e-4,
+        warmup_steps=None,
+        warmup_fraction=0.02,
+        schedule="cosine",
+        weight_decay=0.1,
+        decay_biases=False,
+        beta2=0.95,
+        max_grad_norm=1.0,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
+    """A transformer that predicts discrete actions from returns-to-go, stacks of frames and earlier actions."""
+
+    name: ClassVar[str] = "atari-dt"
+    takes_target: ClassVar[bool] = True
+    learns_values: ClassVar[bool] = False
+    acting_options: ClassVar[tuple[str, ...]] = ("sampling", "temperature", "top_k", "timestep_when_acting")
+
+    conditioned: bool = True
+    """On returns-to-go. Otherwise it imitates the data, whatever it is asked for: the authors' `naive`, their behaviour
+    cloning."""
+    context_length: int = 30
+    """Environment steps the policy sees; three tokens each."""
+    width: int = 128
+    """Size of a token's embedding."""
+    num_layers: int = 6
+    """Transformer blocks."""
+    num_heads: int = 8
+    """Attention heads; must divide the width."""
+    dropout: float = 0.1
+    """Probability of dropping an element, of embeddings, attention weights and what a block adds."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the computations in the blocks; the weights, the optimiser and the loss are float32 in either case."""
+    sampling: Sampling = "sample"
+    """Acting; greedy: the likeliest action; sample: drawn from the predicted distribution, as the authors do."""
+    temperature: float = 1.0
+    """Logits are divided by this before sampling; below 1 sharpens, above 1 flattens."""
+    top_k: int = 0
+    """Acting: actions are drawn from so many likeliest; 0: from all."""
+    timestep_when_acting: MeasuredAt = "first"
+    """A window is told one timestep. In training that is its first step's; first: so it is in acting; newest: in acting
+    it is the newest step's, as in the authors' code."""
+    token_schedule: bool = False
+    """The authors' learning rate: rises over 10,240 tokens, and falls along half a cosine until six passes over the data
+    have gone by, never below a tenth. False: by `schedule`, over the run."""
+    optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=_as_the_authors)
+    """Without `decay-biases` the tables of actions, positions and timesteps are not decayed either."""
+
+    def __post_init__(self):
+        for name in ("context_length", "width", "num_layers", "num_heads"):
+            at_least(self, name, 1)
+            at_most(self, name, 4096)
+        at_least(self, "top_k", 0)
+        if self.width % self.num_heads:
+            raise JaxdtError(
+                f"width must be divisible by num_heads; got width={self.width}, num_heads={self.num_heads}."
+            )
+        within(self, "dropout", 0.0, 1.0)
+        check_sampling(self)
+        one_of(self, "dtype", ("float32", "bfloat16"))
+        one_of(self, "timestep_when_acting", typing.get_args(MeasuredAt))
+
+    @property
+    def summary(self) -> str:
+        imitates = "" if self.conditioned else ", not conditioned"
+        return (
+            f"Decision Transformer of frames{imitates}, width {self.width}, {self.num_layers} layers, "
+            f"context {self.context_length}"
+        )
+
+    @property
+    def last_step(self) -> int | None:
+        return None if self.token_schedule else self.optimizer.last_step
+
+    def trained_on_from(self, trained: Any) -> "AtariDTConfig":
+        """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
+        made = ("conditioned", "context_length", "width", "num_layers", "num_heads")
+        return fitted(self, trained, made)
+
+    def check_spec(self, spec: Spec) -> None:
+        """Raises JaxdtError where observations are no pictures, actions not discrete, or lengths were not measured."""
+        if len(spec.observation_shape) not in (2, 3):
+            raise JaxdtError(
+                f"{self.name} is for pictures, (height, width) or (height, width, channels); these observations have "
+                f"the shape {spec.observation_shape}; choose another preset, such as paper."
+            )
+        if min(spec.observation_shape[:2]) < 3 or math.prod(spec.observation_shape) >= 2**24:
+            raise JaxdtError(f"pictures must be at least 3 x 3 and below 2**24 numbers; got {spec.observation_shape}.")
+        if isinstance(spec.action, Box):
+            raise JaxdtError(
+                f"{self.name} is for discrete actions, and these are vectors of {len(spec.action.low)} numbers; "
+                "number the choices, or flatten the pictures and choose another preset."
+            )
+        for name, least in (("longest_episode", 1), ("windows", 0)):
+            value = spec.constants.get(name)
+            if value is None or value.shape != () or not least <= value < 2**24:
+                raise JaxdtError(
+                    f"spec.constants.{name} must be a number from {least} to 2**24, measured on the training data; "
+                    f"got {value}."
+                )

@@ -1,0 +1,104 @@
+"""What a network sees of pictures: stacks of the last ones, and convolutions over each stack.
+
+XLA's gradient of a convolution within a scan takes 13 to 20 times as long on a CPU as outside of one, and training
+scans over the updates of a call. So a CPU multiplies matrices instead, a few stacks at a time, whose results stay in
+its caches and are computed anew in the backward pass. Other devices convolve all stacks at once. The numbers agree but
+for rounding.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Num
+
+from jaxdt.models.initialization import Uniform
+from jaxdt.models.layers import dense, table, torch_linear
+from jaxdt.parallel import in_cpu_blocks
+
+
+STACK = 4
+"""Pictures that are seen at once (Mnih et al. 2015)."""
+BLOCK = 10
+"""Most stacks that a CPU convolves at once."""
+NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+"""Channels, size and stride of each convolution (Mnih et al. 2015; the original's `model_atari.py`)."""
+SMALL = ((16, 3, 1),)
+"""For pictures too small for those (Young and Tian 2019, MinAtar)."""
+SMALLEST = 36
+"""Side of the smallest pictures that the large ones can read."""
+
+
+def stacks_of(frames: Num[Array, "b n *s"]) -> Num[Array, "b t h w c"]:
+    """At each step the last four pictures, oldest first, along the channels; t is n - 3.
+
+    Of `frames` the first three came before the first step.
+    """
+    steps = frames.shape[1] - STACK + 1
+    if frames.ndim == 4:
+        frames = frames[..., None]
+    return jnp.concatenate([frames[:, i : i + steps] for i in range(STACK)], axis=-1)
+
+
+class FrameEncoder(nnx.Module):
+    """One vector for each stack of pictures, of an observation's shape (h, w) or (h, w, c)."""
+
+    def __init__(self, observation_shape: tuple[int, ...], width: int, *, rngs: nnx.Rngs):
+        height, across, *channels = observation_shape
+        inputs = STACK * math.prod(channels)
+        layers = NATURE if min(height, across) >= SMALLEST else SMALL
+        self.strides = tuple(stride for _, _, stride in layers)
+        self.convolutions = nnx.Dict({})
+        for i, (outputs, size, stride) in enumerate(layers):
+            # PyTorch's default, which the original leaves in place.
+            bound = Uniform(1 / math.sqrt(size * size * inputs))
+            layer = {"kernel": table((size, size, inputs, outputs), bound), "bias": table((outputs,), bound)}
+            self.convolutions[f"convolution_{i}"] = nnx.Dict(layer)
+            height, across, inputs = (height - size) // stride + 1, (across - size) // stride + 1, outputs
+        self.project = torch_linear(height * across * inputs, width, rngs)
+
+    def __call__(self, frames: Num[Array, "b n *s"]) -> Float[Array, "b t d"]:
+        """Pictures of whole numbers are those of 0 ... 255; others are taken as they are."""
+        steps = frames.shape[1] - STACK + 1
+        if jax.default_backend() != "cpu":
+            return self._encode(frames, _convolve)
+        # Computed anew in the backward pass, or what all blocks compute would be kept.
+        encode = jax.checkpoint(partial(self._encode, convolve=_convolve_by_products))
+        return in_cpu_blocks(encode, max(1, BLOCK // steps), frames)
+
+    def _encode(self, frames: Num[Array, "b n *s"], convolve) -> Float[Array, "b t d"]:
+        scale = 255 if jnp.issubdtype(frames.dtype, jnp.integer) else 1
+        stacks = stacks_of(frames)
+        x = stacks.reshape(-1, *stacks.shape[2:]).astype(jnp.float32) / scale
+        for i, stride in enumerate(self.strides):
+            layer = self.convolutions[f"convolution_{i}"]
+            x = jax.nn.relu(convolve(x, jnp.asarray(layer["kernel"][...]), stride) + layer["bias"][...][None, None, None])
+        return jnp.tanh(dense(self.project, x.reshape(*stacks.shape[:2], -1)))
+
+
+def _convolve(x: Float[Array, "n h w i"], kernel: Float[Array, "k k i o"], stride: int) -> Float[Array, "n y x o"]:
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _convolve_by_products(
+    x: Float[Array, "n h w i"], kernel: Float[Array, "k k i o"], stride: int
+) -> Float[Array, "n y x o"]:
+    """The same by matrix products."""
+    size, _, inputs, outputs = kernel.shape
+    rows, columns = ((side - size) // stride + 1 for side in x.shape[1:3])
+    if size != 2 * stride:
+        patches = [
+            x[:, i : i + stride * rows : stride, j : j + stride * columns : stride]
+            for i in range(size)
+            for j in range(size)
+        ]
+        return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, outputs)
+    # A kernel of two strides: tiles of one stride are multiplied by its four quarters, and shifted sums of them are it.
+    tiled = x[:, : stride * (rows + 1), : stride * (columns + 1)]
+    tiled = tiled.reshape(-1, rows + 1, stride, columns + 1, stride, inputs).swapaxes(2, 3)
+    quarters = kernel.reshape(2, stride, 2, stride, inputs, outputs).transpose(1, 3, 4, 0, 2, 5)
+    each = tiled.reshape(*tiled.shape[:3], -1) @ quarters.reshape(-1, 4 * outputs)
+    one, two, three, four = jnp.split(each, 4, axis=-1)
+    return one[:, :-1, :-1] + two[:, :-1, 1:] + three[:, 1:, :-1] + four[:, 1:, 1:]
