@@ -48,8 +48,8 @@ def pytest_collection_modifyitems(items):
 
 
 _DRAWING = (
-    "behavior_cloning devices discrete initialization layers mjx mlp models online_dt reinformer rollout training "
-    "trajectory_run value_methods".split()
+    "atari_dt behavior_cloning devices discrete initialization layers mjx mlp models online_dt reinformer rollout "
+    "training trajectory_run value_methods".split()
 )
 """The tests that between them trace every place where keys are drawn from or split."""
 

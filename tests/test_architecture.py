@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "stepping": {"errors"},
     "simulator": {"errors", "types", "choice"},
     "data": BASE | {"choice", "stepping", "simulator", "pickles", "progress"},
-    "models": BASE,
+    "models": BASE | {"parallel"},
     "parallel": BASE,
     "flat": set(),
     "training": BASE | {"parallel", "flat"},

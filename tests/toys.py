@@ -139,3 +139,42 @@ def button_episodes(episodes=60, seed=0) -> jaxdt.EpisodeStore:
     return jaxdt.EpisodeStore.from_arrays(
         observations, actions, actions - 6, episode_ends=steps * np.arange(1, episodes + 1)
     )
+
+
+class Lights:
+    """A picture shows which of three buttons is lit; pressing that one earns 1. Another is lit at each step."""
+
+    max_episode_steps = 8
+    spec = Spec(observation_shape=(6, 6), observation_dtype="uint8", action=Discrete(3))
+
+    def reset(self, key):
+        lit = jax.random.randint(key, (), 0, 3)
+        return (lit, jnp.zeros((), jnp.int32)), self._show(lit)
+
+    def step(self, state, action):
+        lit, time = state
+        following = (lit + 1 + time % 2) % 3
+        reward = (action == lit).astype(jnp.float32)
+        return (following, time + 1), self._show(following), reward, jnp.zeros((), bool), time >= 7
+
+    def _show(self, lit):
+        return jnp.where(jnp.arange(6)[None] // 2 == lit, 255, 40 * jnp.ones((6, 1))).astype(jnp.uint8)
+
+
+def light_episodes(episodes=60, seed=0) -> jaxdt.EpisodeStore:
+    """Episodes of Lights that press the lit button at every step, or never."""
+    rng, environment = np.random.default_rng(seed), Lights()
+    frames, actions, rewards = [], [], []
+    for episode in range(episodes):
+        state, frame = environment.reset(jax.random.key(episode))
+        good = episode % 2
+        for _ in range(environment.max_episode_steps):
+            lit = int(state[0])
+            action = lit if good else (lit + rng.integers(1, 3)) % 3
+            frames.append(np.asarray(frame))
+            state, frame, reward, *_ = environment.step(state, action)
+            actions.append(action)
+            rewards.append(float(reward))
+    steps = environment.max_episode_steps
+    ends = steps * np.arange(1, episodes + 1)
+    return jaxdt.EpisodeStore.from_arrays(np.stack(frames), np.asarray(actions), rewards, episode_ends=ends)

@@ -1,4 +1,4 @@
-"""The Decision Transformer of frames (Chen et al. 2021, their code for Atari): discrete actions from the last pictures."""
+"""The Decision Transformer of frames (Chen et al. 2021, their code for Atari): discrete actions from pictures."""
 
 from functools import partial
 from typing import NamedTuple
@@ -100,7 +100,7 @@ class _Memory(NamedTuple):
     frames: Num[Array, "b before *s"]
     """The last pictures, black before the first."""
     window: Window
-    """The last steps, their stacks as the encoder gives them, so that each picture is read once; newest at the right."""
+    """The last steps, newest at the right, their stacks as the encoder gave them, so that each is read once."""
     action: Int[Array, " b"]
     """The newest one, from 0 on."""
     return_to_go: Float[Array, " b"]

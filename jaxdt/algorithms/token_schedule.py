@@ -39,8 +39,8 @@ class TokenScheduledUpdate(NamedTuple):
 
     def init(self, params: PyTree[Array]) -> TrainState:
         state = initial_state(params, self._optimizer)
-        zero = jnp.zeros((), jnp.int32)
-        return state._replace(opt_state={"adamw": state.opt_state, "tokens": TokensSeen(zero, zero)})
+        none = TokensSeen(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))  # two arrays, for they are donated
+        return state._replace(opt_state={"adamw": state.opt_state, "tokens": none})
 
     def factor(self, seen: TokensSeen) -> Float[Array, ""]:
         """Of the learning rate, after so many tokens."""

@@ -13,6 +13,7 @@ from jaxdt.config.checks import (
     flatten as flatten,
     functions_of as functions_of,
 )
+from jaxdt.config.choosing import preset as preset
 from jaxdt.config.decision_transformer import (
     Context as Context,
     DecisionTransformerConfig as DecisionTransformerConfig,
@@ -54,7 +55,6 @@ from jaxdt.config.presets import (
     TD3_BC as TD3_BC,
     TRAJECTORY_TRANSFORMER as TRAJECTORY_TRANSFORMER,
     TRAJECTORY_TRANSFORMER_SMALL as TRAJECTORY_TRANSFORMER_SMALL,
-    preset as preset,
 )
 from jaxdt.config.protocol import AlgorithmOptions as AlgorithmOptions
 from jaxdt.config.reinformer import ReinformerConfig as ReinformerConfig

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import typing
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from tyro.conf import OmitArgPrefixes
 
@@ -16,6 +16,29 @@ from jaxdt.types import Box, Spec
 
 MeasuredAt = Literal["first", "newest"]
 """Which of a window's steps says the one timestep that its tokens are told."""
+
+
+STACK = 4
+"""Pictures that are seen at once (Mnih et al. 2015)."""
+
+
+class Convolution(NamedTuple):
+    channels: int
+    size: int
+    stride: int
+
+
+NATURE = (Convolution(32, 8, 4), Convolution(64, 4, 2), Convolution(64, 3, 1))
+"""The original's, of Mnih et al. 2015."""
+SMALL = (Convolution(16, 3, 1),)
+"""Young and Tian 2019, MinAtar."""
+_SMALLEST = 36
+"""Side of the smallest pictures that those of `NATURE` can read."""
+
+
+def convolutions_for(observation_shape: tuple[int, ...]) -> tuple[Convolution, ...]:
+    """Of pictures (height, width) or (height, width, channels), by their size."""
+    return NATURE if min(observation_shape[:2]) >= _SMALLEST else SMALL
 
 
 def _as_the_authors() -> OptimizerConfig:
@@ -65,8 +88,8 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
     """A window is told one timestep. In training that is its first step's; first: so it is in acting; newest: in acting
     it is the newest step's, as in the authors' code."""
     token_schedule: bool = False
-    """The authors' learning rate: rises over 10,240 tokens, and falls along half a cosine until six passes over the data
-    have gone by, never below a tenth. False: by `schedule`, over the run."""
+    """The authors' learning rate: rises over 10,240 tokens, and falls along half a cosine until six passes over the
+    data have gone by, never below a tenth. False: by `schedule`, over the run."""
     optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=_as_the_authors)
     """Without `decay-biases` the tables of actions, positions and timesteps are not decayed either."""
 

@@ -4,14 +4,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jaxdt.config.atari_dt import STACK
 from jaxdt.data.drawing import BLOCK, check_stream, uniform_numbers
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Window
 
 
-BEFORE = 3
-"""Pictures before a window's first step, which its stack of four shows too."""
+BEFORE = STACK - 1
+"""Pictures before a window's first step, which its stack shows too."""
 
 
 class FrameSampler(Iterator[Window]):

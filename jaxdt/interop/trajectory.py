@@ -11,6 +11,7 @@ from jaxdt.config import TrajectoryTransformerConfig
 from jaxdt.data.d4rl import ENVIRONMENTS, QUALITIES
 from jaxdt.data.formats.npz import check_members
 from jaxdt.errors import JaxdtError, one_line
+from jaxdt.interop.mingpt import take_block, take_norm, without_buffers
 from jaxdt.interop.names import put, take
 from jaxdt.interop.tensors import Tensors
 
@@ -25,7 +26,7 @@ class ImportedTrajectory(NamedTuple):
 
 
 def is_trajectory(tensors: Tensors) -> bool:
-    return "tok_emb.weight" in tensors and "pos_emb" in tensors
+    return "tok_emb.weight" in tensors and "pos_emb" in tensors and "state_encoder.0.weight" not in tensors
 
 
 def trajectory_from_tensors(tensors: Tensors, num_heads: int | None, source: str) -> ImportedTrajectory:
@@ -38,15 +39,15 @@ def trajectory_from_tensors(tensors: Tensors, num_heads: int | None, source: str
             f"{source} was written by faster-trajectory-transformer, whose models have no token of an episode's end, "
             "and act, from its cache, on values that they were trained not to see; give weights of the original's code."
         )
-    left = {name: tensor for name, tensor in tensors.items() if not name.endswith(".attn.mask")}
+    left = without_buffers(tensors)
     row, width, bins, places, layers = _sizes(left, source)
     params: dict[str, Any] = {}
     put(params, ("token_table",), take(left, "tok_emb.weight", (bins * row + 1, width), source))
     put(params, ("position_table",), take(left, "pos_emb", (1, places, width), source)[0])
     put(params, ("head", "kernel"), take(left, "head.weight", (row, bins + 1, width), source).transpose(0, 2, 1))
-    _take_norm(params, left, ("final_norm",), "ln_f", width, source)
+    take_norm(params, left, ("final_norm",), "ln_f", width, source)
     for i in range(layers):
-        _take_block(params, left, i, width, source)
+        take_block(params, left, i, width, source)
     if left:
         raise JaxdtError(f"{source} has the unknown tensor {min(left)!r} ({len(left)} in all).")
     transitions = (places + 1) // row
@@ -107,29 +108,3 @@ def _sizes(tensors: Tensors, source: str) -> tuple[int, int, int, int, int]:
         )
     layers = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
     return row, width, classes - 1, places, len(layers)
-
-
-def _take_block(params: dict[str, Any], left: Tensors, i: int, width: int, source: str) -> None:
-    ours, theirs = ("blocks", f"block_{i}"), f"blocks.{i}"
-    _take_norm(params, left, (*ours, "attention_norm"), f"{theirs}.ln1", width, source)
-    _take_norm(params, left, (*ours, "mlp_norm"), f"{theirs}.ln2", width, source)
-    first, second = ("l1", "l2") if f"{theirs}.l1.weight" in left else ("mlp.0", "mlp.2")
-    layers = {
-        "query": [("attn.query", width, width)],
-        "key_value": [("attn.key", width, width), ("attn.value", width, width)],
-        "attention_out": [("attn.proj", width, width)],
-        "mlp_in": [(first, width, 4 * width)],
-        "mlp_out": [(second, 4 * width, width)],
-    }
-    for name, parts in layers.items():
-        kernels = [take(left, f"{theirs}.{part}.weight", (out, into), source).T for part, into, out in parts]
-        biases = [take(left, f"{theirs}.{part}.bias", (out,), source) for part, _, out in parts]
-        put(params, (*ours, name, "kernel"), np.concatenate(kernels, axis=1))
-        put(params, (*ours, name, "bias"), np.concatenate(biases))
-
-
-def _take_norm(
-    params: dict[str, Any], left: Tensors, ours: tuple[str, ...], theirs: str, width: int, source: str
-) -> None:
-    put(params, (*ours, "scale"), take(left, f"{theirs}.weight", (width,), source))
-    put(params, (*ours, "bias"), take(left, f"{theirs}.bias", (width,), source))

@@ -6,13 +6,12 @@ in the window, and of one timestep for the whole window; nothing normalises the 
 
 import functools
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from jaxdt.config import ModelConfig
 from jaxdt.models.attention import causal_and_real
@@ -39,7 +38,7 @@ EPSILON = 1e-5
 
 
 class AtariTransformer(nnx.Module):
-    """Causal transformer over the tokens (return-to-go, state, action) of each step, or without returns (state, action).
+    """Causal transformer over the tokens of each step: return-to-go, state, action, or without returns state, action.
 
     Predicts the logits of discrete actions.
     """
@@ -153,7 +152,7 @@ def build_atari_model(
         return with_float32_params({**params, "blocks": blocks})
 
     def encode(params: Params, frames: Num[Array, "b n *s"]) -> Float[Array, "b t d"]:
-        return with_params(params).encoder(jnp.asarray(frames))
+        return with_params(params).encoder(frames)
 
     def predict(
         params: Params, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
@@ -166,7 +165,7 @@ def build_atari_model(
     def apply(
         params: Params, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
     ) -> Float[Array, "b q n"]:
-        window = window._replace(states=encode(params, window.states))
+        window = window._replace(states=encode(params, jnp.asarray(window.states)))
         return predict(params, window, newest_only=newest_only, key=key)
 
     return AtariModel(init, apply, encode, predict)

@@ -14,21 +14,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
+from jaxdt.config.atari_dt import STACK, convolutions_for
 from jaxdt.models.initialization import Uniform
 from jaxdt.models.layers import dense, table, torch_linear
 from jaxdt.parallel import in_cpu_blocks
 
 
-STACK = 4
-"""Pictures that are seen at once (Mnih et al. 2015)."""
 BLOCK = 10
 """Most stacks that a CPU convolves at once."""
-NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
-"""Channels, size and stride of each convolution (Mnih et al. 2015; the original's `model_atari.py`)."""
-SMALL = ((16, 3, 1),)
-"""For pictures too small for those (Young and Tian 2019, MinAtar)."""
-SMALLEST = 36
-"""Side of the smallest pictures that the large ones can read."""
 
 
 def stacks_of(frames: Num[Array, "b n *s"]) -> Num[Array, "b t h w c"]:
@@ -48,8 +41,8 @@ class FrameEncoder(nnx.Module):
     def __init__(self, observation_shape: tuple[int, ...], width: int, *, rngs: nnx.Rngs):
         height, across, *channels = observation_shape
         inputs = STACK * math.prod(channels)
-        layers = NATURE if min(height, across) >= SMALLEST else SMALL
-        self.strides = tuple(stride for _, _, stride in layers)
+        layers = convolutions_for(observation_shape)
+        self.strides = tuple(layer.stride for layer in layers)
         self.convolutions = nnx.Dict({})
         for i, (outputs, size, stride) in enumerate(layers):
             # PyTorch's default, which the original leaves in place.
@@ -74,12 +67,16 @@ class FrameEncoder(nnx.Module):
         x = stacks.reshape(-1, *stacks.shape[2:]).astype(jnp.float32) / scale
         for i, stride in enumerate(self.strides):
             layer = self.convolutions[f"convolution_{i}"]
-            x = jax.nn.relu(convolve(x, jnp.asarray(layer["kernel"][...]), stride) + layer["bias"][...][None, None, None])
+            x = jax.nn.relu(
+                convolve(x, jnp.asarray(layer["kernel"][...]), stride) + layer["bias"][...][None, None, None]
+            )
         return jnp.tanh(dense(self.project, x.reshape(*stacks.shape[:2], -1)))
 
 
 def _convolve(x: Float[Array, "n h w i"], kernel: Float[Array, "k k i o"], stride: int) -> Float[Array, "n y x o"]:
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def _convolve_by_products(

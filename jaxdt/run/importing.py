@@ -13,16 +13,20 @@ import numpy as np
 from jaxdt.algorithms.temperature import with_temperature
 from jaxdt.checkpoint import CheckpointWriter
 from jaxdt.config import AlgorithmConfig, DecisionTransformerConfig, ModelConfig, OnlineDTConfig, TrainConfig
+from jaxdt.data.d4rl import paper_targets
 from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import make_environment
 from jaxdt.files import check_is_free, directory_atomically
+from jaxdt.interop.atari import SCREEN, atari_from_tensors, is_atari
 from jaxdt.interop.names import discrete_params
 from jaxdt.interop.source import Imported, PartialSpec, read_json, read_model, read_partial_spec, read_weights
+from jaxdt.interop.tensors import Tensors
 from jaxdt.interop.trajectory import is_trajectory
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, write_record
+from jaxdt.run.fit import check_fit
 from jaxdt.run.importing_trajectory import trajectory_agent
 from jaxdt.simulator import with_version
 from jaxdt.types import Box, Discrete, Spec
@@ -110,6 +114,13 @@ def import_run(
         {"discretizer": discretizer, "dataset": dataset, "action_dim": action_dim},
         f"{source} is no Trajectory Transformer, which alone takes one",
     )
+    if is_atari(file.tensors):
+        refuse_given(
+            {"stats": stats, "return_scale": return_scale, "context_length": context_length},
+            f"{source} is a Decision Transformer for Atari, which takes none",
+        )
+        agent, dropped = _atari_agent(file.tensors, source, env=env, targets=targets, num_heads=num_heads)
+        return _write(run, agent, source, dropped, command)
     numbers = {"return_scale": return_scale, "targets": targets, "context_length": context_length}
     options = read_partial_spec(numbers, "the arguments")._replace(env_id=env)
     imported = read_model(source, context_length, num_heads, file=file)
@@ -118,6 +129,29 @@ def import_run(
     if imported.dropped:
         progress.say(f"left out, as never trained: {', '.join(imported.dropped)}")
     return _write(run, agent, source, imported.dropped, command)
+
+
+def _atari_agent(
+    tensors: Tensors, source: str, *, env: str | None, targets: Sequence[float] | None, num_heads: int | None
+) -> tuple[Agent, list[str]]:
+    """The agent, and the names of the tensors that were left out; of another game's actions a JaxdtError."""
+    imported = atari_from_tensors(tensors, num_heads, source)
+    steps = TrainConfig().steps  # which a run that trains on chooses anew
+    assert steps is not None
+    spec = Spec(
+        observation_shape=SCREEN,
+        observation_dtype="uint8",
+        action=Discrete(imported.num_actions),
+        constants={"longest_episode": np.float32(imported.last_timestep), "windows": np.zeros((), np.float32)},
+    )
+    if env not in (None, "none"):
+        made = make_environment(env)
+        made.close()
+        check_fit(made.spec, made.name, spec, f"the weights {source}")
+    asked = tuple(targets or (paper_targets(env) if env not in (None, "none") else None) or ())
+    params = jax.tree.map(jnp.asarray, imported.params)
+    env_id = None if env == "none" else env
+    return Agent(imported.config.for_steps(steps), params, spec, env_id=env_id, targets=asked), imported.dropped
 
 
 def refuse_given(options: dict[str, Any], why: str) -> None:

@@ -1,0 +1,329 @@
+"""The Decision Transformer of frames, beside the original's own numbers."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import jaxdt
+from jaxdt.algorithms import make_algorithm
+from jaxdt.algorithms.token_schedule import TokenScheduledUpdate
+from jaxdt.cli import run as run_command
+from jaxdt.config import AtariDTConfig, ModelConfig, OptimizerConfig
+from jaxdt.data.frames import FrameSampler
+from jaxdt.errors import JaxdtError
+from jaxdt.evaluation.environments import make_environment
+from jaxdt.evaluation.rollout import make_rollout
+from jaxdt.interop.atari import atari_from_tensors
+from jaxdt.models import build_atari_model, frames
+from jaxdt.run.prepare import make_spec
+from jaxdt.training import compile_update
+from jaxdt.types import Discrete, Spec, Window
+from tests.toys import Lights, light_episodes
+
+
+pytestmark = pytest.mark.usefixtures("quick_plots")
+GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "atari.npz"))
+"""Made by the original's program on random weights and random input, float32; of the encoder's last gradient every 16th
+row."""
+SIZES = json.loads(str(GOLDEN["config"]))
+TENSORS = {name.removeprefix("param/"): value for name, value in GOLDEN.items() if name.startswith("param/")}
+FRAMES = GOLDEN["frames"].repeat(4, axis=2).repeat(4, axis=3)
+LENGTH = SIZES["context_length"]
+MODEL = ModelConfig(
+    width=SIZES["width"],
+    num_layers=SIZES["num_layers"],
+    num_heads=SIZES["num_heads"],
+    context_length=LENGTH,
+    activation="gelu",
+    embedding_dropout=0.0,
+    attention_dropout=0.0,
+    residual_dropout=0.0,
+)
+
+
+def golden_window(steps: int = LENGTH) -> Window:
+    return Window(
+        states=FRAMES[:, : steps + 3],
+        actions=GOLDEN["actions"][:, :steps].astype(np.int32),
+        returns_to_go=GOLDEN["returns_to_go"][:, :steps],
+        timesteps=(GOLDEN["first_timesteps"][:, None] + np.arange(steps)).astype(np.int32),
+        mask=np.ones((2, steps), bool),
+    )
+
+
+def golden_model(*, conditioned: bool = True):
+    names = [name for name in TENSORS if conditioned or not name.startswith("ret_emb")]
+    imported = atari_from_tensors({name: TENSORS[name] for name in names}, SIZES["num_heads"], "golden")
+    assert imported.dropped == ["tok_emb.weight"]
+    made = build_atari_model(
+        MODEL, observation_shape=(84, 84), num_actions=SIZES["vocab"], timesteps=41, conditioned=conditioned
+    )
+    return made, jax.tree.map(jnp.asarray, imported.params), imported
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "conditioned"),
+    [("logits", 5, True), ("acting_logits", 3, True), ("first_logits", 1, True), ("naive_logits", 5, False)],
+)
+def test_logits_are_the_originals(name, steps, conditioned):
+    model, params, _ = golden_model(conditioned=conditioned)
+    found = model.apply(params, golden_window(steps))
+    np.testing.assert_allclose(found, GOLDEN[name], atol=1e-5)
+    if name == "first_logits":  # alone and as the newest of a window that is padding otherwise
+        window = golden_window(1)
+        early = [np.pad(each, [(0, 0), (LENGTH - 1, 0)]) for each in window[1:]]
+        padded = Window(np.pad(window.states, [(0, 0), (LENGTH - 1, 0), (0, 0), (0, 0)]), *early)
+        np.testing.assert_allclose(model.apply(params, padded, newest_only=True), GOLDEN[name], atol=1e-5)
+
+
+def updates_of(loss, final):
+    config = AtariDTConfig(dropout=0.0).optimizer
+    return TokenScheduledUpdate(loss, lambda batch: jnp.asarray(batch.mask.size), config, SIZES["warmup_tokens"], final)
+
+
+def test_loss_gradients_and_ten_updates_are_the_originals():
+    _, params, imported = golden_model()
+    window = jax.tree.map(jnp.asarray, golden_window())
+    spec = Spec(
+        observation_shape=(84, 84),
+        observation_dtype="uint8",
+        action=Discrete(SIZES["vocab"]),
+        constants={"longest_episode": imported.last_timestep, "windows": 1.0},
+    )
+    config = dataclasses.replace(imported.config, dropout=0.0, token_schedule=True)
+    update = make_algorithm(config, spec).update
+    assert isinstance(update, TokenScheduledUpdate)
+    assert update.warmup == 10_240
+    assert update.final == 2 * LENGTH * 3
+    loss, gradients = jax.value_and_grad(update.loss)(params, window, None)
+    assert float(loss) == pytest.approx(float(GOLDEN["loss"]), rel=1e-5)
+    grads = {name.removeprefix("grad/"): value for name, value in GOLDEN.items() if name.startswith("grad/")}
+    wide = grads.pop("state_encoder.7.weight")
+    kernel = np.asarray(gradients["encoder"]["project"]["kernel"]).reshape(7, 7, 64, -1).transpose(3, 2, 0, 1)
+    np.testing.assert_allclose(kernel.reshape(len(kernel), -1)[::16], wide, atol=1e-4 * np.abs(wide).max())
+    filled = {**TENSORS, **grads, "state_encoder.7.weight": TENSORS["state_encoder.7.weight"]}
+    theirs = atari_from_tensors(filled, SIZES["num_heads"], "golden").params
+    theirs["encoder"]["project"].pop("kernel")
+    gradients["encoder"]["project"].pop("kernel")
+
+    def compare(ours, theirs):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+
+    jax.tree.map(compare, gradients, theirs)
+    compiled = compile_update(updates_of(update.loss, SIZES["final_tokens"]))
+    state = updates_of(update.loss, SIZES["final_tokens"]).init(params)
+    for i in range(10):
+        state, metrics = compiled(state, window, jax.random.key(0))  # dropout is 0
+        assert float(metrics["loss"]) == pytest.approx(GOLDEN["losses"][i], rel=1e-4)
+        assert float(metrics["grad_norm"]) == pytest.approx(GOLDEN["grad_norms"][i], rel=1e-4)
+        assert float(metrics["learning_rate"]) == pytest.approx(GOLDEN["learning_rates"][i], rel=1e-5)
+    after = {name.removeprefix("after/"): value for name, value in GOLDEN.items() if name.startswith("after/")}
+    np.testing.assert_allclose(state.params["head"]["kernel"].T, after["head.weight"], atol=1e-4)
+    np.testing.assert_allclose(state.params["timestep_table"], after["global_pos_emb"][0], atol=1e-4)
+    np.testing.assert_allclose(state.params["action_table"], after["action_embeddings.0.weight"], atol=1e-4)
+    np.testing.assert_allclose(
+        state.params["blocks"]["block_1"]["mlp_in"]["kernel"].T, after["blocks.1.mlp.0.weight"], atol=1e-4
+    )
+
+
+def test_its_file_becomes_a_run_that_gives_its_logits(tmp_path, capsys):
+    masks = {f"blocks.{i}.attn.mask": np.ones((1, 1, 16, 16), np.float32) for i in range(2)}
+    save_file({**TENSORS, **masks}, tmp_path / "model.safetensors")
+    command = ["import", str(tmp_path / "model.safetensors"), str(tmp_path / "run"), "--env", "none"]
+    assert run_command([*command, "--num-heads", "2", "--return-scale", "5"]) == 2
+    assert "leave return_scale=5.0 out" in capsys.readouterr().err
+    assert run_command([*command, "--num-heads", "2"]) == 0
+    agent = jaxdt.Agent.load(tmp_path / "run", timestep_when_acting="first", sampling="greedy")
+    assert agent.config.name == "atari-dt"
+    assert agent.spec.action == Discrete(4)
+    assert jaxdt.Agent.load(tmp_path / "run").config.timestep_when_acting == "newest"
+    model = golden_model()[0]
+    np.testing.assert_allclose(model.apply(agent.params, golden_window()), GOLDEN["logits"], atol=1e-5)
+    agent.reset(float(GOLDEN["returns_to_go"][0, 0]))
+    assert agent.act(FRAMES[0, 3]) in range(4)
+    broken = {**TENSORS, "head.weight": TENSORS["head.weight"][:, :16]}
+    with pytest.raises(JaxdtError, match=r"pos_emb|action_embeddings|state_encoder"):
+        atari_from_tensors(broken, 2, "golden")
+    with pytest.raises(JaxdtError, match="unknown tensor 'more'"):
+        atari_from_tensors({**TENSORS, "more": np.zeros(1)}, 2, "golden")
+
+
+@pytest.mark.parametrize("shape", [(84, 84), (96, 90, 3), (10, 12, 4)], ids=str)
+def test_products_give_what_convolutions_give(shape):
+    """And so do their gradients; channels, odd sizes and small pictures included."""
+    model = build_atari_model(
+        dataclasses.replace(MODEL, context_length=3), observation_shape=shape, num_actions=2, timesteps=5
+    )
+    params = model.init(jax.random.key(0))
+    pictures = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 6, *shape)).astype(np.uint8))
+
+    def total(params):
+        return jnp.sum(jnp.sin(3 * model.encode(params, pictures)))
+
+    by_products, gradients = jax.value_and_grad(total)(params)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frames, "_convolve_by_products", frames._convolve)
+        by_convolution, others = jax.value_and_grad(total)(params)
+    assert float(by_products) == pytest.approx(float(by_convolution), abs=1e-4)
+    jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, atol=1e-3), gradients, others)
+
+
+def test_no_scan_of_a_cpu_holds_a_convolutions_gradient():
+    model = build_atari_model(MODEL, observation_shape=(84, 84), num_actions=4, timesteps=41)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+
+    def total(params):
+        return jnp.sum(model.apply(params, golden_window()))
+
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(jax.grad(total))(params))
+
+
+def frame_store(lengths=(2, 9, 5)) -> jaxdt.EpisodeStore:
+    """Pictures of row `i` show `i + 1`; it acts `i % 3` and earns `i`."""
+    rows = np.arange(sum(lengths))
+    pictures = np.tile((rows + 1)[:, None, None], (1, 6, 6)).astype(np.uint8)
+    return jaxdt.EpisodeStore.from_arrays(pictures, rows % 3, rows, episode_ends=np.cumsum(lengths))
+
+
+def test_windows_hold_each_picture_once_and_never_cross_an_episode():
+    store = frame_store()
+    sampler = FrameSampler(store, context_length=4, batch_size=64, seed=1)
+    window = sampler.batch(3)
+    assert window.states.shape == (64, 7, 6, 6)
+    assert window.states.dtype == np.uint8
+    ends = store.offsets[1:]
+    shown = window.states[:, :, 0, 0].astype(int) - 1  # rows; -1: black
+    for i in range(64):
+        newest = shown[i, -1]
+        episode = int(np.searchsorted(store.offsets, newest, side="right")) - 1
+        first = store.offsets[episode]
+        rows = newest - np.arange(6, -1, -1)
+        assert shown[i].tolist() == [row if row >= first else -1 for row in rows]
+        real = rows[3:] >= first
+        assert (window.mask[i] == real).all()
+        assert window.timesteps[i].tolist() == [max(row - first, 0) for row in rows[3:]]
+        assert window.actions[i].tolist() == [row % 3 * (row >= first) for row in rows[3:]]
+        worth = [sum(range(row, ends[episode])) if row >= first else 0 for row in rows[3:]]
+        assert window.returns_to_go[i].tolist() == worth
+    assert {int(each) for each in shown[:, -1]} == {1, *range(5, 11), *range(14, 16)}  # every end, no start too early
+    again = FrameSampler(store, context_length=4, batch_size=64, seed=1)
+    again.position = 3
+    jax.tree.map(np.testing.assert_array_equal, next(again), window)
+    assert not np.array_equal(sampler.batch(4).states, window.states)
+
+
+SMALL = AtariDTConfig(
+    context_length=4,
+    width=32,
+    num_layers=2,
+    num_heads=2,
+    dropout=0.0,
+    sampling="greedy",
+    optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=10, weight_decay=0.0, schedule="constant"),
+)
+
+
+@pytest.mark.parametrize(("when", "conditioned"), [("first", True), ("newest", True), ("first", False)])
+def test_acting_reads_what_training_reads(when, conditioned):
+    """The stack of each step is encoded once; the logits are those of the whole window, at each step of an episode."""
+    config = dataclasses.replace(SMALL, timestep_when_acting=when, conditioned=conditioned)
+    spec = make_spec(config, frame_store((12, 12)))
+    algorithm = make_algorithm(config, spec)
+    params = algorithm.init(jax.random.key(0)).params
+    model = build_atari_model(
+        ModelConfig(
+            width=32, num_layers=2, num_heads=2, context_length=4, activation="gelu", embedding_dropout=0.0,
+            attention_dropout=0.0, residual_dropout=0.0,
+        ),
+        observation_shape=(6, 6), num_actions=3, timesteps=13, conditioned=conditioned,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    params["timestep_table"] = jnp.asarray(rng.normal(size=params["timestep_table"].shape).astype(np.float32))
+    params["position_table"] = jnp.asarray(rng.normal(size=params["position_table"].shape).astype(np.float32))
+    pictures = rng.integers(0, 256, (2, 9, 6, 6)).astype(np.uint8)
+    rewards = rng.normal(size=(2, 9)).astype(np.float32)
+    memory = algorithm.policy.start(jnp.array([5.0, -1.0]))
+    act, actions, worth = jax.jit(algorithm.policy.act), [], [np.array([5.0, -1.0], np.float32)]
+    for t in range(9):
+        reward = rewards[:, t - 1] if t else np.zeros(2, np.float32)
+        worth.append(worth[-1] - reward)
+        memory, action = act(params, memory, pictures[:, t], reward, None)
+        first = max(0, t - 3)
+        seen = np.concatenate([np.zeros((2, 3, 6, 6), np.uint8), pictures], axis=1)[:, first : t + 4]
+        steps = np.arange(first, t + 1)
+        window = Window(
+            states=seen,
+            actions=np.stack([*actions, np.zeros(2, np.int32)], axis=1)[:, first:],
+            returns_to_go=np.stack(worth[1:], axis=1)[:, first:],
+            timesteps=np.tile(steps if when == "first" else np.full_like(steps, t), (2, 1)).astype(np.int32),
+            mask=np.ones((2, len(steps)), bool),
+        )
+        logits = model.apply(params, window, newest_only=True)[:, 0]
+        np.testing.assert_array_equal(action, np.argmax(logits, axis=-1))
+        actions.append(np.asarray(action, np.int32))
+    assert len(np.unique(actions)) > 1
+
+
+def test_a_drawn_action_is_one_of_the_likeliest_k():
+    config = dataclasses.replace(SMALL, sampling="sample", top_k=2, temperature=50.0)
+    spec = make_spec(config, frame_store((12, 12)))
+    algorithm = make_algorithm(config, spec)
+    params = algorithm.init(jax.random.key(1)).params
+    start = algorithm.policy.start(jnp.zeros(200))
+    keys = jax.random.split(jax.random.key(0), 200)
+    seen = jnp.full((200, 6, 6), 9, jnp.uint8), jnp.zeros(200)
+    _, drawn = algorithm.policy.act(params, start, *seen, keys)
+    greedy = make_algorithm(dataclasses.replace(config, sampling="greedy"), spec).policy
+    _, likeliest = greedy.act(params, start, *seen, None)
+    counts = np.bincount(np.asarray(drawn), minlength=3)
+    assert (counts > 0).sum() == 2
+    assert counts[int(likeliest[0])] > 50
+
+
+def test_it_learns_to_read_frames_and_the_target(tmp_path):
+    """Asked for all it earns all, asked for nothing next to none; a run that was cut and goes on has the same weights."""
+    config = jaxdt.preset("atari-small", env="none", targets=(0.0, 8.0), steps=200, eval_every=200, eval_episodes=12)
+    config = dataclasses.replace(config, log_every=100, save_every=100, algorithm=SMALL.for_steps(200))
+    store = light_episodes()
+    whole = jaxdt.train(config, store, out=tmp_path / "whole", env=Lights())
+    evaluations = map(json.loads, (whole / "evaluations.jsonl").read_text().splitlines())
+    low, high = (each["return_mean"] for each in evaluations)
+    assert low < 1.5
+    assert high > 7
+    half = jaxdt.train(dataclasses.replace(config, steps=100), store, out=tmp_path / "half", env=Lights())
+    jaxdt.train(config, store, out=half, env=Lights(), resume=True)
+    one, two = (jaxdt.Agent.load(run).params for run in (whole, half))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_what_it_is_not_for_is_one_sentence():
+    config = AtariDTConfig()
+    vectors = jaxdt.EpisodeStore.from_arrays(np.zeros((4, 3)), np.arange(4) % 2, np.zeros(4), episode_ends=[4])
+    with pytest.raises(JaxdtError, match="is for pictures"):
+        make_algorithm(config, make_spec(config, vectors))
+    moving = jaxdt.EpisodeStore.from_arrays(
+        np.zeros((4, 9, 9), np.uint8), np.zeros((4, 2)), np.zeros(4), episode_ends=[4]
+    )
+    with pytest.raises(JaxdtError, match="is for discrete actions, and these are vectors of 2"):
+        make_algorithm(config, make_spec(config, moving))
+    with pytest.raises(JaxdtError, match="longest_episode must be a number"):
+        make_algorithm(config, Spec(observation_shape=(9, 9), observation_dtype="uint8", action=Discrete(2)))
+    with pytest.raises(JaxdtError, match="passes count one window an episode"):
+        FrameSampler(frame_store(), windows_per_pass=3)
+
+
+def test_an_episode_is_played_alike_alone_and_beside_others():
+    config = dataclasses.replace(SMALL, sampling="sample")
+    spec = make_spec(config, light_episodes(4), Lights())
+    algorithm = make_algorithm(config, spec)
+    params = algorithm.init(jax.random.key(0)).params
+    rollout = make_rollout(algorithm.policy, make_environment(Lights()), record=True)
+    three = rollout(params, jnp.arange(3), jnp.full(3, 8.0))
+    one = rollout(params, jnp.arange(2, 3), jnp.full(1, 8.0))
+    np.testing.assert_array_equal(three.trajectory.actions[:, 2], one.trajectory.actions[:, 0])
