@@ -7,7 +7,9 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from jaxtyping import Num
 
 from jaxdt.errors import JaxdtError, one_line
 
@@ -43,6 +45,32 @@ class EnvironmentChoice:
         spec = getattr(self.env, "spec", self.env)  # an Env's own, or an EnvSpec
         named = getattr(spec, "id", None) or getattr(self.env, "__name__", None)
         return named or type(getattr(self.env, "unwrapped", self.env)).__name__
+
+
+@runtime_checkable
+class JaxEnvironment(Protocol):
+    """What a user writes: one episode, in pure JAX.
+
+    Beside what is below it has `spec`, a `jaxdt.types.Spec`; or, where observations and actions are vectors and actions
+    lie in [-1, 1], their lengths `state_dim` and `action_dim`.
+    """
+
+    max_episode_steps: int
+
+    def reset(self, key: Any) -> tuple[Any, Num[Any, "*s"]]:
+        """`(state, observation)`, of a key of `jax.random`."""
+        ...
+
+    def step(self, state: Any, action: Num[Any, "*a"]) -> tuple[Any, ...]:
+        """`(state, observation, reward, terminated, truncated)`, or without `truncated`."""
+        ...
+
+
+def is_jax_environment(environment: Any) -> bool:
+    """Whether an object is one, and none of Gymnasium's, whose methods have the same names."""
+    if isinstance(environment, str | type) or hasattr(environment, "observation_space"):
+        return False
+    return isinstance(environment, JaxEnvironment)
 
 
 def as_choice(environment: Any) -> EnvironmentChoice:

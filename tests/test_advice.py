@@ -10,7 +10,8 @@ import jaxdt
 from jaxdt.cli.report import dataset_report, evaluation_table
 from jaxdt.config.shared import fitting_return_scale
 from jaxdt.progress import decimals
-from jaxdt.run.prepare import choose_targets, prepare_run
+from jaxdt.run.prepare import prepare_run
+from jaxdt.run.targets import choose_targets
 from tests.conftest import make_store, tiny_algorithm
 
 

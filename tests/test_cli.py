@@ -317,16 +317,33 @@ def test_the_other_ways_to_start_it_answer(program):
     assert "usage: jaxdt" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--env", "Nope-v3"], "environment 'Nope-v3' cannot be made"),
+        (["--devices", "99"], "devices must be at most 4"),
+        (["--trackio"], "trackio needs trackio; pip install 'jaxdt[trackio]'"),
+    ],
+)
+def test_what_needs_no_episodes_is_refused_before_they_are_collected(flags, reason, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("jaxdt.data.loading.collect_demo_episodes", None)
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    assert run(["train", "demo", "--out", str(tmp_path / "run"), *flags]) == 2
+    assert reason in capsys.readouterr().err
+
+
 def test_import_resolves_names_lazily_and_quickly():
     code = (
         "import time; t = time.perf_counter(); import jaxdt; print(time.perf_counter() - t);"
         "import sys; print(sorted({'jax', 'datasets', 'matplotlib', 'gymnasium', 'mujoco'} & set(sys.modules)));"
+        "import jaxdt.cli; print('jax' in sys.modules);"
         "print(all(hasattr(jaxdt, name) for name in jaxdt.__all__))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    seconds, loaded, complete = done.stdout.split("\n")[:3]
+    seconds, loaded, with_command, complete = done.stdout.split("\n")[:4]
     assert float(seconds) < 1
     assert loaded == "[]"
+    assert with_command == "False"  # so that what is typed wrongly is said at once
     assert complete == "True"
 
 

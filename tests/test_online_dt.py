@@ -24,7 +24,7 @@ from jaxdt.config.online_dt import OTHER, TUNED, tuned_for
 from jaxdt.errors import JaxdtError
 from jaxdt.interop.names import config_from_tensors, params_from_tensors
 from jaxdt.models import build_model
-from jaxdt.run.prepare import choose_targets
+from jaxdt.run.targets import choose_targets
 from jaxdt.types import Discrete, Window
 from tests.conftest import make_store, random_window, tiny_model
 from tests.toys import DRIFT_SPEC, Drift

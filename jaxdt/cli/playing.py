@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from jaxdt.cli.common import device_line, keep_compiled_programs, parse
 from jaxdt.cli.report import evaluation_table, evaluations_document, runs_table
-from jaxdt.config import ACTING_OPTIONS, Context, KeywordArguments, PlanningWindow, Sampling
+from jaxdt.config import ACTING_OPTIONS, Context, KeywordArguments, MeasuredAt, PlanningWindow, Sampling
 from jaxdt.errors import JaxdtError
 from jaxdt.files import open_atomically
 
@@ -47,6 +47,11 @@ class EvaluateArguments:
     predicted distribution; None: the run's."""
     temperature: float | None = None
     """Logits are divided by this before sampling; None: the run's."""
+    top_k: int | None = None
+    """Of a Decision Transformer of frames: actions are drawn from so many likeliest; 0: from all; None: the run's."""
+    timestep_when_acting: MeasuredAt | None = None
+    """Of a Decision Transformer of frames: the one timestep that a window is told, its first step's or its newest's;
+    None: the run's."""
     horizon: int | None = None
     """Of a policy that plans: environment steps of a plan; None, here and below: the run's."""
     beam_width: int | None = None

@@ -2,7 +2,7 @@
 
 import typing
 
-from jaxdt.config.atari_dt import AtariDTConfig as AtariDTConfig
+from jaxdt.config.atari_dt import AtariDTConfig as AtariDTConfig, MeasuredAt as MeasuredAt
 from jaxdt.config.behavior_cloning import BehaviorCloningConfig as BehaviorCloningConfig
 from jaxdt.config.checks import (
     IS_A_FUNCTION as IS_A_FUNCTION,
@@ -61,6 +61,7 @@ from jaxdt.config.reinformer import ReinformerConfig as ReinformerConfig
 from jaxdt.config.run import (
     ACTING_OPTIONS as ACTING_OPTIONS,
     CHANGEABLE as CHANGEABLE,
+    FILLED_IN as FILLED_IN,
     INTERVALS as INTERVALS,
     MOVED,
     AlgorithmConfig as AlgorithmConfig,

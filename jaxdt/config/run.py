@@ -231,3 +231,26 @@ CHANGEABLE = (
 )
 """What may differ when a run is resumed, and the algorithm's acting options: how long and what is looked at, never what
 is learned."""
+
+FILLED_IN = (
+    "env",
+    "env_kwargs",
+    "max_episode_steps",
+    "parallel_environments",
+    "targets",
+    "steps",
+    "updates_per_call",
+    "state_dim",
+    "action_dim",
+    "num_actions",
+    "warmup_steps",
+    "total_steps",
+    "actor_penalty",
+    "critic_penalty",
+    "learning_rate",
+    "weight_decay",
+    "timestep_embedding",
+    "return_scale",
+    "token_schedule",
+)
+"""What is chosen for the data or the number of updates, where it is None, before a run begins."""

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxdt.choice import DEFAULT_LIMIT, EnvironmentChoice
+from jaxdt.choice import DEFAULT_LIMIT, EnvironmentChoice, is_jax_environment
 from jaxdt.config import TrainConfig, whole
 from jaxdt.errors import JaxdtError
-from jaxdt.evaluation.environments import is_jax_environment
 from jaxdt.run.directory import RunRecord
 from jaxdt.simulator import MJX, are_plain_kwargs, flags_of, gymnasium_id, identity, is_plain_env_id, with_version
 

@@ -10,11 +10,18 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
-from jaxdt.config import CHANGEABLE, PRESETS, FinetuneConfig, TrainConfig, default_exploration_target, flatten
+from jaxdt.config import (
+    CHANGEABLE,
+    FILLED_IN,
+    PRESETS,
+    FinetuneConfig,
+    TrainConfig,
+    default_exploration_target,
+    flatten,
+)
 from jaxdt.errors import JaxdtError
 from jaxdt.loggers import read_evaluations
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
-from jaxdt.run.resume import FILLED_IN
 
 
 NOT_THE_METHOD = {

@@ -6,15 +6,13 @@ import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from jaxdt.algorithms import make_algorithm, measure
-from jaxdt.choice import EnvironmentChoice
+from jaxdt.choice import EnvironmentChoice, is_jax_environment
 from jaxdt.config import INTERVALS, AlgorithmConfig, TrainConfig
-from jaxdt.data.d4rl import paper_targets, reference_name
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
-from jaxdt.evaluation.environments import GymnasiumEnvironment, is_jax_environment, make_environment
+from jaxdt.evaluation.environments import GymnasiumEnvironment, make_environment
 from jaxdt.evaluation.video import try_filming
 from jaxdt.loggers import MIRRORS, check_installed
 from jaxdt.parallel import Layout, choose_layout
@@ -27,7 +25,8 @@ from jaxdt.run.doubts import (
 )
 from jaxdt.run.environment import CUSTOM, choice_of, filmed
 from jaxdt.run.fit import check_fit
-from jaxdt.simulator import are_plain_kwargs, identity, with_version
+from jaxdt.run.targets import choose_targets
+from jaxdt.simulator import are_plain_kwargs, identity, make_simulator, with_version
 from jaxdt.types import Box, Discrete, Environment, Sampler, Spec
 
 
@@ -115,6 +114,25 @@ def prepare_run(
         raise
 
 
+def check_beforehand(config: TrainConfig, environment: Any, *, seeds: int | None) -> None:
+    """What needs no episodes to be refused, before they are loaded or collected; raises JaxdtError.
+
+    `environment`: the object to play in; None: what the config names, if it does. `seeds`: how many train in one
+    program; None: that is not known yet.
+    """
+    for kind in MIRRORS:
+        if getattr(config, kind):
+            check_installed(kind)
+    if config.devices is not None and seeds is not None:
+        choose_layout(config.batch_size, seeds=seeds, devices=config.devices)
+    if environment is None and config.env not in (None, "none", CUSTOM):
+        choice = choice_of(config, None, 0)
+        if config.video:
+            try_filming(filmed(choice))
+        else:
+            make_simulator(filmed(choice)).close()
+
+
 def _prepare(
     config: TrainConfig,
     store: EpisodeStore,
@@ -160,36 +178,6 @@ def _filtered(store: EpisodeStore, config: TrainConfig, spec: Spec) -> EpisodeSt
     in_the_models_units = config.normalized_actions and isinstance(spec.action, Box)
     store = store.with_actions_of(store.spec.action if in_the_models_units else spec.action, clip=config.clip_actions)
     return store.with_delayed_rewards() if config.delayed_reward else store
-
-
-def choose_targets(config: TrainConfig, store: EpisodeStore, env: str) -> tuple[float, ...] | None:
-    """The targets given, else the paper's where it names the environment, else quantiles of the data's returns.
-
-    `auto`: their 0.99 expectile. None for a policy that is asked for no return.
-    """
-    if not config.algorithm.takes_target:
-        return None
-    if config.targets == "auto":
-        return (expectile(store.returns, 0.99),)
-    if config.targets is not None:
-        return tuple(float(target) for target in config.targets)
-    paper = config.algorithm.authors_targets.get(reference_name(env) or "") or paper_targets(env)
-    if config.paper_targets and paper is not None:
-        return paper
-    quantiles = np.quantile(store.returns, config.target_quantiles)
-    return tuple(dict.fromkeys(float(target) for target in quantiles))  # each once, where returns are equal
-
-
-def expectile(values: Float[np.ndarray, " n"], share: float) -> float:
-    """The number whose squared distances to the values above it, times `share`, weigh as those below, times 1 - share.
-
-    So 0.5 gives the mean; towards 1 it nears the largest value, and the closer the more values are as large.
-    """
-    found, before = float(np.mean(values, dtype=np.float64)), math.nan
-    while found != before and not math.isclose(found, before, rel_tol=1e-12):
-        weights = np.where(values > found, share, 1 - share)
-        before, found = found, float(np.average(values, weights=weights))
-    return found
 
 
 def fill_schedule(config: TrainConfig, num_episodes: int, *, resumed: bool = False) -> TrainConfig:
@@ -259,9 +247,6 @@ def _with_arguments_of_data(config: TrainConfig, store: EpisodeStore) -> TrainCo
 
 def _check_extras(config: TrainConfig, choice: EnvironmentChoice) -> None:
     """What is asked for at the end of a run must be there at its beginning."""
-    for kind in MIRRORS:
-        if getattr(config, kind):
-            check_installed(kind)
     if config.video and (choice.env == "none" or is_jax_environment(choice.env)):
         raise JaxdtError("--video needs an environment of Gymnasium; leave it out, or give --env.")
     if config.video:

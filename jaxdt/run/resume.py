@@ -5,36 +5,12 @@ import os
 from pathlib import Path
 
 from jaxdt.checkpoint import Which, checkpoint_steps, drop_checkpoints_after
-from jaxdt.config import CHANGEABLE, Finetuning, TrainConfig, flatten, functions_of
+from jaxdt.config import CHANGEABLE, FILLED_IN, Finetuning, TrainConfig, flatten, functions_of
 from jaxdt.errors import JaxdtError
 from jaxdt.run.directory import RunRecord
 from jaxdt.run.environment import not_from_a_file
 from jaxdt.run.seed_group import SeedGroup
 from jaxdt.simulator import MJX, identity
-
-
-FILLED_IN = (
-    "env",
-    "env_kwargs",
-    "max_episode_steps",
-    "parallel_environments",
-    "targets",
-    "steps",
-    "updates_per_call",
-    "state_dim",
-    "action_dim",
-    "num_actions",
-    "warmup_steps",
-    "total_steps",
-    "actor_penalty",
-    "critic_penalty",
-    "learning_rate",
-    "weight_decay",
-    "timestep_embedding",
-    "return_scale",
-    "token_schedule",
-)
-"""What `prepare_run` replaces where it is None."""
 
 
 def agree_with_record(config: TrainConfig, previous: RunRecord) -> TrainConfig:

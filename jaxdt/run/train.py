@@ -23,7 +23,7 @@ from jaxdt.run.environment import choice_of, choice_of_record, remembered
 from jaxdt.run.evaluate import render_videos, video_paths
 from jaxdt.run.lock import sole_process
 from jaxdt.run.loop import train_and_evaluate
-from jaxdt.run.prepare import prepare_run
+from jaxdt.run.prepare import check_beforehand, prepare_run
 from jaxdt.run.resume import agree_with_records, is_finished, meet_at_one_checkpoint
 from jaxdt.run.seed_group import SeedGroup, check_seeds, open_seed_group
 from jaxdt.run.stopping import Stop, never
@@ -67,6 +67,7 @@ def train(
         seeds = tuple(whole(seed, "seeds") for seed in numbers(seeds, "seeds"))
     progress = progress or Progress()
     config, env = remembered(config, env)
+    check_beforehand(config, env, seeds=None if resume else len(seeds or (config.seed,)))
     episodes: EpisodeStore | None = None
     if out is None:
         if resume:

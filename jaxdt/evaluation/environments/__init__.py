@@ -2,16 +2,12 @@
 
 from typing import Any
 
-from jaxdt.choice import as_choice
+from jaxdt.choice import JaxEnvironment as JaxEnvironment, as_choice, is_jax_environment as is_jax_environment
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments.gymnasium import GymnasiumEnvironment as GymnasiumEnvironment
 from jaxdt.evaluation.environments.mjx import CPU_BLOCK, MjxEnvironment
 from jaxdt.evaluation.environments.mujoco_pool import make_pool
-from jaxdt.evaluation.environments.pure_jax import (
-    JaxEnvironment as JaxEnvironment,
-    VectorizedEnvironment as VectorizedEnvironment,
-    is_jax_environment as is_jax_environment,
-)
+from jaxdt.evaluation.environments.pure_jax import VectorizedEnvironment as VectorizedEnvironment
 from jaxdt.simulator import MJX, gymnasium_id
 from jaxdt.types import Environment
 

@@ -3,40 +3,17 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
+from jaxdt.choice import JaxEnvironment
 from jaxdt.errors import SimulationError, one_line
 from jaxdt.parallel import in_cpu_blocks
 from jaxdt.types import Box, Spec
-
-
-@runtime_checkable
-class JaxEnvironment(Protocol):
-    """What a user writes: one episode, in pure JAX.
-
-    Beside what is below it has `spec`, a `jaxdt.types.Spec`; or, where observations and actions are vectors and actions
-    lie in [-1, 1], their lengths `state_dim` and `action_dim`.
-    """
-
-    max_episode_steps: int
-
-    def reset(self, key: PRNGKeyArray) -> tuple[PyTree, Num[Array, "*s"]]: ...
-
-    def step(self, state: PyTree, action: Num[Array, "*a"]) -> tuple[PyTree, ...]:
-        """`(state, observation, reward, terminated, truncated)`, or without `truncated`."""
-        ...
-
-
-def is_jax_environment(environment: Any) -> bool:
-    """Whether an object is one, and none of Gymnasium's, whose methods have the same names."""
-    if isinstance(environment, str | type) or hasattr(environment, "observation_space"):
-        return False
-    return isinstance(environment, JaxEnvironment)
 
 
 class VectorizedEnvironment:
