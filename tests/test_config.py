@@ -19,7 +19,8 @@ from jaxdt.config import (
     preset,
 )
 from jaxdt.run.config_json import config_from_json, config_to_json
-from jaxdt.run.targets import expectile, prepare_run
+from jaxdt.run.prepare import prepare_run
+from jaxdt.run.targets import expectile
 from tests.conftest import make_store, tiny_algorithm
 
 
