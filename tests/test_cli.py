@@ -2,6 +2,8 @@ import contextlib
 import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ import pytest
 import jaxdt
 from jaxdt.cli import run
 from jaxdt.cli.common import _with_plain_numbers, keep_compiled_programs
+from jaxdt.cli.completion import COMMANDS, flags_of
 from jaxdt.cli.training import TrainArguments, parse_train
 from jaxdt.config import PRESETS
 from tests.conftest import make_store
@@ -372,3 +375,45 @@ def test_a_cache_that_jax_was_told_of_is_left_alone(tmp_path, monkeypatch):
 
 def test_help_of_training_names_every_preset():
     assert all(f"`{name}`" in (TrainArguments.__doc__ or "") for name in PRESETS)
+
+
+def completed(script, *words):
+    """What bash offers for the last of the words."""
+    line = " ".join(f"'{word}'" for word in ("jaxdt", *words))
+    asked = f"source '{script}'; COMP_WORDS=({line}); COMP_CWORD={len(words)}; _jaxdt; echo \"${{COMPREPLY[@]}}\""
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, timeout=60, check=True)
+    assert not done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_tab_completes_commands_presets_flags_and_their_words(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pathlib.Path.home", lambda: tmp_path)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setenv("SHELL", "/usr/bin/bash")
+    (tmp_path / ".bashrc").write_text("alias x=y")
+    for _ in range(2):  # the second adds nothing
+        assert run(["--install-completion"]) == 0
+    script = tmp_path / ".local/share/jaxdt/completion.bash"
+    assert (tmp_path / ".bashrc").read_text() == f"alias x=y\nsource {script}\n"
+    assert completed(script, "ex") == ["export"]
+    assert completed(script, "train", "at") == ["atari", "atari-pong", "atari-small"]
+    assert completed(script, "train", "iql", "--inv") == ["--inverse-temperature"]
+    assert completed(script, "train", "demo", "--no-vi") == ["--no-video"]
+    assert completed(script, "evaluate", "runs/a", "--sampling", "") == ["greedy", "sample"]
+    assert completed(script, "evaluate", "runs/a") == []  # then it is bash's own turn: files
+    assert run(["--install-completion", "fish"]) == 0
+    text = (tmp_path / ".config/fish/completions/jaxdt.fish").read_text()
+    assert "-l sampling -x -a 'greedy sample'" in text
+    assert run(["--install-completion", "tcsh"]) == 2
+    assert "is for bash, zsh, fish; got 'tcsh'" in capsys.readouterr().err
+
+
+def test_every_flag_that_help_names_is_completed(capsys):
+    for command, kind in COMMANDS.items():
+        with pytest.raises(SystemExit):
+            run([command, "--help"])
+        lines = re.findall(r"^\W{0,3}(--.*)", capsys.readouterr().out, re.MULTILINE)
+        shown = {flag for line in lines for flag in re.findall(r"--[a-z][\w-]*", line)}
+        assert shown or command == "convert", command
+        assert shown <= flags_of(kind).keys(), command

@@ -37,6 +37,8 @@ commands:
 options:
   -h, --help           this text; `jaxdt COMMAND --help` explains every option of a command
   --version            print the version
+  --install-completion [SHELL]
+                       let bash, zsh or fish complete commands, presets and options; default: $SHELL
 """
 
 
@@ -68,6 +70,8 @@ def run(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(__version__)
         return 0
+    if arguments[0] == "--install-completion":
+        commands["--install-completion"] = _install_completion
     if arguments[0] not in commands:
         near = did_you_mean(arguments[0], commands)
         return _fail(f"{arguments[0]!r} is not a command{near}; choose one of {', '.join(commands)}.", 2)
@@ -87,6 +91,12 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted.", 130)
     return 0
+
+
+def _install_completion(arguments: list[str]) -> None:
+    from jaxdt.cli.completion import install
+
+    print(install(arguments))
 
 
 def _show_warning(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
