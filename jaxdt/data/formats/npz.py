@@ -81,7 +81,7 @@ def check_members(archive: zipfile.ZipFile, wanted: tuple[str, ...], path: Path)
 def _declared_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
     """The larger of what the archive and the array's own head say."""
     with archive.open(info) as member:
-        shape, _, dtype = _npy_head(member)
+        shape, _, dtype = npy_head(member)
     return max(info.file_size, array_bytes(info.filename.removesuffix(".npy"), shape, dtype))
 
 
@@ -90,7 +90,7 @@ def _read(archive: np.lib.npyio.NpzFile, name: str, storage: Storage) -> np.ndar
     member = f"{name}.npy"
     if storage.on_disk and name in LARGE and member in files.namelist():
         with files.open(member) as file:
-            shape, fortran, dtype = _npy_head(file)
+            shape, fortran, dtype = npy_head(file)
             plausible = 0 < math.prod(shape) * dtype.itemsize < files.getinfo(member).file_size
             if plausible and shape and dtype.kind in "iuf" and not fortran:
                 return _streamed(file, name, shape, dtype, storage)
@@ -117,12 +117,12 @@ def npz_size(path: Path) -> int:
         for name in LARGE:
             if f"{name}.npy" in archive.namelist():
                 with archive.open(f"{name}.npy") as file:
-                    shape, _, dtype = _npy_head(file)
+                    shape, _, dtype = npy_head(file)
                 size += kept_bytes(name, shape, dtype)
     return size
 
 
-def _npy_head(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+def npy_head(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, whether in Fortran's order, and dtype; raises ValueError."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
