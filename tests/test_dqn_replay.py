@@ -212,12 +212,21 @@ def test_a_mapped_store_is_the_one_in_memory(tmp_path, options):
 
 
 def test_other_options_and_other_files_are_unpacked_anew(tmp_path):
-    logs, _ = many(tmp_path / "logs")
+    logs, _ = many(tmp_path / ("logs" * 12))  # of the spec, entries are named by the first letters alone
     specs = [f"dqn:{logs}{options}" for options in ("", "?buffers=2", "?steps=9", "?order=original&steps=9&seed=4")]
     directories = {load_episodes(spec, map_above=0).mapped_in for spec in specs}
     write(logs, {49: checkpoint(49, (3, 4))})
     assert load_episodes(specs[0], map_above=0).mapped_in not in directories
     assert len(directories) == 4
+
+
+def test_what_the_episodes_take_decides_whether_they_are_mapped(tmp_path):
+    """Not what their files take, a hundredth of it here."""
+    logs = write(tmp_path, {0: checkpoint(0, (300,), size=80)})
+    gibibytes = 300 * 80 * 80 / 2**30
+    assert load_episodes(f"dqn:{logs}", map_above=gibibytes * 0.9).mapped_in is not None
+    assert load_episodes(f"dqn:{logs}", map_above=gibibytes * 1.2).mapped_in is None
+    assert load_episodes(f"dqn:{logs}?steps=150", map_above=gibibytes * 0.6).mapped_in is None
 
 
 def test_logs_are_joined_by_a_plus(tmp_path):

@@ -114,8 +114,8 @@ def kept_frames(
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "b h w"]]]:
     """Pictures of episodes in runs, each with its place; `places` are those of the episodes' first pictures.
 
-    Reads no further than they go, or `to_end`, and then checks that the file ends there. Raises JaxdtError where a
-    blank row is none.
+    A run is to be copied before the next one is asked for. Reads no further than they go, or `to_end`, and then checks
+    that the file ends there. Raises JaxdtError where a blank row is none.
     """
     path = checkpoint.files["observation"]
     rows, to, blank = ranges(starts, ends), ranges(places, places + ends - starts), ranges(starts - BLANKS, starts)
@@ -128,9 +128,10 @@ def kept_frames(
             _check_blank(path, read, blank[slice(*np.searchsorted(blank, between))] - first, first)
             here = slice(*np.searchsorted(rows, between))
             kept, put = rows[here] - first, to[here]
-            for run in np.split(np.arange(len(kept)), np.flatnonzero(np.diff(put) != 1) + 1):
-                if len(run):
-                    yield int(put[run[0]]), read[kept[run]]
+            breaks = np.flatnonzero(np.diff(kept) != 1) + 1  # blank rows lie between any two episodes
+            for start, stop in zip((0, *breaks), (*breaks, len(kept)), strict=True):
+                if stop > start:
+                    yield int(put[start]), read[kept[start] : kept[stop - 1] + 1]
         if to_end:
             _check_ended(file)
 
