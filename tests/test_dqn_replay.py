@@ -319,11 +319,11 @@ def test_a_wrong_option_is_named(tmp_path, options, message):
     assert message in refusal(spec)
 
 
-@pytest.mark.parametrize("spec", ["dqn:", "dqn:nowhere", "dqn:?steps=5", "dqn:file"])
+@pytest.mark.parametrize("spec", ["dqn:", "dqn:nowhere", "dqn:?steps=5", "dqn:file", "dqn:a\0b", "dqn:" + "a" * 300])
 def test_a_directory_that_is_none_is_named(tmp_path, monkeypatch, spec):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    assert refusal(spec).startswith(f"dataset {spec!r}: ")
+    assert refusal(spec).startswith(f"dataset {spec!r:.200}: ".replace("\0", "\\x00"))
     assert "is no directory; give dqn:DIR of replay_logs" in refusal(spec)
 
 

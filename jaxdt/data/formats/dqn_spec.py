@@ -61,7 +61,7 @@ def find_dqn(spec: str) -> ReplayLogs:
     """
     given, options = _parsed(spec)
     directory = Path(os.path.abspath(os.path.expanduser(given)))
-    if not given or not directory.is_dir():
+    if not given or not os.path.isdir(directory):  # of any name
         raise JaxdtError(f"dataset {spec!r:.200}: {given!r:.200} is no directory; give {PREFIX}DIR of replay_logs.")
     found = listed(directory) or listed(directory / "replay_logs")
     if not found:
