@@ -1,5 +1,6 @@
 """Valid files of every format that is read, and how each is made into mutants."""
 
+import gzip
 import json
 import pickle
 import shutil
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from jaxdt.checkpoint.checksums import CHECKSUMS, checksums_of
 from jaxdt.run.importing import import_run
-from tests import fuzz_odd, test_hdf5, test_minari
+from tests import fuzz_odd, test_dqn_replay, test_hdf5, test_minari
 from tests.conftest import make_store
 from tests.fuzzing import EDITS, JSON_EDITS, mutated, mutated_json
 from tests.test_arrow import columns, write_parquet, write_saved
@@ -49,6 +50,7 @@ def write_samples(folder: Path) -> None:
     for protocol in (0, 2, 3, 4, 5):
         (folder / f"{protocol}.pkl").write_bytes(pickle.dumps(episodes_of(make_store((2, 3))), protocol))
     test_minari.write(folder / "minari" / "fuzz-v0" / "data", make_store((2, 3)))
+    test_dqn_replay.some_logs(folder / "dqn")
     _write_rows(folder)
     _write_minari_arrow(folder / "minari-arrow" / "fuzz-v0" / "data")
     shutil.copytree(GOLDEN / "bin", folder / "bin")
@@ -73,7 +75,7 @@ VALID = [
     *(("episodes", f"{name}") for name in ("a.hdf5", "b.hdf5", "c.hdf5", "0.pkl", "2.pkl", "3.pkl", "4.pkl", "5.pkl")),
     *(("episodes", name) for name in ("steps.parquet", "steps.jsonl", "episodes.jsonl", "steps.csv", "d3rlpy.h5")),
     *(("weights", name) for name in ("bin", "safetensors", "original.pt")),
-    *(("minari", "minari"), ("minari", "minari-arrow"), ("import", "import"), ("agent", "run")),
+    *(("minari", "minari"), ("minari", "minari-arrow"), ("dqn", "dqn"), ("import", "import"), ("agent", "run")),
 ]
 """Every sample, by the kind of loading."""
 
@@ -150,6 +152,20 @@ def _tree(
     return Target(count, kind, st.tuples(st.sampled_from(names), edits), write)
 
 
+def _logs(count: int) -> Target:
+    """Dopamine's logs, one of a checkpoint's arrays changed before it is compressed."""
+
+    def write(samples: Path, folder: Path, mutation: tuple) -> Path:
+        name, edits = mutation
+        shutil.copytree(samples / "dqn", folder, dirs_exist_ok=True)
+        path = test_dqn_replay.path_of(folder, name, 9)
+        content = gzip.decompress(path.read_bytes())
+        path.write_bytes(gzip.compress(mutated(content, edits, content[::-1]), 1))
+        return folder
+
+    return Target(count, "dqn", st.tuples(st.sampled_from(test_dqn_replay.ARRAYS), EDITS), write)
+
+
 _CHECKPOINT = [f"checkpoints/0/{name}" for name in ("_CHECKPOINT_METADATA", "params/_METADATA", "params/_sharding")]
 _CHECKPOINT += [f"checkpoints/0/params/{name}" for name in ("manifest.ocdbt", "d/*", "*/manifest.ocdbt", "*/d/*")]
 
@@ -165,6 +181,8 @@ TARGETS = {
     "minari": _tree(100, "minari", "minari", "fuzz-v0/data/main_data.hdf5"),
     "minari json": _tree(60, "minari", "minari", "fuzz-v0/data/metadata.json", edits=JSON_EDITS),
     "minari arrow": _tree(60, "minari", "minari-arrow", "fuzz-v0/data/0/*.arrow"),
+    "dqn": _tree(60, "dqn", "dqn", "*observation*", "*action*", "*reward*", "*terminal*"),
+    "dqn arrays": _logs(100),
     "json lines": _files(100, "steps.jsonl", "episodes.jsonl"),
     "csv": _files(60, "steps.csv"),
     "steps": _files(60, "steps.parquet"),

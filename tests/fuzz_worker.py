@@ -92,6 +92,10 @@ def load_minari(path: Path) -> jaxdt.EpisodeStore:
     return jaxdt.load_episodes("minari:fuzz-v0")
 
 
+def load_dqn(path: Path) -> jaxdt.EpisodeStore:
+    return jaxdt.load_episodes(f"dqn:{path}")
+
+
 def load_weights(path: Path) -> Imported:
     """An import up to the point from which nothing depends on the source any more."""
     return read_model(str(path), num_heads=2 if path.suffix == ".pt" else None)
@@ -132,13 +136,13 @@ def check_store(store: jaxdt.EpisodeStore) -> None:
     assert (store.lengths > 0).all(), store.lengths
     assert store.observations.ndim >= 2
     assert store.observations.dtype == np.float32 or store.observations.dtype.kind in "iu", store.observations.dtype
-    assert store.actions.shape == (n, store.action_dim)
+    assert store.actions.shape == ((n,) if store.is_discrete else (n, store.action_dim))
     for name in ("observations", "actions", "rewards", "terminations", "truncations"):
         values = getattr(store, name)
         assert len(values) == n, name
         assert np.isfinite(values).all(), name
     for name, dtype in (
-        ("actions", np.float32),
+        ("actions", np.int32 if store.is_discrete else np.float32),
         ("rewards", np.float32),
         ("terminations", bool),
         ("truncations", bool),
@@ -155,6 +159,7 @@ def check_store(store: jaxdt.EpisodeStore) -> None:
 KINDS: dict[str, tuple[Callable[[Path], Any], Callable[[Any], None]]] = {
     "episodes": (jaxdt.load_episodes, check_store),
     "minari": (load_minari, check_store),
+    "dqn": (load_dqn, check_store),
     "weights": (load_weights, check_weights),
     "import": (load_import, lambda run: check_agent(jaxdt.Agent.load(run))),
     "agent": (jaxdt.Agent.load, check_agent),

@@ -13,6 +13,8 @@ from jaxdt.data.demo import DEMOS, collect_demo_episodes, num_demo_episodes
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.fields import warn_of_unused_cut
 from jaxdt.data.formats import FORMATS, format_of, size_in_memory
+from jaxdt.data.formats.dqn_replay import read_dqn
+from jaxdt.data.formats.dqn_spec import PREFIX as DQN, find_dqn
 from jaxdt.data.formats.hub import PREFIX as HUB, find_hub, read_hub
 from jaxdt.data.formats.minari import PREFIX as MINARI, find_minari, minari_directory, read_minari
 from jaxdt.data.formats.saved import is_saved, load_directory
@@ -25,8 +27,8 @@ from jaxdt.progress import Progress
 
 
 KINDS = (
-    f"give the path of a file ({', '.join(FORMATS)}) or a directory, {HUB}OWNER/NAME/CONFIG, {MINARI}NAME, or one of "
-    f"{', '.join(DEMOS)}"
+    f"give the path of a file ({', '.join(FORMATS)}) or a directory, {HUB}OWNER/NAME/CONFIG, {MINARI}NAME, "
+    f"{DQN}DIR, or one of {', '.join(DEMOS)}"
 )
 
 
@@ -36,22 +38,26 @@ class _Source(NamedTuple):
     files: list[Path]
     """What it is read from, or made by."""
     read: Callable[[Storage], EpisodeStore]
+    size: int | None = None
+    """Bytes that its episodes take, where its files do not say themselves."""
 
 
 def load_episodes(
     spec: Any, *, map_above: Any = None, cut_after: Any = None, progress: Progress | None = None
 ) -> EpisodeStore:
-    """Episodes of a spec: a path, `hf:OWNER/NAME/CONFIG`, `minari:NAME`, `demo` and its like, or several joined by `+`;
-    or of what lies in memory.
+    """Episodes of a spec: a path, `hf:OWNER/NAME/CONFIG`, `minari:NAME`, `dqn:DIR`, `demo` and its like, or several
+    joined by `+`; or of what lies in memory.
 
     - A path: a file of `FORMATS`, a directory that `datasets` saved or of files of one kind, or Minari's.
     - `hf:OWNER/NAME/CONFIG`: a dataset of the Hugging Face hub, kept in its cache; `progress` hears of a download.
     - `minari:NAME`: a dataset of Minari, downloaded where it is not here yet (needs the extra `minari`).
+    - `dqn:DIR`, `dqn:DIR?buffers=50&steps=500000&order=original&seed=123`: Dopamine's logs of an Atari game, the
+      DQN-replay dataset, in a directory such as `Breakout/1/replay_logs`; `dqn_replay.read_dqn` says what is kept.
     - `demo`, `cartpole`, `acrobot`: collects episodes of mixed quality in HalfCheetah-v5, CartPole-v1 or Acrobot-v1
       (some seconds).
     - `map_above`: GiB; episodes that would take more are unpacked once into `.npy` files in jaxdt's cache and mapped
-      from there (`mapped_in`); default: a quarter of the machine's memory. Parquet, Arrow, HDF5 and `.npz` are
-      unpacked piece by piece; pickles, text and Minari's lie in memory whole while they are.
+      from there (`mapped_in`); default: a quarter of the machine's memory. Parquet, Arrow, HDF5, `.npz` and
+      Dopamine's logs are unpacked piece by piece; pickles, text and Minari's lie in memory whole while they are.
     - `cut_after`: steps after which an episode was cut off, where the data only say where the environment ended one
       (`terminals` without `timeouts`); at least 1. A warning says where it has no effect.
     - In memory, see `objects.episodes_of`: a list of dicts, an episode each; a dict of flat arrays; a DataFrame of
@@ -80,14 +86,18 @@ def load_episodes(
 
     cut = f", cut after {cut_after}" if cut_after is not None else ""  # the cache's entry is of this one
     files = [(source.name + cut, source.files) for source in sources]
-    size = sum(size_in_memory(path) for source in sources for path in source.files)
+    size = sum(_size(source) for source in sources)
     if size <= (most_in_memory() if map_above is None else map_above * 2**30):
         return read(MEMORY)
     return load_mapped(files, spec, read, size, progress or Progress())
 
 
+def _size(source: _Source) -> int:
+    return source.size if source.size is not None else sum(map(size_in_memory, source.files))
+
+
 def _find(name: str, progress: Progress, cut_after: int | None) -> _Source:
-    if name in DEMOS or name.startswith(MINARI):
+    if name in DEMOS or name.startswith((MINARI, DQN)):
         warn_of_unused_cut(cut_after, name)
     if name in DEMOS:
         made_by = (importlib.util.find_spec(simulator) for simulator in ("gymnasium", "mujoco"))
@@ -99,6 +109,9 @@ def _find(name: str, progress: Progress, cut_after: int | None) -> _Source:
     if name.startswith(MINARI):
         directory = find_minari(name.removeprefix(MINARI))
         return _Source(name, _files_in(directory), lambda storage: read_minari(directory, name))
+    if name.startswith(DQN):
+        logs = find_dqn(name)
+        return _Source(logs.name, logs.files, lambda storage: read_dqn(logs, storage, progress), logs.size)
     path = Path(os.path.expanduser(name))
     whole = os.path.abspath(path)
     minari = minari_directory(path) if name and os.path.exists(path) else None

@@ -6,6 +6,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,22 @@ def goes_to_file(name: str, shape: tuple[int, ...]) -> bool:
 
 
 class ArrayWriter:
-    """An array in memory that is filled from its first row to its last."""
+    """An array in memory that is filled from its first row to its last, or in any order with `put` alone."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Any):
         self.shape = shape
+        self._lock = threading.Lock()
         self._values, self._count = np.empty(shape, dtype), 0
 
     def append(self, rows: np.ndarray) -> None:
+        self.put(self._count, rows)
+
+    def put(self, start: int, rows: np.ndarray) -> None:
+        """Rows from `start` on, each of them once; several threads may do so."""
         with np.errstate(over="ignore"):
-            self._values[self._count : self._count + len(rows)] = rows.reshape(len(rows), *self.shape[1:])
-        self._count += len(rows)
+            self._values[start : start + len(rows)] = rows.reshape(len(rows), *self.shape[1:])
+        with self._lock:
+            self._count += len(rows)
 
     def done(self) -> np.ndarray:
         return self._values
@@ -107,22 +114,24 @@ class TemporaryStorage(Storage):
 
 class _FileWriter(ArrayWriter):
     def __init__(self, file: Any, shape: tuple[int, ...], dtype: Any, directory: Path, wrote: Callable[[int], None]):
-        self.shape, self._dtype = shape, np.dtype(dtype)
+        self.shape, self._dtype, self._lock = shape, np.dtype(dtype), threading.Lock()
         self._file, self._directory, self._wrote, self._count = file, directory, wrote, 0
         head = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
         with self._closed_if_failed():
             np.lib.format.write_array_header_1_0(file, head)
             self._offset = file.tell()
 
-    def append(self, rows: np.ndarray) -> None:
+    def put(self, start: int, rows: np.ndarray) -> None:
         with np.errstate(over="ignore"):
             rows = np.ascontiguousarray(rows, self._dtype)
         content = rows.reshape(-1).view(np.uint8).data
-        with self._closed_if_failed(), _writing_to(self._directory):
-            while content:
-                content = content[self._file.write(content) :]
-        self._count += len(rows)
-        self._wrote(rows.nbytes)
+        with self._lock:
+            with self._closed_if_failed(), _writing_to(self._directory):
+                self._file.seek(self._offset + start * math.prod(self.shape[1:]) * self._dtype.itemsize)
+                while content:
+                    content = content[self._file.write(content) :]
+            self._count += len(rows)
+            self._wrote(rows.nbytes)
 
     def done(self) -> np.ndarray:
         assert self._count == self.shape[0]

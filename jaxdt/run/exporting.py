@@ -14,6 +14,7 @@ from jaxdt import __version__
 from jaxdt.algorithms.decision_transformer import with_sizes
 from jaxdt.checkpoint import Which, find_checkpoint
 from jaxdt.config import AlgorithmConfig, DecisionTransformerConfig, ModelConfig
+from jaxdt.data.formats.dqn_spec import PREFIX as DQN, short_name
 from jaxdt.errors import JaxdtError, RunError, one_line
 from jaxdt.files import check_is_free, directory_atomically
 from jaxdt.interop.card import model_card, results_json
@@ -165,7 +166,13 @@ def _training(record: RunRecord, step: int | None) -> list[str]:
 def _file_names(spec: str | None) -> str:
     """A spec without the directories of the machine it was used on."""
     parts = (spec or "arrays").split("+")
-    return " + ".join(part if part.startswith(("hf:", "minari:")) else Path(part).name for part in parts)
+    return " + ".join(_file_name(part) for part in parts)
+
+
+def _file_name(part: str) -> str:
+    if part.startswith(DQN):
+        return short_name(part)
+    return part if part.startswith(("hf:", "minari:")) else Path(part).name
 
 
 def _hub_datasets(spec: str | None) -> list[str]:

@@ -19,6 +19,7 @@ from jaxdt.config import (
     default_exploration_target,
     flatten,
 )
+from jaxdt.data.formats.dqn_spec import PREFIX as DQN, short_name
 from jaxdt.errors import JaxdtError
 from jaxdt.loggers import read_evaluations
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
@@ -274,7 +275,8 @@ def _differing(methods: Sequence[dict[str, Any]]) -> list[str]:
 
 def dataset_name(spec: str) -> str:
     """What `--dataset` was given, without directories and endings."""
-    return "+".join(PurePath(part).stem for part in spec.split("+"))
+    parts = spec.split("+")
+    return "+".join(short_name(part) if part.startswith(DQN) else PurePath(part).stem for part in parts)
 
 
 def printable(text: str) -> str:

@@ -118,7 +118,11 @@ def read_dataset(group: Any, name: str, path: Path, bytes_left: int, storage: St
     if dataset.external or dataset.is_virtual:
         raise JaxdtError(f"{where} keeps its numbers in another file; store them in this one.")
     if dataset.dtype.kind not in "biuf":
-        raise JaxdtError(f"{where} must be numbers; got dtype {dataset.dtype!s:.60}.")
+        pictures = h5py.check_vlen_dtype(dataset.dtype) == np.uint8
+        raise JaxdtError(
+            f"{where} must be numbers; got dtype {dataset.dtype!s:.60}"
+            + (" of byte strings, such as JPEG files (save the pictures as an array of numbers)." if pictures else ".")
+        )
     if not dataset.shape:
         raise JaxdtError(f"{where} must be an array of a row a step; got a single value or nothing.")
     size = max(array_bytes(name, shape, dataset.dtype) for shape in (dataset.shape, dataset.chunks or ()))

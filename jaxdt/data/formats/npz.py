@@ -12,6 +12,7 @@ import numpy as np
 from jaxdt.data.episodes import FIELDS, EpisodeStore
 from jaxdt.data.fields import ending_fields, flat_episodes
 from jaxdt.data.formats.limits import array_bytes, kept_bytes, size_limit
+from jaxdt.data.formats.pictures import SCREEN, SEEN, grey_pictures, is_screen, warn_of_screens
 from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.files import open_atomically
@@ -25,6 +26,7 @@ _ENVIRONMENT = ("env_id", "env_kwargs")
 def load_npz(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = None) -> EpisodeStore:
     """Episodes of an `.npz` of flat arrays; `fields.ENDINGS` has the names of those that say where episodes end.
 
+    Observations that are Atari's colour screens become what `pictures.grey_pictures` makes of them, with a warning.
     Raises JaxdtError naming the file, the array and the fix.
     """
     try:
@@ -32,7 +34,7 @@ def load_npz(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = N
             names = {name: name for name in (*LARGE, *_ENVIRONMENT) if name in archive.files}
             names |= ending_fields(archive.files)
             check_members(archive.zip, tuple(names.values()), path)
-            arrays = {ours: _read(archive, theirs, storage) for ours, theirs in names.items()}
+            arrays = {ours: _read(archive, theirs, storage, path) for ours, theirs in names.items()}
     except JaxdtError:
         raise
     except Exception as error:  # damaged bytes make NumPy and zipfile raise a dozen kinds
@@ -79,18 +81,26 @@ def check_members(archive: zipfile.ZipFile, wanted: tuple[str, ...], path: Path)
 
 
 def _declared_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
-    """The larger of what the archive and the array's own head say."""
+    """The larger of what the archive and the array's own head say; of screens, what is made of them piece by piece."""
     with archive.open(info) as member:
-        shape, _, dtype = _npy_head(member)
+        shape, fortran, dtype = npy_head(member)
+    if info.filename == "observations.npy" and is_screen(shape, dtype) and not fortran:
+        return max(info.file_size, math.prod(shape)) // math.prod(SCREEN) * math.prod(SEEN)
     return max(info.file_size, array_bytes(info.filename.removesuffix(".npy"), shape, dtype))
 
 
-def _read(archive: np.lib.npyio.NpzFile, name: str, storage: Storage) -> np.ndarray:
+def _read(archive: np.lib.npyio.NpzFile, name: str, storage: Storage, path: Path) -> np.ndarray:
     files: Any = archive.zip
     member = f"{name}.npy"
+    if name == "observations" and member in files.namelist():
+        with files.open(member) as file:
+            shape, fortran, dtype = npy_head(file)
+            if is_screen(shape, dtype) and not fortran:
+                warn_of_screens(str(path))
+                return _grey(file, shape[0], storage)
     if storage.on_disk and name in LARGE and member in files.namelist():
         with files.open(member) as file:
-            shape, fortran, dtype = _npy_head(file)
+            shape, fortran, dtype = npy_head(file)
             plausible = 0 < math.prod(shape) * dtype.itemsize < files.getinfo(member).file_size
             if plausible and shape and dtype.kind in "iuf" and not fortran:
                 return _streamed(file, name, shape, dtype, storage)
@@ -110,6 +120,14 @@ def _streamed(
     return writer.done()
 
 
+def _grey(file: zipfile.ZipExtFile, count: int, storage: Storage) -> np.ndarray:
+    writer = storage.array_writer("observations", (count, *SEEN), np.uint8)
+    for start in range(0, count, 128):
+        shape = (min(128, count - start), *SCREEN)
+        writer.append(grey_pictures(np.frombuffer(file.read(math.prod(shape)), np.uint8).reshape(shape)))
+    return writer.done()
+
+
 def npz_size(path: Path) -> int:
     """Bytes of its observations, actions and rewards in memory, by their heads."""
     size = 0
@@ -117,12 +135,14 @@ def npz_size(path: Path) -> int:
         for name in LARGE:
             if f"{name}.npy" in archive.namelist():
                 with archive.open(f"{name}.npy") as file:
-                    shape, _, dtype = _npy_head(file)
+                    shape, _, dtype = npy_head(file)
+                if name == "observations" and is_screen(shape, dtype):
+                    shape = (shape[0], *SEEN)
                 size += kept_bytes(name, shape, dtype)
     return size
 
 
-def _npy_head(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+def npy_head(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, whether in Fortran's order, and dtype; raises ValueError."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):

@@ -1,0 +1,81 @@
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdt import load_episodes
+from jaxdt.data.formats.pictures import grey_pictures
+from tests.test_loading import array_header, good_arrays, refusal, write_npz, write_zip
+
+
+@pytest.fixture
+def screens() -> np.ndarray:
+    """Five, more than a block's worth of them would be slow."""
+    return np.random.default_rng(0).integers(0, 256, (5, 210, 160, 3), dtype=np.uint8)
+
+
+def by_pillow(screen: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(screen).convert("L").resize((84, 84), Image.Resampling.BILINEAR))
+
+
+@pytest.mark.parametrize("limit", [1e9, 0])
+def test_colour_screens_become_grey_pictures(tmp_path, monkeypatch, screens, limit):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    many = np.tile(screens, (30, 1, 1, 1))  # more than a block
+    rows = {"actions": np.zeros((150, 1), np.float32), "rewards": np.arange(150.0), "episode_ends": np.array([60, 150])}
+    path = write_npz(tmp_path / "a.npz", observations=many, terminations=None, truncations=None, env_id=None, **rows)
+    with pytest.warns(UserWarning, match=r"kept as grey ones of 84 x 84, made with Pillow's convert\('L'\) and resize"):
+        store = load_episodes(path, map_above=limit)
+    assert store.observations.dtype == np.uint8
+    np.testing.assert_array_equal(store.observations, np.tile([by_pillow(each) for each in screens], (30, 1, 1)))
+    assert (store.mapped_in is None) == (limit > 0)
+
+
+def test_resizing_is_antialiased():
+    fine = np.zeros((1, 210, 160, 3), np.uint8)
+    fine[:, ::2] = 255
+    assert (np.abs(grey_pictures(fine)[0].astype(int) - 127) < 30).all()
+
+
+def test_what_the_pictures_take_decides_where_they_lie(tmp_path, monkeypatch, screens):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = write_npz(tmp_path / "a.npz", observations=screens)
+    with pytest.warns(UserWarning, match="grey"):
+        assert load_episodes(path, map_above=6 * 84 * 84 / 2**30).mapped_in is None
+
+
+def test_other_pictures_stay_as_they_are(tmp_path, screens):
+    for pictures in (screens[:, :84, :84, 0], screens.transpose(0, 2, 1, 3), screens.astype(np.int16)):
+        store = load_episodes(write_npz(tmp_path / "a.npz", observations=pictures))
+        np.testing.assert_array_equal(store.observations, pictures)
+
+
+def test_fewer_screens_than_promised_are_refused(tmp_path, screens):
+    content = array_header("|u1", (5, 210, 160, 3)) + screens[:4].tobytes()
+    path = write_zip(tmp_path / "a.npz", observations=content)
+    with pytest.warns(UserWarning, match="grey"):
+        assert "cannot be read as an .npz file" in refusal(path)
+
+
+def test_endless_screens_are_refused(tmp_path):
+    path = write_zip(tmp_path / "a.npz", observations=array_header("|u1", (10**6, 210, 160, 3)))
+    assert "far more than a file of" in refusal(path)
+
+
+def test_without_pillow_the_extra_is_named(tmp_path, monkeypatch, screens):
+    path = write_npz(tmp_path / "a.npz", observations=screens)
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    assert "pip install 'jaxdt[video]'" in refusal(path)
+
+
+def test_pictures_as_byte_strings_in_hdf5_say_so(tmp_path):
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for name, values in good_arrays().items():
+            if name in ("actions", "rewards", "terminations", "truncations"):
+                file[name] = values
+        file.create_dataset("observations", (5,), h5py.vlen_dtype(np.uint8))
+    assert "observations must be numbers; got dtype object of byte strings, such as JPEG files (save" in refusal(
+        tmp_path / "a.hdf5"
+    )
