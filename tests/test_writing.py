@@ -8,7 +8,7 @@ import pytest
 import jaxdt
 from jaxdt.data import loading
 from jaxdt.data.writing import WRITERS, convert, write_episodes
-from jaxdt.errors import WriteError
+from jaxdt.errors import JaxdtError, WriteError
 from tests.conftest import make_store
 
 
@@ -178,3 +178,22 @@ def test_home_is_understood(tmp_path, monkeypatch):
     make_store().save(tmp_path / "a.npz")
     convert("~/a.npz", "~/b.hdf5")
     assert (tmp_path / "b.hdf5").is_file()
+
+
+@pytest.mark.parametrize("ending", [".npz", ".hdf5"])
+def test_frames_are_read_back_although_they_are_compressed_to_little(ending, tmp_path, monkeypatch):
+    """As DQN-replay's are; numbers that are no pictures may not take so much more than their file."""
+    monkeypatch.setattr("jaxdt.data.formats.limits.SMALL", 2**16)
+    steps = 2000
+    frames = np.tile(np.arange(steps, dtype=np.uint8)[:, None, None], (1, 20, 20))
+    rest = np.arange(steps) % 2, np.zeros(steps)
+    pictures = jaxdt.EpisodeStore.from_arrays(frames, *rest, episode_ends=[steps])
+    path = tmp_path / f"pictures{ending}"
+    write_episodes(pictures, path)
+    assert path.stat().st_size * 20 < frames.nbytes
+    np.testing.assert_array_equal(jaxdt.load_episodes(path).observations, frames)
+    flat = jaxdt.EpisodeStore.from_arrays(frames.reshape(steps, -1), *rest, episode_ends=[steps])
+    path = tmp_path / f"flat{ending}"
+    write_episodes(flat, path)
+    with pytest.raises(JaxdtError, match="far more than a file of"):
+        jaxdt.load_episodes(path)

@@ -86,7 +86,7 @@ def _declared_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
         shape, fortran, dtype = npy_head(member)
     if info.filename == "observations.npy" and is_screen(shape, dtype) and not fortran:
         return max(info.file_size, math.prod(shape)) // math.prod(SCREEN) * math.prod(SEEN)
-    return max(info.file_size, array_bytes(info.filename.removesuffix(".npy"), shape, dtype))
+    return array_bytes(info.filename.removesuffix(".npy"), shape, dtype, info.file_size)
 
 
 def _read(archive: np.lib.npyio.NpzFile, name: str, storage: Storage, path: Path) -> np.ndarray:
