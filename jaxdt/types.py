@@ -58,6 +58,11 @@ class Spec:
             object.__setattr__(self, name, value)
 
     @property
+    def sees_pictures(self) -> bool:
+        """Whether an observation is a picture: bytes of two dimensions or more."""
+        return self.observation_dtype == "uint8" and len(self.observation_shape) > 1
+
+    @property
     def action_shape(self) -> tuple[int, ...]:
         """Of one action: (a,), or () where actions are discrete."""
         return self.action.low.shape if isinstance(self.action, Box) else ()

@@ -154,6 +154,8 @@ def check_plans(agent: Agent) -> None:
     """Raises JaxdtError where the agent's policy makes no plans that `evaluate` could draw."""
     if agent.policy.expect is None:
         raise JaxdtError(f"{agent.config.name} makes no plans; leave plot_plan (--plot-plan) out.")
+    if agent.spec.sees_pictures:
+        raise JaxdtError("an episode's pictures are not kept to draw plans beside; leave plot_plan (--plot-plan) out.")
 
 
 def _draw_plan(path: Path, played: Episodes, environment: str) -> None:
