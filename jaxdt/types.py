@@ -58,11 +58,6 @@ class Spec:
             object.__setattr__(self, name, value)
 
     @property
-    def sees_pictures(self) -> bool:
-        """Whether an observation is a picture: bytes of two dimensions or more."""
-        return self.observation_dtype == "uint8" and len(self.observation_shape) > 1
-
-    @property
     def action_shape(self) -> tuple[int, ...]:
         """Of one action: (a,), or () where actions are discrete."""
         return self.action.low.shape if isinstance(self.action, Box) else ()
@@ -284,9 +279,9 @@ class Evaluation:
     lengths: Int[np.ndarray, " e"]
     """Environment steps of each episode."""
     normalized: Float[np.ndarray, " e"] | None = None
-    """D4RL-normalised scores (0 random, 100 expert), None where D4RL has no reference."""
+    """D4RL-normalised scores (0 random, 100 expert), of games gamer-normalised (100 human); None without reference."""
     reference: str | None = None
-    """Which D4RL reference the scores use, e.g. `halfcheetah`."""
+    """Which reference the scores use: D4RL's, e.g. `halfcheetah`, or a game's, e.g. `Pong`."""
 
     @property
     def return_mean(self) -> float:

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "training": BASE | {"parallel", "flat"},
     "algorithms": BASE | {"data", "models", "parallel", "training"},
     "evaluation": BASE | {"games", "atari", "choice", "stepping", "simulator", "progress", "parallel", "data"},
-    "interop": BASE | {"pickles", "simulator", "data"},
+    "interop": BASE | {"games", "pickles", "simulator", "data"},
     "checkpoint": BASE,
     "loggers": BASE,
     "statistics": set(),

@@ -1,5 +1,6 @@
 """Atari games: what is seen, what actions do, and that many side by side are as each alone."""
 
+import dataclasses
 import re
 import sys
 
@@ -10,13 +11,24 @@ import pytest
 from gymnasium import spaces
 
 from jaxdt.choice import EnvironmentChoice
+from jaxdt.cli.report import dataset_report
+from jaxdt.config import PRESETS
+from jaxdt.data import EpisodeStore, episodes, load_episodes, statistics
+from jaxdt.data.atari_scores import SCORES
+from jaxdt.data.collecting import Behaviour, collect_episodes
+from jaxdt.data.d4rl import normalized_score, paper_targets, reference_name, score_name
 from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.evaluation.environments import GymnasiumEnvironment, make_environment
 from jaxdt.evaluation.environments.pools import SimulatorPool
+from jaxdt.evaluation.evaluator import Evaluator
+from jaxdt.evaluation.rollout import make_rollout
+from jaxdt.evaluation.video import _with_text
 from jaxdt.games import GAMES, game_of
 from jaxdt.resizing import resize
+from jaxdt.run.exploration import check_explores
+from jaxdt.run.prepare import _environment_name, _with_arguments_of_data
 from jaxdt.simulator import episode_limit, identity, make_simulator, with_version
-from jaxdt.types import Discrete
+from jaxdt.types import Discrete, Policy, Spec
 
 
 ale_py = pytest.importorskip("ale_py")
@@ -293,3 +305,122 @@ def test_any_environments_pictures_stay_bytes(shape):
 def test_pictures_of_another_type_than_their_space_says_are_refused():
     with pytest.raises(JaxdtError, match="its pictures must be uint8 as its space says; got float32"):
         make_environment(lambda: Camera(returned=np.float32))
+
+
+def idle(spec, action=0):
+    """A policy that always does the same."""
+    return Policy(lambda targets: (), lambda params, memory, seen, reward, keys: (memory, jnp.full(len(seen), action)))
+
+
+def test_recording_keeps_actions_and_rewards_and_no_pictures():
+    environment = make_environment(EnvironmentChoice(env="ALE/Pong-v5", max_episode_steps=6))
+    played = make_rollout(idle(environment.spec, 2), environment, record=True)(None, jnp.arange(2), jnp.zeros(2))
+    assert played.trajectory.observations is None
+    assert (played.trajectory.actions.shape, played.trajectory.rewards.shape) == ((6, 2), (6, 2))
+    assert (played.trajectory.actions == 2).all()
+    assert played.lengths.tolist() == [6, 6]
+
+
+def test_a_policy_beyond_the_last_action_is_named_and_nothing_hangs():
+    environment = make_environment(EnvironmentChoice(env="ALE/Pong-v5", max_episode_steps=6))
+    evaluator = Evaluator(idle(environment.spec, 6), environment)
+    with pytest.raises(SimulationError, match="ALE/Pong-v5, target 1, episode 0, step 0: the policy's action is not"):
+        evaluator.run_episodes(None, [1.0], 1, 0)
+
+
+def test_what_needs_recorded_pictures_is_refused():
+    spec = Spec(observation_shape=SIZE, observation_dtype="uint8", action=Discrete(6))
+    with pytest.raises(JaxdtError, match=r"the policy of runs/a sees pictures, .*: jaxdt train --init"):
+        check_explores(PRESETS["online-dt"].algorithm, spec, "runs/a")
+
+
+def test_a_film_shows_the_screen_in_colour_as_it_was_played():
+    made = make_simulator(EnvironmentChoice(env="ALE/Breakout-v5"), render=True)
+    made.reset(seed=3)
+    for action in (1, 2, 2, 2):
+        seen, *_ = made.step(action)
+    assert made.metadata["render_fps"] == 15
+    shown = made.render()
+    assert (shown.shape, shown.dtype) == ((210, 160, 3), np.uint8)
+    assert (shown[..., 0] != shown[..., 2]).any()
+    grey = np.rint(shown @ [0.299, 0.587, 0.114]).astype(np.uint8)
+    assert np.abs(resize(grey[None], SIZE, "area")[0].astype(int) - seen).max() <= 2
+
+
+def test_captions_fit_above_a_screen():
+    picture = np.zeros((210, 160, 3), np.uint8)
+    captioned = _with_text(picture, "target 90   return 123   step 27000")
+    assert captioned.shape == (420, 320, 3)
+    assert captioned[:, :-4].max() > 0
+    assert captioned[:, -4:].max() == 0
+
+
+def test_scores_are_normalised_to_a_gamer_whatever_the_id():
+    returns = np.array([1.7, 30.5, 16.1])
+    for env_id in ("ALE/Breakout-v5", "BreakoutNoFrameskip-v4", "Breakout-v0"):
+        np.testing.assert_allclose(normalized_score(env_id, returns), [0, 100, 50])
+        assert (reference_name(env_id), paper_targets(env_id)) == ("Breakout", (90.0,))
+    assert score_name("Breakout") == "gamer-normalised score"
+    assert (score_name("hopper"), score_name(None)) == ("D4RL score", "D4RL score")
+    assert normalized_score("ALE/Tetris-v5", returns) is None
+
+
+def test_the_table_of_scores_is_of_the_57_games():
+    assert len(SCORES) == 57
+    assert set(SCORES) <= GAMES
+    assert SCORES["Qbert"] == (163.9, 13455.0, (2500.0,))
+    assert SCORES["Pong"] == (-20.7, 14.6, (20.0,))
+    assert SCORES["Seaquest"] == (68.4, 42054.7, (1450.0,))
+    assert all(random < human for random, human, _ in SCORES.values())
+    assert {name for name, scores in SCORES.items() if scores.paper_targets} == {
+        "Breakout",
+        "Qbert",
+        "Pong",
+        "Seaquest",
+    }
+
+
+def test_collected_pictures_stay_bytes_and_say_how_they_were_seen():
+    kwargs = {"resize": "antialiased", "frameskip": 3}
+    data = collect_episodes(
+        "ALE/Pong-v5", [Behaviour(lambda seen, rng: 3, 2)], seed=4, env_kwargs=kwargs, max_episode_steps=5
+    )
+    assert (data.observations.shape, data.observations.dtype) == ((10, *SIZE), np.uint8)
+    assert (data.env_id, data.env_kwargs) == ("ALE/Pong-v5", {**kwargs, "max_episode_steps": 5})
+    made = game(**kwargs)
+    np.testing.assert_array_equal(made.reset(seed=5)[0], data[1]["observations"][0])
+    np.testing.assert_array_equal(made.step(3)[0], data[1]["observations"][1])
+    config = _with_arguments_of_data(dataclasses.replace(PRESETS["bc"], env="PongNoFrameskip-v4"), data)
+    assert (config.env_kwargs, config.max_episode_steps) == (kwargs, 5)
+
+
+def test_recorded_in_one_id_and_played_in_another_is_no_mismatch(recwarn):
+    data = pictures(env_id="PongNoFrameskip-v4")
+    assert _environment_name(dataclasses.replace(PRESETS["bc"], env="ALE/Pong-v5"), data, None) == "ALE/Pong-v5"
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="recorded in PongNoFrameskip-v4, evaluation is in ALE/Breakout-v5"):
+        _environment_name(dataclasses.replace(PRESETS["bc"], env="ALE/Breakout-v5"), data, None)
+
+
+def pictures(**kwargs):
+    seen = np.random.default_rng(0).integers(0, 256, (6, *SIZE)).astype(np.uint8)
+    return EpisodeStore.from_arrays(seen, np.arange(6), np.arange(6.0), episode_ends=[2, 6], **kwargs)
+
+
+def test_statistics_of_pictures_are_not_computed_until_asked_for(monkeypatch, tmp_path):
+    pictures().save(tmp_path / "data.npz")
+    asked = []
+
+    def statistics_of(values):
+        asked.append(len(values))
+        return statistics.statistics_of(values)
+
+    monkeypatch.setattr(episodes, "statistics_of", statistics_of)
+    data = load_episodes(tmp_path / "data.npz")
+    assert data.observations.dtype == np.uint8
+    filtered = [data.best(0.5), data.with_delayed_rewards(), *data.split(0.5)]
+    assert [part.num_episodes for part in filtered] == [1, 2, 1, 1]
+    assert (len(data.constant_observations), "[84, 84] uint8" in dataset_report("data", data)) == (0, True)
+    assert asked == []
+    assert data.statistics.mean.shape == SIZE
+    assert asked == [6]

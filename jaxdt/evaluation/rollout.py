@@ -101,7 +101,7 @@ def make_rollout(policy: Policy, environment: Environment, *, record: bool = Fal
         failures = [~_is_action(action, spec), ~(_is_finite(observation) & jnp.isfinite(reward)), ~jnp.isfinite(score)]
         failure = jnp.where(carry.alive, jnp.select(failures, [2, 3, 4], 0), carry.failure)
         expected = None if policy.expect is None else _where(carry.alive, policy.expect(memory))
-        seen = None if spec.sees_pictures else _where(carry.alive, carry.observation)
+        seen = None if sees_pictures(spec) else _where(carry.alive, carry.observation)
         happened = Trajectory(seen, _where(carry.alive, action), reward, expected)
         new = _Carry(
             env_state=env_state,
@@ -151,6 +151,11 @@ def make_rollout(policy: Policy, environment: Environment, *, record: bool = Fal
         return Episodes(last.score, last.length, last.failure, last.terminated, trajectory)
 
     return rollout
+
+
+def sees_pictures(spec: Spec) -> bool:
+    """Whether an observation is bytes of two dimensions or more."""
+    return spec.observation_dtype == "uint8" and len(spec.observation_shape) > 1
 
 
 def keys_of_episodes(seeds: Int[Array, " b"]) -> Key[Array, " b"]:

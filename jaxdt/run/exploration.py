@@ -18,7 +18,7 @@ from jaxdt.data.formats.npz import load_npz
 from jaxdt.data.replay import best_episodes, with_newer
 from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.evaluation.evaluator import Evaluator
-from jaxdt.evaluation.rollout import Episodes
+from jaxdt.evaluation.rollout import Episodes, sees_pictures
 from jaxdt.files import remove_unfinished, writing
 from jaxdt.loggers import append_line, cut_lines, read_lines
 from jaxdt.types import Spec
@@ -138,7 +138,7 @@ def that_explores(config: AlgorithmConfig) -> Any:
 
 def check_explores(config: AlgorithmConfig, spec: Spec, run: str) -> None:
     """Raises JaxdtError where a run's policy cannot draw actions, with what can, or sees what is not recorded."""
-    if spec.sees_pictures:
+    if sees_pictures(spec):
         raise JaxdtError(
             f"the policy of {run} sees pictures, which are not recorded while it plays, so it cannot train on episodes "
             "of its own; train it on with recorded ones: jaxdt train --init."
