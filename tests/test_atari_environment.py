@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import sys
+from pathlib import Path
 
 import gymnasium
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 from gymnasium import spaces
 
 from jaxdt.choice import EnvironmentChoice
-from jaxdt.cli.report import dataset_report
+from jaxdt.cli.report import dataset_report, evaluation_table, runs_table
 from jaxdt.config import PRESETS
 from jaxdt.data import EpisodeStore, episodes, load_episodes, statistics
 from jaxdt.data.atari_scores import SCORES
@@ -24,16 +25,18 @@ from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.evaluation.rollout import make_rollout
 from jaxdt.evaluation.video import _with_text
 from jaxdt.games import GAMES, game_of
+from jaxdt.interop import card
 from jaxdt.resizing import resize
+from jaxdt.run import comparison, comparison_files
 from jaxdt.run.exploration import check_explores
 from jaxdt.run.prepare import _environment_name, _with_arguments_of_data
 from jaxdt.simulator import episode_limit, identity, make_simulator, with_version
-from jaxdt.types import Discrete, Policy, Spec
+from jaxdt.types import Discrete, Evaluation, Policy, Spec
 
 
 ale_py = pytest.importorskip("ale_py")
 
-from jaxdt.atari import AtariGame  # noqa: E402, loads gymnasium
+from jaxdt.atari import AtariGame, seeds_for_ale  # noqa: E402, loads gymnasium
 from jaxdt.evaluation.environments.atari_pool import AtariPool  # noqa: E402
 
 
@@ -247,6 +250,11 @@ def test_games_side_by_side_are_each_as_alone(env_id, kwargs):
         assert any(flags) == ("Breakout" in env_id)
 
 
+def test_every_seed_of_an_episode_is_one_of_ales():
+    assert seeds_for_ale(np.array([0, 2**31 - 1, 2**31 + 7])).tolist() == [0, 2**31 - 1, 7]
+    assert seeds_for_ale(np.array([2**31 - 1], np.int32)).tolist() == [2**31 - 1]
+
+
 def test_emulators_are_kept_for_as_many_episodes_and_made_anew_for_others():
     pool, observations = AtariPool(game()), np.zeros((2, *SIZE), np.uint8)
     pool.reset(np.arange(2), observations)
@@ -363,6 +371,68 @@ def test_scores_are_normalised_to_a_gamer_whatever_the_id():
     assert score_name("Breakout") == "gamer-normalised score"
     assert (score_name("hopper"), score_name(None)) == ("D4RL score", "D4RL score")
     assert normalized_score("ALE/Tetris-v5", returns) is None
+
+
+def test_tables_call_a_games_score_by_its_name():
+    results = {env_id: evaluation(env_id) for env_id in ("ALE/Pong-v5", "Hopper-v5")}
+    assert "gamer-normalised score (Pong)" in evaluation_table("run", [results["ALE/Pong-v5"]])
+    assert "D4RL score (hopper)" in evaluation_table("run", [results["Hopper-v5"]])
+    assert "gamer-normalised score" in runs_table([[results["ALE/Pong-v5"]]] * 2)
+    assert "| gamer-normalised score |" in card._results([results["ALE/Pong-v5"].to_json()])
+    assert "gamer_normalized_score" in card._header("a", "ALE/Pong-v5", [results["ALE/Pong-v5"].to_json()], [], None)
+
+
+def evaluation(env_id):
+    returns, reference = np.array([1.0, 3.0]), reference_name(env_id)
+    return Evaluation(
+        target=20.0,
+        returns=returns,
+        lengths=np.array([5, 6]),
+        normalized=normalized_score(env_id, returns),
+        reference=reference,
+    )
+
+
+@pytest.mark.parametrize(
+    ("references", "aggregated", "column"),
+    [
+        (("Pong", "Qbert"), "gamer-normalised score", "gamer_normalised_score"),
+        (("hopper", "walker2d"), "D4RL score", "d4rl_score"),
+        (("hopper", "Pong"), "normalised score", "normalised_score"),
+    ],
+)
+def test_comparisons_call_scores_by_the_name_of_all(references, aggregated, column):
+    scores = tuple(score(task) for task in references)
+    compared = comparison._compare(("a",), tuple(map(task_of, references)), scores, False, [])
+    assert compared.aggregated == aggregated
+    assert comparison_files.table_of_runs(compared).splitlines()[0].endswith(f",{column}")
+
+
+def score(reference):
+    ones = np.ones(2)
+    return comparison.Score(
+        method="a",
+        task=reference,
+        seeds=(0, 1),
+        runs=(Path("0"), Path("1")),
+        returns=ones,
+        normalized=ones,
+        score_name=score_name(reference),
+        targets=(1.0, 1.0),
+        steps=(2, 2),
+        episodes=(3, 3),
+        curve_steps=np.array([2]),
+        curve=np.ones((2, 1)),
+    )
+
+
+def task_of(reference):
+    return comparison.Task(name=reference, data="data", data_return_mean=1.0, data_return_max=2.0, conflicts=())
+
+
+def test_runs_in_two_ids_of_a_game_are_compared_as_one_task():
+    assert comparison._without_version("PongNoFrameskip-v4") == comparison._without_version("ALE/Pong-v5") == "ALE/Pong"
+    assert comparison._without_version("Hopper-v4") == "Hopper"
 
 
 def test_the_table_of_scores_is_of_the_57_games():

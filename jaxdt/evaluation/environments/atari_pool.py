@@ -36,6 +36,8 @@ class AtariPool:
         rewards: Float[np.ndarray, " b"],
         ended: Bool[np.ndarray, "2 b"],
     ) -> None:
+        if not len(alive):  # a rollout may go on for some steps after the last end
+            return
         playable = np.zeros(len(actions), np.int32)
         # ALE waits for ever for the emulator of an action that there is not; who steps this complains of such before.
         playable[alive] = np.clip(actions[alive], 0, self._game.num_actions - 1)
