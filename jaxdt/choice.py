@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from jaxtyping import Num
 
 from jaxdt.errors import JaxdtError, one_line
+from jaxdt.games import game_of
 
 
 if TYPE_CHECKING:
@@ -79,7 +80,10 @@ def as_choice(environment: Any) -> EnvironmentChoice:
 
 
 def make(choice: EnvironmentChoice, *, render: bool = False) -> "gymnasium.Env":
-    """What was asked for, as its makers make it; raises what they raise, and JaxdtError for what is no environment."""
+    """What was asked for, as its makers make it; a game's id makes our AtariGame.
+
+    Raises what the makers raise, and JaxdtError for what is no environment.
+    """
     import gymnasium
     from gymnasium.envs.registration import EnvSpec
 
@@ -95,6 +99,12 @@ def make(choice: EnvironmentChoice, *, render: bool = False) -> "gymnasium.Env":
         env = _spec_of(env)
     if isinstance(env, EnvSpec):
         env = dataclasses.replace(env, kwargs={name: v for name, v in env.kwargs.items() if name != "render_mode"})
+        if (game := _as_registered_game(env)) is not None:
+            env, kwargs = game[0], {**game[1], **kwargs}
+    if isinstance(env, str) and game_of(env) is not None:
+        from jaxdt.atari import make_game
+
+        return make_game(env, kwargs, choice.max_episode_steps, render=render)
     if isinstance(env, str | EnvSpec):
         limit = {} if choice.max_episode_steps is None else {"max_episode_steps": choice.max_episode_steps}
         shown = {"render_mode": "rgb_array"} if render else {}  # not every constructor takes one
@@ -108,6 +118,15 @@ def make(choice: EnvironmentChoice, *, render: bool = False) -> "gymnasium.Env":
     if not isinstance(made, gymnasium.Env):
         raise JaxdtError(f"{choice.name} must return a gymnasium.Env; it returned {_described(made)}.")
     return made
+
+
+def _as_registered_game(spec: Any) -> tuple[str, dict[str, Any]] | None:
+    """So that `gymnasium.make("ALE/Pong-v5")` is played as its id alone would be."""
+    if game_of(spec.id) is None:
+        return None
+    from jaxdt.atari import made_as_registered
+
+    return made_as_registered(spec)
 
 
 def _spec_of(env: "gymnasium.Env") -> Any:

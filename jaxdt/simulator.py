@@ -1,4 +1,4 @@
-"""Gymnasium environments, made quietly and checked. Loads gymnasium and mujoco when used, never jax."""
+"""Gymnasium environments, made quietly and checked. Loads gymnasium, mujoco and ale_py when used, never jax."""
 
 import importlib
 import json
@@ -16,7 +16,8 @@ import numpy as np
 
 from jaxdt.choice import as_choice, importing_from_here, make, why_not_made
 from jaxdt.errors import JaxdtError
-from jaxdt.types import Box, Discrete
+from jaxdt.games import GAMES, game_of
+from jaxdt.types import Box, Discrete, Spec
 
 
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ MJX = "mjx:"
 
 
 def make_simulator(environment: Any, *, render: bool = False) -> "gymnasium.Env":
-    """A Gymnasium environment with a vector observation, and a vector or one whole number as action.
+    """A Gymnasium environment with a vector or picture as observation, and a vector or one whole number as action.
 
+    A picture is a Box of bytes of 2 or 3 dimensions; the observation of an Atari game's id is a single grey frame (see
+    `jaxdt.atari.AtariGame`).
     `environment`: an EnvironmentChoice, or its `env`. An object of an environment is made anew from its spec, unless
     episodes are played one by one. Boxes of other shapes, and Dict and Tuple of Boxes, are flattened in the order of
     `gymnasium.spaces.flatten`. Raises JaxdtError for what cannot be made, or has spaces that we do not support.
@@ -69,7 +72,14 @@ def _with_a_vector(simulator: "gymnasium.Env") -> "gymnasium.Env":
 
     space = simulator.observation_space
     is_vector = isinstance(space, spaces.Box) and len(space.shape) == 1
-    return simulator if is_vector or not is_of_boxes(space) else FlattenObservation(simulator)
+    keep = is_vector or _is_picture(space) or not is_of_boxes(space)
+    return simulator if keep else FlattenObservation(simulator)
+
+
+def _is_picture(space: Any) -> bool:
+    from gymnasium import spaces
+
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
 
 
 def _follow_the_body(simulator: "gymnasium.Env") -> None:
@@ -93,6 +103,13 @@ def action_space(simulator: "gymnasium.Env") -> Box | Discrete:
     low, high = space.low.astype(np.float32), space.high.astype(np.float32)
     low = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - 2, -1))
     return Box(low, np.where(np.isfinite(high), high, low + 2))
+
+
+def spec_of(simulator: "gymnasium.Env") -> Spec:
+    """What it fixes: pictures stay bytes, all other observations are float32 vectors."""
+    space: Any = simulator.observation_space
+    dtype = "uint8" if _is_picture(space) else "float32"
+    return Spec(observation_shape=space.shape, observation_dtype=dtype, action=action_space(simulator))
 
 
 def episode_limit(simulator: "gymnasium.Env") -> int | None:
@@ -127,6 +144,8 @@ def with_version(env_id: str) -> str:
             importlib.import_module(module)
     namespace, _, last = name.rpartition("/")
     newest = None if name in registry else find_highest_version(namespace or None, last)
+    if newest is None and (name in GAMES or game_of(name) is not None):  # which ale_py registers when it is loaded
+        newest = 5 if namespace else 4
     return env_id if newest is None else f"{env_id}-v{newest}"
 
 
@@ -136,8 +155,13 @@ def registered_id(env_id: str) -> str:
 
 
 def identity(env_id: str) -> str:
-    """The same for every way to write an environment's id, `mjx:` or not; imports nothing that an id names."""
-    return with_version(registered_id(env_id))
+    """The same for every way to write an environment's id, `mjx:` or not; imports nothing that an id names.
+
+    Of an Atari game there is one environment, whatever its id.
+    """
+    versioned = with_version(registered_id(env_id))
+    game = game_of(versioned)
+    return versioned if game is None else f"ALE/{game}-v5"
 
 
 def is_plain_env_id(env_id: str) -> bool:
@@ -213,10 +237,12 @@ def _check_spaces(env_id: str, simulator: "gymnasium.Env") -> None:
         )
     if not isinstance(action, spaces.Discrete) and not (isinstance(action, spaces.Box) and len(action.shape) == 1):
         raise JaxdtError(f"environment {env_id!r} must have a vector of continuous actions or Discrete; got {action}.")
+    if _is_picture(observation):
+        return
     if not isinstance(observation, spaces.Box) or len(observation.shape) != 1:
         raise JaxdtError(
-            f"environment {env_id!r} must have a vector of observations, or Boxes that gymnasium.spaces.flatten makes "
-            f"one of (pictures are not taken); got {observation}."
+            f"environment {env_id!r} must have a vector of observations, Boxes that gymnasium.spaces.flatten makes one "
+            f"of, or one picture, a Box of uint8 of 2 or 3 dimensions; got {observation}."
         )
 
 

@@ -12,7 +12,7 @@ class BadStep(Exception):
     """What an environment returned and should not have."""
 
 
-def reset(simulator: Any, seed: int) -> Num[np.ndarray, " s"]:
+def reset(simulator: Any, seed: int) -> Num[np.ndarray, "*s"]:
     """The first observation; raises BadStep for what Gymnasium does not allow, and whatever the environment raises."""
     try:
         returned = simulator.reset(seed=seed)
@@ -26,7 +26,7 @@ def reset(simulator: Any, seed: int) -> Num[np.ndarray, " s"]:
     return _observation(returned[0], simulator)
 
 
-def step(simulator: Any, action: Any) -> tuple[Num[np.ndarray, " s"], float, bool, bool]:
+def step(simulator: Any, action: Any) -> tuple[Num[np.ndarray, "*s"], float, bool, bool]:
     """`(observation, reward, terminated, truncated)`; raises as `reset` does."""
     rule = "its step must return (observation, reward, terminated, truncated, info)"
     try:
@@ -66,6 +66,8 @@ def _observation(observation: Any, simulator: Any) -> np.ndarray:
         raise BadStep(f"its observation must have the shape of its space, {shape}; got {array.shape}")
     if array.dtype.kind not in "biuf":
         raise BadStep(f"its observation must be numbers; got {observation!r:.60}")
+    if array.ndim > 1 and array.dtype != np.uint8:  # all but pictures are vectors
+        raise BadStep(f"its pictures must be uint8 as its space says; got {array.dtype}")
     return array
 
 

@@ -279,9 +279,9 @@ class Evaluation:
     lengths: Int[np.ndarray, " e"]
     """Environment steps of each episode."""
     normalized: Float[np.ndarray, " e"] | None = None
-    """D4RL-normalised scores (0 random, 100 expert), None where D4RL has no reference."""
+    """D4RL-normalised scores (0 random, 100 expert), of games gamer-normalised (100 human); None without reference."""
     reference: str | None = None
-    """Which D4RL reference the scores use, e.g. `halfcheetah`."""
+    """Which reference the scores use: D4RL's, e.g. `halfcheetah`, or a game's, e.g. `Pong`."""
 
     @property
     def return_mean(self) -> float:

@@ -19,24 +19,27 @@ MAY_IMPORT = {
     "files": {"errors"},
     "pickles": {"errors"},
     "progress": set(),
-    "choice": {"errors"},
+    "games": set(),
+    "resizing": set(),
+    "atari": {"errors", "games", "resizing"},
+    "choice": {"errors", "games", "atari"},
     "stepping": {"errors"},
-    "simulator": {"errors", "types", "choice"},
-    "data": BASE | {"choice", "stepping", "simulator", "pickles", "progress"},
+    "simulator": {"errors", "types", "choice", "games"},
+    "data": BASE | {"games", "choice", "stepping", "simulator", "pickles", "progress"},
     "models": BASE | {"parallel"},
     "parallel": BASE,
     "flat": set(),
     "training": BASE | {"parallel", "flat"},
     "algorithms": BASE | {"data", "models", "parallel", "training"},
-    "evaluation": BASE | {"choice", "stepping", "simulator", "progress", "parallel", "data"},
-    "interop": BASE | {"pickles", "simulator", "data"},
+    "evaluation": BASE | {"games", "atari", "choice", "stepping", "simulator", "progress", "parallel", "data"},
+    "interop": BASE | {"games", "pickles", "simulator", "data"},
     "checkpoint": BASE,
     "loggers": BASE,
     "statistics": set(),
     "plots": BASE | {"statistics"},
     "run": BASE
     | {"simulator", "progress", "data", "models", "algorithms", "training", "parallel", "evaluation", "interop"}
-    | {"choice", "checkpoint", "loggers", "plots", "statistics"},
+    | {"choice", "checkpoint", "loggers", "plots", "statistics", "games"},
     "cli": BASE | {"choice", "progress", "simulator", "data", "loggers", "checkpoint", "run"},
     "__main__": {"cli"},
 }
@@ -69,7 +72,8 @@ def test_rooms_import_only_what_the_design_allows(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_data_never_imports_jax_and_only_models_imports_flax(path):
     libraries = {module.split(".")[0] for module in imported_modules(path)}
-    if room_of(path) in BASE | {"data", "choice", "stepping", "simulator", "pickles", "progress"}:
+    simulators = {"games", "resizing", "atari", "choice", "stepping", "simulator"}
+    if room_of(path) in BASE | simulators | {"data", "pickles", "progress"}:
         assert not libraries & {"jax", "optax", "orbax"}
     if room_of(path) != "models":
         assert "flax" not in libraries

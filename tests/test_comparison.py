@@ -168,7 +168,7 @@ def test_runs_that_are_not_finished_or_not_evaluated_are_said(tmp_path):
 def test_several_tasks_without_reference_have_no_mean(tmp_path):
     write_seeds(tmp_path / "a", IQL, [1.0, 2.0], reference=None, **CHEETAH)
     write_seeds(tmp_path / "b", IQL, [1.0, 2.0], reference=None, **HOPPER)
-    assert "no interquartile mean over tasks: D4RL has no reference returns for some of them" in (
+    assert "no interquartile mean over tasks: no reference returns are known for some of them" in (
         jaxdt.compare([tmp_path]).notes
     )
     alone = jaxdt.compare([tmp_path / "a"])

@@ -180,20 +180,19 @@ def test_home_is_understood(tmp_path, monkeypatch):
     assert (tmp_path / "b.hdf5").is_file()
 
 
-@pytest.mark.parametrize("ending", [".npz", ".hdf5"])
-def test_frames_are_read_back_although_they_are_compressed_to_little(ending, tmp_path, monkeypatch):
+def test_frames_are_read_back_although_they_are_compressed_to_little(tmp_path, monkeypatch):
     """As DQN-replay's are; numbers that are no pictures may not take so much more than their file."""
     monkeypatch.setattr("jaxdt.data.formats.limits.SMALL", 2**16)
     steps = 2000
     frames = np.tile(np.arange(steps, dtype=np.uint8)[:, None, None], (1, 20, 20))
     rest = np.arange(steps) % 2, np.zeros(steps)
     pictures = jaxdt.EpisodeStore.from_arrays(frames, *rest, episode_ends=[steps])
-    path = tmp_path / f"pictures{ending}"
+    path = tmp_path / "pictures.npz"
     write_episodes(pictures, path)
     assert path.stat().st_size * 20 < frames.nbytes
     np.testing.assert_array_equal(jaxdt.load_episodes(path).observations, frames)
     flat = jaxdt.EpisodeStore.from_arrays(frames.reshape(steps, -1), *rest, episode_ends=[steps])
-    path = tmp_path / f"flat{ending}"
+    path = tmp_path / "flat.npz"
     write_episodes(flat, path)
     with pytest.raises(JaxdtError, match="far more than a file of"):
         jaxdt.load_episodes(path)

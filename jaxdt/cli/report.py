@@ -12,7 +12,7 @@ import numpy as np
 from jaxdt.config import TrainConfig
 from jaxdt.config.shared import fitting_return_scale
 from jaxdt.data.checks import shortened
-from jaxdt.data.d4rl import normalized_score, reference_name
+from jaxdt.data.d4rl import normalized_score, reference_name, score_name
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
 from jaxdt.loggers import read_evaluations, read_lines
@@ -54,7 +54,8 @@ def dataset_report(name: str, store: EpisodeStore) -> str:
         rows.append(("constant", f"observations {shown} never change (see --constant-std of jaxdt train)"))
     scores = normalized_score(store.env_id, returns)
     if scores is not None:
-        rows.append(("D4RL score", f"{scores.mean():.1f} (reference {reference_name(store.env_id)})"))
+        reference = reference_name(store.env_id)
+        rows.append((score_name(reference), f"{scores.mean():.1f} (reference {reference})"))
     if store.mapped_in is not None:
         rows.append(("mapped from", f"{store.mapped_in} (delete it to have that room back)"))
     return _listing(name, rows)
@@ -247,7 +248,8 @@ def evaluations_document(runs: Sequence[str], results: Sequence[Sequence[Evaluat
 
 def _evaluation_rows(name: str, evaluations: Sequence[dict[str, Any]]) -> str:
     reference = evaluations[0]["reference"]
-    head = ("target", "return mean", "std", "length", f"D4RL score ({reference})" if reference else "D4RL score")
+    score = score_name(reference) + (f" ({reference})" if reference else "")
+    head = ("target", "return mean", "std", "length", score)
     form = decimals(*(e[name] for e in evaluations for name in ("target", "return_mean", "return_std")))
     rows = [
         (
@@ -264,7 +266,7 @@ def _evaluation_rows(name: str, evaluations: Sequence[dict[str, Any]]) -> str:
 
 
 def _summary_rows(title: str, summaries: Sequence[dict[str, Any]]) -> str:
-    head = ("target", "return, mean ± std over runs", "D4RL score")
+    head = ("target", "return, mean ± std over runs", score_name(summaries[0]["reference"]))
     rows = [(_target(s["target"], "g"), _mean_and_std(s, "return"), _mean_and_std(s, "normalized")) for s in summaries]
     return _table(title, head, rows)
 

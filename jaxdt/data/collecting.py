@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from jaxdt import stepping
 from jaxdt.choice import DEFAULT_LIMIT, EnvironmentChoice, no_time_limit
@@ -14,11 +14,11 @@ from jaxdt.config import whole
 from jaxdt.config.checks import as_json_or_none
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError, SimulationError
-from jaxdt.simulator import action_space, episode_limit, make_simulator, registered_id, with_version
+from jaxdt.simulator import action_space, episode_limit, make_simulator, registered_id, spec_of, with_version
 from jaxdt.types import Box, Discrete
 
 
-BehaviourPolicy = Callable[[Float[np.ndarray, " s"], np.random.Generator], Float[np.ndarray, " a"] | int]
+BehaviourPolicy = Callable[[Num[np.ndarray, "*s"], np.random.Generator], Float[np.ndarray, " a"] | int]
 """`(observation, rng) -> action`, in the environment's own units: a vector, which collecting clips to the action space,
 or where actions are discrete one of its numbers."""
 
@@ -106,7 +106,7 @@ def random_policy(space: Box | Discrete) -> BehaviourPolicy:
 
 def _play(simulator: Any, behaviour: Behaviour, seed: int, episode: int, limit: int) -> tuple[tuple[list, ...], bool]:
     """The columns, and whether the episode was cut off at the limit."""
-    space = action_space(simulator)
+    space, dtype = action_space(simulator), spec_of(simulator).observation_dtype
     # The generator of actions is apart from the environment's, which is seeded with the same number.
     rng = np.random.default_rng([seed + episode, 1])
     observations, actions, rewards, terminations, truncations = [], [], [], [], []
@@ -120,7 +120,7 @@ def _play(simulator: Any, behaviour: Behaviour, seed: int, episode: int, limit: 
                 f"the behaviour policy gave no action of the environment in episode {episode}, step {step - 1}."
             )
         # Copies: an environment may write into its own array and into the one that it is given.
-        observations.append(np.array(observation, np.float32))
+        observations.append(np.array(observation, dtype))
         actions.append(np.array(action) if isinstance(space, Box) else action)
         with _blaming(episode, step - 1):
             observation, reward, terminated, truncated = stepping.step(simulator, action)

@@ -1,4 +1,4 @@
-"""D4RL's environments: its names, its reference returns, and the returns that the paper asks for."""
+"""D4RL's environments: its names, its reference returns, and the returns that the paper asks for; of games too."""
 
 import re
 from typing import NamedTuple
@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from jaxdt.data.atari_scores import SCORES as GAMES
+from jaxdt.games import game_of
 from jaxdt.simulator import gymnasium_id
 
 
@@ -57,20 +59,34 @@ def old_time_limit(path: str) -> int | None:
 
 
 def reference_name(env_id: str | None) -> str | None:
-    """D4RL's name for an environment of any version, None where D4RL has no reference for it."""
+    """D4RL's name for an environment of any version, or a game's, such as `Pong`; None where no reference is known."""
+    game = game_of(gymnasium_id(env_id or ""))
+    if game is not None:
+        return game if game in GAMES else None
     return _BY_GYMNASIUM_NAME.get(gymnasium_id(env_id or "").rsplit("-v", 1)[0].lower())
 
 
 def normalized_score(env_id: str | None, returns: Float[np.ndarray, " e"]) -> Float[np.ndarray, " e"] | None:
-    """100 * (return - random) / (expert - random), None where D4RL has no reference (Fu et al. 2020)."""
+    """100 * (return - random) / (best - random), None where no reference is known.
+
+    `best` is D4RL's expert (Fu et al. 2020), of games a human (the paper's section 4.1).
+    """
     name = reference_name(env_id)
     if name is None:
         return None
-    _, random, expert, *_ = ENVIRONMENTS[name]
-    return 100 * (np.asarray(returns, np.float64) - random) / (expert - random)
+    if name in GAMES:
+        random, best, _ = GAMES[name]
+    else:
+        _, random, best, *_ = ENVIRONMENTS[name]
+    return 100 * (np.asarray(returns, np.float64) - random) / (best - random)
+
+
+def score_name(reference: str | None) -> str:
+    """What `normalized_score` is called where that is its reference."""
+    return "gamer-normalised score" if reference in GAMES else "D4RL score"
 
 
 def paper_targets(env_id: str) -> tuple[float, ...] | None:
     """The returns that the paper asks for, lowest first; None for environments that it does not use."""
     name = reference_name(env_id)
-    return None if name is None else ENVIRONMENTS[name].paper_targets
+    return None if name is None else (GAMES.get(name) or ENVIRONMENTS[name]).paper_targets

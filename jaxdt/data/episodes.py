@@ -196,15 +196,13 @@ class EpisodeStore:
     @cached_property
     def statistics(self) -> Statistics:
         """Mean and standard deviation + 1e-6 of the observations over all steps, before any filter."""
-        if self.statistics_before_filters is not None:
-            return self.statistics_before_filters
-        return statistics_of(self.observations)
+        return self.statistics_before_filters or statistics_of(self.observations)
 
     @cached_property
     def constant_observations(self) -> Int[np.ndarray, " k"]:
-        """Which numbers of an observation never change by more than rounding; none of frames, or of one step alone.
+        """Which numbers of an observation never change by more than rounding; none of pictures, or of one step.
 
-        Divided by their standard deviation + 1e-6, as the original does, they blow up where they change after all.
+        Divided by their deviation + 1e-6, as the original does, they blow up where they change after all.
         """
         if self.num_steps == 1 or self.observations.ndim > 2:
             return np.zeros(0, np.int64)
@@ -228,7 +226,7 @@ class EpisodeStore:
         write_npz(self, path)
 
     def best(self, fraction: float, *, of: Literal["steps", "episodes"] = "steps") -> "EpisodeStore":
-        """The episodes of highest return, at least one. Statistics stay those of the whole data.
+        """The episodes of highest return, at least one. Statistics stay those of the whole data, but for pictures.
 
         - `of="steps"`: as many as fit into `fraction` of all steps, taken from the top, ending at the first that does
           not fit. The paper's %BC rule (section 5.1; the original's `pct_traj`).
@@ -242,7 +240,9 @@ class EpisodeStore:
         else:
             steps = np.cumsum(self.lengths[order])
             count = int(np.searchsorted(steps, max(int(fraction * self.num_steps), 1), side="right"))
-        return self._select(np.sort(order[: max(count, 1)]), statistics=self.statistics)
+        # Nothing asks for those of pictures, which would all be read for them.
+        statistics = self.statistics if self.observations.ndim == 2 else self.statistics_before_filters
+        return self._select(np.sort(order[: max(count, 1)]), statistics=statistics)
 
     def split(self, fraction: float) -> tuple["EpisodeStore", "EpisodeStore"]:
         """Two stores of their own: the other episodes, and `fraction` of all, rounded, drawn at random always alike.
@@ -263,7 +263,7 @@ class EpisodeStore:
         """Each episode's whole return at its last step and nothing before (paper section 5.5)."""
         rewards = np.zeros_like(self.rewards)
         rewards[self.offsets[1:] - 1] = self.returns
-        return dataclasses.replace(self, rewards=rewards, statistics_before_filters=self.statistics)
+        return dataclasses.replace(self, rewards=rewards, statistics_before_filters=self.statistics_before_filters)
 
     def with_actions_of(self, space: Box | Discrete, *, clip: bool = False) -> "EpisodeStore":
         """Actions of an environment as models take them: a Box mapped onto [-1, 1], a Discrete counted from 0.

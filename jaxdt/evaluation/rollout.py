@@ -18,8 +18,8 @@ SCAN_STEPS = 50
 class Trajectory(NamedTuple):
     """What happened at each step `T` of each episode; 0 after its end."""
 
-    observations: Num[Array, "T b *s"]
-    """What the action was chosen from."""
+    observations: Num[Array, "T b *s"] | None
+    """What the action was chosen from. None of pictures, which are too large: of ten long Atari games 8 GB."""
     actions: Num[Array, "T b *a"]
     """In the environment's action space."""
     rewards: Float[Array, "T b"]
@@ -101,7 +101,8 @@ def make_rollout(policy: Policy, environment: Environment, *, record: bool = Fal
         failures = [~_is_action(action, spec), ~(_is_finite(observation) & jnp.isfinite(reward)), ~jnp.isfinite(score)]
         failure = jnp.where(carry.alive, jnp.select(failures, [2, 3, 4], 0), carry.failure)
         expected = None if policy.expect is None else _where(carry.alive, policy.expect(memory))
-        happened = Trajectory(_where(carry.alive, carry.observation), _where(carry.alive, action), reward, expected)
+        seen = None if sees_pictures(spec) else _where(carry.alive, carry.observation)
+        happened = Trajectory(seen, _where(carry.alive, action), reward, expected)
         new = _Carry(
             env_state=env_state,
             observation=observation,
@@ -152,6 +153,11 @@ def make_rollout(policy: Policy, environment: Environment, *, record: bool = Fal
     return rollout
 
 
+def sees_pictures(spec: Spec) -> bool:
+    """Whether an observation is bytes of two dimensions or more."""
+    return spec.observation_dtype == "uint8" and len(spec.observation_shape) > 1
+
+
 def keys_of_episodes(seeds: Int[Array, " b"]) -> Key[Array, " b"]:
     """What each episode draws its actions from: it depends on the episode's own environment seed alone."""
     # Folded once, since a pure-JAX environment begins from the seed's key itself.
@@ -168,8 +174,12 @@ def _where(alive: Bool[Array, " b"], rows: Num[Array, "b *n"]) -> Num[Array, "b 
 
 def _is_action(action: Num[Array, "b *a"], spec: Spec) -> Bool[Array, " b"]:
     """A discrete policy whose logits are not finite gives a number below the first."""
-    return _is_finite(action) if isinstance(spec.action, Box) else action >= spec.action.start
+    if isinstance(spec.action, Box):
+        return _is_finite(action)
+    return (action >= spec.action.start) & (action < spec.action.start + spec.action.n)
 
 
 def _is_finite(rows: Num[Array, "b *n"]) -> Bool[Array, " b"]:
+    if not jnp.issubdtype(rows.dtype, jnp.inexact):
+        return jnp.ones(len(rows), bool)
     return jnp.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))

@@ -1,6 +1,7 @@
 """Episodes as `.mp4` files."""
 
 import contextlib
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,6 +20,10 @@ from jaxdt.simulator import make_simulator
 
 _LARGER = 100.0
 """Times that a floor of Gymnasium's, 80 m wide, is larger in a film: a HalfCheetah leaves it after 150 steps."""
+
+
+_NARROWEST = 320
+"""Columns of a film: an Atari screen has 160, into which no caption fits."""
 
 
 def try_filming(environment: Any) -> None:
@@ -130,11 +135,13 @@ def _caption(target: float | None, earned: Float[np.ndarray, " t"], step: int) -
 
 
 def _with_text(picture: np.ndarray, text: str) -> np.ndarray:
-    """The picture with a line at its top left, where it has colours of a byte each."""
+    """The picture with a line at its top left, where it has colours of a byte each; enlarged where that is too long."""
     if picture.dtype != np.uint8 or picture.shape[-1] not in (3, 4):
         return picture
     from PIL import Image, ImageDraw, ImageFont
 
+    times = math.ceil(_NARROWEST / picture.shape[1])
+    picture = picture.repeat(times, axis=0).repeat(times, axis=1)
     image = Image.fromarray(picture)
     size = max(12, picture.shape[0] // 24)
     style = {"font": ImageFont.load_default(size=size), "stroke_width": 2, "stroke_fill": (0, 0, 0)}

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxdt.data.d4rl import score_name
+from jaxdt.games import game_of
 from jaxdt.simulator import gymnasium_id
 from jaxdt.types import Box, Spec
 
@@ -97,7 +99,8 @@ def _header(
         results.append(result("mean_reward", named, spread))
         if len(results) == 1 and evaluation["normalized_mean"] is not None:
             score = round(float(evaluation["normalized_mean"]), 2)
-            results.append(result("d4rl_normalized_score", "d4rl_normalized_score", score))
+            kind = "d4rl_normalized_score" if game_of(env_id or "") is None else "gamer_normalized_score"
+            results.append(result(kind, kind, score))
     tags = ["deep-reinforcement-learning", "reinforcement-learning", "decision-transformer", "offline-rl", "jaxdt"]
     data = ModelCardData(
         library_name="transformers",
@@ -113,7 +116,8 @@ def _header(
 def _results(evaluations: Sequence[dict[str, Any]]) -> str:
     if not evaluations:
         return "Not evaluated."
-    lines = ["| target return | return, mean ± std over episodes | episodes | D4RL score |", "|---|---|---|---|"]
+    name = score_name(evaluations[0].get("reference"))
+    lines = [f"| target return | return, mean ± std over episodes | episodes | {name} |", "|---|---|---|---|"]
     for evaluation in evaluations:
         score = evaluation["normalized_mean"]
         lines.append(

@@ -12,7 +12,9 @@ from jaxtyping import Float, Int
 
 from jaxdt import statistics
 from jaxdt.config import functions_of
+from jaxdt.data.d4rl import score_name
 from jaxdt.errors import JaxdtError
+from jaxdt.games import game_of
 from jaxdt.run.finished import FinishedRun, find_runs, name_methods, read_run
 from jaxdt.simulator import gymnasium_id
 
@@ -45,7 +47,9 @@ class Score:
     """Each seed's directory."""
     returns: Float[np.ndarray, " n"]
     normalized: Float[np.ndarray, " n"] | None
-    """D4RL's scores, None where it has no reference."""
+    """D4RL's scores, of games gamer-normalised ones; None where no reference is known."""
+    score_name: str
+    """Of `normalized`."""
     targets: tuple[float | None, ...]
     """Return that each run was asked for."""
     steps: tuple[int, ...]
@@ -103,7 +107,7 @@ class Comparison:
     aggregates: Mapping[str, Aggregate]
     """By method, over the tasks that all methods were run on; empty where these cannot be put together."""
     aggregated: str
-    """What they are over: `D4RL score`, or `return` of a single task."""
+    """What they are over: `D4RL score`, `gamer-normalised score`, of both `normalised score`; or a task's `return`."""
     improvements: tuple[Improvement, ...]
     notes: tuple[str, ...]
     """What a reader must know: what may not be compared, what was left out, what is not finished."""
@@ -186,7 +190,8 @@ def _name_tasks(runs: Sequence[FinishedRun]) -> list[str]:
 
 
 def _without_version(env: str) -> str:
-    return gymnasium_id(env).rsplit("-v", 1)[0]
+    game = game_of(env)
+    return gymnasium_id(env).rsplit("-v", 1)[0] if game is None else f"ALE/{game}"
 
 
 def _sorted_by_seed(key: tuple[str, str], runs: list[FinishedRun]) -> list[FinishedRun]:
@@ -236,6 +241,7 @@ def _score(method: str, task: str, runs: Sequence[FinishedRun], best: bool) -> S
         runs=tuple(run.path for run in runs),
         returns=np.array([evaluation["return_mean"] for evaluation in chosen], np.float64),
         normalized=None if None in normalized else np.array(normalized, np.float64),
+        score_name=score_name(chosen[0].get("reference")),
         targets=tuple(evaluation["target"] for evaluation in chosen),
         steps=tuple(evaluation["step"] for evaluation in chosen),
         episodes=tuple(len(evaluation["returns"]) for evaluation in chosen),
@@ -272,13 +278,15 @@ def _compare(
         notes.append(f"over tasks, only these count: {', '.join(whole) or 'none'}")
     rows = {method: [by_cell[method, task] for task in whole] for method in methods}
     has_scores = all(score.normalized is not None for row in rows.values() for score in row)
-    aggregates, aggregated = {}, "D4RL score" if has_scores else "return"
+    names = {score.score_name for row in rows.values() for score in row}
+    score = names.pop() if len(names) == 1 else "normalised score"
+    aggregates, aggregated = {}, score if has_scores else "return"
     if len(whole) == 1 or (whole and has_scores):
         for method, row in rows.items():
             values = [score.normalized if has_scores else score.returns for score in row]
             aggregates[method] = _aggregate([each for each in values if each is not None])
     elif whole:
-        notes.append("no interquartile mean over tasks: D4RL has no reference returns for some of them")
+        notes.append("no interquartile mean over tasks: no reference returns are known for some of them")
     pairs = [(one, other) for one in methods for other in methods if one != other and whole]
     returns = {method: [score.returns for score in row] for method, row in rows.items()}
     return Comparison(

@@ -58,7 +58,10 @@ def table_of_runs(comparison: Comparison) -> str:
     """A row a run, as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("method", "task", "seed", "target", "updates", "episodes", "taken", "return_mean", "d4rl_score"))
+    names = {score.score_name for score in comparison.scores}
+    score_column = names.pop().lower().replace(" ", "_").replace("-", "_") if len(names) == 1 else "normalised_score"
+    head = ("method", "task", "seed", "target", "updates", "episodes", "taken", "return_mean", score_column)
+    writer.writerow(head)
     for score in comparison.scores:
         normalized = [None] * len(score.seeds) if score.normalized is None else score.normalized.tolist()
         taken = ["best" if comparison.best else "last"] * len(score.seeds)

@@ -17,9 +17,10 @@ from jaxdt.config import fits_float32, numbers, whole
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import make_environment
 from jaxdt.evaluation.evaluator import Evaluator
-from jaxdt.evaluation.rollout import Episodes
+from jaxdt.evaluation.rollout import Episodes, sees_pictures
 from jaxdt.evaluation.video import Take, render_episode, try_filming
 from jaxdt.files import open_atomically
+from jaxdt.games import game_of
 from jaxdt.plots import plot_plan as draw_plan
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
@@ -154,6 +155,8 @@ def check_plans(agent: Agent) -> None:
     """Raises JaxdtError where the agent's policy makes no plans that `evaluate` could draw."""
     if agent.policy.expect is None:
         raise JaxdtError(f"{agent.config.name} makes no plans; leave plot_plan (--plot-plan) out.")
+    if sees_pictures(agent.spec):
+        raise JaxdtError("an episode's pictures are not kept to draw plans beside; leave plot_plan (--plot-plan) out.")
 
 
 def _draw_plan(path: Path, played: Episodes, environment: str) -> None:
@@ -276,10 +279,10 @@ def _make_evaluator(agent: Agent, choice: EnvironmentChoice, *, record: bool = F
 
 
 def _registered(env_id: str) -> Any:
-    """What Gymnasium makes of an id, for MJX too; registering it again gives another one."""
+    """What Gymnasium makes of an id, for MJX too; registering it again gives another one, but of a game."""
     import gymnasium
 
-    return gymnasium.registry.get(gymnasium_id(env_id))
+    return game_of(env_id) or gymnasium.registry.get(gymnasium_id(env_id))
 
 
 def _checked_targets(agent: Agent, targets: Any, episodes: int, seed: int) -> Sequence[float | None]:

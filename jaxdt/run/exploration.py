@@ -18,7 +18,7 @@ from jaxdt.data.formats.npz import load_npz
 from jaxdt.data.replay import best_episodes, with_newer
 from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.evaluation.evaluator import Evaluator
-from jaxdt.evaluation.rollout import Episodes
+from jaxdt.evaluation.rollout import Episodes, sees_pictures
 from jaxdt.files import remove_unfinished, writing
 from jaxdt.loggers import append_line, cut_lines, read_lines
 from jaxdt.types import Spec
@@ -137,7 +137,12 @@ def that_explores(config: AlgorithmConfig) -> Any:
 
 
 def check_explores(config: AlgorithmConfig, spec: Spec, run: str) -> None:
-    """Raises JaxdtError where a run's policy cannot draw actions, with what can."""
+    """Raises JaxdtError where a run's policy cannot draw actions, with what can, or sees what is not recorded."""
+    if sees_pictures(spec):
+        raise JaxdtError(
+            f"the policy of {run} sees pictures, which are not recorded while it plays, so it cannot train on episodes "
+            "of its own; train it on with recorded ones: jaxdt train --init."
+        )
     if not _draws(config, spec):
         able = [name for name, preset in PRESETS.items() if _draws(preset.algorithm, spec)]
         fix = f"train one whose policy does ({', '.join(able)})" if able else "no preset draws actions of this kind yet"
@@ -175,6 +180,7 @@ def recorded(
     `env_kwargs`: how that is made, with its limit as `max_episode_steps`; what is no JSON is not remembered.
     """
     assert played.trajectory is not None
+    assert played.trajectory.observations is not None
     lengths, ends = np.asarray(played.lengths), np.cumsum(np.asarray(played.lengths))
 
     def end_to_end(values: Any) -> np.ndarray:

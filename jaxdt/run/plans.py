@@ -9,6 +9,7 @@ from jaxdt.plots import Expectations, PlanErrors
 def expectations(played: Episodes) -> list[Expectations]:
     """Each episode's, of a rollout that recorded a policy that plans."""
     assert played.trajectory is not None
+    assert played.trajectory.observations is not None
     assert played.trajectory.expected is not None
     observed, expected = np.asarray(played.trajectory.observations), np.asarray(played.trajectory.expected)
     each = []

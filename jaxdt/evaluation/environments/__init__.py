@@ -7,7 +7,9 @@ from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments.gymnasium import GymnasiumEnvironment as GymnasiumEnvironment
 from jaxdt.evaluation.environments.mjx import CPU_BLOCK, MjxEnvironment
 from jaxdt.evaluation.environments.mujoco_pool import make_pool
+from jaxdt.evaluation.environments.pools import Pool
 from jaxdt.evaluation.environments.pure_jax import VectorizedEnvironment as VectorizedEnvironment
+from jaxdt.games import game_of
 from jaxdt.simulator import MJX, gymnasium_id
 from jaxdt.types import Environment
 
@@ -17,7 +19,7 @@ def make_environment(environment: Any) -> Environment:
     choice = as_choice(environment)
     on_device = isinstance(choice.env, str) and choice.env.startswith(MJX)
     if not on_device and not is_jax_environment(choice.env):
-        return GymnasiumEnvironment(choice, make_pool)
+        return GymnasiumEnvironment(choice, _fastest_pool)
     if choice.kwargs:
         raise JaxdtError(f"{choice.name} takes no keyword arguments; leave them out (got {dict(choice.kwargs)}).")
     if on_device:
@@ -28,3 +30,13 @@ def make_environment(environment: Any) -> Environment:
         made = VectorizedEnvironment(user)
     made.max_episode_steps = choice.max_episode_steps or made.max_episode_steps
     return made
+
+
+def _fastest_pool(environment: Any, simulator: Any) -> Pool:
+    """What gives the numbers of this simulator, and soonest."""
+    if game_of(getattr(simulator.spec, "id", "")) is None:
+        return make_pool(environment, simulator)
+    from jaxdt.atari import AtariGame  # which loads gymnasium
+    from jaxdt.evaluation.environments.atari_pool import AtariPool
+
+    return AtariPool(simulator) if type(simulator) is AtariGame else make_pool(environment, simulator)

@@ -14,9 +14,9 @@ from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 from jaxdt.choice import as_choice, no_time_limit
 from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.evaluation.environments.pools import EpisodeError, Pool, SimulatorPool
-from jaxdt.simulator import action_space, episode_limit, make_simulator
+from jaxdt.simulator import episode_limit, make_simulator, spec_of
 from jaxdt.stepping import try_out
-from jaxdt.types import Discrete, Spec
+from jaxdt.types import Discrete
 
 
 class GymnasiumEnvironment:
@@ -37,7 +37,7 @@ class GymnasiumEnvironment:
         self.name = choice.name
         first: Any = make_simulator(choice)
         self.env_id: str | None = choice.env if isinstance(choice.env, str) else getattr(first.spec, "id", None)
-        self.spec = Spec(observation_shape=first.observation_space.shape, action=action_space(first))
+        self.spec = spec_of(first)
         limit = choice.max_episode_steps or episode_limit(first)
         self.max_episode_steps, self._is_limited = limit or choice.default_limit, limit is not None
         self.on_step: Callable[[int], None] = lambda step: None
@@ -53,19 +53,19 @@ class GymnasiumEnvironment:
         self._step_count = 0
         self._failure: tuple[int, int, str] | None = None
 
-    def reset(self, seeds: Int[Array, " b"]) -> tuple[PyTree, Float[Array, "b *s"]]:
+    def reset(self, seeds: Int[Array, " b"]) -> tuple[PyTree, Num[Array, "b *s"]]:
         return (), io_callback(self._reset_on_host, self._observations(len(seeds)), seeds, ordered=True)
 
     def step(
         self, state: PyTree, action: Num[Array, "b *a"]
-    ) -> tuple[PyTree, Float[Array, "b *s"], Float[Array, " b"], Bool[Array, " b"], Bool[Array, " b"]]:
+    ) -> tuple[PyTree, Num[Array, "b *s"], Float[Array, " b"], Bool[Array, " b"], Bool[Array, " b"]]:
         batch = len(action)
         flags = jax.ShapeDtypeStruct((batch,), bool)
         shapes = (self._observations(batch), jax.ShapeDtypeStruct((batch,), jnp.float32), flags, flags)
         return state, *io_callback(self._step_on_host, shapes, action, ordered=True)
 
     def _observations(self, batch: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((batch, *self.spec.observation_shape), jnp.float32)
+        return jax.ShapeDtypeStruct((batch, *self.spec.observation_shape), self.spec.observation_dtype)
 
     def raise_failure(self, name_episode: Callable[[int], str]) -> None:
         """Raises SimulationError if an episode failed; `name_episode(i)` names the batch's episode `i`.
@@ -92,7 +92,7 @@ class GymnasiumEnvironment:
 
     def _reset_on_host(self, seeds: Any) -> np.ndarray:
         seeds = np.asarray(seeds)
-        observations = np.zeros((len(seeds), *self.spec.observation_shape), np.float32)
+        observations = np.zeros((len(seeds), *self.spec.observation_shape), self.spec.observation_dtype)
         self._failure, self._step_count, self._cut_off = None, 0, 0
         self._ended = np.zeros((2, len(seeds)), bool)
         try:
@@ -106,7 +106,7 @@ class GymnasiumEnvironment:
 
     def _step_on_host(self, actions: Any) -> tuple[Any, ...]:
         actions = self._playable(np.asarray(actions))
-        observations = np.zeros((len(actions), *self.spec.observation_shape), np.float32)
+        observations = np.zeros((len(actions), *self.spec.observation_shape), self.spec.observation_dtype)
         rewards = np.zeros(len(actions), np.float32)
         alive = np.flatnonzero(~self._ended.any(axis=0))
         # Each check of the whole batch at once: NumPy is slow at few numbers.
@@ -144,9 +144,14 @@ class GymnasiumEnvironment:
         return np.clip(actions.astype(space.dtype), space.low, space.high)
 
     def _unusable(self, actions: np.ndarray) -> Bool[np.ndarray, " b"]:
-        """A discrete policy whose logits are not finite gives a number below the first."""
+        """A discrete policy whose logits are not finite gives a number below the first.
+
+        None beyond the last may pass either: ALE would wait for it for ever.
+        """
         space = self.spec.action
-        unusable: Any = actions < space.start if isinstance(space, Discrete) else ~np.isfinite(actions).all(axis=1)
+        if isinstance(space, Discrete):
+            return (actions < space.start) | (actions >= space.start + space.n)
+        unusable: Any = ~np.isfinite(actions).all(axis=1)
         return unusable
 
     def _fail(self, index: int, reason: str) -> None:
@@ -155,6 +160,8 @@ class GymnasiumEnvironment:
         self._ended[0] = True
 
 
-def _rows_are_finite(observations: Float[np.ndarray, "b *s"]) -> Bool[np.ndarray, " b"]:
+def _rows_are_finite(observations: Num[np.ndarray, "b *s"]) -> Bool[np.ndarray, " b"]:
+    if observations.dtype.kind != "f":
+        return np.ones(len(observations), bool)
     finite: Any = np.isfinite(observations.reshape(len(observations), -1)).all(axis=1)
     return finite

@@ -30,7 +30,7 @@ class EpisodeError(Exception):
 class Pool(Protocol):
     """As many simulators as there are seeds at the last reset. Raises nothing but EpisodeError."""
 
-    def reset(self, seeds: Int[np.ndarray, " b"], observations: Float[np.ndarray, "b *s"]) -> None:
+    def reset(self, seeds: Int[np.ndarray, " b"], observations: Num[np.ndarray, "b *s"]) -> None:
         """Begins episode `i` from `seeds[i]` alone, and fills `observations`."""
         ...
 
@@ -38,7 +38,7 @@ class Pool(Protocol):
         self,
         alive: Int[np.ndarray, " alive"],
         actions: Num[np.ndarray, "b *a"],
-        observations: Float[np.ndarray, "b *s"],
+        observations: Num[np.ndarray, "b *s"],
         rewards: Float[np.ndarray, " b"],
         ended: Bool[np.ndarray, "2 b"],
     ) -> None:
@@ -61,7 +61,7 @@ class SimulatorPool:
         self._environment = environment
         self.simulators: list[Any] = [first]
 
-    def reset(self, seeds: Int[np.ndarray, " b"], observations: Float[np.ndarray, "b *s"]) -> None:
+    def reset(self, seeds: Int[np.ndarray, " b"], observations: Num[np.ndarray, "b *s"]) -> None:
         i = 0
         try:
             for i, seed in enumerate(seeds):
@@ -75,7 +75,7 @@ class SimulatorPool:
         self,
         alive: Int[np.ndarray, " alive"],
         actions: Num[np.ndarray, "b *a"],
-        observations: Float[np.ndarray, "b *s"],
+        observations: Num[np.ndarray, "b *s"],
         rewards: Float[np.ndarray, " b"],
         ended: Bool[np.ndarray, "2 b"],
     ) -> None:
