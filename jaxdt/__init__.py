@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from jaxdt.algorithms import make_algorithm as make_algorithm
     from jaxdt.algorithms.decision_transformer import make_train_step as make_train_step
     from jaxdt.config import (
+        AtariDTConfig as AtariDTConfig,
         BehaviorCloningConfig as BehaviorCloningConfig,
         DecisionTransformerConfig as DecisionTransformerConfig,
         FinetuneConfig as FinetuneConfig,
@@ -52,6 +53,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Agent": "jaxdt.run.agent",
+    "AtariDTConfig": "jaxdt.config",
     "BehaviorCloningConfig": "jaxdt.config",
     "Box": "jaxdt.types",
     "Comparison": "jaxdt.run.comparison",

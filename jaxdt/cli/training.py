@@ -25,8 +25,8 @@ class TrainArguments:
     methods are `bc` (behaviour cloning) and `bc-corl` (as CORL has it), `rvs` and `rvs-small` (RvS-R), `iql` (implicit
     Q-learning), `td3-bc` (TD3+BC), `rebrac` (ReBRAC, whose penalties its authors tuned for each data set), `online-dt`
     and `online-dt-small` (the Online Decision Transformer, which `jaxdt finetune` goes on with), `reinformer`
-    (Reinformer), and `trajectory-transformer` and `trajectory-transformer-small` (the Trajectory Transformer, which
-    plans); small ones are for CPUs.
+    (Reinformer), `trajectory-transformer` and `trajectory-transformer-small` (the Trajectory Transformer, which plans),
+    and `atari`, `atari-pong` and `atari-small` (the Decision Transformer of frames); small ones are for CPUs.
     """
 
     config: OmitArgPrefixes[TrainConfig]
