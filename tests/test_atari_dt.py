@@ -229,10 +229,12 @@ SMALL = AtariDTConfig(
 )
 
 
-@pytest.mark.parametrize(("when", "conditioned"), [("first", True), ("newest", True), ("first", False)])
-def test_acting_reads_what_training_reads(when, conditioned):
+@pytest.mark.parametrize(
+    ("when", "conditioned", "told"), [("first", True, True), ("newest", True, True), ("first", False, False)]
+)
+def test_acting_reads_what_training_reads(when, conditioned, told):
     """The stack of each step is encoded once; the logits are those of the whole window, at each step of an episode."""
-    config = dataclasses.replace(SMALL, timestep_when_acting=when, conditioned=conditioned)
+    config = dataclasses.replace(SMALL, timestep_when_acting=when, conditioned=conditioned, timestep_embedding=told)
     spec = make_spec(config, frame_store((12, 12)))
     algorithm = make_algorithm(config, spec)
     params = algorithm.init(jax.random.key(0)).params
@@ -241,11 +243,12 @@ def test_acting_reads_what_training_reads(when, conditioned):
             width=32, num_layers=2, num_heads=2, context_length=4, activation="gelu", embedding_dropout=0.0,
             attention_dropout=0.0, residual_dropout=0.0,
         ),
-        observation_shape=(6, 6), num_actions=3, timesteps=13, conditioned=conditioned,
+        observation_shape=(6, 6), num_actions=3, timesteps=13 if told else None, conditioned=conditioned,
     )  # fmt: skip
     rng = np.random.default_rng(0)
-    params["timestep_table"] = jnp.asarray(rng.normal(size=params["timestep_table"].shape).astype(np.float32))
-    params["position_table"] = jnp.asarray(rng.normal(size=params["position_table"].shape).astype(np.float32))
+    assert ("timestep_table" in params) == told
+    for name in [name for name in params if name in ("timestep_table", "position_table")]:
+        params[name] = jnp.asarray(rng.normal(size=params[name].shape).astype(np.float32))
     pictures = rng.integers(0, 256, (2, 9, 6, 6)).astype(np.uint8)
     rewards = rng.normal(size=(2, 9)).astype(np.float32)
     memory = algorithm.policy.start(jnp.array([5.0, -1.0]))

@@ -76,7 +76,7 @@ def _network(config: AtariDTConfig, spec: Spec) -> AtariModel:
         sizes,
         observation_shape=spec.observation_shape,
         num_actions=spec.action.n,
-        timesteps=int(spec.constants["longest_episode"]) + 1,
+        timesteps=int(spec.constants["longest_episode"]) + 1 if config.timestep_embedding else None,
         conditioned=config.conditioned,
     )
 

@@ -68,6 +68,9 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
     cloning."""
     context_length: int = 30
     """Environment steps the policy sees; three tokens each."""
+    timestep_embedding: bool = True
+    """Tell a window the timestep of its first step, each of which has a row of a table. With few episodes that table
+    learns by heart what they did, and all else is in vain; without it the policy does not know how late it is."""
     width: int = 128
     """Size of a token's embedding."""
     num_layers: int = 6
@@ -121,7 +124,7 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
 
     def trained_on_from(self, trained: Any) -> "AtariDTConfig":
         """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
-        made = ("conditioned", "context_length", "width", "num_layers", "num_heads")
+        made = ("conditioned", "context_length", "timestep_embedding", "width", "num_layers", "num_heads")
         return fitted(self, trained, made)
 
     def check_spec(self, spec: Spec) -> None:

@@ -284,10 +284,9 @@ ATARI_SMALL = TrainConfig(
     save_every=1_000,
     log_every=50,
     algorithm=AtariDTConfig(
-        context_length=10,
-        width=128,
+        context_length=4,
+        timestep_embedding=False,
         num_layers=3,
-        dropout=0.1,
         optimizer=dataclasses.replace(AtariDTConfig().optimizer, learning_rate=1e-3),
     ),
 )

@@ -49,7 +49,7 @@ class AtariTransformer(nnx.Module):
         *,
         observation_shape: tuple[int, ...],
         num_actions: int,
-        timesteps: int,
+        timesteps: int | None,
         conditioned: bool,
         rngs: nnx.Rngs,
     ):
@@ -60,7 +60,7 @@ class AtariTransformer(nnx.Module):
         # Not called `embedding` or `kernel`, for these are not decayed.
         self.action_table = table((num_actions, width), Normal(STD))
         self.position_table = table((self.tokens * model.context_length, width), Constant(0.0))
-        self.timestep_table = table((timesteps, width), Constant(0.0))
+        self.timestep_table = None if timesteps is None else table((timesteps, width), Constant(0.0))
         self.blocks = nnx.Dict({f"block_{i}": Block(model, rngs=rngs) for i in range(model.num_layers)})
         self.final_norm = layer_norm(width, EPSILON, rngs)
         self.head = nnx.Dict({"kernel": table((width, num_actions), Normal(STD))})
@@ -94,8 +94,11 @@ class AtariTransformer(nnx.Module):
         x = jnp.stack(tokens, axis=2).reshape(b, self.tokens * t, -1)
         padding = jnp.sum(~window.mask, axis=1)  # places are counted from the first real step
         places = jnp.arange(self.tokens * t)[None] - self.tokens * padding[:, None]
+        x = x + _rows(self.position_table, places)
+        if self.timestep_table is None:
+            return x
         first = jnp.take_along_axis(window.timesteps, jnp.minimum(padding, t - 1)[:, None], axis=1)
-        return x + _rows(self.position_table, places) + _rows(self.timestep_table, first)
+        return x + _rows(self.timestep_table, first)
 
 
 def _rows(rows: nnx.Param, index: Int[Array, "*n"]) -> Float[Array, "*n d"]:
@@ -126,12 +129,12 @@ def build_atari_model(
     *,
     observation_shape: tuple[int, ...],
     num_actions: int,
-    timesteps: int,
+    timesteps: int | None,
     conditioned: bool = True,
 ) -> AtariModel:
     """Of `model` the sizes, dropouts and dtype are used; kept, so that the same model is compiled once.
 
-    - `timesteps`: rows of the table of timesteps; later ones share the last.
+    - `timesteps`: rows of the table of timesteps; later ones share the last; None: it is told none.
     - `conditioned`: on returns-to-go; otherwise it imitates all that it is shown (the original's `naive`).
     """
 
