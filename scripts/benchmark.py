@@ -16,7 +16,7 @@ from benchmarking.machine import Others, describe, machine_lines, peer_device
 from benchmarking.measure import Call, Worker, WorkerError, worker_environment
 from benchmarking.report import document, quantity, remarks, table
 from benchmarking.rows import Line, make_rows, measure_row, needs_episodes
-from benchmarking.shapes import PLANNING, VALUES, Shapes
+from benchmarking.shapes import ATARI, PLANNING, VALUES, Shapes
 from jaxdt.files import open_atomically
 
 
@@ -28,6 +28,8 @@ Name = Literal[
     "train-iql",
     "train-td3-bc",
     "plan",
+    "train-atari",
+    "evaluate-atari",
     "act",
     "evaluate",
     "load",
@@ -38,7 +40,8 @@ TITLE = (
     "batch {0.batch_size}, K {0.context_length}, width {0.width}, {0.num_layers} layers, HalfCheetah ({0.state_dim} "
     "numbers observed, {0.action_dim} acted), {0.max_episode_length:,} timesteps, dropout 0.1 (IQL, TD3+BC: batch "
     "{1.batch_size}, {1.num_layers} x {1.width} units; plan: Trajectory Transformer, width {2.width}, {2.num_layers} "
-    "layers, {2.context_length} transitions); medians (least to most)"
+    "layers, {2.context_length} transitions; atari: batch {3.batch_size}, K {3.context_length}, {3.num_layers} layers "
+    "of {3.num_heads} heads, Breakout, games of 150 steps); medians (least to most)"
 )
 
 
@@ -94,7 +97,8 @@ def _run(arguments: Arguments, ours: Worker, peers: Worker, directory: Path) -> 
     machine["busy_elsewhere"] = others.cores()
     says = remarks(lines, shapes, machine)
     if lines:
-        print("\n".join([machine_lines(machine), TITLE.format(shapes, VALUES, PLANNING), "", table(lines), *says]))
+        title = TITLE.format(shapes, VALUES, PLANNING, ATARI)
+        print("\n".join([machine_lines(machine), title, "", table(lines), *says]))
     if arguments.json is not None:
         everything = {"command": sys.argv, "machine": machine, "shapes": dataclasses.asdict(shapes)}
         everything |= {"rows": document(lines), "remarks": says, "curves": curves}

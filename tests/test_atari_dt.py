@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import jaxdt
-from jaxdt.algorithms import make_algorithm
+from jaxdt.algorithms import atari_dt, make_algorithm
 from jaxdt.algorithms.token_schedule import TokenScheduledUpdate
 from jaxdt.cli import run as run_command
 from jaxdt.config import AtariDTConfig, ModelConfig, OptimizerConfig
@@ -330,3 +330,25 @@ def test_an_episode_is_played_alike_alone_and_beside_others():
     three = rollout(params, jnp.arange(3), jnp.full(3, 8.0))
     one = rollout(params, jnp.arange(2, 3), jnp.full(1, 8.0))
     np.testing.assert_array_equal(three.trajectory.actions[:, 2], one.trajectory.actions[:, 0])
+
+
+def test_centered_frames_are_what_differs_from_the_mean_picture():
+    config = dataclasses.replace(SMALL, center_frames=True)
+    store = light_episodes(8)
+    spec = make_spec(config, store)
+    shown = store.observations.astype(np.float64)
+    np.testing.assert_allclose(spec.constants["frame_mean"], shown.mean(axis=0), rtol=1e-5)
+    assert float(spec.constants["frame_std"]) == pytest.approx(np.sqrt(shown.var(axis=0).mean()), rel=1e-5)
+    black_and_mean = jnp.asarray(np.stack([np.zeros((6, 6)), spec.constants["frame_mean"]])[None], jnp.float32)
+    seen = atari_dt._centering(config, spec)(jnp.concatenate([black_and_mean, black_and_mean + 10], axis=1))
+    expected = np.array([0, 0, np.nan, 10]) / spec.constants["frame_std"]
+    np.testing.assert_allclose(seen[0, [0, 1, 3], 2, 2], expected[[0, 1, 3]], atol=1e-5)
+    with pytest.raises(JaxdtError, match="frame_mean must be a picture"):
+        make_algorithm(config, make_spec(SMALL, store))
+    algorithm, plain = make_algorithm(config, spec), make_algorithm(SMALL, make_spec(SMALL, store))
+    params, window = plain.init(jax.random.key(0)).params, algorithm.sampler(store, batch_size=4, seed=0).batch(0)
+    losses = [each.validate(params, jax.tree.map(jnp.asarray, window))["loss"] for each in (algorithm, plain)]
+    assert float(losses[0]) != float(losses[1])
+    first = jnp.asarray(window.states[:, 3]), jnp.zeros(4)
+    memories = [each.policy.act(params, each.policy.start(jnp.ones(4)), *first, None)[0] for each in (algorithm, plain)]
+    assert not np.allclose(memories[0].window.states, memories[1].window.states)

@@ -17,7 +17,7 @@ import pytest
 
 import benchmark
 import gpu_check
-from benchmarking import floors, ours
+from benchmarking import floors, frames, ours
 from benchmarking.curves import CURVES, draw_curve, measure_curve
 from benchmarking.gpu_rows import FLOAT32, Row as GpuRow, failure, make_rows as gpu_rows_of
 from benchmarking.machine import Others
@@ -277,7 +277,7 @@ def episodes(tmp_path_factory):
 
 @pytest.fixture
 def hasty(monkeypatch):
-    for module in (ours, floors):
+    for module in (ours, floors, frames):
         monkeypatch.setattr(module, "repeatedly", functools.partial(repeatedly, seconds=0.0))
 
 
@@ -286,6 +286,8 @@ def test_our_tasks_and_floors_measure_small_shapes(hasty, episodes):
     measured = [ours.train(shallow, updates=2, seeds=2), ours.train_values(shallow, "td3-bc", updates=2, seeds=2)]
     measured += [ours.sample(TINY), ours.act(shallow, 2), ours.load(TINY, path)]
     measured += [ours.plan(dataclasses.replace(shallow, state_dim=3, action_dim=1), horizon=1, beam_width=2)]
+    game = dataclasses.replace(shallow, action_dim=4)
+    measured += [ours.train_frames(game, updates=1), ours.evaluate_games(game, episodes=2, steps=3)]
     for seconds in map(next, [*measured, floors.copy(TINY), floors.read(TINY, path), floors.physics(TINY, 2)]):
         assert 0 < seconds < 10
 
@@ -426,6 +428,8 @@ def test_peers_tasks_measure_small_shapes(episodes, tmp_path):
         peers.evaluate(TINY, device="cpu"),
         peers.plan(TINY, horizon=2, beam_width=2),
         peers.load(TINY, **given),
+        peers.train_frames(TINY, device="cpu"),
+        peers.evaluate_games(dataclasses.replace(TINY, action_dim=4), steps=5),
     ]
     for seconds in map(next, measured):
         assert 0 < seconds < 10
@@ -475,3 +479,31 @@ def test_neither_worker_loads_the_others_library():
     for module, other in (("ours", "torch"), ("peers", "jax")):
         code = f"import sys, benchmarking.{module}; sys.exit({other!r} in sys.modules)"
         subprocess.run([sys.executable, "-c", code], env=worker_environment("cpu"), check=True)
+
+
+@pytest.mark.parity
+def test_the_restated_model_of_frames_predicts_as_the_original():
+    import torch
+
+    from benchmarking.restated_atari import Model
+    from tests.test_atari_dt import FRAMES, GOLDEN, SIZES, TENSORS
+
+    model = Model(
+        context_length=5, timesteps=41, actions=SIZES["vocab"], width=SIZES["width"], layers=SIZES["num_layers"],
+        heads=SIZES["num_heads"], dropout=0.1,
+    ).eval()  # fmt: skip
+    theirs = {"head.weight": "head.weight", "actions.0.weight": "action_embeddings.0.weight"}
+    for part in ("weight", "bias"):
+        theirs |= {f"norm.{part}": f"ln_f.{part}", f"returns.0.{part}": f"ret_emb.0.{part}"}
+        theirs |= {f"encoder.{i}.{part}": f"state_encoder.{i}.{part}" for i in (0, 2, 4, 7)}
+        for i in range(SIZES["num_layers"]):
+            names = {"norms.0": "ln1", "norms.1": "ln2", "mlp.0": "mlp.0", "mlp.2": "mlp.2", "out": "attn.proj"}
+            names |= {name: f"attn.{name}" for name in ("query", "key", "value")}
+            theirs |= {f"blocks.{i}.{mine}.{part}": f"blocks.{i}.{its}.{part}" for mine, its in names.items()}
+    state = {mine: torch.tensor(TENSORS[its]) for mine, its in theirs.items()}
+    places, timesteps = torch.tensor(TENSORS["pos_emb"][:, :15]), torch.tensor(TENSORS["global_pos_emb"][0])
+    model.load_state_dict(state | {"places": places, "timesteps": timesteps})
+    stacks = torch.tensor(np.stack([FRAMES[:, i : i + 4] for i in range(5)], axis=1)) / 255
+    actions, returns = torch.tensor(GOLDEN["actions"]), torch.tensor(GOLDEN["returns_to_go"])
+    logits = model(stacks, actions, returns, torch.tensor(GOLDEN["first_timesteps"])).detach()
+    np.testing.assert_allclose(logits, GOLDEN["logits"], atol=1e-5)

@@ -1,5 +1,6 @@
 """The Decision Transformer of frames (Chen et al. 2021, their code for Atari): discrete actions from pictures."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from jaxdt.algorithms.token_schedule import TokenScheduledUpdate
 from jaxdt.config import AtariDTConfig, ModelConfig
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.frames import BEFORE, FrameSampler
+from jaxdt.data.statistics import statistics_of
 from jaxdt.models import AtariModel, build_atari_model
 from jaxdt.parallel import in_cpu_blocks
 from jaxdt.training import GradientUpdate, initial_state
@@ -28,21 +30,35 @@ BLOCK = 32
 
 
 def measure(config: AtariDTConfig, store: EpisodeStore) -> dict[str, np.ndarray]:
-    """The longest episode, as long as the table of timesteps is, and how many windows a pass over the data has."""
+    """The longest episode, as long as the table of timesteps is, and how many windows a pass over the data has.
+
+    With `center_frames` the mean picture, and one standard deviation of all pixels from it.
+    """
     windows = max(store.num_steps - 3 * config.context_length, 0)  # the authors', of a block of three tokens a step
-    return {
-        "longest_episode": np.asarray(store.lengths.max(), np.float32),
-        "windows": np.asarray(windows, np.float32),
-    }
+    measured = {"longest_episode": float(store.lengths.max()), "windows": float(windows)}
+    if config.center_frames:
+        mean, std = statistics_of(store.observations)
+        measured |= {"frame_mean": mean, "frame_std": np.sqrt(np.mean(np.square(std, dtype=np.float64)))}
+    return {name: np.asarray(value, np.float32) for name, value in measured.items()}
 
 
 def make(config: AtariDTConfig, spec: Spec) -> Algorithm:
     """Raises JaxdtError where config and spec do not fit together."""
     config.check_spec(spec)
-    model = _network(config, spec)
+    model, center = _network(config, spec), _centering(config, spec)
+
+    def predict(params: PyTree[Array], window: Window, key: PRNGKeyArray | None = None) -> Float[Array, "b t n"]:
+        return model.apply(params, window._replace(states=center(window.states)), key=key)
 
     def loss(params: PyTree[Array], window: Window, key: PRNGKeyArray | None) -> Float[Array, ""]:
-        return masked_cross_entropy(model.apply(params, window, key=key), window.actions, window.mask)
+        return masked_cross_entropy(predict(params, window, key), window.actions, window.mask)
+
+    def validate(params: PyTree[Array], window: Window) -> dict[str, Float[Array, ""]]:
+        logits = predict(params, window)
+        return {
+            "loss": masked_cross_entropy(logits, window.actions, window.mask),
+            "action_error": action_error(logits, window.actions, window.mask),
+        }
 
     if config.token_schedule:
         final = FINAL_PASSES * int(spec.constants["windows"]) * config.context_length * 3
@@ -55,7 +71,7 @@ def make(config: AtariDTConfig, spec: Spec) -> Algorithm:
         update=update,
         policy=_policy(config, spec, model),
         sampler=partial(FrameSampler, context_length=config.context_length),
-        validate=partial(_validate, model),
+        validate=validate,
     )
 
 
@@ -86,12 +102,17 @@ def _num_tokens(window: Window) -> Int[Array, ""]:
     return jnp.sum(window.mask, dtype=jnp.int32)
 
 
-def _validate(model: AtariModel, params: PyTree[Array], window: Window) -> dict[str, Float[Array, ""]]:
-    logits = model.apply(params, window)
-    return {
-        "loss": masked_cross_entropy(logits, window.actions, window.mask),
-        "action_error": action_error(logits, window.actions, window.mask),
-    }
+def _centering(config: AtariDTConfig, spec: Spec) -> Callable[[Num[Array, "b n *s"]], Num[Array, "b n *s"]]:
+    """What pictures go through before they are encoded; black ones, such as those before an episode, become 0."""
+    if not config.center_frames:
+        return lambda frames: frames
+    mean, std = jnp.asarray(spec.constants["frame_mean"])[None, None], float(spec.constants["frame_std"])
+
+    def center(frames: Num[Array, "b n *s"]) -> Num[Array, "b n *s"]:
+        is_black = jnp.all(frames == 0, axis=tuple(range(2, frames.ndim)), keepdims=True)
+        return jnp.where(is_black, 0.0, (frames.astype(jnp.float32) - mean) / std)
+
+    return center
 
 
 class _Memory(NamedTuple):
@@ -109,7 +130,7 @@ class _Memory(NamedTuple):
 
 
 def _policy(config: AtariDTConfig, spec: Spec, model: AtariModel) -> Policy:
-    encoded = Spec(observation_shape=(config.width,), action=spec.action)
+    encoded, center = Spec(observation_shape=(config.width,), action=spec.action), _centering(config, spec)
 
     def start(targets: Float[Array, " b"]) -> _Memory:
         batch = targets.shape[0]
@@ -132,7 +153,7 @@ def _policy(config: AtariDTConfig, spec: Spec, model: AtariModel) -> Policy:
         keys: Key[Array, " b"] | None,
     ) -> tuple[_Memory, Num[Array, " b"]]:
         frames = jnp.concatenate([memory.frames, observation.astype(memory.frames.dtype)[:, None]], axis=1)
-        state = model.encode(params, frames)[:, 0]
+        state = model.encode(params, center(frames))[:, 0]
         return_to_go = memory.return_to_go if spec.delayed_reward else memory.return_to_go - reward
         window = memory.window._replace(actions=memory.window.actions.at[:, -1].set(memory.action))
         window = push(window, state, return_to_go, memory.timestep)

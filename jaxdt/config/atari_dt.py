@@ -68,6 +68,9 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
     cloning."""
     context_length: int = 30
     """Environment steps the policy sees; three tokens each."""
+    center_frames: bool = False
+    """See of a picture how it differs from the data's mean picture, in standard deviations of all pixels, instead of
+    its numbers divided by 255. What is small and moves, such as a ball, then stands out at once."""
     timestep_embedding: bool = True
     """Tell a window the timestep of its first step, each of which has a row of a table. With few episodes that table
     learns by heart what they did, and all else is in vain; without it the policy does not know how late it is."""
@@ -124,8 +127,8 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
 
     def trained_on_from(self, trained: Any) -> "AtariDTConfig":
         """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
-        made = ("conditioned", "context_length", "timestep_embedding", "width", "num_layers", "num_heads")
-        return fitted(self, trained, made)
+        shape = ("context_length", "timestep_embedding", "width", "num_layers", "num_heads")
+        return fitted(self, trained, ("conditioned", "center_frames", *shape))
 
     def check_spec(self, spec: Spec) -> None:
         """Raises JaxdtError where observations are no pictures, actions not discrete, or lengths were not measured."""
@@ -141,6 +144,11 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
                 f"{self.name} is for discrete actions, and these are vectors of {len(spec.action.low)} numbers; "
                 "number the choices, or flatten the pictures and choose another preset."
             )
+        mean = spec.constants.get("frame_mean")
+        if self.center_frames and (mean is None or mean.shape != spec.observation_shape):
+            raise JaxdtError("spec.constants.frame_mean must be a picture, the data's mean; measure it on the data.")
+        if self.center_frames and not spec.constants.get("frame_std", 0) > 0:
+            raise JaxdtError("spec.constants.frame_std must be a number above 0, measured on the training data.")
         for name, least in (("longest_episode", 1), ("windows", 0)):
             value = spec.constants.get(name)
             if value is None or value.shape != () or not least <= value < 2**24:

@@ -285,6 +285,7 @@ ATARI_SMALL = TrainConfig(
     log_every=50,
     algorithm=AtariDTConfig(
         context_length=4,
+        center_frames=True,
         timestep_embedding=False,
         num_layers=3,
         optimizer=dataclasses.replace(AtariDTConfig().optimizer, learning_rate=1e-3),

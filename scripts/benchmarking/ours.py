@@ -17,6 +17,7 @@ import numpy as np
 
 import jaxdt
 from benchmarking import floors
+from benchmarking.frames import evaluate_games, train_frames
 from benchmarking.shapes import ENV_ID, RETURN_SCALE, TARGET, Shapes, ValueMethod, make_store, store_of
 from benchmarking.timing import one_by_one, repeatedly
 from jaxdt.algorithms.decision_transformer import with_sizes
@@ -321,6 +322,8 @@ TASKS = floors.TASKS | {
     "plan": plan,
     "evaluate": evaluate,
     "rollout": rollout,
+    "train_frames": train_frames,
+    "evaluate_games": evaluate_games,
     "load": load,
     "start": start,
 }

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarking import restated, restated_planner
+from benchmarking import restated, restated_atari, restated_planner
 from benchmarking.collator import Collator
-from benchmarking.shapes import ENV_ID, RETURN_SCALE, TARGET, Shapes, ValueMethod, store_of
+from benchmarking.shapes import ENV_ID, GAME, GAME_TARGET, RETURN_SCALE, TARGET, Shapes, ValueMethod, store_of
 from benchmarking.timing import one_by_one, repeatedly
 from jaxdt.simulator import make_simulator, usable_cores
 
@@ -185,6 +185,34 @@ def plan(shapes: Shapes, horizon: int, beam_width: int) -> Iterator[float]:
     return repeatedly(lambda: planner(seen))
 
 
+def train_frames(shapes: Shapes, device: str) -> Iterator[float]:
+    """Seconds an update on one batch that is on the device, stacks formed, as the authors' loader leaves it."""
+    where, size = _found(device), (shapes.batch_size, shapes.context_length)
+    update = restated_atari.Update(_atari_model(shapes).to(where))
+    stacks = torch.rand(*size, 4, 84, 84, device=where)
+    actions = torch.randint(shapes.action_dim, size, device=where)
+    returns, first = torch.ones(size, device=where), torch.zeros(size[0], dtype=torch.long, device=where)
+    return repeatedly(lambda: update(stacks, actions, returns, first), _synchronize)
+
+
+def evaluate_games(shapes: Shapes, steps: int = 150) -> Iterator[float]:
+    """Seconds an environment step of one game after the other, on the CPU, of games that are cut off after `steps`."""
+    model, game = _atari_model(shapes), make_simulator(GAME)
+    return one_by_one(lambda: restated_atari.play(model, game, GAME_TARGET, steps))
+
+
+def _atari_model(shapes: Shapes) -> restated_atari.Model:
+    return restated_atari.Model(
+        context_length=shapes.context_length,
+        timesteps=shapes.max_episode_length + 1,
+        actions=shapes.action_dim,
+        width=shapes.width,
+        layers=shapes.num_layers,
+        heads=shapes.num_heads,
+        dropout=0.1,
+    )
+
+
 def _newest_action(
     model: Any,
     states: torch.Tensor,
@@ -269,5 +297,7 @@ TASKS = {
     "act": act,
     "evaluate": evaluate,
     "plan": plan,
+    "train_frames": train_frames,
+    "evaluate_games": evaluate_games,
     "load": load,
 }

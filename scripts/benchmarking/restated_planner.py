@@ -8,8 +8,9 @@ from torch import nn
 
 
 class Block(nn.Module):
-    def __init__(self, width: int, num_heads: int):
+    def __init__(self, width: int, num_heads: int, dropout: float = 0.0):
         super().__init__()
+        self._dropout, self._drop = dropout, nn.Dropout(dropout)
         self._num_heads = num_heads
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
@@ -22,9 +23,12 @@ class Block(nn.Module):
         query, key, value = (
             layer(normed).view(by_head).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
-        attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=may_attend)
-        x = x + self.out(attended.transpose(1, 2).reshape(b, length, width))
-        return x + self.mlp(self.norms[1](x))
+        dropout = self._dropout if self.training else 0.0
+        attended = nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=may_attend, dropout_p=dropout
+        )
+        x = x + self._drop(self.out(attended.transpose(1, 2).reshape(b, length, width)))
+        return x + self._drop(self.mlp(self.norms[1](x)))
 
 
 class Model(nn.Module):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarking.measure import Call, Worker, alternate
 from benchmarking.products import forward_operations, update_operations, value_update_operations
-from benchmarking.shapes import PLANNING, VALUES, Shapes, ValueMethod
+from benchmarking.shapes import ATARI, PLANNING, VALUES, Shapes, ValueMethod
 from jaxdt.config import Context
 
 
@@ -95,6 +95,25 @@ def make_rows(shapes: Shapes, directory: Path, device: str) -> dict[str, list[Ro
                 is_rate=True,
                 repeats=LONG,
                 shapes=PLANNING,
+            )
+        ],
+        "train-atari": [
+            Row(
+                name="train atari",
+                ours=Call("train_frames"),
+                peer=Call("train_frames", {"device": device}),
+                repeats=LONG,
+                shapes=ATARI,
+            )
+        ],
+        "evaluate-atari": [
+            Row(
+                name="evaluate, 10 games",
+                ours=Call("evaluate_games", {"episodes": 10}),
+                peer=Call("evaluate_games"),
+                is_rate=True,
+                repeats=LONG,
+                shapes=ATARI,
             )
         ],
         "act": [_act(shapes, environments, device) for environments in (1, 16, 64, 256)],
