@@ -1,6 +1,8 @@
 """The Atari games of the Arcade Learning Environment, and the ids that name them. Loads no library."""
 
 import re
+import sys
+from typing import Any
 
 
 _NAMES = """
@@ -27,8 +29,13 @@ _IDS = (
 def game_of(env_id: str) -> str | None:
     """The game that an id names, such as `Pong` for `ALE/Pong-v5` and `PongNoFrameskip-v4`; None for other ids.
 
-    An id says no more than the game: how it is played, keyword arguments say.
+    An id says no more than the game: how it is played, keyword arguments say. One that somebody has registered with
+    Gymnasium for an environment of another package is theirs.
     """
+    gymnasium: Any = sys.modules.get("gymnasium")
+    registered = getattr(gymnasium, "registry", {}).get(env_id)
+    if registered is not None and not str(registered.entry_point).startswith("ale_py"):
+        return None
     for form in _IDS:
         match = re.fullmatch(form, env_id)
         if match and (match[1] in GAMES or "ALE/" in env_id):  # newer versions may have more games

@@ -149,6 +149,13 @@ def with_version(env_id: str) -> str:
     return env_id if newest is None else f"{env_id}-v{newest}"
 
 
+def is_registered(env_id: str) -> bool:
+    """Whether Gymnasium knows the id, once the module that it names has been imported."""
+    from gymnasium.envs.registration import registry
+
+    return registered_id(env_id) in registry
+
+
 def registered_id(env_id: str) -> str:
     """Without the module that registers it and without `mjx:`: what may stand in a file."""
     return env_id.rpartition(":")[2]

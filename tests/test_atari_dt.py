@@ -145,6 +145,8 @@ def test_its_file_becomes_a_run_that_gives_its_logits(tmp_path, capsys):
     assert jaxdt.Agent.load(tmp_path / "run").config.timestep_when_acting == "newest"
     model = golden_model()[0]
     np.testing.assert_allclose(model.apply(agent.params, golden_window()), GOLDEN["logits"], atol=1e-5)
+    with pytest.raises(JaxdtError, match="is another model, which import_run"):
+        jaxdt.from_huggingface(tmp_path / "model.safetensors", num_heads=2)
     agent.reset(float(GOLDEN["returns_to_go"][0, 0]))
     assert agent.act(FRAMES[0, 3]) in range(4)
     broken = {**TENSORS, "head.weight": TENSORS["head.weight"][:, :16]}
@@ -188,6 +190,7 @@ def frame_store(lengths=(2, 9, 5)) -> jaxdt.EpisodeStore:
     """Pictures of row `i` show `i + 1`; it acts `i % 3` and earns `i`."""
     rows = np.arange(sum(lengths))
     pictures = np.tile((rows + 1)[:, None, None], (1, 6, 6)).astype(np.uint8)
+    pictures[:, 5, 5] = 255
     return jaxdt.EpisodeStore.from_arrays(pictures, rows % 3, rows, episode_ends=np.cumsum(lengths))
 
 
@@ -311,7 +314,7 @@ def test_what_it_is_not_for_is_one_sentence():
     with pytest.raises(JaxdtError, match="is for pictures"):
         make_algorithm(config, make_spec(config, vectors))
     moving = jaxdt.EpisodeStore.from_arrays(
-        np.zeros((4, 9, 9), np.uint8), np.zeros((4, 2)), np.zeros(4), episode_ends=[4]
+        np.full((4, 9, 9), 99, np.uint8), np.zeros((4, 2)), np.zeros(4), episode_ends=[4]
     )
     with pytest.raises(JaxdtError, match="is for discrete actions, and these are vectors of 2"):
         make_algorithm(config, make_spec(config, moving))
@@ -319,6 +322,35 @@ def test_what_it_is_not_for_is_one_sentence():
         make_algorithm(config, Spec(observation_shape=(9, 9), observation_dtype="uint8", action=Discrete(2)))
     with pytest.raises(JaxdtError, match="passes count one window an episode"):
         FrameSampler(frame_store(), windows_per_pass=3)
+    measured = {"longest_episode": 9.0, "windows": 0.0}
+    stacks = Spec(observation_shape=(4, 84, 84), observation_dtype="uint8", action=Discrete(2), constants=measured)
+    with pytest.raises(JaxdtError, match="put channels last"):
+        make_algorithm(config, stacks)
+    single = dataclasses.replace(stacks, observation_shape=(84, 84))
+    with pytest.raises(JaxdtError, match="token_schedule goes by passes over the data, which must have more than 90"):
+        make_algorithm(dataclasses.replace(config, token_schedule=True), single)
+    with pytest.raises(JaxdtError, match="token_schedule counts the windows"):
+        dataclasses.replace(config, token_schedule=True).trained_on_from(config)
+    dim = jaxdt.EpisodeStore.from_arrays(np.ones((4, 9, 9), np.uint8), np.arange(4) % 2, np.ones(4), episode_ends=[4])
+    with pytest.warns(UserWarning, match="these are at most 1; give --center-frames"):
+        make_spec(config, dim)
+    floats = dataclasses.replace(light_episodes(2), observations=light_episodes(2).observations.astype(np.float32))
+    with pytest.raises(JaxdtError, match="the pictures of the data are float32, those of Lights uint8"):
+        make_spec(config, floats, Lights())
+
+
+def test_one_that_imitates_is_asked_for_no_return():
+    config = dataclasses.replace(SMALL, conditioned=False)
+    assert (config.takes_target, SMALL.takes_target) == (False, True)
+    with pytest.raises(JaxdtError, match="targets"):
+        jaxdt.preset("atari-small", conditioned=False, targets=(1.0,))
+    spec = make_spec(config, light_episodes(2), Lights())
+    agent = jaxdt.Agent(config, make_algorithm(config, spec).init(jax.random.key(0)).params, spec)
+    agent.reset()
+    picture = light_episodes(2).observations[0]
+    assert agent.act(picture) in range(3)
+    with pytest.raises(JaxdtError, match="whole numbers from 0 to 255, as recorded; got numbers from"):
+        agent.act(picture / 255)
 
 
 def test_an_episode_is_played_alike_alone_and_beside_others():

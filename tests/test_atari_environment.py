@@ -494,3 +494,19 @@ def test_statistics_of_pictures_are_not_computed_until_asked_for(monkeypatch, tm
     assert asked == []
     assert data.statistics.mean.shape == SIZE
     assert asked == [6]
+
+
+def test_an_id_of_somebody_elses_environment_is_no_game():
+    gymnasium.register("Tetris-v0", "gymnasium.envs.classic_control:CartPoleEnv")
+    try:
+        assert game_of("Tetris-v0") is None
+        assert identity("Tetris-v0") == "Tetris-v0"
+    finally:
+        del gymnasium.registry["Tetris-v0"]
+    assert game_of("Tetris-v0") == "Tetris"
+
+
+def test_clipped_returns_have_no_score():
+    assert normalized_score("ALE/Pong-v5", np.array([14.6]))[0] == pytest.approx(100)
+    assert normalized_score("ALE/Pong-v5", np.array([14.6]), {"resize": "area"}) is not None
+    assert normalized_score("ALE/Pong-v5", np.array([14.6]), {"reward_clipping": True}) is None

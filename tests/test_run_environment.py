@@ -9,6 +9,7 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.wrappers import RescaleAction
 
 import jaxdt
@@ -21,7 +22,7 @@ from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.doubts import doubt_length_of_episodes, doubt_targets, doubt_units_of_actions
 from jaxdt.run.environment import check_alike, chosen, must_be_given_again, remembered
 from jaxdt.run.evaluate import video_paths
-from jaxdt.run.prepare import _environment_name, _with_arguments_of_data, prepare_run
+from jaxdt.run.prepare import _environment_name, _with_arguments_of_data, check_beforehand, prepare_run
 from jaxdt.run.resume import agree_with_record
 from jaxdt.types import Box, Spec
 from tests.conftest import make_store, tiny_algorithm
@@ -362,3 +363,22 @@ def test_an_action_of_an_agent_may_be_changed_in_place(finished):
     agent.reset(1.0)
     action = agent.act(np.zeros(3))
     action += 1.0
+
+
+class NeedsSize(CartPoleEnv):
+    def __init__(self, size, render_mode=None):
+        super().__init__(render_mode=render_mode)
+        self.size = size
+
+
+def test_an_environment_that_needs_what_the_data_say_is_not_refused_before_they_are_loaded():
+    gymnasium.register("Needs-v0", NeedsSize)
+    try:
+        config = dataclasses.replace(CONFIG, env="Needs-v0")
+        check_beforehand(config, None, seeds=1)
+        check_beforehand(dataclasses.replace(config, env_kwargs={"size": 3}), None, seeds=1)
+        with pytest.raises(JaxdtError, match="unexpected keyword argument 'sise'"):
+            check_beforehand(dataclasses.replace(config, env_kwargs={"sise": 3}), None, seeds=1)
+        check_beforehand(dataclasses.replace(config, env_kwargs={"sise": 3}), None, seeds=None)  # a run that goes on
+    finally:
+        del gymnasium.registry["Needs-v0"]

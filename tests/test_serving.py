@@ -15,6 +15,7 @@ import jaxdt
 from jaxdt.cli import run as run_command
 from jaxdt.interop import onnx, serving
 from tests.conftest import make_store, tiny_algorithm, tiny_model
+from tests.toys import light_episodes
 
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -175,3 +176,23 @@ def test_each_operation_gives_what_jax_gives():
     for theirs, ours in zip(found, _operations(*map(jnp.array, (x, y, i))), strict=True):
         np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-6)
         assert theirs.dtype == ours.dtype
+
+
+@pytest.mark.parametrize("kind", ["stablehlo", "onnx"])
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_policy_of_frames_is_exported(kind, tmp_path):
+    config = jaxdt.AtariDTConfig(
+        width=16, num_layers=1, num_heads=2, context_length=3, sampling="greedy", center_frames=True
+    ).for_steps(1)
+    store = light_episodes(4)
+    spec = jaxdt.make_spec(config, store)
+    params = jax.jit(jaxdt.make_algorithm(config, spec).init)(jax.random.key(0)).params
+    agent = jaxdt.Agent(config, params, spec, targets=(5.0,))
+    out = {"stablehlo": jaxdt.to_stablehlo, "onnx": jaxdt.to_onnx}[kind](agent, tmp_path / "out")
+    begin, step = load(out)
+    state = begin(5.0, 2)
+    agent.reset(5.0)
+    for picture in store.observations[:8]:
+        mine = agent.act(picture, 0.5)
+        state, actions = step(state, np.stack([picture] * 2), np.full(2, 0.5, np.float32))
+        assert np.asarray(actions).tolist() == [mine, mine]

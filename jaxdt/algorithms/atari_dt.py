@@ -1,5 +1,6 @@
 """The Decision Transformer of frames (Chen et al. 2021, their code for Atari): discrete actions from pictures."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from jaxdt.config import AtariDTConfig, ModelConfig
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.frames import BEFORE, FrameSampler
 from jaxdt.data.statistics import statistics_of
+from jaxdt.data.storage import chunks
 from jaxdt.models import AtariModel, build_atari_model
 from jaxdt.parallel import in_cpu_blocks
 from jaxdt.training import GradientUpdate, initial_state
@@ -32,8 +34,17 @@ BLOCK = 32
 def measure(config: AtariDTConfig, store: EpisodeStore) -> dict[str, np.ndarray]:
     """The longest episode, as long as the table of timesteps is, and how many windows a pass over the data has.
 
-    With `center_frames` the mean picture, and one standard deviation of all pixels from it.
+    With `center_frames` the mean picture, and one standard deviation of all pixels from it. Warns where dividing by 255
+    would leave nothing to see.
     """
+    if not config.center_frames and store.observations.dtype.kind in "iu":
+        brightest = max(int(chunk.max()) for chunk in chunks(store.observations))
+        if brightest < 32:
+            warnings.warn(
+                f"pictures of whole numbers are divided by 255, and these are at most {brightest}; give "
+                "--center-frames, or the pictures as floats.",
+                stacklevel=3,
+            )
     windows = max(store.num_steps - 3 * config.context_length, 0)  # the authors', of a block of three tokens a step
     measured = {"longest_episode": float(store.lengths.max()), "windows": float(windows)}
     if config.center_frames:

@@ -52,7 +52,7 @@ def dataset_report(name: str, store: EpisodeStore) -> str:
     if len(store.constant_observations):
         shown = shortened(store.constant_observations)
         rows.append(("constant", f"observations {shown} never change (see --constant-std of jaxdt train)"))
-    scores = normalized_score(store.env_id, returns)
+    scores = normalized_score(store.env_id, returns, store.env_kwargs)
     if scores is not None:
         reference = reference_name(store.env_id)
         rows.append((score_name(reference), f"{scores.mean():.1f} (reference {reference})"))

@@ -59,7 +59,6 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
     """A transformer that predicts discrete actions from returns-to-go, stacks of frames and earlier actions."""
 
     name: ClassVar[str] = "atari-dt"
-    takes_target: ClassVar[bool] = True
     learns_values: ClassVar[bool] = False
     acting_options: ClassVar[tuple[str, ...]] = ("sampling", "temperature", "top_k", "timestep_when_acting")
 
@@ -114,6 +113,10 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
         one_of(self, "timestep_when_acting", typing.get_args(MeasuredAt))
 
     @property
+    def takes_target(self) -> bool:
+        return self.conditioned
+
+    @property
     def summary(self) -> str:
         imitates = "" if self.conditioned else ", not conditioned"
         return (
@@ -127,8 +130,14 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
 
     def trained_on_from(self, trained: Any) -> "AtariDTConfig":
         """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
+        if self.token_schedule:
+            raise JaxdtError(
+                "token_schedule counts the windows of the data that weights were first trained on; leave it out, with "
+                "--no-token-schedule (the learning rate then falls along one cosine)."
+            )
         shape = ("context_length", "timestep_embedding", "width", "num_layers", "num_heads")
-        return fitted(self, trained, ("conditioned", "center_frames", *shape))
+        fit = fitted(self, trained, ("conditioned", "center_frames", *shape))
+        return dataclasses.replace(fit, token_schedule=False)
 
     def check_spec(self, spec: Spec) -> None:
         """Raises JaxdtError where observations are no pictures, actions not discrete, or lengths were not measured."""
@@ -139,6 +148,16 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
             )
         if min(spec.observation_shape[:2]) < 3 or math.prod(spec.observation_shape) >= 2**24:
             raise JaxdtError(f"pictures must be at least 3 x 3 and below 2**24 numbers; got {spec.observation_shape}.")
+        if len(spec.observation_shape) == 3 and spec.observation_shape[0] <= 4 < min(spec.observation_shape[1:]):
+            raise JaxdtError(
+                "pictures must be (height, width) or (height, width, channels), one a step, for stacks are made here; "
+                f"these have the shape {spec.observation_shape}; put channels last, and keep a stack's newest picture."
+            )
+        if self.token_schedule and spec.constants.get("windows", 0) < 1:
+            raise JaxdtError(
+                f"token_schedule goes by passes over the data, which must have more than {3 * self.context_length} "
+                "steps; give --no-token-schedule."
+            )
         if isinstance(spec.action, Box):
             raise JaxdtError(
                 f"{self.name} is for discrete actions, and these are vectors of {len(spec.action.low)} numbers; "

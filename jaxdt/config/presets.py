@@ -290,7 +290,7 @@ ATARI_SMALL = TrainConfig(
         timestep_embedding=False,
         num_layers=3,
         # Players of mixed quality agree on what matters and on nothing else, so their likely actions are better.
-        temperature=0.3,
+        temperature=0.5,
         optimizer=dataclasses.replace(AtariDTConfig().optimizer, learning_rate=1e-3),
     ),
 )

@@ -12,14 +12,17 @@ class AlgorithmOptions(Protocol):
 
     name: ClassVar[str]
     """In `config.json` and in messages; it never changes, or old runs cannot be read."""
-    takes_target: ClassVar[bool]
-    """Whether its policy is asked for a return; otherwise evaluations have the target None."""
     learns_values: ClassVar[bool]
     """Whether it learns what single steps are worth, so that their rewards must stay where they were earned."""
     acting_options: ClassVar[tuple[str, ...]]
     """Fields that change how trained weights act and may be chosen anew each time they are played."""
     authors_targets: ClassVar[Mapping[str, tuple[float, ...]]]
     """Returns that its authors ask for, by D4RL's name of the environment; elsewhere the Decision Transformer's are."""
+
+    @property
+    def takes_target(self) -> bool:
+        """Whether its policy is asked for a return; otherwise evaluations have the target None."""
+        ...
 
     @property
     def summary(self) -> str:

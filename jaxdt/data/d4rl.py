@@ -1,7 +1,8 @@
 """D4RL's environments: its names, its reference returns, and the returns that the paper asks for; of games too."""
 
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -58,6 +59,9 @@ def old_time_limit(path: str) -> int | None:
     return 1000 if is_old else None
 
 
+_OTHER_RETURNS = ("reward_clipping", "episodic_life")
+
+
 def reference_name(env_id: str | None) -> str | None:
     """D4RL's name for an environment of any version, or a game's, such as `Pong`; None where no reference is known."""
     game = game_of(gymnasium_id(env_id or ""))
@@ -66,13 +70,16 @@ def reference_name(env_id: str | None) -> str | None:
     return _BY_GYMNASIUM_NAME.get(gymnasium_id(env_id or "").rsplit("-v", 1)[0].lower())
 
 
-def normalized_score(env_id: str | None, returns: Float[np.ndarray, " e"]) -> Float[np.ndarray, " e"] | None:
+def normalized_score(
+    env_id: str | None, returns: Float[np.ndarray, " e"], env_kwargs: Mapping[str, Any] | None = None
+) -> Float[np.ndarray, " e"] | None:
     """100 * (return - random) / (best - random), None where no reference is known.
 
-    `best` is D4RL's expert (Fu et al. 2020), of games a human (the paper's section 4.1).
+    `best` is D4RL's expert (Fu et al. 2020), of games a human (the paper's section 4.1). Of a game whose rewards are
+    clipped, or that ends with a life, none is known.
     """
     name = reference_name(env_id)
-    if name is None:
+    if name is None or (name in GAMES and any((env_kwargs or {}).get(each) for each in _OTHER_RETURNS)):
         return None
     if name in GAMES:
         random, best, _ = GAMES[name]

@@ -104,14 +104,14 @@ class Evaluator:
         """What `evaluate` returns, of what `run_episodes` did."""
         returns = np.asarray(played.returns, np.float64).reshape(-1, len(targets), episodes)
         lengths = np.asarray(played.lengths).reshape(-1, len(targets), episodes)
-        env_id = self.environment.env_id
+        env_id, kwargs = self.environment.env_id, getattr(self.environment, "env_kwargs", None)
         return [
             [
                 Evaluation(
                     target=None if target is None else float(target),
                     returns=returns[model, i],
                     lengths=lengths[model, i],
-                    normalized=normalized_score(env_id, returns[model, i]),
+                    normalized=normalized_score(env_id, returns[model, i], kwargs),
                     reference=reference_name(env_id),
                 )
                 for i, target in enumerate(targets)

@@ -97,7 +97,8 @@ class AtariTransformer(nnx.Module):
         x = x + _rows(self.position_table, places)
         if self.timestep_table is None:
             return x
-        first = jnp.take_along_axis(window.timesteps, jnp.minimum(padding, t - 1)[:, None], axis=1)
+        is_first = jnp.arange(t)[None] == jnp.minimum(padding, t - 1)[:, None]
+        first = jnp.sum(jnp.where(is_first, window.timesteps, 0), axis=1, keepdims=True)
         return x + _rows(self.timestep_table, first)
 
 
@@ -168,7 +169,8 @@ def build_atari_model(
     def apply(
         params: Params, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
     ) -> Float[Array, "b q n"]:
-        window = window._replace(states=encode(params, jnp.asarray(window.states)))
+        encoded = with_params(params).encoder(jnp.asarray(window.states), learning=True)
+        window = window._replace(states=encoded)
         return predict(params, window, newest_only=newest_only, key=key)
 
     return AtariModel(init, apply, encode, predict)

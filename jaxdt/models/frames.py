@@ -52,13 +52,17 @@ class FrameEncoder(nnx.Module):
             height, across, inputs = (height - size) // stride + 1, (across - size) // stride + 1, outputs
         self.project = torch_linear(height * across * inputs, width, rngs)
 
-    def __call__(self, frames: Num[Array, "b n *s"]) -> Float[Array, "b t d"]:
-        """Pictures of whole numbers are those of 0 ... 255; others are taken as they are."""
+    def __call__(self, frames: Num[Array, "b n *s"], *, learning: bool = False) -> Float[Array, "b t d"]:
+        """Pictures of whole numbers are those of 0 ... 255; others are taken as they are.
+
+        `learning`: gradients will be asked for.
+        """
         steps = frames.shape[1] - STACK + 1
         if jax.default_backend() != "cpu":
             return self._encode(frames, _convolve)
-        # Computed anew in the backward pass, or what all blocks compute would be kept.
-        encode = jax.checkpoint(partial(self._encode, convolve=_convolve_by_products))
+        encode = partial(self._encode, convolve=_convolve_by_products)
+        if learning:  # computed anew in the backward pass, or what all blocks compute would be kept
+            encode = jax.checkpoint(encode)
         return in_cpu_blocks(encode, max(1, BLOCK // steps), frames)
 
     def _encode(self, frames: Num[Array, "b n *s"], convolve) -> Float[Array, "b t d"]:
@@ -86,16 +90,28 @@ def _convolve_by_products(
     size, _, inputs, outputs = kernel.shape
     rows, columns = ((side - size) // stride + 1 for side in x.shape[1:3])
     if size != 2 * stride:
-        patches = [
-            x[:, i : i + stride * rows : stride, j : j + stride * columns : stride]
-            for i in range(size)
-            for j in range(size)
-        ]
+        patches = [_cut(x, rows, columns, i, j, stride) for i in range(size) for j in range(size)]
         return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, outputs)
     # A kernel of two strides: tiles of one stride are multiplied by its four quarters, and shifted sums of them are it.
-    tiled = x[:, : stride * (rows + 1), : stride * (columns + 1)]
+    tiled = _cut(x, stride * (rows + 1), stride * (columns + 1))
     tiled = tiled.reshape(-1, rows + 1, stride, columns + 1, stride, inputs).swapaxes(2, 3)
     quarters = kernel.reshape(2, stride, 2, stride, inputs, outputs).transpose(1, 3, 4, 0, 2, 5)
     each = tiled.reshape(*tiled.shape[:3], -1) @ quarters.reshape(-1, 4 * outputs)
-    one, two, three, four = jnp.split(each, 4, axis=-1)
-    return one[:, :-1, :-1] + two[:, :-1, 1:] + three[:, 1:, :-1] + four[:, 1:, 1:]
+    shifted = [
+        _cut(part, rows, columns, i, j) for part, (i, j) in zip(jnp.split(each, 4, axis=-1), _QUARTERS, strict=True)
+    ]
+    return sum(shifted[1:], shifted[0])
+
+
+_QUARTERS = ((0, 0), (0, 1), (1, 0), (1, 1))
+
+
+def _cut(
+    x: Float[Array, "n h w c"], rows: int, columns: int, top: int = 0, left: int = 0, stride: int = 1
+) -> Float[Array, "n y x c"]:
+    """So many rows and columns, every `stride`-th from a corner on.
+
+    One axis at a time: indices on both become a gather where a program is for any number of pictures.
+    """
+    tall = jax.lax.slice_in_dim(x, top, top + stride * (rows - 1) + 1, stride, axis=1)
+    return jax.lax.slice_in_dim(tall, left, left + stride * (columns - 1) + 1, stride, axis=2)

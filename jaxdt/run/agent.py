@@ -190,6 +190,15 @@ class Agent:
             raise JaxdtError(f"the observation must have shape {expected}; got {seen.shape}.")
         if not np.isfinite(seen).all():
             raise JaxdtError("the observation and the reward must be finite.")
+        if (
+            len(shape) > 1
+            and self.spec.observation_dtype == "uint8"
+            and not np.array_equal(seen, seen.astype(np.uint8))
+        ):
+            raise JaxdtError(
+                "the observation must be a picture of whole numbers from 0 to 255, as recorded; got numbers from "
+                f"{seen.min():g} to {seen.max():g}."
+            )
         return seen.reshape(-1, *shape)
 
     def _begin_again(self, begins: Any) -> Bool[np.ndarray, " n"]:

@@ -1,5 +1,7 @@
 """Whether data, trained weights and an environment speak of the same observations and actions."""
 
+import numpy as np
+
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Box, Discrete, Spec
 
@@ -16,6 +18,12 @@ def check_fit(spec: Spec, of: str, other: Spec, of_other: str) -> None:
                 "choose the environment that the data were recorded in, and its keyword arguments with --env-kwargs "
                 "(env_kwargs=)."
             )
+    kinds = [np.dtype(each.observation_dtype).kind == "f" for each in (spec, other)]
+    if len(spec.observation_shape) > 1 and kinds[0] != kinds[1]:
+        raise JaxdtError(
+            f"the pictures of {of} are {spec.observation_dtype}, those of {of_other} {other.observation_dtype}; give "
+            "them as the environment does: whole numbers, or floats."
+        )
     if isinstance(spec.action, Box) != isinstance(other.action, Box) or (
         isinstance(spec.action, Discrete) and spec.action != other.action
     ):

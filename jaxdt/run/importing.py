@@ -57,7 +57,10 @@ def from_huggingface(
     """
     numbers = {"state_mean": state_mean, "state_std": state_std, "return_scale": return_scale, "targets": targets}
     given = _flat(read_partial_spec({**numbers, "context_length": context_length}, "the arguments"))
-    imported = read_model(os.fspath(path), context_length, num_heads)
+    file = read_weights(os.fspath(path))
+    if is_atari(file.tensors) or is_trajectory(file.tensors):
+        raise JaxdtError(f"{path} is another model, which import_run (jaxdt import) reads.")
+    imported = read_model(os.fspath(path), context_length, num_heads, file=file)
     return _agent(imported, given._replace(env_id=env_id), os.fspath(path))
 
 

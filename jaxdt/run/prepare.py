@@ -26,7 +26,7 @@ from jaxdt.run.doubts import (
 from jaxdt.run.environment import CUSTOM, choice_of, filmed
 from jaxdt.run.fit import check_fit
 from jaxdt.run.targets import choose_targets
-from jaxdt.simulator import are_plain_kwargs, identity, make_simulator, with_version
+from jaxdt.simulator import are_plain_kwargs, identity, is_registered, make_simulator, with_version
 from jaxdt.types import Box, Discrete, Environment, Sampler, Spec
 
 
@@ -125,12 +125,17 @@ def check_beforehand(config: TrainConfig, environment: Any, *, seeds: int | None
             check_installed(kind)
     if config.devices is not None and seeds is not None:
         choose_layout(config.batch_size, seeds=seeds, devices=config.devices)
-    if environment is None and config.env not in (None, "none", CUSTOM):
-        choice = choice_of(config, None, 0)
+    if environment is not None or seeds is None or config.env in (None, "none", CUSTOM):
+        return  # a run that goes on has keyword arguments of its own
+    choice = choice_of(config, None, 0)
+    try:
         if config.video:
             try_filming(filmed(choice))
         else:
             make_simulator(filmed(choice)).close()
+    except JaxdtError:
+        if config.env_kwargs is not None or not is_registered(choice.env):
+            raise  # else the data may have the keyword arguments that it needs
 
 
 def _prepare(

@@ -36,6 +36,7 @@ class GymnasiumEnvironment:
         choice = as_choice(environment)
         self.name = choice.name
         first: Any = make_simulator(choice)
+        self.env_kwargs = choice.kwargs
         self.env_id: str | None = choice.env if isinstance(choice.env, str) else getattr(first.spec, "id", None)
         self.spec = spec_of(first)
         limit = choice.max_episode_steps or episode_limit(first)
