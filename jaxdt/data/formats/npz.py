@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxdt.data.episodes import FIELDS, EpisodeStore
 from jaxdt.data.fields import ending_fields, flat_episodes
-from jaxdt.data.formats.limits import array_bytes, kept_bytes, size_limit
+from jaxdt.data.formats.limits import Budget, are_pictures, array_bytes, kept_bytes
 from jaxdt.data.formats.pictures import SCREEN, SEEN, grey_pictures, is_screen, warn_of_screens
 from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError, one_line
@@ -72,21 +72,28 @@ def check_members(archive: zipfile.ZipFile, wanted: tuple[str, ...], path: Path)
     members = [info for info in archive.infolist() if info.filename.removesuffix(".npy") in wanted]
     if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in members):
         raise JaxdtError(f"{path} is compressed as NumPy never does; write it with numpy.savez_compressed.")
-    size = sum(_declared_bytes(archive, info) for info in members)
-    if size > size_limit(path):
-        raise JaxdtError(
-            f"{path} would take {size / 2**20:.0f} MiB, far more than a file of {path.stat().st_size / 2**20:.1f} MiB "
-            "holds; copy it again, or write it with numpy.savez."
-        )
+    budget, total = Budget(path), 0
+    for size, pictures in (_declared_bytes(archive, info) for info in members):
+        total += size
+        if not budget.has(size, pictures=pictures):
+            raise JaxdtError(
+                f"{path} would take {total / 2**20:.0f} MiB or more, far more than a file of "
+                f"{path.stat().st_size / 2**20:.1f} MiB holds; copy it again, or write it with numpy.savez."
+            )
+        budget.spend(size, pictures=pictures)
 
 
-def _declared_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
-    """The larger of what the archive and the array's own head say; of screens, what is made of them piece by piece."""
+def _declared_bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[int, bool]:
+    """The larger of what the archive and the array's own head say, and whether they are pictures.
+
+    Of screens, what is made of them piece by piece.
+    """
     with archive.open(info) as member:
         shape, fortran, dtype = npy_head(member)
-    if info.filename == "observations.npy" and is_screen(shape, dtype) and not fortran:
-        return max(info.file_size, math.prod(shape)) // math.prod(SCREEN) * math.prod(SEEN)
-    return array_bytes(info.filename.removesuffix(".npy"), shape, dtype, info.file_size)
+    name = info.filename.removesuffix(".npy")
+    if name == "observations" and is_screen(shape, dtype) and not fortran:
+        return max(info.file_size, math.prod(shape)) // math.prod(SCREEN) * math.prod(SEEN), True
+    return array_bytes(name, shape, dtype, info.file_size), are_pictures(name, shape, dtype)
 
 
 def _read(archive: np.lib.npyio.NpzFile, name: str, storage: Storage, path: Path) -> np.ndarray:
