@@ -412,6 +412,19 @@ def test_a_promise_is_refused_before_anything_is_made_of_it(tmp_path):
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_an_endless_head_is_refused_before_it_is_inflated(tmp_path, version):
+    logs, _ = some_logs(tmp_path)
+    head = b"\x93NUMPY" + bytes([version, 0]) + (2**25).to_bytes(4, "little")
+    path_of(logs, "observation", 9).write_bytes(gz(head + b" " * 2**25))
+    tracemalloc.start()
+    try:
+        assert "its head is to have 33554432 bytes, and that of an array has at most 65536" in refusal(f"dqn:{logs}")
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+    finally:
+        tracemalloc.stop()
+
+
 def test_endless_pictures_are_refused(tmp_path):
     logs, _ = some_logs(tmp_path)
     path_of(logs, "observation", 9).write_bytes(gz(array_header("|u1", (9, 2**12, 2**9))))

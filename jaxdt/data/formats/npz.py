@@ -1,5 +1,6 @@
 """Our own `.npz` of flat arrays."""
 
+import io
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from jaxdt.files import open_atomically
 from jaxdt.simulator import checked_env_id, checked_env_kwargs, registered_id
 
 
+_LONGEST_HEAD = 2**16
 _ENVIRONMENT = ("env_id", "env_kwargs")
 """Texts: what the episodes were recorded in, its keyword arguments as JSON."""
 
@@ -151,7 +153,10 @@ def npz_size(path: Path) -> int:
 
 def npy_head(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, whether in Fortran's order, and dtype; raises ValueError."""
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
+    is_first = np.lib.format.read_magic(file) == (1, 0)
+    length = file.read(2 if is_first else 4)
+    size = int.from_bytes(length, "little")
+    if size > _LONGEST_HEAD:  # before that many bytes are inflated
+        raise ValueError(f"its head is to have {size} bytes, and that of an array has at most {_LONGEST_HEAD}")
+    head = io.BytesIO(length + file.read(size))
+    return np.lib.format.read_array_header_1_0(head) if is_first else np.lib.format.read_array_header_2_0(head)
