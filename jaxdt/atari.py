@@ -17,6 +17,7 @@ from jaxdt.resizing import RESIZES, Resize, resize
 
 FRAME_SIZE = (84, 84)
 _FRAMES_A_SECOND = 60
+_MOST_FRAMES = 2**24  # of an episode
 _OURS = "jaxdt.atari:AtariGame"
 
 
@@ -59,7 +60,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "full_action_space": _BOOL,
     "episodic_life": _BOOL,
     "reward_clipping": _BOOL,
-    "max_num_frames_per_episode": _whole(1, 2**24),
+    "max_num_frames_per_episode": _whole(1, _MOST_FRAMES),
 }
 
 
@@ -166,7 +167,14 @@ def make_game(env_id: str, given: Mapping[str, Any], max_episode_steps: int | No
     within = settings.pop("max_episode_steps", None)
     limit = max_episode_steps or (None if within in (None, -1) else within)  # -1 is Gymnasium's word for none
     if limit is not None:
-        settings["max_num_frames_per_episode"] = limit * checked_settings(env_id, settings).frameskip
+        frameskip = checked_settings(env_id, settings).frameskip
+        rule, is_fine = _whole(1, _MOST_FRAMES // frameskip)
+        if not is_fine(limit):
+            raise JaxdtError(
+                f"max_episode_steps of the game {env_id}, of {frameskip} frames each, must be {rule}; got "
+                f"{limit!r:.40}."
+            )
+        settings["max_num_frames_per_episode"] = limit * frameskip
     return AtariGame(env_id, render_mode="rgb_array" if render else None, **settings)
 
 

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "choice": {"errors", "games", "atari"},
     "stepping": {"errors"},
     "simulator": {"errors", "types", "choice", "games"},
-    "data": BASE | {"games", "choice", "stepping", "simulator", "pickles", "progress"},
+    "data": BASE | {"games", "resizing", "choice", "stepping", "simulator", "pickles", "progress"},
     "models": BASE | {"parallel"},
     "parallel": BASE,
     "flat": set(),

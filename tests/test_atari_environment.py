@@ -188,6 +188,17 @@ def test_keyword_arguments_that_a_game_does_not_take_are_named(kwargs, message):
         game(**kwargs)
 
 
+@pytest.mark.parametrize("limit", [5_000_000, 0, "a", 2.5, True])
+def test_a_limit_that_a_game_cannot_have_is_called_what_it_was_called(limit):
+    said = "max_episode_steps of the game ALE/Pong-v5, of 4 frames each, must be a whole number from 1 to 4194304; got "
+    said += f"{limit!r}."
+    with pytest.raises(JaxdtError, match=re.escape(said)):
+        game(max_episode_steps=limit)
+    if type(limit) is int and limit > 0:
+        with pytest.raises(JaxdtError, match=re.escape(said)):
+            make_simulator(EnvironmentChoice(env="ALE/Pong-v5", max_episode_steps=limit))
+
+
 def test_an_unknown_game_is_named_and_a_missing_ale_py_too(monkeypatch):
     with pytest.raises(JaxdtError, match=r"environment 'ALE/Pongg-v5' cannot be made: .*Pongg"):
         make_simulator("ALE/Pongg-v5")

@@ -409,6 +409,17 @@ def test_tab_completes_commands_presets_flags_and_their_words(tmp_path, monkeypa
     assert "is for bash, zsh, fish; got 'tcsh'" in capsys.readouterr().err
 
 
+def test_settings_of_a_shell_may_have_any_encoding(tmp_path, monkeypatch):
+    monkeypatch.setattr("pathlib.Path.home", lambda: tmp_path)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    before = "alias gr\u00fc\u00dfe=y".encode("latin-1") + b"\r\n"
+    (tmp_path / ".bashrc").write_bytes(before)
+    for _ in range(2):  # the second adds nothing
+        assert run(["--install-completion", "bash"]) == 0
+    script = tmp_path / ".local/share/jaxdt/completion.bash"
+    assert (tmp_path / ".bashrc").read_bytes() == before + f"source {script}\n".encode()
+
+
 def test_every_flag_that_help_names_is_completed(capsys):
     for command, kind in COMMANDS.items():
         with pytest.raises(SystemExit):

@@ -9,6 +9,8 @@ import pytest
 
 from jaxdt import load_episodes
 from jaxdt.data.formats import dqn_checkpoint
+from jaxdt.data.formats.dqn_spec import game_of_directory
+from jaxdt.games import GAMES
 from jaxdt.progress import Progress
 from jaxdt.run.exporting import _file_names
 from jaxdt.run.finished import dataset_name
@@ -110,6 +112,12 @@ def test_the_environment_is_known_by_the_directory(tmp_path, below, spec):
         store = load_episodes(f"dqn:{directory}")
         assert store.env_id == "SpaceInvadersNoFrameskip-v4"
         assert store.env_kwargs == {"resize": "area", "repeat_action_probability": 0.25, "noop_max": 0}
+
+
+def test_every_game_is_known_by_its_directory():
+    """Dopamine may have logged others than the 60 of DQN-replay."""
+    assert {game_of_directory(Path(game) / "1" / "replay_logs") for game in GAMES} == GAMES
+    assert game_of_directory(Path("Data/1")) is None
 
 
 @pytest.mark.parametrize("directory", ["breakout/1", "Data/1", "Breakout/logs", "Breakout", "Breakout/1/2/replay_logs"])
@@ -407,6 +415,19 @@ def test_a_promise_is_refused_before_anything_is_made_of_it(tmp_path):
     tracemalloc.start()
     try:
         assert "cannot lie in a file of" in refusal(f"dqn:{logs}")
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_an_endless_head_is_refused_before_it_is_inflated(tmp_path, version):
+    logs, _ = some_logs(tmp_path)
+    head = b"\x93NUMPY" + bytes([version, 0]) + (2**25).to_bytes(4, "little")
+    path_of(logs, "observation", 9).write_bytes(gz(head + b" " * 2**25))
+    tracemalloc.start()
+    try:
+        assert "its head is to have 33554432 bytes, and that of an array has at most 65536" in refusal(f"dqn:{logs}")
         assert tracemalloc.get_traced_memory()[1] < 2e6
     finally:
         tracemalloc.stop()

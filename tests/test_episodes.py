@@ -1,10 +1,12 @@
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from jaxdt import EpisodeStore, JaxdtError, load_episodes
 from jaxdt.data.joining import concatenate
+from jaxdt.data.statistics import statistics_of
 from jaxdt.data.storage import MEMORY
 from jaxdt.types import Box, Discrete, Spec
 from tests.conftest import make_store
@@ -189,6 +191,27 @@ def test_statistics_of_far_away_observations_keep_their_precision():
     store = EpisodeStore.from_arrays(observations, observations, observations[:, 0], episode_ends=[100_000])
     assert store.statistics.mean[0] == 1e6
     assert store.statistics.std[0] == pytest.approx(1.0, rel=1e-5)
+
+
+def test_statistics_of_pictures_take_little_memory():
+    pictures = np.zeros((9600, 84, 84), np.uint8)
+    pictures[::2] = 3
+    tracemalloc.start()
+    try:
+        mean, std = statistics_of(pictures)
+        assert tracemalloc.get_traced_memory()[1] < 300 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert (mean == 1.5).all()
+    assert std == pytest.approx(1.5 + 1e-6)
+
+
+def test_statistics_of_floats_are_those_of_chunks_of_64_mib():
+    values = np.random.default_rng(0).normal(size=(300, 2**16)).astype(np.float32)
+    total = np.zeros(2**16)
+    for start in (0, 256):
+        total += values[start : start + 256].astype(np.float64).sum(axis=0)
+    np.testing.assert_array_equal(statistics_of(values).mean, (total / 300).astype(np.float32))
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ def test_a_dataset_that_promises_more_than_the_file_holds_is_refused_unread(tmp_
 
 def test_datasets_that_only_together_promise_too_much_are_refused(tmp_path, monkeypatch):
     path = write(tmp_path / "a.hdf5")
-    monkeypatch.setattr("jaxdt.data.formats.hdf5.size_limit", lambda path: 110)
+    monkeypatch.setattr("jaxdt.data.formats.limits.size_limit", lambda path, times=4: 110)
     assert "rewards would take" in refusal(path)
 
 

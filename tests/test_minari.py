@@ -227,7 +227,7 @@ def test_a_number_of_episodes_that_is_not_the_files_is_refused(root, total):
 
 
 def test_an_episode_that_repeats_through_links_fills_no_memory(root, monkeypatch):
-    monkeypatch.setattr("jaxdt.data.formats.minari.size_limit", lambda path: 10_000)
+    monkeypatch.setattr("jaxdt.data.formats.limits.size_limit", lambda path, times=4: 10_000)
     folder = write(root / NAME / "data", make_store((100,)), total_episodes=40)
     with h5py.File(folder / "main_data.hdf5", "a") as file:
         for number in range(1, 40):

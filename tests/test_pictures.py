@@ -1,3 +1,4 @@
+import json
 import sys
 
 import h5py
@@ -26,7 +27,7 @@ def test_colour_screens_become_grey_pictures(tmp_path, monkeypatch, screens, lim
     many = np.tile(screens, (30, 1, 1, 1))  # more than a block
     rows = {"actions": np.zeros((150, 1), np.float32), "rewards": np.arange(150.0), "episode_ends": np.array([60, 150])}
     path = write_npz(tmp_path / "a.npz", observations=many, terminations=None, truncations=None, env_id=None, **rows)
-    with pytest.warns(UserWarning, match=r"kept as grey ones of 84 x 84, made with Pillow's convert\('L'\) and resize"):
+    with pytest.warns(UserWarning, match=r"kept as grey ones of 84 x 84, made as Pillow's convert\('L'\) and resize"):
         store = load_episodes(path, map_above=limit)
     assert store.observations.dtype == np.uint8
     np.testing.assert_array_equal(store.observations, np.tile([by_pillow(each) for each in screens], (30, 1, 1)))
@@ -64,10 +65,35 @@ def test_endless_screens_are_refused(tmp_path):
     assert "far more than a file of" in refusal(path)
 
 
-def test_without_pillow_the_extra_is_named(tmp_path, monkeypatch, screens):
-    path = write_npz(tmp_path / "a.npz", observations=screens)
+def test_grey_pictures_are_pillows_to_the_last_bit_and_need_no_pillow(monkeypatch):
+    ramp = np.arange(0, 256, 5, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(ramp, ramp, ramp), -1).reshape(-1, 3)
+    screens = np.resize(colours, (5, 210, 160, 3))
+    screens[-1] = 255
+    wanted = [by_pillow(screen) for screen in screens]
+    monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    assert "pip install 'jaxdt[video]'" in refusal(path)
+    np.testing.assert_array_equal(grey_pictures(screens), wanted)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "own", "kwargs"),
+    [
+        ("ALE/Pong-v5", None, {"resize": "antialiased"}),
+        ("PongNoFrameskip-v4", {"frameskip": 3}, {"resize": "antialiased", "frameskip": 3}),
+        ("ALE/Pong-v5", {"resize": "area"}, {"resize": "area"}),
+        ("CarRacing-v3", {"continuous": False}, {"continuous": False}),
+        ("CarRacing-v3", None, None),
+        (None, None, None),
+    ],
+)
+def test_a_game_is_played_with_the_resizing_that_its_screens_had(tmp_path, screens, env_id, own, kwargs):
+    known = {"env_id": env_id and np.array(env_id), "env_kwargs": own and np.array(json.dumps(own))}
+    with pytest.warns(UserWarning, match="grey"):
+        assert load_episodes(write_npz(tmp_path / "a.npz", observations=screens, **known)).env_kwargs == kwargs
+    seen = grey_pictures(screens)
+    stored = load_episodes(write_npz(tmp_path / "b.npz", observations=seen, **known))
+    assert stored.env_kwargs == own
 
 
 def test_pictures_as_byte_strings_in_hdf5_say_so(tmp_path):

@@ -196,3 +196,22 @@ def test_frames_are_read_back_although_they_are_compressed_to_little(tmp_path, m
     write_episodes(flat, path)
     with pytest.raises(JaxdtError, match="far more than a file of"):
         jaxdt.load_episodes(path)
+
+
+def test_pictures_may_take_256_times_their_file_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxdt.data.formats.limits.SMALL", 2**16)
+    blank = np.zeros((2000, 60, 60), np.uint8)  # a thousandth of them remains
+    store = jaxdt.EpisodeStore.from_arrays(blank, np.arange(2000) % 2, np.zeros(2000), episode_ends=[2000])
+    path = tmp_path / "a.npz"
+    write_episodes(store, path)
+    assert path.stat().st_size * 256 < blank.nbytes
+    with pytest.raises(JaxdtError, match=r"would take 7 MiB or more, far more than a file of 0\.0 MiB holds"):
+        jaxdt.load_episodes(path)
+
+
+def test_a_small_file_of_pictures_that_were_never_written_is_refused(tmp_path):
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file.create_dataset("observations", (60_000, 84, 84), "u1", chunks=(100, 84, 84), compression="gzip")
+        file["actions"], file["rewards"], file["dones"] = np.zeros((60_000, 1)), np.zeros(60_000), np.ones(60_000)
+    with pytest.raises(JaxdtError, match=r"observations would take 0\.4 GiB, far more than a file of 1\.. MiB holds"):
+        jaxdt.load_episodes(tmp_path / "a.hdf5")

@@ -60,11 +60,11 @@ def install(arguments: list[str]) -> str:
         said = f"wrote {script}"
         if shell != "fish":
             settings = Path(os.environ.get("ZDOTDIR") or home) / ".zshrc" if shell == "zsh" else home / ".bashrc"
-            line = f"source {shlex.quote(str(script))}"
-            before = settings.read_text(encoding="utf-8") if settings.exists() else ""
+            line = b"source " + os.fsencode(shlex.quote(str(script)))
+            before = settings.read_bytes() if settings.exists() else b""  # of any encoding
             if line not in before.splitlines():
-                with settings.open("a", encoding="utf-8") as file:  # in place: it may be a link to somebody's dotfiles
-                    file.write("\n" * (not before.endswith("\n") and bool(before)) + line + "\n")
+                with settings.open("ab") as file:  # in place: it may be a link to somebody's dotfiles
+                    file.write(b"\n" * (not before.endswith(b"\n") and bool(before)) + line + b"\n")
                 said += f", and a line that reads it to {settings}"
     return f"{said}; it is there in the next {shell} that you open."
 

@@ -33,6 +33,7 @@ def constant_columns(statistics: Statistics) -> Int[np.ndarray, " k"]:
 
 def _mean(values: np.ndarray, of: Any) -> Float[np.ndarray, "*s"]:
     total = np.zeros(values.shape[1:], np.float64)
-    for chunk in chunks(values):
+    # Floats keep the chunks that they have had, and with them their statistics to the last bit.
+    for chunk in chunks(values, itemsize=None if values.dtype.kind == "f" else 8):
         total += of(chunk.astype(np.float64)).sum(axis=0)
     return total / len(values)

@@ -162,9 +162,12 @@ def _writing_to(directory: Path, size: int = 0) -> Iterator[None]:
         ) from error
 
 
-def chunks(values: np.ndarray) -> Iterator[np.ndarray]:
-    """Some steps at a time; what was read of a mapped file is let go of, or a pass would fill memory with it."""
-    steps = max(1, min(65_536, 2**26 // max(1, values[:1].nbytes)))
+def chunks(values: np.ndarray, *, itemsize: int | None = None) -> Iterator[np.ndarray]:
+    """Some steps at a time; what was read of a mapped file is let go of, or a pass would fill memory with it.
+
+    `itemsize`: bytes that a number will take, where that is more than it takes here.
+    """
+    steps = max(1, min(65_536, 2**26 // max(1, values[:1].size * (itemsize or values.itemsize))))
     for start in range(0, len(values), steps):
         yield values[start : start + steps]
         release_pages(values)

@@ -12,7 +12,7 @@ from jaxtyping import Int, UInt8
 
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.formats.dqn_checkpoint import BLANKS, Steps, kept_frames, ranges, read_steps
-from jaxdt.data.formats.dqn_spec import ReplayLogs, game_of
+from jaxdt.data.formats.dqn_spec import ReplayLogs, game_of_directory
 from jaxdt.data.storage import MEMORY, Storage
 from jaxdt.errors import JaxdtError
 from jaxdt.progress import Progress
@@ -65,7 +65,7 @@ def read_dqn(logs: ReplayLogs, storage: Storage = MEMORY, progress: Progress | N
     terminations = np.zeros(ends[-1], bool)
     terminations[ends - 1] = True
     rows = [(steps_of(part.checkpoint), ranges(part.starts, part.ends)) for part in parts]
-    game = game_of(logs.directory)
+    game = game_of_directory(logs.directory)
     return EpisodeStore.from_arrays(
         _read_frames(logs, parts, ends - lengths, steps_of, storage, progress or Progress()),
         np.concatenate([steps.actions[kept] for steps, kept in rows]),

@@ -9,19 +9,12 @@ from typing import NamedTuple
 from jaxdt.config import whole
 from jaxdt.data.formats.dqn_checkpoint import Checkpoint, checkpoint_of, listed
 from jaxdt.errors import JaxdtError, did_you_mean
+from jaxdt.games import GAMES
 
 
 PREFIX = "dqn:"
 _OPTIONS = ("buffers", "steps", "order", "seed")
 _ORIGINAL = {"seed": 123, "steps": 500_000}
-_GAMES = (
-    "AirRaid Alien Amidar Assault Asterix Asteroids Atlantis BankHeist BattleZone BeamRider Berzerk Bowling Boxing "
-    "Breakout Carnival Centipede ChopperCommand CrazyClimber DemonAttack DoubleDunk ElevatorAction Enduro FishingDerby "
-    "Freeway Frostbite Gopher Gravitar Hero IceHockey Jamesbond JourneyEscape Kangaroo Krull KungFuMaster "
-    "MontezumaRevenge MsPacman NameThisGame Phoenix Pitfall Pong Pooyan PrivateEye Qbert Riverraid RoadRunner Robotank "
-    "Seaquest Skiing Solaris SpaceInvaders StarGunner Tennis TimePilot Tutankham UpNDown Venture VideoPinball "
-    "WizardOfWor YarsRevenge Zaxxon"
-)
 
 
 class ReplayLogs(NamedTuple):
@@ -87,17 +80,17 @@ def short_name(spec: str) -> str:
     """A spec without the directories of the machine it was used on."""
     directory, mark, options = spec.removeprefix(PREFIX).partition("?")
     parts = _pieces(Path(directory))
-    return f"{PREFIX}{'/'.join(parts[-2:] if game_of(Path(directory)) else parts[-1:])}{mark}{options}"
+    return f"{PREFIX}{'/'.join(parts[-2:] if game_of_directory(Path(directory)) else parts[-1:])}{mark}{options}"
 
 
 def _pieces(directory: Path) -> tuple[str, ...]:
     return directory.parts[:-1] if directory.name == "replay_logs" else directory.parts
 
 
-def game_of(directory: Path) -> str | None:
+def game_of_directory(directory: Path) -> str | None:
     """`Breakout` of `.../Breakout/1/replay_logs` and of its parent."""
     *_, game, run = ("", "", *_pieces(directory))
-    return game if game in _GAMES.split() and re.fullmatch(r"\d+", run) else None
+    return game if game in GAMES and re.fullmatch(r"\d+", run) else None
 
 
 def _parsed(spec: str) -> tuple[str, dict[str, int]]:

@@ -16,7 +16,7 @@ from jaxtyping import Bool
 
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.fields import ending_fields, flat_episodes, warn_of_unused_cut
-from jaxdt.data.formats.limits import array_bytes, kept_bytes, size_limit
+from jaxdt.data.formats.limits import Budget, are_pictures, array_bytes, kept_bytes
 from jaxdt.data.joining import join_episodes
 from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError, one_line
@@ -56,10 +56,9 @@ def load_hdf5(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = 
         if "episode_0" in file and "observations" not in file:
             raise JaxdtError(f"{path} is a part of a Minari dataset; give its directory, or minari: and its name.")
         names = {name: name for name in LARGE} | ending_fields(file)
-        arrays, bytes_left = {}, size_limit(path)
+        arrays, budget = {}, Budget(path)
         for ours, theirs in names.items():
-            arrays[ours] = read_dataset(file, theirs, path, bytes_left, storage)
-            bytes_left -= array_bytes(theirs, arrays[ours].shape, arrays[ours].dtype)
+            arrays[ours] = read_dataset(file, theirs, path, budget, storage)
         unread = environment["env_id"] is None and "env_id" in file.attrs
     if unread:
         warnings.warn(
@@ -72,15 +71,14 @@ def load_hdf5(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = 
 
 def _d3rlpy_episodes(file: "h5py.File", path: Path) -> list[dict[str, np.ndarray]]:
     """What d3rlpy 2 dumps: `observations_0`, `actions_0`, ... of each episode, and whether it `terminated`."""
-    count, bytes_left = member(file, "num_episodes", path), size_limit(path)
+    count, budget = member(file, "num_episodes", path), Budget(path)
     if getattr(count, "shape", None) != () or count.dtype.kind not in "iu" or not 0 < count[()] <= len(file):
         raise JaxdtError(f"{path}: num_episodes must be the number of its episodes; dump it again.")
     episodes = []
     for number in range(int(count[()])):
         arrays = {}
         for name in LARGE:
-            arrays[name] = read_dataset(file, f"{name}_{number}", path, bytes_left)
-            bytes_left -= array_bytes(name, arrays[name].shape, arrays[name].dtype)
+            arrays[name] = read_dataset(file, f"{name}_{number}", path, budget, field=name)
         actions, terminated = arrays["actions"], member(file, f"terminated_{number}", path)
         if getattr(terminated, "shape", None) != () or terminated.dtype.kind not in "biu":
             raise JaxdtError(f"{path}: terminated_{number} must be one truth value; dump it again.")
@@ -107,8 +105,13 @@ def reading_hdf5(path: Path) -> Iterator["h5py.File"]:
         raise JaxdtError(f"{path} cannot be read as an HDF5 file: {reason:.200}; copy or make it again.") from error
 
 
-def read_dataset(group: Any, name: str, path: Path, bytes_left: int, storage: Storage = MEMORY) -> np.ndarray:
-    """A dataset's numbers, of `bytes_left` bytes at most; refuses what points elsewhere or needs a filter of others."""
+def read_dataset(
+    group: Any, name: str, path: Path, budget: Budget, storage: Storage = MEMORY, *, field: str | None = None
+) -> np.ndarray:
+    """A dataset's numbers, which `budget` pays for; refuses what points elsewhere or needs a filter of others.
+
+    `field`: what it holds, where its name says more.
+    """
     import h5py
 
     where = _where(group, name, path)
@@ -118,19 +121,22 @@ def read_dataset(group: Any, name: str, path: Path, bytes_left: int, storage: St
     if dataset.external or dataset.is_virtual:
         raise JaxdtError(f"{where} keeps its numbers in another file; store them in this one.")
     if dataset.dtype.kind not in "biuf":
-        pictures = h5py.check_vlen_dtype(dataset.dtype) == np.uint8
+        are_files = h5py.check_vlen_dtype(dataset.dtype) == np.uint8
         raise JaxdtError(
             f"{where} must be numbers; got dtype {dataset.dtype!s:.60}"
-            + (" of byte strings, such as JPEG files (save the pictures as an array of numbers)." if pictures else ".")
+            + (" of byte strings, such as JPEG files (save the pictures as an array of numbers)." if are_files else ".")
         )
     if not dataset.shape:
         raise JaxdtError(f"{where} must be an array of a row a step; got a single value or nothing.")
-    size = max(array_bytes(name, shape, dataset.dtype) for shape in (dataset.shape, dataset.chunks or ()))
-    if size > bytes_left:
+    field = field or name
+    pictures = are_pictures(field, dataset.shape, dataset.dtype)
+    size = max(array_bytes(field, shape, dataset.dtype) for shape in (dataset.shape, dataset.chunks or ()))
+    if not budget.has(size, pictures=pictures):
         raise JaxdtError(
             f"{where} would take {size / 2**30:.1f} GiB, far more than a file of "
             f"{path.stat().st_size / 2**20:.1f} MiB holds; copy it again, or write it in smaller files."
         )
+    budget.spend(array_bytes(field, dataset.shape, dataset.dtype), pictures=pictures)
     _check_chunks(dataset, where)
     return _streamed(dataset, name, storage) if storage.on_disk and name in LARGE else dataset[()]
 

@@ -11,19 +11,39 @@ SMALL = 2**28
 """Bytes of numbers, a few copies of which stay below 1 GiB."""
 
 
-def size_limit(*paths: Path) -> int:
+_TIMES, _TIMES_OF_PICTURES = 4, 256  # frames of a game are compressed to an eightieth
+
+
+def size_limit(*paths: Path, times: int = _TIMES) -> int:
     """Bytes of numbers that files may hold: few, or not many more than the files have."""
-    return max(SMALL, 4 * sum(path.stat().st_size for path in paths))
+    return max(SMALL, times * sum(path.stat().st_size for path in paths))
+
+
+class Budget:
+    """What the arrays of files may still take: together what pictures may, and those that are none less."""
+
+    def __init__(self, *paths: Path):
+        self._numbers, self._all = size_limit(*paths), size_limit(*paths, times=_TIMES_OF_PICTURES)
+
+    def has(self, size: int, *, pictures: bool) -> bool:
+        """Whether so many bytes are left."""
+        return size <= (self._all if pictures else min(self._all, self._numbers))
+
+    def spend(self, size: int, *, pictures: bool) -> None:
+        self._all -= size
+        self._numbers -= 0 if pictures else size
+
+
+def are_pictures(name: str, shape: Sequence[int], dtype: np.dtype) -> bool:
+    """Whether an array is of bytes, and of rows of two dimensions or more."""
+    return name == "observations" and dtype == np.uint8 and len(shape) > 2
 
 
 def array_bytes(name: str, shape: Sequence[int], dtype: np.dtype, stored: int = 0) -> int:
     """What an array of an episode file takes: numbers smaller than float32 become it, but for observations.
 
-    Pictures of a byte a number count a 64th, since those of a game are compressed to an eightieth. `stored`: bytes that
-    the file says it has, where it says so beside the shape.
+    `stored`: bytes that the file says it has, where it says so beside the shape.
     """
-    if name == "observations" and dtype.itemsize == 1 and len(shape) > 2:
-        return max(math.prod(shape), stored) // 64
     return max(math.prod(shape) * max(dtype.itemsize, 1 if name == "observations" else 4), stored)
 
 

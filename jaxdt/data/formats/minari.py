@@ -16,7 +16,7 @@ import numpy as np
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.formats.columns import check_declared_size
 from jaxdt.data.formats.hdf5 import member, read_dataset, reading_hdf5
-from jaxdt.data.formats.limits import array_bytes, size_limit
+from jaxdt.data.formats.limits import Budget
 from jaxdt.data.formats.parquet import open_parquet
 from jaxdt.data.formats.rows import numbers_of
 from jaxdt.data.formats.saved import open_arrow
@@ -90,7 +90,7 @@ def read_minari(directory: Path, source: str) -> EpisodeStore:
 
 
 def _episodes(file: "h5py.File", metadata: dict[str, Any], path: Path) -> list[dict[str, np.ndarray]]:
-    budget, episodes = _Budget(size_limit(path)), []
+    budget, episodes = Budget(path), []
     for number in range(_count(metadata, len(file), path)):
         group, arrays = member(file, f"episode_{number}", path), {}
         for name in _FIELDS:
@@ -105,14 +105,7 @@ def _episodes(file: "h5py.File", metadata: dict[str, Any], path: Path) -> list[d
     return episodes
 
 
-class _Budget:
-    """Bytes that may still be read."""
-
-    def __init__(self, left: int):
-        self.left = left
-
-
-def _flattened(group: Any, name: str, path: Path, budget: _Budget, depth: int = 8) -> np.ndarray:
+def _flattened(group: Any, name: str, path: Path, budget: Budget, depth: int = 8) -> np.ndarray:
     """A dataset's numbers, or of a group of observations all of them, a step a row, in the order of their names."""
     found = member(group, name, path)
     if hasattr(found, "keys") and depth and (name == "observations" or depth < 8):
@@ -120,9 +113,7 @@ def _flattened(group: Any, name: str, path: Path, budget: _Budget, depth: int = 
         if not parts or len({len(part) for part in parts}) > 1:
             raise JaxdtError(f"{path}: the parts of {found.name} must have as many rows; got {list(map(len, parts))}.")
         return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
-    numbers = read_dataset(group, name, path, budget.left)
-    budget.left -= array_bytes(name, numbers.shape, numbers.dtype)
-    return numbers
+    return read_dataset(group, name, path, budget)
 
 
 def _arrow_episodes(data: Path, metadata: dict[str, Any]) -> list[dict[str, np.ndarray]]:

@@ -1,43 +1,43 @@
 """Atari's colour screens as the grey pictures that agents see."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxdt.errors import JaxdtError
+from jaxdt.games import game_of
 
 
-SCREEN = (210, 160, 3)
-SEEN = (84, 84)
+COLOUR_SCREEN = (210, 160, 3)
+GREY_PICTURE = (84, 84)
+_MADE_WITH = {"resize": "antialiased"}
 
 
 def is_screen(shape: tuple[int, ...], dtype: np.dtype) -> bool:
     """Whether each step is a colour screen."""
-    return shape[1:] == SCREEN and dtype == np.uint8
+    return shape[1:] == COLOUR_SCREEN and dtype == np.uint8
 
 
 def grey_pictures(screens: UInt8[np.ndarray, "n 210 160 3"]) -> UInt8[np.ndarray, "n 84 84"]:
-    """Pillow's `convert("L")`, then `resize((84, 84), BILINEAR)`, which is antialiased."""
-    from PIL import Image
+    """Pillow's `convert("L")`, then `resize((84, 84), BILINEAR)`, which is antialiased; the same to the last bit."""
+    from jaxdt.resizing import resize  # which loads SciPy
 
-    seen = np.empty((len(screens), *SEEN), np.uint8)
-    for picture, screen in zip(seen, screens, strict=True):
-        picture[:] = np.asarray(Image.fromarray(screen).convert("L").resize(SEEN, Image.Resampling.BILINEAR))
-    return seen
+    red, green, blue = (screens[..., i].astype(np.uint32) for i in range(3))
+    grey = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+    return resize(grey.astype(np.uint8), GREY_PICTURE, "antialiased")
+
+
+def with_their_resizing(env_id: str | None, kwargs: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The keyword arguments with which a game is seen as `grey_pictures` are; a file's own go first."""
+    return kwargs if game_of(env_id or "") is None else {**_MADE_WITH, **(kwargs or {})}
 
 
 def warn_of_screens(source: str) -> None:
-    """What they become; raises JaxdtError without Pillow."""
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise JaxdtError(
-            f"{source}: colour pictures of 210 x 160 are made grey ones of 84 x 84 with Pillow, which is not here: "
-            "pip install 'jaxdt[video]'."
-        ) from error
+    """What they become."""
     warnings.warn(
-        f"{source}: colour pictures of 210 x 160 are kept as grey ones of 84 x 84, made with Pillow's convert('L') and "
-        "resize((84, 84), BILINEAR), which is antialiased; evaluate on pictures that are made alike.",
-        stacklevel=5,
+        f"{source}: colour pictures of 210 x 160 are kept as grey ones of 84 x 84, made as Pillow's convert('L') and "
+        'resize((84, 84), BILINEAR) make them, which is antialiased; evaluate with --env-kwargs \'{"resize": '
+        "\"antialiased\"}', as is done where the file's env_id is a game's.",
+        stacklevel=4,
     )
