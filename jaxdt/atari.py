@@ -19,6 +19,7 @@ FRAME_SIZE = (84, 84)
 _FRAMES_A_SECOND = 60
 _MOST_FRAMES = 2**24  # of an episode
 _OURS = "jaxdt.atari:AtariGame"
+_STICKINESS = "repeat_action_probability"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,17 +182,23 @@ def make_game(env_id: str, given: Mapping[str, Any], max_episode_steps: int | No
 def made_as_registered(spec: Any) -> tuple[str, dict[str, Any]] | None:
     """The id and keyword arguments of the EnvSpec of a game in no wrappers, ale_py's or ours; else None.
 
-    Of ale_py's, what differs from its registered ones.
+    Of ale_py's, what differs from its registered ones. Its sticky actions are kept also where they are the registered
+    ones, since whether they were given cannot be told. `max_episode_steps` is there where it is not the id's own.
     """
     if spec.additional_wrappers or spec.entry_point not in (_OURS, "ale_py.env:AtariEnv"):
         return None
+    kwargs = {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
     if spec.entry_point == _OURS:
-        kwargs = dict(spec.kwargs)
-        return kwargs.pop("env_id"), kwargs
-    register_games()
-    usual = gymnasium.spec(spec.id).kwargs
-    changed = {name: value for name, value in spec.kwargs.items() if name not in usual or usual[name] != value}
-    return spec.id, changed
+        env_id = kwargs.pop("env_id")
+        limit = checked_settings(env_id, kwargs).max_episode_steps
+    else:
+        register_games()
+        registered, env_id = gymnasium.spec(spec.id), spec.id
+        usual, limit = {**registered.kwargs, _STICKINESS: 0.0}, registered.max_episode_steps
+        kwargs = {name: value for name, value in kwargs.items() if name not in usual or usual[name] != value}
+    if spec.max_episode_steps != limit:
+        kwargs["max_episode_steps"] = spec.max_episode_steps or -1  # Gymnasium's word for none
+    return env_id, kwargs
 
 
 def register_games() -> None:

@@ -99,7 +99,7 @@ def make(choice: EnvironmentChoice, *, render: bool = False) -> "gymnasium.Env":
         env = _spec_of(env)
     if isinstance(env, EnvSpec):
         env = dataclasses.replace(env, kwargs={name: v for name, v in env.kwargs.items() if name != "render_mode"})
-        if (game := _as_registered_game(env)) is not None:
+        if (game := registered_game(env)) is not None:
             env, kwargs = game[0], {**game[1], **kwargs}
     if isinstance(env, str) and game_of(env) is not None:
         from jaxdt.atari import make_game
@@ -120,9 +120,9 @@ def make(choice: EnvironmentChoice, *, render: bool = False) -> "gymnasium.Env":
     return made
 
 
-def _as_registered_game(spec: Any) -> tuple[str, dict[str, Any]] | None:
-    """So that `gymnasium.make("ALE/Pong-v5")` is played as its id alone would be."""
-    if game_of(spec.id) is None:
+def registered_game(spec: Any) -> tuple[str, dict[str, Any]] | None:
+    """By which id and keyword arguments a game's object is played; None for what is no game or has wrappers."""
+    if game_of(getattr(spec, "id", "")) is None:
         return None
     from jaxdt.atari import made_as_registered
 

@@ -28,6 +28,7 @@ from jaxdt.games import GAMES, game_of
 from jaxdt.interop import card
 from jaxdt.resizing import resize
 from jaxdt.run import comparison, comparison_files
+from jaxdt.run.environment import remembered
 from jaxdt.run.exploration import check_explores
 from jaxdt.run.prepare import _environment_name, _with_arguments_of_data
 from jaxdt.simulator import episode_limit, identity, make_simulator, with_version
@@ -218,10 +219,54 @@ def test_an_action_that_there_is_not_is_refused_where_ale_would_hang(action):
     assert made.step(np.array(5))[0].shape == SIZE
 
 
-def test_gymnasiums_own_object_of_a_game_is_played_as_its_id():
-    made = make_simulator(gymnasium.make("ALE/Pong-v5", frameskip=2))
-    assert (type(made), made.settings.frameskip, made.settings.repeat_action_probability) == (AtariGame, 2, 0.0)
-    assert make_simulator(game(resize="bilinear")).settings.resize == "bilinear"
+STICKY = {"repeat_action_probability": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "kwargs", "limit"),
+    [
+        (
+            lambda: gymnasium.make("ALE/Pong-v5", repeat_action_probability=0.25, max_episode_steps=100),
+            "ALE/Pong-v5",
+            {**STICKY, "max_episode_steps": 100},
+            100,
+        ),
+        (lambda: gymnasium.make("ALE/Pong-v5", frameskip=2), "ALE/Pong-v5", {**STICKY, "frameskip": 2}, 54_000),
+        (lambda: gymnasium.make("ALE/Pong-v5", repeat_action_probability=0.0), "ALE/Pong-v5", None, 27_000),
+        (lambda: gymnasium.make("PongNoFrameskip-v4"), "PongNoFrameskip-v4", None, 27_000),
+        (lambda: gymnasium.make("ALE/Pong-v5", render_mode="rgb_array"), "ALE/Pong-v5", STICKY, 27_000),
+        (lambda: gymnasium.spec("ALE/Pong-v5"), "ALE/Pong-v5", STICKY, 27_000),
+        (lambda: game("PongNoFrameskip", resize="bilinear"), "PongNoFrameskip-v4", {"resize": "bilinear"}, 27_000),
+        (
+            lambda: gymnasium.make(game(frameskip=3).spec, max_episode_steps=9),
+            "ALE/Pong-v5",
+            {"frameskip": 3, "max_episode_steps": 9},
+            9,
+        ),
+    ],
+)
+def test_an_object_of_a_game_is_played_and_remembered_with_all_that_it_was_given(given, name, kwargs, limit):
+    env = given()
+    played = make_simulator(EnvironmentChoice(env=env))
+    config, itself = remembered(PRESETS["bc"], env)
+    assert (config.env, config.env_kwargs, itself) == (name, kwargs, None)
+    again = make_simulator(EnvironmentChoice(env=config.env, kwargs=config.env_kwargs))
+    assert isinstance(played, AtariGame)
+    assert isinstance(again, AtariGame)
+    assert played.settings == again.settings
+    assert episode_limit(played) == limit
+
+
+def test_ales_own_object_that_is_played_itself_must_be_given_again():
+    """Its pictures are in colour, and those of its id are not."""
+    one_by_one = dataclasses.replace(PRESETS["bc"], parallel_environments=1)
+    env = gymnasium.make("ALE/Pong-v5")
+    assert make_simulator(EnvironmentChoice(env=env, parallel=1)).observation_space.shape == (210, 160, 3)
+    config, itself = remembered(one_by_one, env)
+    assert (config.env, itself) == ("custom", env)
+    ours = game()
+    config, itself = remembered(one_by_one, ours)
+    assert (config.env, itself) == ("ALE/Pong-v5", ours)
 
 
 PLAYED = [

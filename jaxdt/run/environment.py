@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdt.choice import DEFAULT_LIMIT, EnvironmentChoice, is_jax_environment
+from jaxdt.choice import DEFAULT_LIMIT, EnvironmentChoice, is_jax_environment, registered_game
 from jaxdt.config import TrainConfig, whole
 from jaxdt.errors import JaxdtError
 from jaxdt.run.directory import RunRecord
@@ -23,12 +23,23 @@ def remembered(config: TrainConfig, env: Any) -> tuple[TrainConfig, Any]:
     if env is None or isinstance(env, str):
         env_id = config.env if env is None else env
         return dataclasses.replace(config, env=env_id and with_version(env_id)), None
-    named = None if is_jax_environment(env) else _named(env)
+    one_by_one = config.parallel_environments == 1
+    named = None if is_jax_environment(env) or (one_by_one and _is_ales_own(env)) else _named(env)
     if named is None:
         return dataclasses.replace(config, env=CUSTOM), env
     env_id, kwargs = named
     config = dataclasses.replace(config, env=env_id, env_kwargs={**kwargs, **(config.env_kwargs or {})} or None)
-    return config, env if config.parallel_environments == 1 else None
+    return config, env if one_by_one else None
+
+
+def _is_ales_own(env: Any) -> bool:
+    """Whether it is ale_py's environment of a game, which is not what its id makes where it is played itself."""
+    import gymnasium
+
+    if not isinstance(env, gymnasium.Env) or registered_game(env.spec) is None:
+        return False
+    spec: Any = env.spec
+    return spec.entry_point == gymnasium.spec(spec.id).entry_point
 
 
 def _named(env: Any) -> tuple[str, dict[str, Any]] | None:
@@ -36,6 +47,9 @@ def _named(env: Any) -> tuple[str, dict[str, Any]] | None:
     import gymnasium
 
     spec: Any = env.spec if isinstance(env, gymnasium.Env) else env
+    if (game := registered_game(spec)) is not None:
+        plain = _as_json(game[1])
+        return None if plain is None else (with_version(game[0]), plain)
     registered = gymnasium.registry.get(getattr(spec, "id", ""))
     if registered is None or spec.additional_wrappers != registered.additional_wrappers:
         return None
@@ -46,12 +60,17 @@ def _named(env: Any) -> tuple[str, dict[str, Any]] | None:
     }
     if spec.max_episode_steps != registered.max_episode_steps:
         kwargs["max_episode_steps"] = spec.max_episode_steps or -1  # Gymnasium's word for none
+    plain, same = _as_json(kwargs), spec.entry_point == registered.entry_point
+    return (spec.id, plain) if plain is not None and same and registered.kwargs.keys() <= spec.kwargs.keys() else None
+
+
+def _as_json(kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """The same as JSON gives it back; None where that is something else."""
     try:
         plain = json.loads(json.dumps(kwargs, allow_nan=False, default=_number))
-        same = spec.entry_point == registered.entry_point and plain == kwargs
+        return plain if plain == kwargs else None
     except (TypeError, ValueError):
         return None
-    return (spec.id, plain) if same and registered.kwargs.keys() <= spec.kwargs.keys() else None
 
 
 def _number(value: Any) -> Any:
