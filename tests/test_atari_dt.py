@@ -329,6 +329,10 @@ def test_what_it_is_not_for_is_one_sentence():
     single = dataclasses.replace(stacks, observation_shape=(84, 84))
     with pytest.raises(JaxdtError, match="token_schedule goes by passes over the data, which must have more than 90"):
         make_algorithm(dataclasses.replace(config, token_schedule=True), single)
+    whole_replay = dataclasses.replace(single, constants={**measured, "windows": 5e7})  # of fifty checkpoints
+    scheduled = make_algorithm(dataclasses.replace(config, token_schedule=True), whole_replay).update
+    assert isinstance(scheduled, TokenScheduledUpdate)
+    assert scheduled.final == 9_000_000_000
     with pytest.raises(JaxdtError, match="token_schedule counts the windows"):
         dataclasses.replace(config, token_schedule=True).trained_on_from(config)
     dim = jaxdt.EpisodeStore.from_arrays(np.ones((4, 9, 9), np.uint8), np.arange(4) % 2, np.ones(4), episode_ends=[4])

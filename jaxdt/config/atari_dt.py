@@ -168,10 +168,10 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
             raise JaxdtError("spec.constants.frame_mean must be a picture, the data's mean; measure it on the data.")
         if self.center_frames and not spec.constants.get("frame_std", 0) > 0:
             raise JaxdtError("spec.constants.frame_std must be a number above 0, measured on the training data.")
-        for name, least in (("longest_episode", 1), ("windows", 0)):
+        for name, least, most in (("longest_episode", 1, 2**24), ("windows", 0, 2**40)):
             value = spec.constants.get(name)
-            if value is None or value.shape != () or not least <= value < 2**24:
+            if value is None or value.shape != () or not least <= value < most:
                 raise JaxdtError(
-                    f"spec.constants.{name} must be a number from {least} to 2**24, measured on the training data; "
+                    f"spec.constants.{name} must be a number from {least} to {most}, measured on the training data; "
                     f"got {value}."
                 )
