@@ -31,6 +31,9 @@ BLOCK = 32
 """Most windows that a CPU reads at once."""
 
 
+Center = Callable[[Num[Array, "b n *s"]], Num[Array, "b n *s"]]
+
+
 def measure(config: AtariDTConfig, store: EpisodeStore) -> dict[str, np.ndarray]:
     """The longest episode, as long as the table of timesteps is, and how many windows a pass over the data has.
 
@@ -80,7 +83,7 @@ def make(config: AtariDTConfig, spec: Spec) -> Algorithm:
     return Algorithm(
         init=lambda key: start(model.init(key)),
         update=update,
-        policy=_policy(config, spec, model),
+        policy=_policy(config, spec, model, center),
         sampler=partial(FrameSampler, context_length=config.context_length),
         validate=validate,
     )
@@ -113,7 +116,7 @@ def _num_tokens(window: Window) -> Int[Array, ""]:
     return jnp.sum(window.mask, dtype=jnp.int32)
 
 
-def _centering(config: AtariDTConfig, spec: Spec) -> Callable[[Num[Array, "b n *s"]], Num[Array, "b n *s"]]:
+def _centering(config: AtariDTConfig, spec: Spec) -> Center:
     """What pictures go through before they are encoded; black ones, such as those before an episode, become 0."""
     if not config.center_frames:
         return lambda frames: frames
@@ -140,8 +143,8 @@ class _Memory(NamedTuple):
     """Steps since the episodes began."""
 
 
-def _policy(config: AtariDTConfig, spec: Spec, model: AtariModel) -> Policy:
-    encoded, center = Spec(observation_shape=(config.width,), action=spec.action), _centering(config, spec)
+def _policy(config: AtariDTConfig, spec: Spec, model: AtariModel, center: Center) -> Policy:
+    encoded = Spec(observation_shape=(config.width,), action=spec.action)
 
     def start(targets: Float[Array, " b"]) -> _Memory:
         batch = targets.shape[0]

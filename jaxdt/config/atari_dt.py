@@ -9,7 +9,7 @@ from tyro.conf import OmitArgPrefixes
 
 from jaxdt.config.checks import Sampling, at_least, at_most, check_sampling, one_of, within
 from jaxdt.config.optimizer import OptimizerConfig
-from jaxdt.config.shared import AnyReturns, ChosenActions, OneOptimizer, fitted
+from jaxdt.config.shared import AnyReturns, ChosenActions, OneOptimizer, fitted, mingpt_optimizer
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Box, Spec
 
@@ -39,19 +39,6 @@ _SMALLEST = 36
 def convolutions_for(observation_shape: tuple[int, ...]) -> tuple[Convolution, ...]:
     """Of pictures (height, width) or (height, width, channels), by their size."""
     return NATURE if min(observation_shape[:2]) >= _SMALLEST else SMALL
-
-
-def _as_the_authors() -> OptimizerConfig:
-    return OptimizerConfig(
-        learning_rate=6e-4,
-        warmup_steps=None,
-        warmup_fraction=0.02,
-        schedule="cosine",
-        weight_decay=0.1,
-        decay_biases=False,
-        beta2=0.95,
-        max_grad_norm=1.0,
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +82,7 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
     token_schedule: bool = False
     """The authors' learning rate: rises over 10,240 tokens, and falls along half a cosine until six passes over the
     data have gone by, never below a tenth. False: by `schedule`, over the run."""
-    optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=_as_the_authors)
+    optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=mingpt_optimizer)
     """Without `decay-biases` the tables of actions, positions and timesteps are not decayed either."""
 
     def __post_init__(self):

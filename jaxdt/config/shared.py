@@ -35,6 +35,20 @@ class OneOptimizer:
         return self.optimizer.last_step
 
 
+def mingpt_optimizer() -> OptimizerConfig:
+    """That of methods whose authors wrote them on minGPT's trainer."""
+    return OptimizerConfig(
+        learning_rate=6e-4,
+        warmup_steps=None,
+        warmup_fraction=0.02,
+        schedule="cosine",
+        weight_decay=0.1,
+        decay_biases=False,
+        beta2=0.95,
+        max_grad_norm=1.0,
+    )
+
+
 class AnyReturns:
     """A config that no scale of returns and no length of episodes keeps from learning."""
 

@@ -13,7 +13,7 @@ from tyro.conf import OmitArgPrefixes
 
 from jaxdt.config.checks import at_least, at_most, one_of, within
 from jaxdt.config.optimizer import OptimizerConfig
-from jaxdt.config.shared import AnyReturns, OneOptimizer, d4rl_set, fitted
+from jaxdt.config.shared import AnyReturns, OneOptimizer, d4rl_set, fitted, mingpt_optimizer
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Box, Discrete, Spec
 
@@ -34,19 +34,6 @@ AUTHORS_PLANNING_OF = {
     "ant-random": {"horizon": 5},
 }
 """What the authors chose for each of D4RL's sets of version 2."""
-
-
-def _as_the_authors() -> OptimizerConfig:
-    return OptimizerConfig(
-        learning_rate=6e-4,
-        warmup_steps=None,
-        warmup_fraction=0.02,  # one pass of the authors' fifty
-        schedule="cosine",
-        weight_decay=0.1,
-        decay_biases=False,
-        beta2=0.95,
-        max_grad_norm=1.0,
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,7 +107,7 @@ class TrajectoryTransformerConfig(OneOptimizer, AnyReturns):
     """The authors' learning rate: rises over the tokens of one pass over the data and falls along half a cosine until
     the twentieth, then rises and falls again, never below a tenth. False: one cosine over the run, by `schedule`.
     None: theirs where the data's name is one of D4RL's sets of version 2, and one cosine otherwise."""
-    optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=_as_the_authors)
+    optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=mingpt_optimizer)
     """Without `decay-biases` the tables of tokens and positions are not decayed either."""
 
     def __post_init__(self):
