@@ -42,9 +42,9 @@ class Finetuned(Trained):
         evaluated = {line["round"] for line in read_lines(self.run.evaluations)}
         if not explored:
             return "evaluation" if not evaluated else "compile"
-        if metrics <= config:
+        if metrics <= config or not lines:  # the first line may be half written
             return "compile"
-        if lines and lines[0] % 3 == 0 and lines[0] not in evaluated:
+        if lines[0] % 3 == 0 and lines[0] not in evaluated:
             return "evaluation"
         return "updates" if explored > lines[0] else "explore"
 
