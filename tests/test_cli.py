@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import operator
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ import pytest
 
 import jaxdt
 from jaxdt.cli import run
-from jaxdt.cli.common import _with_plain_numbers, keep_compiled_programs
+from jaxdt.cli.common import keep_compiled_programs
 from jaxdt.cli.completion import COMMANDS, flags_of
 from jaxdt.cli.training import TrainArguments, parse_train
 from jaxdt.config import PRESETS
@@ -127,18 +128,25 @@ def test_what_train_cannot_begin_with_is_one_sentence(trained, capsys, arguments
 
 
 @pytest.mark.parametrize(
-    ("written", "read"),
+    ("written", "name", "read"),
     [
-        (["--steps", "1e5"], ["--steps", "100000"]),
-        (["--steps=2.5E+3", "--seed", "1"], ["--steps=2500", "--seed", "1"]),
-        (["--steps", "1.5e0"], ["--steps", "1.5e0"]),
-        (["--width", "1e2", "--learning-rate", "1e2"], ["--width", "100", "--learning-rate", "1e2"]),
-        (["--eval_every", "1e3", "1e4"], ["--eval_every", "1000", "1e4"]),
-        (["--out", "1e5", "--seeds", "1", "1e1"], ["--out", "1e5", "--seeds", "1", "10"]),
+        ("--steps 1e5", "steps", 100_000),
+        ("--steps=2.5E+3 --seed 1", "steps", 2_500),
+        ("--passes 1e1", "passes", 10),
+        ("--learning-rate 1e2", "algorithm.optimizer.learning_rate", 100.0),
+        ("--eval_every 1e3", "eval_every", 1_000),
+        ("--env 1e5", "env", "1e5"),
+        ("--env None", "env", None),
+        ("--targets 1e2 -3", "targets", (100.0, -3.0)),
+        ("--targets auto", "targets", "auto"),
+        ("--timestep-embedding False", "algorithm.model.timestep_embedding", False),
+        ('--env-kwargs {"g":1}', "env_kwargs", {"g": 1}),
     ],
 )
-def test_whole_numbers_may_be_written_with_an_exponent(written, read):
-    assert _with_plain_numbers(TrainArguments, written) == read
+def test_words_are_read_as_what_a_flag_takes(written, name, read):
+    value = operator.attrgetter(name)(parse_train(["paper", *written.split()]).config)
+    assert value == read
+    assert type(value) is type(read)
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(trained, monkeypatch, capsys):
@@ -280,19 +288,40 @@ def test_bad_input_is_one_sentence_and_exit_code_2(command, says, capsys, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("command", "says"),
     [
-        ("--no-such-flag", "--no-such-flag"),
-        ("--steps many", "many"),
-        ("--learning-rate -1", "learning_rate must be at least 0"),
-        ("--width 15 --num-heads 2", "width must be divisible by num_heads"),
+        ("train --no-such-flag", "jaxdt train takes no '--no-such-flag'; jaxdt train --help explains what it takes."),
+        (
+            "train paper --lerning-rate 3",
+            "jaxdt train paper takes no '--lerning-rate' (did you mean --learning-rate?)",
+        ),
+        ("train paper 3", "jaxdt train paper takes no '3'; "),
+        ("train --steps many", "--steps takes a whole number; got 'many'."),
+        ("train --steps 1.5e0", "--steps takes a whole number; got '1.5e0'."),
+        ("train --steps", "--steps needs a value; "),
+        ("train --seeds 1 x", "--seeds takes whole numbers, separated by spaces; got '1 x'."),
+        ("train --targets -200,-100", "--targets takes numbers, separated by spaces, or auto; got '-200,-100'."),
+        ("train --targets atuo", "or auto; got 'atuo' (did you mean auto?)."),
+        ("train --timestep-embedding maybe", "--timestep-embedding takes True or False; got 'maybe'."),
+        ("train --plot-format pgn", "--plot-format takes png, svg or pdf; got 'pgn' (did you mean png?)."),
+        ("train --env-kwargs {", "--env-kwargs takes a JSON object, such as '{\"g\": 9.8}'; got '{'."),
+        ("train --learning-rate -1", "learning_rate must be at least 0"),
+        ("train --width 15 --num-heads 2", "jaxdt: error: width must be divisible by num_heads"),
+        ("convert", "jaxdt convert needs SPEC and OUT; jaxdt convert --help explains them."),
+        ("convert a b c", "jaxdt convert takes no 'c'; "),
+        ("log runs", "jaxdt log needs --to {tensorboard,wandb,trackio}; "),
     ],
 )
-def test_flags_that_cannot_be_exit_2(flags, says, capsys):
-    with pytest.raises(SystemExit) as exit:
-        run(["train", *flags.split()])
-    assert exit.value.code == 2
-    assert says in " ".join(capsys.readouterr().err.replace("│", " ").split())
+def test_flags_that_cannot_be_are_one_sentence_too(command, says, capsys):
+    assert run(command.split()) == 2
+    [error] = capsys.readouterr().err.splitlines()
+    assert error.startswith("jaxdt: error: ")
+    assert says in error
+
+
+def test_long_values_are_shown_unbroken(capsys):
+    assert run(["train", "--steps", "a" * 150]) == 2
+    assert repr("a" * 150) in capsys.readouterr().err
 
 
 def test_a_run_that_fails_exits_1(data, tmp_path, capsys):

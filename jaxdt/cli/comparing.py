@@ -2,11 +2,11 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
-from jaxdt.cli.common import parse
+from jaxdt.cli.parsing import parse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class CompareArguments:
     return of its last evaluation's episodes at its highest target. What may not be compared is said.
     """
 
-    runs: Positional[tuple[str, ...]]
+    runs: Positional[Annotated[tuple[str, ...], arg(metavar="RUN ...")]]
     """Run directories, or directories with runs in them at any depth; NAME=RUN gives the method's name."""
     best: bool = False
     """Take each run's best evaluation instead of its last, which nobody can know beforehand; the table says so."""
@@ -32,7 +32,7 @@ class LogArguments:
     Exact whatever happened while they were trained, and needs none of these at that time.
     """
 
-    runs: Positional[tuple[str, ...]]
+    runs: Positional[Annotated[tuple[str, ...], arg(metavar="RUN ...")]]
     """Run directories."""
     to: Literal["tensorboard", "wandb", "trackio"]
     """Which; each needs the extra of its name."""

@@ -2,11 +2,11 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
-from jaxdt.cli.common import parse
+from jaxdt.cli.parsing import parse
 from jaxdt.cli.report import dataset_report, directory_report, run_report
 from jaxdt.config import KeywordArguments
 from jaxdt.errors import JaxdtError
@@ -40,10 +40,10 @@ class CollectArguments:
 class ConvertArguments:
     """Write a dataset in another format: `.npz` (ours), `.parquet` (Hugging Face's), `.hdf5` (D4RL's)."""
 
-    spec: Positional[str]
+    spec: Positional[Annotated[str, arg(metavar="SPEC")]]
     """What `--dataset` takes: a file, hf:OWNER/NAME/CONFIG, minari:NAME, dqn:DIR, `demo`, `cartpole`, `acrobot`, or
     several joined by `+`."""
-    out: Positional[Path]
+    out: Positional[Annotated[Path, arg(metavar="OUT")]]
     """File to write; its ending chooses the format; it must not exist yet."""
     map_above: float | None = None
     """GiB; larger episodes are unpacked once into a cache on disk and mapped from it; None: a quarter of memory."""
@@ -55,7 +55,7 @@ class ConvertArguments:
 class InfoArguments:
     """Describe a dataset or a run directory."""
 
-    path: Positional[str]
+    path: Positional[Annotated[str, arg(metavar="PATH")]]
     """A run directory, one of several seeds or of any runs, or a dataset: what `jaxdt train --dataset` takes."""
     map_above: float | None = None
     """GiB; larger episodes are unpacked once into a cache on disk and mapped from it; None: a quarter of memory."""

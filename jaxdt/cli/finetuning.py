@@ -2,11 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from jaxdt.cli.common import device_line, keep_compiled_programs, parse
+from jaxdt.cli.common import device_line, keep_compiled_programs
+from jaxdt.cli.parsing import parse
 from jaxdt.cli.report import run_report
 from jaxdt.config import FinetuneConfig, KeywordArguments
 from jaxdt.errors import JaxdtError
@@ -21,7 +22,7 @@ class FinetuneArguments:
     RUN is any run whose policy can draw its actions. What is left is a run directory like RUN, which is not changed.
     """
 
-    run: Positional[Path | None] = None
+    run: Positional[Annotated[Path | None, arg(metavar="RUN")]] = None
     """Run directory to start from; may be left out with --resume --out."""
     config: OmitArgPrefixes[FinetuneConfig] = dataclasses.field(default_factory=FinetuneConfig)
     seeds: tuple[int, ...] | None = None

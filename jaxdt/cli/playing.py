@@ -3,11 +3,12 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
-from jaxdt.cli.common import device_line, keep_compiled_programs, parse
+from jaxdt.cli.common import device_line, keep_compiled_programs
+from jaxdt.cli.parsing import parse
 from jaxdt.cli.report import evaluation_table, evaluations_document, runs_table
 from jaxdt.config import ACTING_OPTIONS, Context, KeywordArguments, MeasuredAt, PlanningWindow, Sampling
 from jaxdt.errors import JaxdtError
@@ -18,7 +19,7 @@ from jaxdt.files import open_atomically
 class EvaluateArguments:
     """Play episodes at target returns, all side by side, and print what they reach."""
 
-    runs: Positional[tuple[Path, ...]]
+    runs: Positional[Annotated[tuple[Path, ...], arg(metavar="RUN ...")]]
     """Run directories; for several, mean and standard deviation over them are printed too."""
     env: str | None = None
     """Gymnasium id, or `mjx:` and one; None: the run's."""

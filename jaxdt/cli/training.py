@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes
 
-from jaxdt.cli.common import device_line, keep_compiled_programs, parse
+from jaxdt.cli.common import device_line, keep_compiled_programs
+from jaxdt.cli.parsing import parse
 from jaxdt.cli.report import run_report
 from jaxdt.config import DEMO, PRESETS, TrainConfig, check_same_algorithm
 from jaxdt.errors import JaxdtError, did_you_mean

@@ -2,11 +2,11 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
-from jaxdt.cli.common import parse
+from jaxdt.cli.parsing import parse
 from jaxdt.cli.report import run_report
 from jaxdt.config import Context, Sampling
 from jaxdt.errors import JaxdtError
@@ -16,9 +16,9 @@ from jaxdt.errors import JaxdtError
 class ImportArguments:
     """Turn a Hugging Face or original checkpoint into a run directory that evaluates, acts and trains on."""
 
-    source: Positional[str]
+    source: Positional[Annotated[str, arg(metavar="SOURCE")]]
     """A directory with config.json and model.safetensors or pytorch_model.bin, a hub name, or the original's .pt."""
-    out: Positional[Path]
+    out: Positional[Annotated[Path, arg(metavar="OUT")]]
     """Run directory to write; it must be absent or empty."""
     stats: str | None = None
     """Normalisation: a .json file with state_mean and state_std, or a dataset; None: the ones that are known."""
@@ -44,9 +44,9 @@ class ImportArguments:
 class ExportArguments:
     """Write a run as a directory that other programs load, with what they need to know."""
 
-    run: Positional[Path]
+    run: Positional[Annotated[Path, arg(metavar="RUN")]]
     """Run directory."""
-    out: Positional[Path]
+    out: Positional[Annotated[Path, arg(metavar="OUT")]]
     """Directory to write; it must be absent or empty."""
     to: Literal["huggingface", "stablehlo", "onnx"] = "huggingface"
     """huggingface: weights and card of a `transformers.DecisionTransformerModel`; stablehlo: the acting step for jax

@@ -1,5 +1,6 @@
 """Rules that the fields of a config must keep; each raises JaxdtError with the rule and the value."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -18,10 +19,11 @@ Sampling = Literal["greedy", "sample"]
 
 
 def _parsed(arguments: list[str]) -> dict[str, Any] | None:
-    value = None if arguments[0] == "None" else json.loads(arguments[0])
-    if value is not None and not isinstance(value, dict):
-        raise ValueError(f'it must be a JSON object such as {{"name": 1}}; got {arguments[0]:.80}')
-    return value
+    with contextlib.suppress(ValueError):
+        value = None if arguments[0] == "None" else json.loads(arguments[0])
+        if value is None or isinstance(value, dict):
+            return value
+    raise ValueError(f"takes a JSON object, such as '{{\"g\": 9.8}}'; got {arguments[0]!r:.80}.")
 
 
 KeywordArguments = Annotated[
