@@ -1,4 +1,4 @@
-"""What a person sees while something long runs; the library itself stays silent."""
+"""What a person sees while something long runs; the library prints nothing where nobody looks on."""
 
 import math
 import sys
@@ -116,6 +116,11 @@ def console_progress() -> Progress:
     In a notebook they are widgets where ipywidgets is installed.
     """
     return BarProgress() if sys.stderr.isatty() or _in_notebook() else LineProgress()
+
+
+def default_progress() -> Progress:
+    """What training shows where it is not told: bars to whoever sits at a terminal or a notebook, else nothing."""
+    return BarProgress() if sys.stderr.isatty() or _in_notebook() else Progress()
 
 
 def _in_notebook() -> bool:

@@ -10,6 +10,7 @@ import jaxdt
 from jaxdt.cli.report import dataset_report, evaluation_table
 from jaxdt.config.shared import fitting_return_scale
 from jaxdt.progress import decimals
+from jaxdt.run.doubts import doubt_targets
 from jaxdt.run.prepare import prepare_run
 from jaxdt.run.targets import choose_targets
 from tests.conftest import make_store, tiny_algorithm
@@ -101,6 +102,27 @@ def test_the_paper_scales_are_those_of_the_rule_where_it_uses_gym():
 def test_equal_default_targets_are_played_once():
     store = store_of(rewards=np.array([0, 0, 1, 0, 0, 1], np.float32))
     assert choose_targets(CONFIG, store, "none") == (1.0,)
+
+
+@pytest.mark.parametrize(("asked", "warned"), [(1.05, False), (1.2, True), (-0.2, True), (0.5, False)])
+def test_targets_of_a_preset_that_the_data_do_not_reach_are_said(asked, warned):
+    store = store_of(rewards=np.array([0, 0, 1, 0, 0, 0], np.float32))
+    config = dataclasses.replace(CONFIG, preset="cartpole", targets=jaxdt.preset("cartpole").targets)
+    said = "and the preset asks for 50, 200, 500; --targets auto asks for the best of the data."
+    assert next(message for message in advice(config, store) if "preset asks" in message).endswith(said)
+    own = dataclasses.replace(config, targets=(asked,))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        doubt_targets(own, config, store)
+    assert len(caught) == warned
+
+
+def test_passes_that_make_few_updates_are_said():
+    huggingface = dataclasses.replace(CONFIG, steps=None, passes=120, batch_size=2)
+    (said,) = advice(huggingface, store_of())
+    assert said.startswith("120 passes over 2 episodes are 120 updates, which is few (")
+    assert advice(dataclasses.replace(huggingface, passes=1000), store_of()) == []
+    assert advice(dataclasses.replace(huggingface, passes=None, steps=120), store_of()) == []
 
 
 def test_small_numbers_are_shown_with_their_digits():

@@ -196,7 +196,7 @@ def test_more_rounds_are_the_rounds_that_more_would_have_been(trained, whole, tm
     fewer = dataclasses.replace(ONLINE, rounds=2)
     out = jaxdt.finetune(trained, fewer, STORE, out=tmp_path / "run", env=Buttons())
     assert command(["finetune", "--resume", "--out", str(out)]) == 0
-    assert f"{out} is finished: 28 of 28 updates done." in capsys.readouterr().err
+    assert f"{out} is finished: 28 of 28 updates done; --resume with more --rounds goes on." in capsys.readouterr().err
     jaxdt.finetune(None, ONLINE, STORE, out=out, env=Buttons(), resume=True)
     is_as(out, whole)
 

@@ -128,6 +128,8 @@ def test_a_run_killed_in_each_phase_ends_as_the_one_that_was_not(shared, whole):
     found = [kill(trained, phase, chance, 0.01) for phase in ("compile", "save", "evaluation")]
     trained.finish()
     assert found == ["compile", "save", "evaluation"]
+    assert f"{trained.run.path} begins anew, for it has no checkpoint yet" in trained.log()
+    assert f"{trained.run.path} goes on after update 5 of 16" in trained.log()
     is_what_it_would_have_been(trained, whole)
 
 

@@ -18,11 +18,13 @@ from jaxdt.choice import EnvironmentChoice
 from jaxdt.cli import run as command
 from jaxdt.config import HUGGINGFACE
 from jaxdt.data.collecting import collect_episodes
+from jaxdt.data.demo import DEMOS
+from jaxdt.run.beforehand import check_beforehand
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.doubts import doubt_length_of_episodes, doubt_targets, doubt_units_of_actions
 from jaxdt.run.environment import check_alike, chosen, must_be_given_again, remembered
 from jaxdt.run.evaluate import video_paths
-from jaxdt.run.prepare import _environment_name, _with_arguments_of_data, check_beforehand, prepare_run
+from jaxdt.run.prepare import _environment_name, _with_arguments_of_data, prepare_run
 from jaxdt.run.resume import agree_with_record
 from jaxdt.types import Box, Spec
 from tests.conftest import make_store, tiny_algorithm
@@ -363,6 +365,16 @@ def test_an_action_of_an_agent_may_be_changed_in_place(finished):
     agent.reset(1.0)
     action = agent.act(np.zeros(3))
     action += 1.0
+
+
+def test_another_task_than_the_demo_is_refused_before_its_episodes_are_collected():
+    demo = DEMOS["cartpole"]
+    config = dataclasses.replace(CONFIG, dataset="cartpole")
+    for env in (None, "CartPole-v0", "CartPole-v1"):
+        check_beforehand(dataclasses.replace(config, env=env), None, seeds=1, demo=demo)
+    refused = "episodes of CartPole-v1 are collected, and Pendulum-v1 is another task; give episodes of that one"
+    with pytest.raises(JaxdtError, match=refused):
+        check_beforehand(dataclasses.replace(config, env="Pendulum-v1"), None, seeds=1, demo=demo)
 
 
 class NeedsSize(CartPoleEnv):

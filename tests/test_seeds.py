@@ -191,7 +191,7 @@ def test_the_command_trains_seeds_from_beginning_to_end(tmp_path, capsys):
     assert "after 4 updates, 2 seeds" in printed.out
     assert "target -> achieved return over 2 seeds" in printed.err
     assert command(["train", "--resume", "--out", str(out)]) == 0
-    assert "is finished: 4 of 4 updates done" in capsys.readouterr().err
+    assert "is finished: 4 of 4 updates done; --resume with --steps 8 (steps=) makes" in capsys.readouterr().err
     assert command(["train", "--resume", "--seeds", "1", "--out", str(out)]) == 2
     assert "cannot go on with 1" in capsys.readouterr().err
     runs = [str(out / "seed-1"), str(out / "seed-2")]

@@ -116,7 +116,9 @@ def _starting_from(trained: RunRecord, preset: str | None) -> TrainConfig:
     config = PRESETS.get(preset or trained.config.preset, same[0])
     check_same_algorithm(config.algorithm, algorithm)
     algorithm = dataclasses.replace(algorithm, optimizer=config.algorithm.optimizer)
-    return dataclasses.replace(config, algorithm=algorithm, delayed_reward=trained.spec.delayed_reward)
+    # A preset's own targets are of the task that it is for; the run's are of the task of its weights.
+    targets = config.targets and trained.config.targets
+    return dataclasses.replace(config, algorithm=algorithm, targets=targets, delayed_reward=trained.spec.delayed_reward)
 
 
 def _is_given(arguments: list[str], flag: str) -> bool:

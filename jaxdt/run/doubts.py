@@ -11,6 +11,10 @@ from jaxdt.data.episodes import EpisodeStore
 from jaxdt.types import Box, Spec
 
 
+FEW_UPDATES = 1000
+"""Below it a recipe of so many passes has hardly begun."""
+
+
 def doubt_observations_and_returns(config: TrainConfig, store: EpisodeStore, spec: Spec) -> None:
     """Observations that never change, and what the method itself doubts of returns."""
     doubt = config.algorithm.doubt_returns(store.returns)
@@ -41,18 +45,27 @@ def doubt_length_of_episodes(config: TrainConfig, store: EpisodeStore, environme
 
 
 def doubt_targets(config: TrainConfig, given: TrainConfig, store: EpisodeStore) -> None:
-    """Targets of `config` that were not `given`, and lie further from the data's returns than these from each other."""
+    """Targets of `config` that were not `given`, and lie beyond the data's returns by over a tenth of their range."""
     preset = PRESETS.get(config.preset)
     is_own = given.targets is not None and (preset is None or given.targets != preset.targets)
     if is_own or not config.targets or isinstance(config.targets, str):
         return
     low, high = float(store.returns.min()), float(store.returns.max())
-    reach = (high - low) or abs(high) or 1.0
+    reach = 0.1 * ((high - low) or abs(high) or 1.0)
     far = [target for target in config.targets if not low - reach <= target <= high + reach]
     if far:
         _warn(
             f"the data's returns go from {low:g} to {high:g}, and the preset asks for "
             f"{', '.join(f'{target:g}' for target in far)}; --targets auto asks for the best of the data."
+        )
+
+
+def doubt_number_of_updates(config: TrainConfig, num_episodes: int) -> None:
+    """Passes of one window an episode are few updates where there are few episodes."""
+    if config.passes is not None and config.steps is not None and config.steps < FEW_UPDATES:
+        _warn(
+            f"{config.passes} passes over {num_episodes} episodes are {config.steps} updates, which is few (the "
+            "tutorial's passes over a thousand episodes are 1,920); --steps gives their number."
         )
 
 

@@ -24,7 +24,7 @@ from jaxdt.config import (
 from jaxdt.data.demo import DEMOS
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
-from jaxdt.progress import Progress
+from jaxdt.progress import Progress, default_progress
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record, write_record
 from jaxdt.run.each_seed import finetune_each_seed
 from jaxdt.run.environment import choice_of_record, chosen, must_be_given_again, remembered
@@ -34,7 +34,7 @@ from jaxdt.run.resume import check_same_environment, check_same_start, is_finish
 from jaxdt.run.rounds import explore_and_train
 from jaxdt.run.seed_group import SeedGroup, open_seed_group, stored_seeds
 from jaxdt.run.stopping import Stop, never
-from jaxdt.run.train import held, saying_what_is_safe, tidy, with_store
+from jaxdt.run.train import going_on, held, saying_what_is_safe, tidy, with_store
 from jaxdt.training import TrainState
 
 
@@ -80,7 +80,7 @@ def finetune(
     out = default_out(run or "") if out is None else Path(out)
     if seeds is not None:
         seeds = tuple(whole(seed, "seeds") for seed in numbers(seeds, "seeds"))
-    given = _Given(store, env, env_kwargs, checkpoint, progress or Progress(), stop, command)
+    given = _Given(store, env, env_kwargs, checkpoint, progress or default_progress(), stop, command)
     if seeds is not None or stored_seeds(out) or (run is not None and stored_seeds(run)):
         check, go = functools.partial(_check_one, given), functools.partial(_finetune_one, given, is_held=True)
         return finetune_each_seed(check, go, run, config, seeds, out, resume)
@@ -118,13 +118,17 @@ def _finetune_one(
         checked = _checked(given, run, config, group)
         if checked is None:
             steps = group.steps[-1]
-            given.progress.say(f"{group.path} is finished: {steps} of {steps} updates done.")
+            given.progress.say(
+                f"{group.path} is finished: {steps} of {steps} updates done; --resume with more --rounds goes on."
+            )
             return group.path
         prepared, store = checked
         stack.callback(prepared.environment.close)  # type: ignore[union-attr]
         if not begun and not is_held:
             stack.enter_context(held(group, new=True))
         _write_beginning(group.runs[0], prepared.record, store)
+        if begun:
+            given.progress.say(going_on(group, prepared.record.config.steps))
         start_from = functools.partial(_state_of, None if run is None else RunDirectory(run), prepared.record)
         explore_and_train(group, prepared, start_from, store.returns, given.progress, given.stop)
     return group.path

@@ -14,11 +14,11 @@ from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import GymnasiumEnvironment, make_environment
 from jaxdt.evaluation.video import try_filming
-from jaxdt.loggers import MIRRORS, check_installed
 from jaxdt.parallel import Layout, choose_layout
 from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, git_commit, made_again, read_record
 from jaxdt.run.doubts import (
     doubt_length_of_episodes,
+    doubt_number_of_updates,
     doubt_observations_and_returns,
     doubt_targets,
     doubt_units_of_actions,
@@ -26,7 +26,7 @@ from jaxdt.run.doubts import (
 from jaxdt.run.environment import CUSTOM, choice_of, filmed
 from jaxdt.run.fit import check_fit
 from jaxdt.run.targets import choose_targets
-from jaxdt.simulator import are_plain_kwargs, identity, is_registered, make_simulator, with_version
+from jaxdt.simulator import are_plain_kwargs, identity, with_version
 from jaxdt.types import Box, Discrete, Environment, Sampler, Spec
 
 
@@ -114,30 +114,6 @@ def prepare_run(
         raise
 
 
-def check_beforehand(config: TrainConfig, environment: Any, *, seeds: int | None) -> None:
-    """What needs no episodes to be refused, before they are loaded or collected; raises JaxdtError.
-
-    `environment`: the object to play in; None: what the config names, if it does. `seeds`: how many train in one
-    program; None: that is not known yet.
-    """
-    for kind in MIRRORS:
-        if getattr(config, kind):
-            check_installed(kind)
-    if config.devices is not None and seeds is not None:
-        choose_layout(config.batch_size, seeds=seeds, devices=config.devices)
-    if environment is not None or seeds is None or config.env in (None, "none", CUSTOM):
-        return  # a run that goes on has keyword arguments of its own
-    choice = choice_of(config, None, 0)
-    try:
-        if config.video:
-            try_filming(filmed(choice))
-        else:
-            make_simulator(filmed(choice)).close()
-    except JaxdtError:
-        if config.env_kwargs is not None or not is_registered(choice.env):
-            raise  # else the data may have the keyword arguments that it needs
-
-
 def _prepare(
     config: TrainConfig,
     store: EpisodeStore,
@@ -167,6 +143,8 @@ def _prepare(
         doubt_targets(config, given, store)
         doubt_units_of_actions(config, store, spec)
     config = fill_schedule(config, filtered.num_episodes, resumed=previous is not None)
+    if previous is None:
+        doubt_number_of_updates(config, filtered.num_episodes)
     if previous is not None and identity(previous.config.env or "none") == identity(given.env or "none"):
         config = dataclasses.replace(config, env=previous.config.env)  # as the run has always written it
     making = {**describe_making(command), "git_commit": git_commit(), "devices": len(layout.devices)}

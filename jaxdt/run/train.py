@@ -16,14 +16,15 @@ from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError, WriteError
 from jaxdt.files import remove_unfinished, writing
-from jaxdt.progress import Progress
+from jaxdt.progress import Progress, default_progress
 from jaxdt.run.agent import Agent
+from jaxdt.run.beforehand import check_beforehand
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record, write_record
 from jaxdt.run.environment import choice_of, choice_of_record, remembered
 from jaxdt.run.evaluate import render_videos, video_paths
 from jaxdt.run.lock import sole_process
 from jaxdt.run.loop import train_and_evaluate
-from jaxdt.run.prepare import check_beforehand, prepare_run
+from jaxdt.run.prepare import prepare_run
 from jaxdt.run.resume import agree_with_records, is_finished, meet_at_one_checkpoint
 from jaxdt.run.seed_group import SeedGroup, check_seeds, open_seed_group
 from jaxdt.run.stopping import Stop, never
@@ -52,6 +53,7 @@ def train(
     - `out`: default: the next free `runs/<preset>-<env>-<n>`.
     - `resume`: continue the run in `out` from its latest checkpoint; then `config` must agree with the run's
       own except for steps, targets and intervals. An absent or empty `out` starts from `config`.
+    - `progress`: what shows how far it is; default: bars in a terminal or a notebook, and elsewhere nothing.
     - `stop`: asked after every update; once it answers with a signal's number, the run is saved and StoppedError
       raised. `jaxdt.run.stopping.stop_signals` makes one that heeds SIGTERM and Ctrl-C.
 
@@ -65,9 +67,10 @@ def train(
         )
     if seeds is not None:
         seeds = tuple(whole(seed, "seeds") for seed in numbers(seeds, "seeds"))
-    progress = progress or Progress()
+    progress = progress or default_progress()
     config, env = remembered(config, env)
-    check_beforehand(config, env, seeds=None if resume else len(seeds or (config.seed,)))
+    demo = DEMOS.get(config.dataset or "demo") if store is None else None
+    check_beforehand(config, env, seeds=None if resume else len(seeds or (config.seed,)), demo=demo)
     episodes: EpisodeStore | None = None
     if out is None:
         if resume:
@@ -87,7 +90,7 @@ def train(
             config = _continued(config, group, records)
             if is_finished(group, config):
                 group.write_summary()
-                progress.say(f"{group.path} is finished: {config.steps} of {config.steps} updates done.")
+                progress.say(_finished(group, config))
                 targets = (previous.config if config.targets == "auto" else config).evaluation_targets
                 for run in group.runs if config.video else ():  # a kill may have come before the last video
                     if not all(path.exists() for path in video_paths(run.videos, targets)):
@@ -124,6 +127,8 @@ def train(
                 episodes.save(run.episodes)
         if len(prepared.layout.devices) > 1:
             progress.say(prepared.layout.describe(config.batch_size))
+        if begun:
+            progress.say(going_on(group, prepared.record.config.steps))
         train_and_evaluate(group, prepared, samplers, episodes.returns, progress, stop)
         for run in group.runs if config.video else ():
             if prepared.environment is not None:
@@ -143,6 +148,24 @@ def _saying_that_data_may_move(config: TrainConfig, previous: RunRecord | None) 
         raise JaxdtError(
             f"{str(error).rstrip('.')}. If the run's data lie elsewhere now, name that place with --dataset (dataset=)."
         ) from error
+
+
+def going_on(group: SeedGroup, steps: int | None) -> str:
+    """Where a run that goes on does so, for people."""
+    done = group.steps[-1] if group.steps else None
+    if done is None:
+        return f"{group.path} begins anew, for it has no checkpoint yet"
+    return f"{group.path} goes on after update {done} of {steps}"
+
+
+def _finished(group: SeedGroup, config: TrainConfig) -> str:
+    """That a run is finished, and how it may be trained for longer all the same."""
+    assert config.steps is not None
+    said = f"{group.path} is finished: {config.steps} of {config.steps} updates done"
+    if config.algorithm.last_step is None:
+        return f"{said}; --resume with --steps {2 * config.steps} (steps=) makes it as long again."
+    trained = group.runs[0].path
+    return f"{said}, and its learning rate is 0 now; --init {trained} (init=) trains its weights further, as a new run."
 
 
 def _render(run: RunDirectory, config: TrainConfig, choice: EnvironmentChoice, progress: Progress) -> None:
