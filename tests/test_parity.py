@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jaxdt.config import OptimizerConfig
 from jaxdt.interop.names import params_from_tensors
 from jaxdt.models import build_model
 from jaxdt.types import Box, Spec, Window
-from tests.conftest import make_store
+from tests.conftest import make_store, tiny_algorithm
 
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("default")]
@@ -274,3 +275,26 @@ def test_the_peer_draws_whole_windows_and_its_models_act_as_runs(tmp_path):
     assert float(drawn.embed_timestep.weight.std()) == pytest.approx(1.0, abs=0.05)
     assert float(drawn.encoder.h[0].mlp.c_fc.weight.std()) == pytest.approx(0.02, abs=0.002)
     assert not torch.any(drawn.encoder.wpe.weight)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "changes"),
+    [("Pendulum-v1", {}), ("Pendulum-v1", {"delayed_reward": True}), ("CartPole-v1", {})],
+    ids=["vectors", "delayed rewards", "discrete"],
+)
+def test_the_code_of_a_model_card_plays_the_same_episode_in_both_libraries(env_id, changes, tmp_path, capsys):
+    store = make_store((9, 30), 3, 1) if env_id == "Pendulum-v1" else make_store((9, 30), 4, discrete=2)
+    config = tiny_algorithm(return_scale=10.0, timestep_embedding=True)
+    spec = dataclasses.replace(jaxdt.make_spec(config, store, env_id), **changes)
+    params = jaxdt.make_algorithm(config, spec).init(jax.random.key(0)).params
+    params = jax.tree.map(lambda leaf: leaf * 8 if leaf.ndim == 2 else leaf, params)  # so that actions differ
+    agent = jaxdt.Agent(config, params, spec, env_id=env_id, targets=[-200.0])
+    folder = jaxdt.to_huggingface(agent, tmp_path / "model") or tmp_path / "model"
+    codes = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    for code in codes:
+        exec(
+            code.replace('snapshot_download("model")', repr(str(folder))).replace('("model")', f"({str(folder)!r})"), {}
+        )
+    ours, theirs = map(float, capsys.readouterr().out.split())
+    assert ours == pytest.approx(theirs, abs=1e-2)
+    assert ours != pytest.approx(0, abs=1)

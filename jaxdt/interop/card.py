@@ -131,29 +131,72 @@ def _usage(
     name: str, spec: Spec, return_scale: float, env_id: str | None, context_length: int, targets: Sequence[float]
 ) -> str:
     target = f"{max(targets):g}" if targets else "1000"
+    made = f'gymnasium.make("{gymnasium_id(env_id)}")' if env_id else "..."
+    if isinstance(spec.action, Box):
+        bounds = '\nlow, high = np.array(known["action_low"]), np.array(known["action_high"])'
+        kept, taken = "predicted", "low + (predicted + 1) / 2 * (high - low)"
+    else:
+        bounds = ""
+        kept, taken = "np.eye(len(predicted))[predicted.argmax()]", 'int(predicted.argmax()) + known["first_action"]'
+    left = "returns[-1]" if spec.delayed_reward else "returns[-1] - reward"
     code = f"""In JAX, with jaxdt:
 
 ```python
+import gymnasium
 import jaxdt
 
 agent = jaxdt.from_huggingface("{name}")
+env = {made}
+observation, _ = env.reset(seed=0)
 agent.reset(target_return={target})
-action = agent.act(observation)  # then agent.act(observation, reward)
+reward, ended, achieved = 0.0, False, 0.0
+while not ended:
+    observation, reward, terminated, truncated, _ = env.step(agent.act(observation, reward))
+    ended, achieved = terminated or truncated, achieved + float(reward)
+print(achieved)
 ```
 
-In PyTorch, where padding, normalisation and returns-to-go are the caller's, as listed below:
+In PyTorch, where padding, normalisation and returns-to-go are the caller's:
 
 ```python
+import json
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
 from transformers import DecisionTransformerModel
 
-model = DecisionTransformerModel.from_pretrained("{name}").eval()
-predicted = model(
-    states=states,  # (1, {context_length}, {int(np.prod(spec.observation_shape))}), normalised
-    actions=actions,
-    returns_to_go=returns_to_go,  # (1, {context_length}, 1), divided by {return_scale:g}
-    timesteps=timesteps,
-    attention_mask=attention_mask,
-).action_preds[:, -1]
+folder = Path(snapshot_download("{name}"))
+model = DecisionTransformerModel.from_pretrained(folder).eval()
+known = json.loads((folder / "normalization.json").read_text())
+mean, std, K = np.array(known["state_mean"]), np.array(known["state_std"]), known["context_length"]{bounds}
+env = {made}
+observation, _ = env.reset(seed=0)
+states, actions, returns, ended, achieved = [], [], [{target}], False, 0.0
+while not ended:
+    states.append((np.ravel(observation) - mean) / std)
+    actions.append(np.zeros(model.config.act_dim))  # not chosen yet
+    steps = np.minimum(np.arange(len(states)), model.config.max_ep_len - 1)
+    n = min(len(states), K)
+
+    def last(rows):  # padded on the left
+        return torch.tensor(np.pad(np.reshape(rows[-K:], (n, -1)), ((K - n, 0), (0, 0))), dtype=torch.float32)[None]
+
+    with torch.no_grad():
+        predicted = model(
+            states=last(states),
+            actions=last(actions),
+            returns_to_go=last(returns) / known["return_scale"],
+            timesteps=last(steps)[..., 0].long(),
+            attention_mask=torch.tensor([[0] * (K - n) + [1] * n]),
+        ).action_preds[0, -1].numpy()
+    actions[-1] = {kept}
+    observation, reward, terminated, truncated, _ = env.step({taken})
+    returns.append({left})
+    ended, achieved = terminated or truncated, achieved + float(reward)
+print(achieved)
 ```
 
 """
