@@ -125,7 +125,7 @@ def test_the_parts_of_a_dict_follow_one_another_by_name_as_gymnasium_flattens_th
         (episode_dicts(observations=[[1], [1, 2]]), "episode 0, observations must be one array; got rows of different"),
         (flat(episode=None), "the episodes: nothing says where episodes end; "),
         (flat(episode=[1, 1, 2, 2, 1, 1]), "the steps of episode 1 do not lie together; sort the rows."),
-        (pd.DataFrame({"a": [1]}), "the column 'observations' is missing; it has a ("),
+        (pd.DataFrame({"a": [1]}), "the column 'observations' is missing; it has a. Rename "),
         (pa.Table.from_pylist([*nested(steps())[:2], {"rewards": 1.0}]), "observations of row 2 has a null"),
         (wide().drop(columns="obs_0").rename(columns={"obs_1": "obs_7"}), "a column of obs is missing; it has [7]"),
         (wide().assign(reward=[1, None, 1, 1, 1, 1]), "reward of row 1 is empty; "),
@@ -206,8 +206,8 @@ def test_hdf5_has_many_endings(tmp_path, ending):
         ),
         ("a.jsonl", b"{", "cannot be read as JSON lines: "),
         ("a.jsonl", b'{"rewards": ' + b"[" * 10**5, "nests lists or objects more than 16 deep; "),
-        ("a.jsonl", b'{"rewards": 1}', "the column 'observations' is missing; it has rewards ("),
-        ("a.jsonl", b'{"rewards": [1]}', "the column 'observations' is missing; it has rewards "),
+        ("a.jsonl", b'{"rewards": 1}', "the column 'observations' is missing; it has rewards"),
+        ("a.jsonl", b'{"rewards": [1]}', "the column 'observations' is missing; it has rewards"),
     ],
 )
 def test_text_that_is_no_dataset_is_one_sentence(tmp_path, name, content, message):

@@ -60,8 +60,13 @@ def _columns(files: list[ArrowFile]) -> dict[str, str]:
         for ours, name in names.items():
             if (times := file.schema.names.count(name)) != 1:
                 found = ", ".join(f"{other:.40}" for other in file.schema.names[:12]) or "no column"
-                fault = f"is there {times} times" if times else "is missing"
-                raise JaxdtError(f"{file.path}: the column {name!r} {fault}; it has {found} (give it once).")
+                if times:
+                    raise JaxdtError(f"{file.path}: the column {name!r} is there {times} times; give it once.")
+                raise JaxdtError(
+                    f"{file.path}: the column {name!r} is missing; it has {found}. Rename its columns: with a step a "
+                    "row observation_0, observation_1, ..., action_0, ..., reward and episode, with an episode a row "
+                    "observations, actions and rewards, which are lists."
+                )
             _check_type(file, ours, name)
     return names
 
