@@ -16,6 +16,11 @@ def decimals(*numbers: Any) -> str:
     return f".{min(max(1, 2 - math.floor(math.log10(largest))), 12) if largest else 1}f"
 
 
+def _speed(rate: float, unit: str) -> str:
+    """As tqdm gives it: of what is slower than one a second, how long one takes."""
+    return f"{rate:.1f} {unit}s/s" if rate >= 1 else f"{1 / rate:.1f} s/{unit}"
+
+
 def _shown(number: int | float) -> str:
     return f"{number}" if isinstance(number, int) else f"{number:.4g}"
 
@@ -88,6 +93,8 @@ class LineProgress(Progress):
             {"task": task, "total": total, "unit": unit, "first": None, "began": now, "shown": now, "next": done}
             | {"numbers": {}}
         )
+        if unit in ("update", "round"):
+            self.say(f"{task}: {done}/{total}, compiling")
 
     def advance(self, done: int, **numbers: int | float) -> None:
         task, now = self._tasks[-1], time.monotonic()
@@ -102,9 +109,10 @@ class LineProgress(Progress):
             return
         task["next"], task["shown"] = done + task["total"] / 10, now
         rate = (done - task["first"]) / max(now - task["began"], 1e-9)
+        speed = "" if rate == 0 else ", " + _speed(rate, task["unit"])
         shown = "".join(f", {name} {_shown(value)}" for name, value in task["numbers"].items())
         left = f", {(task['total'] - done) / rate:.0f} s left" if done < task["total"] and rate > 0 else ""
-        self.say(f"{task['task']}: {done}/{task['total']}{shown}, {rate:.1f} {task['unit']}s/s{left}")
+        self.say(f"{task['task']}: {done}/{task['total']}{shown}{speed}{left}")
 
     def stop(self) -> None:
         self._tasks.pop()

@@ -10,7 +10,7 @@ import pytest
 import jaxdt
 import jaxdt.plots
 from jaxdt.cli import run as run_command
-from jaxdt.config import BEHAVIOR_CLONING, IQL, PAPER
+from jaxdt.config import BC_CORL, BEHAVIOR_CLONING, HUGGINGFACE, IQL, PAPER
 from jaxdt.loggers import append_line
 from jaxdt.run.directory import RunDirectory, RunRecord, write_record
 from jaxdt.types import Box, Spec
@@ -102,6 +102,31 @@ def test_methods_of_one_preset_are_named_by_what_differs(tmp_path):
     assert jaxdt.compare([f"BC={tmp_path / '[b]*'}"]).scores[0].return_mean == 2.0
     comparison = jaxdt.compare({"BC": tmp_path / "a", "10 % BC": [tmp_path / "b"]})
     assert comparison.score("10 % BC", "HalfCheetah-v5").return_mean == 2.0
+
+
+def test_a_method_is_named_by_all_that_it_changes_of_its_preset(tmp_path):
+    algorithm = dataclasses.replace(IQL.algorithm, normalize_states=True)
+    looked_at = {"eval_every": 1, "eval_episodes": 7, "log_every": 3, "devices": 1, "paper_targets": False}
+    write_seeds(tmp_path / "a", BC_CORL, [1.0], best_fraction=0.1, **looked_at, **CHEETAH)
+    write_seeds(tmp_path / "b", IQL, [2.0], algorithm=algorithm, **CHEETAH)
+    write_seeds(tmp_path / "c", HUGGINGFACE, [3.0], passes=None, **CHEETAH)
+    methods = ("bc-corl best_fraction=0.1", "iql normalize_states=True", "huggingface")
+    assert jaxdt.compare([tmp_path]).methods == methods
+
+
+def test_runs_of_one_preset_that_differ_in_how_long_they_were_trained_are_two_methods(tmp_path):
+    for steps in (2, 4):
+        write_run(tmp_path / f"{steps}", IQL, {steps: 1.0}, steps=steps, batch_size=8, **CHEETAH)
+    assert jaxdt.compare([tmp_path]).methods == ("iql steps=2 batch_size=8", "iql steps=4 batch_size=8")
+
+
+def test_it_says_where_methods_were_trained_for_different_numbers_of_updates(tmp_path):
+    write_run(tmp_path / "a", IQL, {300: 2.0}, steps=300, **CHEETAH)
+    write_run(tmp_path / "b", BEHAVIOR_CLONING, {100: 1.0}, steps=100, **CHEETAH)
+    comparison = jaxdt.compare([tmp_path])
+    note = "HalfCheetah-v5: the methods were trained for different numbers of updates: 300 (iql); 100 (bc)"
+    assert comparison.notes == (note,)
+    assert comparison.improvements  # an update costs one method more than another, so equal numbers would be no fairer
 
 
 def test_named_runs_made_differently_are_said(tmp_path):

@@ -1,5 +1,7 @@
 """What figures show, looked at before they are drawn."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -10,13 +12,25 @@ from jaxdt import plots
 def drawn(monkeypatch):
     """The figures that would have been saved."""
     figures = []
-    for module in (plots.training, plots.comparing):
+    for module in (plots.training, plots.comparing, plots.planning):
         monkeypatch.setattr(module, "save_figure", lambda figure, path: figures.append(figure))
     return figures
 
 
 def losses(*lines):
     return [{"step": step, "loss": loss} for step, loss in lines]
+
+
+def evaluation(step, target, mean, std=1.0, **also):
+    return {"step": step, "target": target, "return_mean": mean, "return_std": std, "returns": [mean, mean], **also}
+
+
+def labels_of(axis):
+    """Of the ticks between the axis's ends."""
+    low, high = sorted(axis.get_view_interval())
+    ticks = [(axis.get_majorticklocs(), axis.get_major_formatter()), (axis.get_minorticklocs(), axis.minor.formatter)]
+    named = [pair for at, formatter in ticks for pair in zip(at, formatter.format_ticks(at), strict=True)]
+    return [label for value, label in named if label and low <= value <= high]
 
 
 def test_before_there_is_a_loss_there_is_no_curve(drawn, tmp_path):
@@ -32,11 +46,54 @@ def test_a_last_line_of_few_updates_is_no_spike(drawn, tmp_path):
 
 def test_losses_below_0_are_drawn_too(drawn, tmp_path):
     plots.plot_loss(tmp_path / "loss.png", losses((1, 1.0), (2, -0.5)), [])
-    plots.plot_loss(tmp_path / "loss.png", losses((1, 0.4), (2, 0.15)), [])
+    plots.plot_loss(tmp_path / "loss.png", losses((1, 0.9), (2, 0.05)), [])
     assert [figure.axes[0].get_yscale() for figure in drawn] == ["linear", "log"]
-    drawn[1].draw_without_rendering()
-    labels = [label.get_text() for label in drawn[1].axes[0].yaxis.get_minorticklabels()]
-    assert "0.2" in labels
+    assert {"0.1", "0.5"} <= set(labels_of(drawn[1].axes[0].yaxis))
+
+
+def test_an_axis_always_has_numbers(drawn, tmp_path):
+    ratios = (1.0, 1.02, 1.3, 1.63, 2.2, 4.0, 7.0, 9.9, 10.1, 30.0, 1e3, 1e7)
+    for low, ratio in itertools.product((3e-4, 0.24, 0.31, 1.0, 610.0), ratios):
+        plots.plot_loss(tmp_path / "loss.png", losses((100, low * ratio), (200, low)), [])
+    for low, high in ((-3.0, -2.9), (0.0, 1.0), (100.0, 500.0), (8.9, 9.0), (500.0, 500.0)):
+        reached = [evaluation(1, low, low), evaluation(1, high, high)]
+        plots.plot_returns(tmp_path / "a.png", reached, np.array([low, high]), "")
+        plots.plot_returns(tmp_path / "a.png", [evaluation(1, None, high)], np.array([low, high]), "")
+        tuned = [evaluation(i, high, low, round=i, environment_steps=i) for i in range(2)]
+        plots.plot_finetuning(tmp_path / "a.png", [[]], [tuned], "")
+        curves = [plots.LearningCurves("a", np.array([1, 2]), np.array([[low, high]]))]
+        finals = [plots.FinalScores("a", np.array([low, high]), high, None)]
+        plots.plot_comparison([tmp_path / "a.png"], ["a"], [plots.TaskPanel("", curves, low, high)], finals, "")
+    methods = {"interquartile mean, 95 % interval, runs"}  # its other axis names them
+    axes = [each for figure in drawn for each in figure.axes if each.get_visible()]
+    axes = [axis for each in axes for axis in (each.xaxis, each.yaxis)[: 1 if each.get_title() in methods else 2]]
+    assert [labels for axis in axes if len(labels := labels_of(axis)) < 2] == []
+
+
+def test_what_is_counted_is_counted_in_whole_numbers(drawn, tmp_path):
+    data = np.linspace(0, 100, 60)
+    plots.plot_returns(tmp_path / "a.png", [evaluation(1, None, 50.0)], data, "")
+    plots.plot_loss(tmp_path / "a.png", losses((1, 1.0), (2, 0.5)), [])
+    for axis in (drawn[0].axes[0].yaxis, drawn[1].axes[0].xaxis):
+        assert all(value == round(value) for value in axis.get_majorticklocs())
+
+
+def test_a_legend_hides_nothing_and_its_rows_are_even(drawn, tmp_path):
+    steps = np.array([10, 20])
+    names = ["bc-corl best_fraction=0.1", "iql normalize_states=True"]
+    curves = [plots.LearningCurves(name, steps, np.array([[1.0, 2.0]] * 3)) for name in names]
+    panels = [plots.TaskPanel("task", curves, 1.0, 9.0)]
+    finals = [plots.FinalScores(names[0], np.array([2.0, 4.0, 9.0]), 5.0, (2.0, 9.0))]
+    plots.plot_comparison([tmp_path / "a.png"], names, panels, finals, "D4RL score")
+    plots.plot_returns(tmp_path / "a.png", [evaluation(1, None, 50.0)], np.array([1.0, 50.0, 50.0]), "")
+    plots.plot_returns(tmp_path / "a.png", [evaluation(1, 50.0, 50.0)], np.array([1.0, 50.0, 50.0]), "")
+    tuned = [evaluation(i, 5.0, 4.0, round=i, environment_steps=i) for i in range(2)]
+    plots.plot_finetuning(tmp_path / "a.png", [[]] * 3, [tuned] * 3, "")
+    assert not [axes for figure in drawn for axes in figure.axes if axes.get_legend()]
+    compared, *_, finetuned = (figure.legends[0] for figure in drawn)
+    assert "95 % interval over seeds" in [text.get_text() for text in compared.texts]
+    assert compared._ncols == 3  # of five
+    assert "evaluation (mean of 3 seeds, 95 % interval)" in [text.get_text() for text in finetuned.texts]
 
 
 def test_held_out_episodes_have_a_curve_beside_the_loss_and_a_panel_of_action_errors(drawn, tmp_path):

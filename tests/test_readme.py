@@ -53,6 +53,10 @@ def test_its_commands_run_word_for_word(tmp_path, monkeypatch):
         name, *arguments = line.split()
         assert name == "jaxdt"
         assert command(arguments) == 0, line
+    head, _, *rows = (Path("compared") / "comparison.md").read_text().split("\n\n")[0].splitlines()
+    assert head.startswith("| method")
+    assert len(rows) > 1
+    assert not [cell for row in rows for cell in row.split("|") if cell.strip() == "-"]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import re
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -11,9 +12,10 @@ import jaxdt
 from jaxdt.algorithms import make_algorithm
 from jaxdt.checkpoint import checkpoint_steps, find_checkpoint, load_checkpoint
 from jaxdt.config import OptimizerConfig, TrainConfig
-from jaxdt.errors import JaxdtError, NonFiniteError, RunError, SimulationError
+from jaxdt.errors import JaxdtError, NonFiniteError, RunError, SimulationError, StoppedError
 from jaxdt.loggers import read_lines
 from jaxdt.progress import Progress
+from jaxdt.run import loop
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.loop import what_is_due
 from jaxdt.run.prepare import fill_schedule, prepare_run
@@ -268,6 +270,47 @@ def test_without_a_simulator_it_trains_and_does_not_evaluate(tmp_path):
     assert agent.act(np.zeros(3)).shape == (2,)
     with pytest.raises(JaxdtError, match="names no environment"):
         jaxdt.evaluate(out)
+
+
+class Told(Progress):
+    """What was reported, in order."""
+
+    def __init__(self):
+        self.reports = []
+
+    def say(self, text):
+        self.reports.append(text)
+
+    def start(self, task, total, unit, done=0):
+        if unit == "update":
+            self.reports.append(task)
+
+
+def test_nobody_waits_for_compiling_or_the_last_plots_unaware_and_others_are_drawn_once_a_minute(tmp_path, monkeypatch):
+    told = Told()
+    compiling = loop._compiling_beside
+    monkeypatch.setattr(loop, "_compiling_beside", lambda *of: told.say("compiles") or compiling(*of))
+    monkeypatch.setattr("jaxdt.run.writer._OneRun.draw_plots", lambda run: told.say("draws"))
+    config = dataclasses.replace(CONFIG, steps=4, eval_every=1)
+    jaxdt.train(config, STORE, out=tmp_path / "run", env=Drift(), progress=told)
+    assert [text for text in told.reports if "->" not in text] == [
+        "train", "compiles", "draws", "drawing plots and saving", "draws"
+    ]  # fmt: skip
+
+
+def test_a_run_that_is_stopped_has_its_newest_plots(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "jaxdt.run.writer._OneRun.draw_plots",
+        lambda run: drawn.append(len(read_lines(run.directory.evaluations))),
+    )
+    calls = iter(range(100))
+    config = dataclasses.replace(CONFIG, eval_every=1)
+    with pytest.raises(StoppedError):
+        jaxdt.train(
+            config, STORE, out=tmp_path / "run", env=Drift(), stop=lambda: signal.SIGTERM if next(calls) == 2 else None
+        )
+    assert drawn == [2, 6]  # two targets an evaluation
 
 
 def test_the_library_prints_nothing_of_itself(tmp_path, capfd):

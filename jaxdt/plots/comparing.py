@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxdt import statistics
-from jaxdt.plots.figures import new_figure, plain, save_figure
+from jaxdt.plots.figures import count_in_whole_numbers, legend_below, new_figure, plain, save_figure
 
 
 class LearningCurves(NamedTuple):
@@ -54,12 +54,7 @@ def plot_comparison(
         _plot_finals(grid[len(panels)], finals, colors, unit)
     for axes in grid[count:]:
         axes.set_visible(False)
-    handles, labels = grid[0].get_legend_handles_labels()
-    for axes in grid[1 : len(panels)]:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            if label not in labels:
-                handles, labels = [*handles, handle], [*labels, label]
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 2 * columns), frameon=False)
+    legend_below(figure, grid[: len(panels)])
     for path in paths:
         save_figure(figure, path)
 
@@ -77,9 +72,12 @@ def _plot_task(axes: Any, panel: TaskPanel, colors: dict[str, str]) -> None:
         intervals = [interval for interval in at_step if interval is not None]
         if intervals:
             axes.fill_between(x, *zip(*intervals, strict=True), color=color, alpha=0.15, linewidth=0)
+    if axes.collections:
+        axes.fill([], [], color="0.4", alpha=0.3, linewidth=0, label="95 % interval over seeds")
     axes.axhline(panel.data_return_max, color="0.4", linestyle="--", linewidth=1, label="best episode in the data")
     axes.axhline(panel.data_return_mean, color="0.4", linestyle=":", linewidth=1, label="mean of the data")
     axes.set(xlabel="% of the run's updates" if in_percent else "updates", ylabel="return", title=plain(panel.title))
+    count_in_whole_numbers(axes.xaxis)
 
 
 def _plot_finals(axes: Any, finals: Sequence[FinalScores], colors: dict[str, str], unit: str) -> None:

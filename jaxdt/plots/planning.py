@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxdt.plots.figures import new_figure, plain, save_figure
+from jaxdt.plots.figures import count_in_whole_numbers, legend_below, new_figure, plain, save_figure
 
 
 class Expectations(NamedTuple):
@@ -45,9 +45,7 @@ def plot_plan(path: Path, episode: Expectations, errors: PlanErrors, title: str)
                 axes.plot(step + np.arange(horizon), plan, ".-", color="C1", linewidth=1, markersize=3, label="plans")
                 next_plan = step + horizon
         axes.set(xlabel="environment steps", title=f"observation[{number}]")
-    handles, labels = panels[0].get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    panels[0].legend(unique.values(), unique.keys(), frameon=False)
+        count_in_whole_numbers(axes.xaxis)
     for axes in panels[len(chosen) : -1]:
         axes.set_visible(False)
     last, ahead = panels[-1], np.arange(horizon)
@@ -56,7 +54,7 @@ def plot_plan(path: Path, episode: Expectations, errors: PlanErrors, title: str)
     last.set(
         xlabel="steps ahead", ylabel="mean distance, in standard deviations", title="Error by horizon", ylim=(0, None)
     )
-    last.xaxis.get_major_locator().set_params(integer=True)
-    last.legend(frameon=False)
+    count_in_whole_numbers(last.xaxis)
+    legend_below(figure, panels)
     figure.suptitle(plain(title))
     save_figure(figure, path)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdt import statistics
-from jaxdt.plots.figures import new_figure, plain, save_figure
+from jaxdt.plots.figures import count_in_whole_numbers, legend_below, new_figure, plain, save_figure
 
 
 def plot_loss(
@@ -29,24 +29,26 @@ def plot_loss(
     _plot_metric(panels[0], metrics, "loss", "training", "C0")
     if "validation_loss" in metrics[0]:
         _plot_metric(panels[0], metrics, "validation_loss", "held-out episodes", "C1")
-        panels[0].legend(frameon=False)
+        legend_below(figure, panels)
     panels[0].set(ylabel=f"loss (of training the mean of {counts[0]} updates)", title="Loss")
     if validates:
         _plot_metric(panels[1], metrics, "validation_action_error", "held-out episodes", "C1")
         panels[1].set(ylabel="mean distance to the recorded action", title="Action error on held-out episodes")
     for axes in panels:
         axes.set(xlabel="updates")
+        count_in_whole_numbers(axes.xaxis)
         for step in sorted({e["step"] for e in evaluations}):
             axes.axvline(step, color="0.85", linewidth=0.8, zorder=0)
     save_figure(figure, path)
 
 
 def _plot_metric(axes: Any, metrics: Sequence[dict[str, Any]], name: str, label: str, color: str) -> None:
-    """Over updates; on a logarithmic axis unless a number is 0 or below, which a negative log-likelihood may be."""
+    """Over updates; on a logarithmic axis where numbers span a factor of ten, or its ticks could go without labels."""
     values = np.array([m[name] for m in metrics])
     marker = "." if len(values) < 30 else None
     axes.plot([m["step"] for m in metrics], values, color=color, linewidth=1.2, marker=marker, label=label)
-    if all((line.get_ydata() > 0).all() for line in axes.lines):
+    shown = np.concatenate([line.get_ydata() for line in axes.lines])
+    if 0 < 10 * shown.min() <= shown.max():  # a negative log-likelihood may be below 0
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
         axes.yaxis.set_minor_formatter(lambda value, position: f"{value:g}" if f"{value:e}"[0] in "25" else "")
@@ -87,7 +89,7 @@ def plot_returns(
         targets, means, stds, fmt="o-", color="C0", capsize=4, label=f"achieved (mean ± std, {count} episodes)"
     )
     axes.set(xlabel="target return", ylabel="achieved return", title=title, xlim=ends, ylim=ends)
-    axes.legend(loc="upper left", frameon=False)
+    legend_below(figure, [axes])
     save_figure(figure, path)
 
 
@@ -102,7 +104,8 @@ def _plot_untargeted_returns(
         axes.axvline(mean, color="C0", label=label)
         axes.axvspan(mean - std, mean + std, color="C0", alpha=0.15)
     axes.set(xlabel="return", ylabel="episodes", title=title)
-    axes.legend(loc="upper left", frameon=False)
+    count_in_whole_numbers(axes.yaxis)
+    legend_below(figure, [axes])
     save_figure(figure, path)
 
 
@@ -125,20 +128,22 @@ def plot_finetuning(
     for i, lines in enumerate(metrics):
         explored = [(line["environment_steps"], line["exploration_return_mean"]) for line in lines]
         label = "exploration" if i == 0 else None
-        axes.plot(*np.reshape(explored, (-1, 2)).T, ".", color="C1", markersize=3, alpha=0.35, label=label)
+        axes.plot(*np.reshape(explored, (-1, 2)).T, ".", color="C1", markersize=6, alpha=0.6, label=label)
+    over = "± std over episodes" if len(returns) == 1 else f"mean of {len(returns)} seeds"
     spread = returns[:1] * 0 + [[each[i]["return_std"] for i in rounds] for each in by_round[:1]]
     low, high = returns[0] - spread[0], returns[0] + spread[0]
     if len(returns) > 1:
         intervals = [statistics.bootstrap_interval(statistics.mean, [column]) for column in returns.T]
         bounds = [(y, y) if ends is None else ends for ends, y in zip(intervals, returns.mean(axis=0), strict=True)]
         low, high = np.array(bounds).T
-    over = "± std over episodes" if len(returns) == 1 else f"mean of {len(returns)} seeds"
+        over += ", 95 % interval" if any(intervals) else ""
     axes.plot(steps, returns.mean(axis=0), "o-", color="C0", markersize=4, label=f"evaluation ({over})")
     axes.fill_between(steps, low, high, color="C0", alpha=0.15, linewidth=0)
     if rounds[0] == 0:
         axes.axhline(returns[:, 0].mean(), color="0.4", linestyle="--", linewidth=1, label="after offline training")
     axes.set(xlabel="environment steps", ylabel="return", title=plain(title))
-    axes.legend(loc="best", frameon=False)
+    count_in_whole_numbers(axes.xaxis)
+    legend_below(figure, [axes])
     save_figure(figure, path)
 
 

@@ -15,7 +15,7 @@ from jaxdt.config import functions_of
 from jaxdt.data.d4rl import score_name
 from jaxdt.errors import JaxdtError
 from jaxdt.games import game_of
-from jaxdt.run.finished import FinishedRun, find_runs, name_methods, read_run
+from jaxdt.run.finished import FinishedRun, find_runs, name_methods, read_run, unequal_training
 from jaxdt.simulator import gymnasium_id
 
 
@@ -171,7 +171,8 @@ def compare(
         for task in dict.fromkeys(tasks)
     )
     scores = tuple(_score(*key, members, best) for key, members in cells.items())
-    comparison = _compare(tuple(dict.fromkeys(methods)), described, scores, best, [*name_notes, *notes])
+    notes = [*name_notes, *unequal_training(cells), *notes]
+    comparison = _compare(tuple(dict.fromkeys(methods)), described, scores, best, notes)
     if out is not None:
         comparison.write(out)
     return comparison

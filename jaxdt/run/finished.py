@@ -42,6 +42,8 @@ NOT_THE_METHOD = {
 }
 """Choices that differ between seeds and tasks of one method, or say what is looked at."""
 
+_HOW_LONG = ("steps", "passes")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class FinishedRun:
@@ -222,8 +224,8 @@ def _runs_below(path: Path, above: frozenset[Path] = frozenset()) -> list[Path]:
 def name_methods(named: Sequence[tuple[str | None, FinishedRun]]) -> tuple[list[str], list[str]]:
     """Each run's method as people know it, and a note for each name whose runs were made differently.
 
-    That is the name given, or the preset's, with those choices by which runs of one preset differ and that are not the
-    preset's own.
+    That is the name given, or the preset's with every choice that is not the preset's own. How long was trained is
+    among them only where runs of one preset differ in it.
     """
     unnamed = [run for name, run in named if name is None]
     methods = [name or _preset_and_choices(run, unnamed) for name, run in named]
@@ -234,6 +236,21 @@ def name_methods(named: Sequence[tuple[str | None, FinishedRun]]) -> tuple[list[
         if differing:
             notes.append(f"the runs of {method} were made with different {', '.join(differing)}")
     return methods, notes
+
+
+def unequal_training(cells: Mapping[tuple[str, str], Sequence[FinishedRun]]) -> list[str]:
+    """A note for each task whose methods, `cells` of them by method and task, were not trained for as many updates."""
+    notes = []
+    for task in dict.fromkeys(task for _, task in cells):
+        updates = {
+            method: ", ".join(map(str, sorted({run.record.config.steps or 0 for run in runs})))
+            for (method, each), runs in cells.items()
+            if each == task
+        }
+        if len(set(updates.values())) > 1:
+            listed = "; ".join(f"{count} ({method})" for method, count in updates.items())
+            notes.append(f"{task}: the methods were trained for different numbers of updates: {listed}")
+    return notes
 
 
 def differences_from_preset(config: TrainConfig) -> dict[str, Any]:
@@ -260,12 +277,15 @@ def _of_preset(config: TrainConfig) -> dict[str, Any]:
 
 
 def _preset_and_choices(run: FinishedRun, others: Sequence[FinishedRun]) -> str:
-    preset = run.record.config.preset
-    own = _of_preset(run.record.config)
-    same = [other.method for other in others if other.record.config.preset == run.record.config.preset]
-    chosen = {name: run.method[name] for name in _differing(same) if name in run.method}
-    words = [f"{name.split('.')[-1]}={value}" for name, value in chosen.items() if own.get(name, ...) != value]
-    return printable(" ".join([preset, *words]))
+    """First what tells runs of one preset apart, for a long name is cut."""
+    config, chosen = run.record.config, run.method
+    own = _of_preset(config)
+    differing = _differing([other.method for other in others if other.record.config.preset == config.preset])
+    known = [name for name in chosen if (name in own or name.startswith("finetuning.")) and name not in _HOW_LONG]
+    names = [
+        name for name in dict.fromkeys([*differing, *known]) if name in chosen and own.get(name, ...) != chosen[name]
+    ]
+    return printable(" ".join([config.preset, *(f"{name.split('.')[-1]}={chosen[name]}" for name in names)]))
 
 
 def _differing(methods: Sequence[dict[str, Any]]) -> list[str]:

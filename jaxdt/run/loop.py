@@ -90,6 +90,8 @@ def train_and_evaluate(
     for sampler in samplers:
         sampler.position = first
     with contextlib.ExitStack() as stack:
+        progress.start("train", config.steps, "update", first)
+        stack.callback(progress.stop)
         writer = stack.enter_context(contextlib.closing(RunWriter(group, records, data_returns)))
         batches = next_batches(samplers, count, layout.batches)
         with _compiling_beside(init, update, batches, layout):
@@ -105,8 +107,6 @@ def train_and_evaluate(
                 parallel=config.parallel_environments,
                 progress=progress,
             )
-        progress.start("train", config.steps, "update", first)
-        stack.callback(progress.stop)
         recent: collections.deque[Any] = collections.deque(maxlen=3)
         validate, clock, saved_at = Validation(prepared), _Clock(), time.perf_counter()
         for step in range(first + count, config.steps + 1, count):
@@ -131,12 +131,15 @@ def train_and_evaluate(
             evaluated = due.evaluate and evaluate_and_write(
                 writer, evaluator, step, config, layout.on_first(state.params), progress
             )
+            if last:
+                progress.say("drawing plots and saving")
             if last or evaluated:
-                writer.draw_plots()
+                writer.draw_plots(may_wait=not last)
             if due.save or writer.has_new_best:
                 writer.save(step, layout.on_first(state))
                 saved_at = time.perf_counter()
             if stopped_by is not None and not last:
+                writer.draw_plots()
                 raise StoppedError(
                     f"stopped after update {step} of {config.steps}; go on with jaxdt train --resume --out "
                     f"{group.path}",

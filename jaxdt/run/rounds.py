@@ -180,8 +180,10 @@ class _Rounds:
         self._writer.log(step, rate, [returns | measured for measured in self._validation(state.params)])
         due = last or number % config.evaluate_every == 0
         evaluated = due and self._evaluate(state)
+        if last:
+            self._progress.say("drawing plots and saving")
         if last or evaluated:
-            self._writer.draw_plots()
+            self._writer.draw_plots(may_wait=not last)
         stopped_by = self._stop()
         if any((last, stopped_by, number % config.save_every == 0, self._is_old, self._writer.has_new_best)):
             self._save(state)
@@ -216,6 +218,7 @@ class _Rounds:
     def _heed(self, stopped_by: int | None, state: TrainState) -> None:
         """Raises StoppedError where a signal has come; the state is saved already."""
         if stopped_by is not None:
+            self._writer.draw_plots()
             step = int(state.step)
             done = f"{self.before(step)[0]} of {self._config.rounds} rounds"
             message = f"stopped after update {step}, {done} finished; go on with {self._how_to_go_on}"

@@ -1,5 +1,6 @@
 """What runs write while they train: metrics, evaluations, plots and checkpoints, and what they go on from."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -30,6 +31,7 @@ class RunWriter:
         self._runs = [_OneRun(run, record, data_returns) for run, record in zip(group.runs, records, strict=True)]
         self.also: dict[str, Any] = {}
         """Numbers that every line of metrics.jsonl and evaluations.jsonl has besides."""
+        self._drawn_at = -math.inf
         self._metrics: list[Metrics] = []  # of the calls since the last line of metrics.jsonl, on the device
 
     def restore(self, states: list[TrainState]) -> TrainState:
@@ -81,9 +83,13 @@ class RunWriter:
         """Whether a run has reached its highest score since the last checkpoint."""
         return any(run.has_new_best for run in self._runs)
 
-    def draw_plots(self) -> None:
+    def draw_plots(self, *, may_wait: bool = False) -> None:
+        """Training stands still meanwhile, so those that `may_wait` are drawn once a minute."""
+        if may_wait and time.monotonic() - self._drawn_at < 60:
+            return
         for run in self._runs:
             run.draw_plots()
+        self._drawn_at = time.monotonic()
 
     def save(self, step: int, state: TrainState) -> None:
         """A checkpoint of every run, so that they always have their latest ones in common."""
