@@ -296,6 +296,16 @@ def test_minaris_atari_is_read_in_each_of_its_formats(root, monkeypatch, kind, n
     assert store.env_kwargs == {"resize": "antialiased", "repeat_action_probability": 0.25, "frameskip": 4}
 
 
+def test_a_games_settings_are_kept_though_its_id_is_registered_with_them(root, monkeypatch):
+    """ALE's id has sticky actions of its own, which ours, of the same name, has not."""
+    spec = gymnasium.envs.registration.EnvSpec("ALE/Pong-v5", entry_point="ale_py.env:AtariEnv", kwargs={
+        "game": "pong", "obs_type": "rgb", "mode": None, "repeat_action_probability": 0.25, "frameskip": 4})  # fmt: skip
+    monkeypatch.setitem(gymnasium.registry, "ALE/Pong-v5", spec)
+    with pytest.warns(UserWarning, match="kept as grey"):
+        store = load_episodes(root / "atari/pong/hdf5-raw-v0")
+    assert store.env_kwargs == {"resize": "antialiased", "repeat_action_probability": 0.25, "frameskip": 4}
+
+
 def test_minaris_files_of_one_length_are_an_array(root):
     """Or the tests above would not have met them."""
     with h5py.File(root / "atari/pong/hdf5-same-v0/data/main_data.hdf5") as file:

@@ -236,7 +236,7 @@ def _beside_the_id(env_id: str, spec: dict[str, Any]) -> dict[str, Any]:
         return {}
     import gymnasium
 
-    known = gymnasium.registry.get(env_id)
+    known = None if game_of(env_id) else gymnasium.registry.get(env_id)  # ours are not made as ale_py registers them
     own = {name: json.dumps(value, default=str) for name, value in (known.kwargs if known else {}).items()}
     beside = {
         name: value
