@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from PIL import Image
 
 from jaxdt import Agent, load_episodes
@@ -298,8 +299,8 @@ def test_minaris_atari_is_read_in_each_of_its_formats(root, monkeypatch, kind, n
 
 def test_a_games_settings_are_kept_though_its_id_is_registered_with_them(root, monkeypatch):
     """ALE's id has sticky actions of its own, which ours, of the same name, has not."""
-    spec = gymnasium.envs.registration.EnvSpec("ALE/Pong-v5", entry_point="ale_py.env:AtariEnv", kwargs={
-        "game": "pong", "obs_type": "rgb", "mode": None, "repeat_action_probability": 0.25, "frameskip": 4})  # fmt: skip
+    kwargs = {"game": "pong", "obs_type": "rgb", "mode": None, "repeat_action_probability": 0.25, "frameskip": 4}
+    spec = EnvSpec("ALE/Pong-v5", entry_point="ale_py.env:AtariEnv", kwargs=kwargs)
     monkeypatch.setitem(gymnasium.registry, "ALE/Pong-v5", spec)
     with pytest.warns(UserWarning, match="kept as grey"):
         store = load_episodes(root / "atari/pong/hdf5-raw-v0")
