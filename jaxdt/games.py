@@ -41,3 +41,11 @@ def game_of(env_id: str) -> str | None:
         if match and (match[1] in GAMES or "ALE/" in env_id):  # newer versions may have more games
             return match[1]
     return None
+
+
+def settings_of_registered(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Of the keyword arguments that ALE's environments are registered with, those that say how a game is played.
+
+    Which game it is the id says, and that a screen is seen follows from the data.
+    """
+    return {name: value for name, value in kwargs.items() if name not in ("game", "obs_type") and value is not None}

@@ -31,8 +31,8 @@ MJX = "mjx:"
 def make_simulator(environment: Any, *, render: bool = False) -> "gymnasium.Env":
     """A Gymnasium environment with a vector or picture as observation, and a vector or one whole number as action.
 
-    A picture is a Box of bytes of 2 or 3 dimensions; the observation of an Atari game's id is a single grey frame (see
-    `jaxdt.atari.AtariGame`).
+    A picture is a Box of bytes or of truth values, of 2 or 3 dimensions; the observation of an Atari game's id is a
+    single grey frame (see `jaxdt.atari.AtariGame`).
     `environment`: an EnvironmentChoice, or its `env`. An object of an environment is made anew from its spec, unless
     episodes are played one by one. Boxes of other shapes, and Dict and Tuple of Boxes, are flattened in the order of
     `gymnasium.spaces.flatten`. Raises JaxdtError for what cannot be made, or has spaces that we do not support.
@@ -79,7 +79,7 @@ def _with_a_vector(simulator: "gymnasium.Env") -> "gymnasium.Env":
 def _is_picture(space: Any) -> bool:
     from gymnasium import spaces
 
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
+    return isinstance(space, spaces.Box) and space.dtype in (np.uint8, np.bool_) and len(space.shape) in (2, 3)
 
 
 def _follow_the_body(simulator: "gymnasium.Env") -> None:
@@ -106,7 +106,7 @@ def action_space(simulator: "gymnasium.Env") -> Box | Discrete:
 
 
 def spec_of(simulator: "gymnasium.Env") -> Spec:
-    """What it fixes: pictures stay bytes, all other observations are float32 vectors."""
+    """What it fixes: pictures are bytes, all other observations are float32 vectors."""
     space: Any = simulator.observation_space
     dtype = "uint8" if _is_picture(space) else "float32"
     return Spec(observation_shape=space.shape, observation_dtype=dtype, action=action_space(simulator))
@@ -249,7 +249,7 @@ def _check_spaces(env_id: str, simulator: "gymnasium.Env") -> None:
     if not isinstance(observation, spaces.Box) or len(observation.shape) != 1:
         raise JaxdtError(
             f"environment {env_id!r} must have a vector of observations, Boxes that gymnasium.spaces.flatten makes one "
-            f"of, or one picture, a Box of uint8 of 2 or 3 dimensions; got {observation}."
+            f"of, or one picture, a Box of uint8 or bool of 2 or 3 dimensions; got {observation}."
         )
 
 

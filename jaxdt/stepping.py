@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Bool, Num, UInt8
 
 from jaxdt.errors import JaxdtError, one_line
 
@@ -66,9 +66,16 @@ def _observation(observation: Any, simulator: Any) -> np.ndarray:
         raise BadStep(f"its observation must have the shape of its space, {shape}; got {array.shape}")
     if array.dtype.kind not in "biuf":
         raise BadStep(f"its observation must be numbers; got {observation!r:.60}")
+    if array.ndim > 1 and array.dtype == np.bool_:
+        return as_bytes(array)
     if array.ndim > 1 and array.dtype != np.uint8:  # all but pictures are vectors
         raise BadStep(f"its pictures must be uint8 as its space says; got {array.dtype}")
     return array
+
+
+def as_bytes(picture: Bool[np.ndarray, "*s"]) -> UInt8[np.ndarray, "*s"]:
+    """Of a picture whose channels say what is where, such as MinAtar's, 255 for there and 0 for not there."""
+    return picture.astype(np.uint8) * np.uint8(255)
 
 
 def _reward(reward: Any) -> float:

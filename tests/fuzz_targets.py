@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from jaxdt.checkpoint.checksums import CHECKSUMS, checksums_of
 from jaxdt.run.importing import import_run
-from tests import fuzz_odd, test_dqn_replay, test_hdf5, test_minari
+from tests import fuzz_odd, test_dqn_replay, test_hdf5, test_minari, test_picture_files
 from tests.conftest import make_store
 from tests.fuzzing import EDITS, JSON_EDITS, mutated, mutated_json
 from tests.test_arrow import columns, write_parquet, write_saved
@@ -53,6 +53,7 @@ def write_samples(folder: Path) -> None:
     test_dqn_replay.some_logs(folder / "dqn")
     _write_rows(folder)
     _write_minari_arrow(folder / "minari-arrow" / "fuzz-v0" / "data")
+    _write_pictures(folder)
     shutil.copytree(GOLDEN / "bin", folder / "bin")
     shutil.copytree(GOLDEN / "safetensors", folder / "safetensors")
     shutil.copy(GOLDEN / "original.pt", folder / "original.pt")
@@ -74,6 +75,7 @@ VALID = [
     *(("episodes", f"{name}") for name in ("a.npz", "b.npz", "a.parquet", "b.parquet", "c.parquet", "saved")),
     *(("episodes", f"{name}") for name in ("a.hdf5", "b.hdf5", "c.hdf5", "0.pkl", "2.pkl", "3.pkl", "4.pkl", "5.pkl")),
     *(("episodes", name) for name in ("steps.parquet", "steps.jsonl", "episodes.jsonl", "steps.csv", "d3rlpy.h5")),
+    *(("episodes", name) for name in ("pictures.parquet", "shots.parquet", "pictures.h5")),
     *(("weights", name) for name in ("bin", "safetensors", "original.pt")),
     *(("minari", "minari"), ("minari", "minari-arrow"), ("dqn", "dqn"), ("import", "import"), ("agent", "run")),
 ]
@@ -106,6 +108,17 @@ def _write_minari_arrow(folder: Path) -> None:
     with pa.OSFile(str(folder / "0" / "part-0.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
     (folder / "metadata.json").write_text(json.dumps({"total_episodes": 1, "data_format": "arrow"}))
+
+
+def _write_pictures(folder: Path) -> None:
+    """As PNG and JPEG files, an episode or a step a row, and as strings of HDF5."""
+    files = [test_picture_files.encoded(picture) for picture in test_picture_files.GREY]
+    episodes = test_picture_files.episodes(test_picture_files.of_files(files))
+    pa.parquet.write_table(episodes, folder / "pictures.parquet")
+    shots = [test_picture_files.encoded(picture, "JPEG") for picture in test_picture_files.COLOUR]
+    rows = test_picture_files.steps(pa.array(test_picture_files.as_images(shots), test_picture_files.IMAGE))
+    pa.parquet.write_table(rows, folder / "shots.parquet", compression="none", use_dictionary=False)
+    test_picture_files.write_hdf5(folder / "pictures.h5", files)
 
 
 def _write_chunked(path: Path, *, libver: str, **options: Any) -> None:
@@ -186,6 +199,8 @@ TARGETS = {
     "json lines": _files(100, "steps.jsonl", "episodes.jsonl"),
     "csv": _files(60, "steps.csv"),
     "steps": _files(60, "steps.parquet"),
+    "pictures": _files(100, "pictures.parquet", "shots.parquet"),
+    "pictures in hdf5": _files(100, "pictures.h5"),
     "d3rlpy": _files(60, "d3rlpy.h5"),
     "pickle": _files(180, "0.pkl", "2.pkl", "3.pkl", "4.pkl", "5.pkl"),
     "pickle instructions": Target(180, "episodes", *fuzz_odd.PICKLE),

@@ -214,10 +214,10 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
     ("changes", "message"),
     [
         ({"observations": pa.array([[0.0, 1.0], [2.0]])}, "observations must be lists of lists of numbers"),
-        ({"observations": pa.array([0.0, 1.0])}, "a step a list; got double."),
-        ({"observations": pa.array(["a", "b"])}, "a step a list; got string."),
+        ({"observations": pa.array([0.0, 1.0])}, "lists of PNG or JPEG files; got double."),
+        ({"observations": pa.array(["a", "b"])}, "lists of PNG or JPEG files; got string."),
         ({"observations": pa.array([[["1"]], [["2"]]])}, "got list<element: list<element: string>>."),
-        ({"observations": pa.array([[[[1.0]]], [[[2.0]]]])}, "observations must be lists of lists of numbers"),
+        ({"observations": pa.array([[[[[[1.0]]]]], [[[[[2.0]]]]]])}, "observations must be lists of lists of numbers"),
         ({"actions": pa.array([[0.0, 1], [0, 1, 1]])}, "or lists of whole numbers where they are discrete; got list<"),
         ({"actions": pa.array([[[True]], [[False]]])}, "actions must be lists of lists of numbers"),
         ({"actions": pa.array([{"x": 1.0}, {"x": 2.0}])}, "got struct<x: double>."),

@@ -221,6 +221,42 @@ def test_windows_hold_each_picture_once_and_never_cross_an_episode():
     assert not np.array_equal(sampler.batch(4).states, window.states)
 
 
+def test_windows_of_the_original_reach_into_the_episode_before():
+    """Of its `StateActionReturnDataset.__getitem__`: `done_idx` is the end of the drawn row's episode, or four rows on
+    where that comes first, and a window is the four rows before it. It fails before the first row; here is padding.
+    """
+    store = frame_store((2, 5, 1, 1))  # rows 0-1, 2-6, 7, 8
+    sampler = FrameSampler(store, context_length=4, batch_size=64, seed=1, cross_episodes=True)
+    window = sampler.batch(0)
+    shown = window.states[:, :, 0, 0].astype(int) - 1
+    timestep, return_to_go = [0, 1, 0, 1, 2, 3, 4, 0, 0], [1, 1, 20, 18, 15, 11, 6, 7, 8]
+    done = {0: 2, 1: 2, 2: 6, 3: 7, 4: 7, 5: 7, 6: 7, 7: 8, 8: 9}
+    assert set(sampler._drawn[0]) == set(done)
+    for i, row in enumerate(sampler._drawn[0]):
+        rows = range(done[row] - 4, done[row])
+        assert shown[i].tolist() == [max(each, -1) for each in range(rows[0] - 3, done[row])]
+        assert window.mask[i].tolist() == [each >= 0 for each in rows]
+        assert window.actions[i].tolist() == [each % 3 if each >= 0 else 0 for each in rows]
+        assert window.timesteps[i].tolist() == [timestep[each] if each >= 0 else 0 for each in rows]
+        assert window.returns_to_go[i].tolist() == [return_to_go[each] if each >= 0 else 0 for each in rows]
+
+
+def test_a_stack_shows_its_own_episode_alone_where_windows_cross_them():
+    config = dataclasses.replace(SMALL, windows_cross_episodes=True)
+    store = frame_store((2, 5, 1, 6))
+    spec = make_spec(config, store)
+    algorithm = make_algorithm(config, spec)
+    window = algorithm.sampler(store, batch_size=32, seed=0).batch(0)
+    stacks = frames.stacks_of(jnp.asarray(window.states), jnp.asarray(window.timesteps))
+    shown = np.asarray(stacks)[:, :, 0, 0].astype(int) - 1
+    for stack, timestep in zip(shown[window.mask], window.timesteps[window.mask], strict=True):
+        assert stack.tolist() == [stack[-1] - back if back <= timestep else -1 for back in (3, 2, 1, 0)]
+    params = algorithm.init(jax.random.key(0)).params
+    mended = make_algorithm(dataclasses.replace(config, windows_cross_episodes=False), spec)
+    window = jax.tree.map(jnp.asarray, window)
+    assert algorithm.validate(params, window)["loss"] != mended.validate(params, window)["loss"]
+
+
 SMALL = AtariDTConfig(
     context_length=4,
     width=32,

@@ -394,7 +394,9 @@ def test_a_policy_beyond_the_last_action_is_named_and_nothing_hangs():
 
 def test_what_needs_recorded_pictures_is_refused():
     spec = Spec(observation_shape=SIZE, observation_dtype="uint8", action=Discrete(6))
-    with pytest.raises(JaxdtError, match=r"the policy of runs/a sees pictures, .*: jaxdt train --init"):
+    with pytest.raises(
+        JaxdtError, match=r"the policy of runs/a sees pictures, .*: jaxdt train PRESET --init runs/a --dataset FILE\."
+    ):
         check_explores(PRESETS["online-dt"].algorithm, spec, "runs/a")
 
 

@@ -96,12 +96,18 @@ def test_a_game_is_played_with_the_resizing_that_its_screens_had(tmp_path, scree
     assert stored.env_kwargs == own
 
 
-def test_pictures_as_byte_strings_in_hdf5_say_so(tmp_path):
+def test_files_in_hdf5_that_are_no_pictures_of_observations_are_refused(tmp_path):
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         for name, values in good_arrays().items():
             if name in ("actions", "rewards", "terminations", "truncations"):
                 file[name] = values
         file.create_dataset("observations", (5,), h5py.vlen_dtype(np.uint8))
-    assert "observations must be numbers; got dtype object of byte strings, such as JPEG files (save" in refusal(
+    assert "cannot be read as an HDF5 file: its strings are missing; copy or make it again" in refusal(
         tmp_path / "a.hdf5"
+    )
+    with h5py.File(tmp_path / "b.hdf5", "w") as file:
+        file["num_episodes"] = 1
+        file.create_dataset("observations_0", (5,), h5py.vlen_dtype(np.uint8))
+    assert "observations_0 must be numbers; got dtype object of byte strings, such as JPEG files (save" in refusal(
+        tmp_path / "b.hdf5"
     )

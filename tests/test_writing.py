@@ -108,12 +108,22 @@ def test_d4rls_layout_is_what_hdf5_holds(tmp_path):
         assert file.attrs["env_id"] == b"HalfCheetah-v5"
 
 
-def test_images_go_into_hdf5_but_not_into_lists_of_lists(tmp_path):
-    observations = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+@pytest.mark.parametrize("shape", [(3, 2), (4, 3, 2)])
+def test_pictures_keep_their_shape_and_numbers_in_every_format(tmp_path, dtype, shape):
+    observations = np.arange(5 * np.prod(shape)).astype(dtype).reshape(5, *shape)
+    store = jaxdt.EpisodeStore.from_arrays(observations, np.arange(5), np.zeros(5), episode_ends=[2, 5])
+    for name in ("a.npz", "a.hdf5", "a.parquet"):
+        write_episodes(store, tmp_path / name)
+        loaded = jaxdt.load_episodes(tmp_path / name)
+        assert loaded.observations.dtype == dtype
+        assert loaded.fingerprint == store.fingerprint
+
+
+def test_observations_of_four_dimensions_are_no_lists_of_parquet(tmp_path):
+    observations = np.zeros((4, 3, 2, 2, 1), np.float32)
     store = jaxdt.EpisodeStore.from_arrays(observations, np.zeros((4, 1)), np.zeros(4), episode_ends=[4])
-    write_episodes(store, tmp_path / "a.hdf5")
-    assert jaxdt.load_episodes(tmp_path / "a.hdf5").fingerprint == store.fingerprint
-    with pytest.raises(jaxdt.JaxdtError, match=r"observations of shape \(3, 2\) cannot be lists of lists of numbers"):
+    with pytest.raises(jaxdt.JaxdtError, match=r"observations of shape \(3, 2, 2, 1\) are more than lists of lists"):
         write_episodes(store, tmp_path / "a.parquet")
     assert not (tmp_path / "a.parquet").exists()
 

@@ -62,7 +62,8 @@ def make(config: AtariDTConfig, spec: Spec) -> Algorithm:
     model, center = _network(config, spec), _centering(config, spec)
 
     def predict(params: PyTree[Array], window: Window, key: PRNGKeyArray | None = None) -> Float[Array, "b t n"]:
-        return model.apply(params, window._replace(states=center(window.states)), key=key)
+        window = window._replace(states=center(window.states))
+        return model.apply(params, window, across_episodes=config.windows_cross_episodes, key=key)
 
     def loss(params: PyTree[Array], window: Window, key: PRNGKeyArray | None) -> Float[Array, ""]:
         return masked_cross_entropy(predict(params, window, key), window.actions, window.mask)
@@ -84,7 +85,9 @@ def make(config: AtariDTConfig, spec: Spec) -> Algorithm:
         init=lambda key: start(model.init(key)),
         update=update,
         policy=_policy(config, spec, model, center),
-        sampler=partial(FrameSampler, context_length=config.context_length),
+        sampler=partial(
+            FrameSampler, context_length=config.context_length, cross_episodes=config.windows_cross_episodes
+        ),
         validate=validate,
     )
 

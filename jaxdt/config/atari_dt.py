@@ -54,6 +54,9 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
     cloning."""
     context_length: int = 30
     """Environment steps the policy sees; three tokens each."""
+    windows_cross_episodes: bool = False
+    """Training: of an episode shorter than a window, the steps before are those of the episode before it in the data,
+    as in the authors' code, and count as its own do. False: they are padding, which is masked."""
     center_frames: bool = False
     """See of a picture how it differs from the data's mean picture, in standard deviations of all pixels, instead of
     its numbers divided by 255. What is small and moves, such as a ball, then stands out at once."""

@@ -8,6 +8,7 @@ from jaxtyping import Int
 
 from jaxdt.data.storage import chunks
 from jaxdt.errors import JaxdtError
+from jaxdt.stepping import as_bytes
 
 
 def checked_arrays(
@@ -44,6 +45,8 @@ def checked_arrays(
 
 def _numeric(values: Any, field: str, source: str) -> np.ndarray:
     array = _array(values, field, source)
+    if field == "observations" and array.dtype == bool and array.ndim > 2:
+        return as_bytes(array)
     if array.dtype == bool or array.dtype.kind not in "iuf":
         raise JaxdtError(f"{source}: {field} must be numbers; got dtype {array.dtype}.")
     if array.ndim == 0 or len(array) == 0:

@@ -113,7 +113,8 @@ class AtariModel(NamedTuple):
 
     init: Init
     apply: Callable[..., Float[Array, "b q n"]]
-    """`apply(params, window, *, newest_only=False, key=None)`: the logits at each step, or at the newest alone.
+    """`apply(params, window, *, newest_only=False, across_episodes=False, key=None)`: the logits at each step, or at
+    the newest alone. `across_episodes`: a window may hold the end of one and the beginning of another.
 
     The window's `states` are pictures as recorded, (b, t + 3, h, w) or (b, t + 3, h, w, c), three more than steps: at
     each step the last four are seen. Dropout is on exactly when `key` is given.
@@ -167,9 +168,15 @@ def build_atari_model(
         return with_params(params)(window, window.states, newest_only=newest_only, key=key)
 
     def apply(
-        params: Params, window: Window, *, newest_only: bool = False, key: PRNGKeyArray | None = None
+        params: Params,
+        window: Window,
+        *,
+        newest_only: bool = False,
+        across_episodes: bool = False,
+        key: PRNGKeyArray | None = None,
     ) -> Float[Array, "b q n"]:
-        encoded = with_params(params).encoder(jnp.asarray(window.states), learning=True)
+        timesteps = jnp.asarray(window.timesteps) if across_episodes else None
+        encoded = with_params(params).encoder(jnp.asarray(window.states), timesteps, learning=True)
         window = window._replace(states=encoded)
         return predict(params, window, newest_only=newest_only, key=key)
 

@@ -12,7 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 
 from jaxdt.config.atari_dt import STACK, convolutions_for
 from jaxdt.models.initialization import Uniform
@@ -24,15 +24,20 @@ BLOCK = 10
 """Most stacks that a CPU convolves at once."""
 
 
-def stacks_of(frames: Num[Array, "b n *s"]) -> Num[Array, "b t h w c"]:
+def stacks_of(frames: Num[Array, "b n *s"], timesteps: Int[Array, "b t"] | None = None) -> Num[Array, "b t h w c"]:
     """At each step the last four pictures, oldest first, along the channels; t is n - 3.
 
-    Of `frames` the first three came before the first step.
+    Of `frames` the first three came before the first step. `timesteps`: how many steps came before each in its episode,
+    where earlier pictures may be of another one; they are then black.
     """
     steps = frames.shape[1] - STACK + 1
     if frames.ndim == 4:
         frames = frames[..., None]
-    return jnp.concatenate([frames[:, i : i + steps] for i in range(STACK)], axis=-1)
+    seen = [frames[:, i : i + steps] for i in range(STACK)]
+    if timesteps is not None:
+        own = [timesteps[:, :, None, None, None] >= STACK - 1 - i for i in range(STACK)]
+        seen = [jnp.where(is_own, each, 0) for is_own, each in zip(own, seen, strict=True)]
+    return jnp.concatenate(seen, axis=-1)
 
 
 class FrameEncoder(nnx.Module):
@@ -52,22 +57,26 @@ class FrameEncoder(nnx.Module):
             height, across, inputs = (height - size) // stride + 1, (across - size) // stride + 1, outputs
         self.project = torch_linear(height * across * inputs, width, rngs)
 
-    def __call__(self, frames: Num[Array, "b n *s"], *, learning: bool = False) -> Float[Array, "b t d"]:
+    def __call__(
+        self, frames: Num[Array, "b n *s"], timesteps: Int[Array, "b t"] | None = None, *, learning: bool = False
+    ) -> Float[Array, "b t d"]:
         """Pictures of whole numbers are those of 0 ... 255; others are taken as they are.
 
-        `learning`: gradients will be asked for.
+        `timesteps`: see `stacks_of`. `learning`: gradients will be asked for.
         """
         steps = frames.shape[1] - STACK + 1
         if jax.default_backend() != "cpu":
-            return self._encode(frames, _convolve)
+            return self._encode(frames, timesteps, _convolve)
         encode = partial(self._encode, convolve=_convolve_by_products)
         if learning:  # computed anew in the backward pass, or what all blocks compute would be kept
             encode = jax.checkpoint(encode)
-        return in_cpu_blocks(encode, max(1, BLOCK // steps), frames)
+        return in_cpu_blocks(encode, max(1, BLOCK // steps), frames, timesteps)
 
-    def _encode(self, frames: Num[Array, "b n *s"], convolve) -> Float[Array, "b t d"]:
+    def _encode(
+        self, frames: Num[Array, "b n *s"], timesteps: Int[Array, "b t"] | None, convolve
+    ) -> Float[Array, "b t d"]:
         scale = 255 if jnp.issubdtype(frames.dtype, jnp.integer) else 1
-        stacks = stacks_of(frames)
+        stacks = stacks_of(frames, timesteps)
         x = stacks.reshape(-1, *stacks.shape[2:]).astype(jnp.float32) / scale
         for i, stride in enumerate(self.strides):
             layer = self.convolutions[f"convolution_{i}"]

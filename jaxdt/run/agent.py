@@ -186,6 +186,8 @@ class Agent:
                 f"the observation must be an array of numbers of shape {expected}; got {observation!r:.80} (the parts "
                 "of a dict follow one another by name)."
             ) from error
+        if len(shape) > 1 and self.spec.observation_dtype == "uint8" and np.asarray(observation).dtype == bool:
+            seen = seen * 255  # a picture of truth values, as its environment's are kept
         if seen.shape != expected:
             raise JaxdtError(f"the observation must have shape {expected}; got {seen.shape}.")
         if not np.isfinite(seen).all():

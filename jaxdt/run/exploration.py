@@ -141,7 +141,7 @@ def check_explores(config: AlgorithmConfig, spec: Spec, run: str) -> None:
     if sees_pictures(spec):
         raise JaxdtError(
             f"the policy of {run} sees pictures, which are not recorded while it plays, so it cannot train on episodes "
-            "of its own; train it on with recorded ones: jaxdt train --init."
+            f"of its own; go on with recorded ones: jaxdt train PRESET --init {run} --dataset FILE."
         )
     if not _draws(config, spec):
         able = [name for name, preset in PRESETS.items() if _draws(preset.algorithm, spec)]

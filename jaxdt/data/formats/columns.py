@@ -3,7 +3,7 @@
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +12,9 @@ from jaxtyping import Int, Shaped
 
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.fields import FLAGS, field_names, flags_of, flags_of_episodes
-from jaxdt.data.formats.limits import size_limit
+from jaxdt.data.formats.arrow_values import are_files, file_contents, flat_numbers, flat_steps, leaf
+from jaxdt.data.formats.limits import TIMES_OF_PICTURES, are_pictures, size_limit
+from jaxdt.data.formats.picture_files import PictureReader
 from jaxdt.data.storage import LARGE, ArrayWriter, Storage
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.simulator import checked_env_id, checked_env_kwargs
@@ -20,6 +22,9 @@ from jaxdt.simulator import checked_env_id, checked_env_kwargs
 
 if TYPE_CHECKING:
     import pyarrow
+
+
+_TIMES_IN_PAGES = 4 * TIMES_OF_PICTURES  # a byte of a picture takes four in a page
 
 
 class ArrowFile(NamedTuple):
@@ -37,7 +42,10 @@ def load_columns(files: list[ArrowFile], source: str, storage: Storage) -> Episo
     names = _columns(files)
     check_declared_size(files, list(names.values()), source)
     lengths = _episode_lengths(files, names["rewards"], source)
-    columns = {ours: _read_column(files, ours, theirs, lengths, source, storage) for ours, theirs in names.items()}
+    pictures = picture_reader(files, source)
+    columns = {
+        ours: _read_column(files, ours, theirs, lengths, source, storage, pictures) for ours, theirs in names.items()
+    }
     ends = np.cumsum(lengths)
     flags = {name: flags_of(columns.pop(name), names[name], source) for name in FLAGS if name in columns}
     terminations, truncations = flags_of_episodes(flags, names, ends, source)
@@ -46,9 +54,13 @@ def load_columns(files: list[ArrowFile], source: str, storage: Storage) -> Episo
         terminations=terminations,
         truncations=truncations,
         episode_ends=ends,
-        **environment_of(files),
+        **pictures.environment(**environment_of(files)),
         source=source,
     )
+
+
+def picture_reader(files: list[ArrowFile], source: str) -> PictureReader:
+    return PictureReader(source, *_paths(files))
 
 
 def _columns(files: list[ArrowFile]) -> dict[str, str]:
@@ -72,7 +84,8 @@ def _columns(files: list[ArrowFile]) -> dict[str, str]:
 
 
 def check_declared_size(files: list[ArrowFile], names: Sequence[str], source: str) -> None:
-    limit, declared = _size_limit(files), 0
+    pictures = any(holds_pictures(file, name) for file in files for name in names if name in file.schema.names)
+    limit, declared = _size_limit(files, **({"times": _TIMES_IN_PAGES} if pictures else {})), 0
     for file in files:
         declared += file.declared(names, limit - declared)
         if declared > limit:
@@ -82,21 +95,36 @@ def check_declared_size(files: list[ArrowFile], names: Sequence[str], source: st
             )
 
 
-def _size_limit(files: list[ArrowFile]) -> int:
-    paths = [file.path for file in files if isinstance(file.path, Path)]
-    return size_limit(*paths) if paths else sys.maxsize
+def _size_limit(files: list[ArrowFile], **times: int) -> int:
+    paths = _paths(files)
+    return size_limit(*paths, **times) if paths else sys.maxsize
+
+
+def _paths(files: list[ArrowFile]) -> list[Path]:
+    """None where a table lies in memory."""
+    return [file.path for file in files if isinstance(file.path, Path)]
+
+
+def holds_pictures(file: ArrowFile, name: str) -> bool:
+    """Whether a column's values are bytes in lists of lists, or files."""
+    kind, depth = leaf(file.schema.field(name).type)
+    return are_files(kind) or (depth > 1 and str(kind) == "uint8")
 
 
 def _check_type(file: ArrowFile, ours: str, name: str) -> None:
     from pyarrow import types
 
-    kind, depth = _leaf(file.schema.field(name).type)
+    kind, depth = leaf(file.schema.field(name).type)
     if ours in ("observations", "actions"):
         wanted, fits = "lists of lists of numbers, an episode a row and a step a list", depth == 2
         if ours == "actions":
             wanted += ", or lists of whole numbers where they are discrete"
             fits |= depth == 1 and types.is_integer(kind)
+        else:
+            wanted += ", of pictures lists of lists a step, or lists of PNG or JPEG files"
+            fits |= depth in (3, 4)
         fits &= types.is_floating(kind) or types.is_integer(kind)
+        fits |= ours == "observations" and depth == 1 and are_files(kind)
     elif ours == "rewards":
         wanted, fits = "lists of numbers, an episode a row", depth in (1, 2)
         fits &= types.is_floating(kind) or types.is_integer(kind)
@@ -110,17 +138,7 @@ def _check_type(file: ArrowFile, ours: str, name: str) -> None:
 
 def list_depth(file: ArrowFile, name: str) -> int:
     """How many lists deep a column's numbers are; -1 where it is not there, or twice."""
-    return _leaf(file.schema.field(name).type)[1] if file.schema.names.count(name) == 1 else -1
-
-
-def _leaf(kind: "pyarrow.DataType") -> tuple["pyarrow.DataType", int]:
-    """What lists of lists hold in the end, and how many lists deep."""
-    from pyarrow import types
-
-    depth = 0
-    while types.is_list(kind) or types.is_large_list(kind) or (types.is_fixed_size_list(kind) and kind.list_size > 0):
-        kind, depth = kind.value_type, depth + 1
-    return kind, depth
+    return leaf(file.schema.field(name).type)[1] if file.schema.names.count(name) == 1 else -1
 
 
 def _episode_lengths(files: list[ArrowFile], rewards: str, source: str) -> Int[np.ndarray, " e"]:
@@ -138,72 +156,69 @@ def _episode_lengths(files: list[ArrowFile], rewards: str, source: str) -> Int[n
 
 
 def _read_column(
-    files: list[ArrowFile], ours: str, name: str, lengths: np.ndarray, source: str, storage: Storage
+    files: list[ArrowFile],
+    ours: str,
+    name: str,
+    lengths: np.ndarray,
+    source: str,
+    storage: Storage,
+    pictures: PictureReader,
 ) -> Shaped[np.ndarray, "n *_"]:
     """A column's numbers, a step a row, filled in as they are decoded; `lengths`: the steps of each episode."""
     writer, row = None, 0
     for file in files:
         for array in file.batches(name):
-            found, values = flat_numbers(array, name, row, source)
+            found, blocks = _steps(array, ours, name, row, source, pictures)
             _check_lengths(found, lengths[row : row + len(found)], name, row, source)
-            if ours not in ("observations", "actions"):
-                values = _squeezed(values, name, source)
-            if writer is None:
-                writer = _column_writer(files, ours, name, (int(lengths.sum()), *values.shape[1:]), source, storage)
-            if values.shape[1:] != writer.shape[1:]:
-                here, before = (f"a list of {a.shape[1]}" if a.shape[1:] else "a number" for a in (values, writer))
-                raise JaxdtError(
-                    f"{source}: {name} of episode {row} has {here} a step, those before it {before}; make them agree."
-                )
-            writer.append(values)
+            for values in blocks:
+                if writer is None:
+                    shape = (int(lengths.sum()), *values.shape[1:])
+                    writer = _column_writer(files, ours, name, shape, values.dtype, source, storage)
+                if values.shape[1:] != writer.shape[1:]:
+                    here, before = (_described(shape[1:]) for shape in (values.shape, writer.shape))
+                    raise JaxdtError(
+                        f"{source}: {name} of episode {row} has {here} a step, those before it {before}; make them "
+                        "agree."
+                    )
+                writer.append(values)
             row += len(found)
     if writer is None or row != len(lengths):
         raise JaxdtError(f"{source}: {name} has {row} rows but rewards has {len(lengths)}; they must agree.")
     return writer.done()
 
 
+def _steps(
+    array: "pyarrow.Array", ours: str, name: str, row: int, source: str, pictures: PictureReader
+) -> tuple[np.ndarray, Iterable[np.ndarray]]:
+    """Steps of each episode of some rows, and blocks of what is kept of them."""
+    if are_files(leaf(array.type)[0]):
+        found, files = flat_steps(array, name, row, source)
+        episodes = row + np.repeat(np.arange(len(found)), found)
+        return found, pictures.decoded(file_contents(files), lambda i: f"{name} of row {episodes[i]}")
+    found, values = flat_numbers(array, name, row, source)
+    if ours not in ("observations", "actions"):
+        return found, [_squeezed(values, name, source)]
+    return found, [pictures.kept(values)]
+
+
+def _described(shape: tuple[int, ...]) -> str:
+    if len(shape) > 1:
+        return f"a picture {shape}"
+    return f"a list of {shape[0]}" if shape else "a number"
+
+
 def _column_writer(
-    files: list[ArrowFile], ours: str, name: str, shape: tuple[int, ...], source: str, storage: Storage
+    files: list[ArrowFile], ours: str, name: str, shape: tuple[int, ...], dtype: Any, source: str, storage: Storage
 ) -> ArrayWriter:
-    dtype = np.result_type(*(_leaf(file.schema.field(name).type)[0].to_pandas_dtype() for file in files))
+    kinds = [leaf(file.schema.field(name).type)[0] for file in files]
+    dtype = np.result_type(dtype, *(kind.to_pandas_dtype() for kind in kinds if not are_files(kind)))
     dtype = np.dtype(np.float32) if dtype.kind == "f" else dtype
-    if dtype.itemsize * math.prod(shape) > _size_limit(files):
-        raise JaxdtError(f"{source}: {name} has {shape[-1]} numbers at its first step, far more than the file holds.")
+    times = {"times": TIMES_OF_PICTURES} if are_pictures(ours, shape, dtype) else {}
+    if dtype.itemsize * math.prod(shape) > _size_limit(files, **times):
+        raise JaxdtError(
+            f"{source}: {name} has {math.prod(shape[1:])} numbers at its first step, far more than the file holds."
+        )
     return storage.array_writer(ours, shape, dtype)
-
-
-def flat_numbers(column: "pyarrow.Array", name: str, row: int, source: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps of each episode, and the numbers (steps, width) or (steps,) of some rows, the first of them `row`."""
-    import pyarrow.compute
-
-    compute: Any = pyarrow.compute
-
-    def refuse_null(values: Any, starts: np.ndarray) -> None:
-        if values.null_count:
-            index = compute.index(compute.is_null(values), True).as_py()
-            episode = row + int(np.searchsorted(starts, index, side="right")) - 1
-            raise JaxdtError(f"{source}: {name} of row {episode} has a null; remove that episode or repair it.")
-
-    refuse_null(column, np.arange(len(column)))
-    lengths = compute.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
-    starts = np.cumsum(lengths) - lengths
-    values = column.flatten()
-    refuse_null(values, starts)
-    width = None
-    if hasattr(values.type, "value_type"):  # a list a step
-        widths = compute.list_value_length(values).to_numpy(zero_copy_only=False)
-        width = int(widths[0]) if len(widths) else 0
-        if (widths != width).any():
-            index = int(np.argmax(widths != width))
-            episode = int(np.searchsorted(starts, index, side="right")) - 1
-            raise JaxdtError(
-                f"{source}: {name} of episode {row + episode}, step {index - starts[episode]}, has {widths[index]} "
-                f"numbers, other steps {width}; make them agree."
-            )
-        values = values.flatten()
-        refuse_null(values, starts * width)
-    numbers = values.to_numpy(zero_copy_only=False)
-    return lengths, numbers if width is None else numbers.reshape(int(lengths.sum()), width)
 
 
 def _squeezed(values: np.ndarray, name: str, source: str) -> Shaped[np.ndarray, " n"]:

@@ -7,7 +7,7 @@ import json
 import math
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,10 @@ from jaxtyping import Bool
 
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.fields import ending_fields, flat_episodes, warn_of_unused_cut
+from jaxdt.data.formats.hdf5_heap import read_byte_strings
 from jaxdt.data.formats.limits import Budget, are_pictures, array_bytes, kept_bytes
+from jaxdt.data.formats.picture_files import PictureReader
+from jaxdt.data.formats.pictures import GREY_PICTURE, is_screen
 from jaxdt.data.joining import join_episodes
 from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError, one_line
@@ -34,6 +37,8 @@ _PIPELINES = [
     for compression in ([], [_GZIP], [_LZF])
     for checksum in ([], [_FLETCHER32])
 ]
+_JPEG = b"\xff\xd8\xff"
+"""How its files begin."""
 _MOST_OF_LZF = 2**30  # bytes; one of a chunk can become 88
 
 
@@ -41,7 +46,7 @@ def load_hdf5(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = 
     """Episodes of a file of D4RL's layout, or of one that d3rlpy wrote.
 
     - The datasets `observations` (n, ...), `actions` (n, a), or integers (n,) where they are discrete, and `rewards`
-      (n,) or (n, 1); others are not read.
+      (n,) or (n, 1); others are not read. Observations may be PNG or JPEG files, as Minari keeps pictures.
     - `terminals` (n,): the environment ended the episode, `timeouts` (n,): it was cut off, or what else
       `fields.ENDINGS` names. `cut_after`: steps after which it was cut off, where the file has `terminals` alone.
     - The attribute `env_id`, a string of fixed length, names the environment.
@@ -56,9 +61,9 @@ def load_hdf5(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = 
         if "episode_0" in file and "observations" not in file:
             raise JaxdtError(f"{path} is a part of a Minari dataset; give its directory, or minari: and its name.")
         names = {name: name for name in LARGE} | ending_fields(file)
-        arrays, budget = {}, Budget(path)
+        arrays, budget, pictures = {}, Budget(path), PictureReader(str(path), path)
         for ours, theirs in names.items():
-            arrays[ours] = read_dataset(file, theirs, path, budget, storage)
+            arrays[ours] = read_dataset(file, theirs, path, budget, storage, pictures=pictures)
         unread = environment["env_id"] is None and "env_id" in file.attrs
     if unread:
         warnings.warn(
@@ -66,7 +71,7 @@ def load_hdf5(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = 
             stacklevel=3,
         )
     columns = flat_episodes(arrays, names, source=str(path), cut_after=cut_after)
-    return EpisodeStore.from_arrays(**columns, **environment, source=str(path))
+    return EpisodeStore.from_arrays(**columns, **pictures.environment(**environment), source=str(path))
 
 
 def _d3rlpy_episodes(file: "h5py.File", path: Path) -> list[dict[str, np.ndarray]]:
@@ -106,11 +111,19 @@ def reading_hdf5(path: Path) -> Iterator["h5py.File"]:
 
 
 def read_dataset(
-    group: Any, name: str, path: Path, budget: Budget, storage: Storage = MEMORY, *, field: str | None = None
+    group: Any,
+    name: str,
+    path: Path,
+    budget: Budget,
+    storage: Storage = MEMORY,
+    *,
+    field: str | None = None,
+    pictures: PictureReader | None = None,
 ) -> np.ndarray:
     """A dataset's numbers, which `budget` pays for; refuses what points elsewhere or needs a filter of others.
 
-    `field`: what it holds, where its name says more.
+    `field`: what it holds, where its name says more. `pictures`: decodes observations that are PNG or JPEG files, and
+    makes grey ones of screens; None: the former are refused, the latter stay.
     """
     import h5py
 
@@ -120,33 +133,62 @@ def read_dataset(
         raise JaxdtError(f"{where} must be a dataset of numbers; got a {type(dataset).__name__.lower()}.")
     if dataset.external or dataset.is_virtual:
         raise JaxdtError(f"{where} keeps its numbers in another file; store them in this one.")
+    field = field or name
+    reader = pictures if field == "observations" else None
+    are_files = h5py.check_vlen_dtype(dataset.dtype) == np.uint8
+    if are_files and reader is not None and len(dataset.shape) == 1:
+        return _filled(_decoded(read_byte_strings(dataset, path), reader, where), len(dataset), storage, where)
     if dataset.dtype.kind not in "biuf":
-        are_files = h5py.check_vlen_dtype(dataset.dtype) == np.uint8
         raise JaxdtError(
             f"{where} must be numbers; got dtype {dataset.dtype!s:.60}"
             + (" of byte strings, such as JPEG files (save the pictures as an array of numbers)." if are_files else ".")
         )
     if not dataset.shape:
         raise JaxdtError(f"{where} must be an array of a row a step; got a single value or nothing.")
-    field = field or name
-    pictures = are_pictures(field, dataset.shape, dataset.dtype)
-    size = max(array_bytes(field, shape, dataset.dtype) for shape in (dataset.shape, dataset.chunks or ()))
-    if not budget.has(size, pictures=pictures):
+    are_bytes = are_pictures(field, dataset.shape, dataset.dtype)
+    to_grey = reader is not None and is_screen(dataset.shape, dataset.dtype)
+    shape = (len(dataset), *GREY_PICTURE) if to_grey else dataset.shape
+    size = max(array_bytes(field, each, dataset.dtype) for each in (shape, dataset.chunks or ()))
+    if not budget.has(size, pictures=are_bytes):
         raise JaxdtError(
             f"{where} would take {size / 2**30:.1f} GiB, far more than a file of "
             f"{path.stat().st_size / 2**20:.1f} MiB holds; copy it again, or write it in smaller files."
         )
-    budget.spend(array_bytes(field, dataset.shape, dataset.dtype), pictures=pictures)
+    budget.spend(array_bytes(field, shape, dataset.dtype), pictures=are_bytes)
     _check_chunks(dataset, where)
-    return _streamed(dataset, name, storage) if storage.on_disk and name in LARGE else dataset[()]
+    if reader is not None and to_grey:
+        return _filled(map(reader.kept, _blocks(dataset)), len(dataset), storage, where)
+    if storage.on_disk and name in LARGE:
+        writer = storage.array_writer(name, dataset.shape, dataset.dtype)
+        for block in _blocks(dataset):
+            writer.append(block)
+        return writer.done()
+    values = dataset[()]
+    if reader is not None and values.ndim == 2 and len(values) and bytes(values[0, :3]) == _JPEG:
+        return _filled(_decoded(list(values), reader, where), len(values), storage, where)  # files of one length
+    return values
 
 
-def _streamed(dataset: "h5py.Dataset", name: str, storage: Storage) -> np.ndarray:
-    writer = storage.array_writer(name, dataset.shape, dataset.dtype)
+def _blocks(dataset: "h5py.Dataset") -> Iterator[np.ndarray]:
     chunk = dataset.chunks[0] if dataset.chunks else 1  # a chunk is decompressed whole
     steps = chunk * max(1, 2**24 // max(1, chunk * math.prod(dataset.shape[1:]) * dataset.dtype.itemsize))
     for start in range(0, len(dataset), steps):
-        writer.append(dataset[start : start + steps])
+        yield dataset[start : start + steps]
+
+
+def _decoded(files: Sequence[Any], reader: PictureReader, where: str) -> Iterator[np.ndarray]:
+    place = where.rpartition(": ")[2]
+    return reader.decoded(files, lambda i: f"{place}, row {i},")
+
+
+def _filled(blocks: Iterable[np.ndarray], count: int, storage: Storage, where: str) -> np.ndarray:
+    """So many pictures."""
+    writer = None
+    for block in blocks:
+        writer = writer or storage.array_writer("observations", (count, *block.shape[1:]), block.dtype)
+        writer.append(block)
+    if writer is None:
+        raise JaxdtError(f"{where} has no rows; a dataset needs at least one step.")
     return writer.done()
 
 
@@ -233,7 +275,14 @@ def hdf5_size(path: Path) -> int:
         if "observations" not in file:
             return path.stat().st_size
         arrays = {name: member(file, name, path) for name in LARGE}
-        return sum(kept_bytes(name, array.shape, array.dtype) for name, array in arrays.items())
+        size = 0
+        for name, array in arrays.items():
+            if array.dtype.kind == "O":  # pictures' files
+                size += path.stat().st_size
+                continue
+            to_grey = name == "observations" and is_screen(array.shape, array.dtype)
+            size += kept_bytes(name, (len(array), *GREY_PICTURE) if to_grey else array.shape, array.dtype)
+        return size
 
 
 def write_hdf5(store: EpisodeStore, path: Path) -> None:

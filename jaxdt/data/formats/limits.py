@@ -11,7 +11,7 @@ SMALL = 2**28
 """Bytes of numbers, a few copies of which stay below 1 GiB."""
 
 
-_TIMES, _TIMES_OF_PICTURES = 4, 256  # frames of a game are compressed to an eightieth
+_TIMES, TIMES_OF_PICTURES = 4, 256  # frames of a game are compressed to an eightieth
 
 
 def size_limit(*paths: Path, times: int = _TIMES) -> int:
@@ -23,7 +23,7 @@ class Budget:
     """What the arrays of files may still take: together what pictures may, and those that are none less."""
 
     def __init__(self, *paths: Path):
-        self._numbers, self._all = size_limit(*paths), size_limit(*paths, times=_TIMES_OF_PICTURES)
+        self._numbers, self._all = size_limit(*paths), size_limit(*paths, times=TIMES_OF_PICTURES)
 
     def has(self, size: int, *, pictures: bool) -> bool:
         """Whether so many bytes are left."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import sys
@@ -14,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.formats.columns import check_declared_size
+from jaxdt.data.formats.arrow_values import are_files, file_contents, numbers_of
+from jaxdt.data.formats.columns import ArrowFile, check_declared_size
 from jaxdt.data.formats.hdf5 import member, read_dataset, reading_hdf5
 from jaxdt.data.formats.limits import Budget
 from jaxdt.data.formats.parquet import open_parquet
-from jaxdt.data.formats.rows import numbers_of
+from jaxdt.data.formats.picture_files import PictureReader
 from jaxdt.data.formats.saved import open_arrow
 from jaxdt.data.joining import join_episodes
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.files import read_json
+from jaxdt.games import game_of, settings_of_registered
 from jaxdt.simulator import are_plain_kwargs, flags_of, is_plain_env_id
 
 
@@ -71,30 +74,36 @@ def read_minari(directory: Path, source: str) -> EpisodeStore:
     """Episodes of a Minari dataset's directory, in its format hdf5, arrow or parquet.
 
     Actions must be vectors or whole numbers; the parts of a Dict of observations follow one another in the order of
-    their names, as `gymnasium.spaces.flatten` puts them. No code that a dataset names is run. Raises JaxdtError naming
+    their names, as `gymnasium.spaces.flatten` puts them. Pictures may be JPEG files; Atari's colour screens become grey
+    pictures. No code that a dataset names is run. Raises JaxdtError naming
     the dataset or its file and the fix.
     """
     data = directory / "data"
     metadata = _metadata(data / "metadata.json")
     if (data / MAIN_DATA).is_file():
+        pictures = PictureReader(source, data / MAIN_DATA)
         with reading_hdf5(data / MAIN_DATA) as file:
-            episodes = _episodes(file, metadata, data / MAIN_DATA)
+            episodes = _episodes(file, metadata, data / MAIN_DATA, pictures)
     elif (data / "0").is_dir():
-        episodes = _arrow_episodes(data, metadata)
+        pictures = PictureReader(source, *(path for path in data.glob("*/*") if path.suffix in _OPENERS))
+        episodes = _arrow_episodes(data, metadata, pictures)
     else:
         raise JaxdtError(
             f"{directory} has no main_data.hdf5 (its format is {metadata.get('data_format')!r:.40}). If a download was "
             "cut off, delete the directory and load it again."
         )
-    return join_episodes(episodes, **_environment(metadata, source), source=source)
+    environment = pictures.environment(**_environment(metadata, source))
+    return join_episodes(episodes, **environment, source=source)
 
 
-def _episodes(file: "h5py.File", metadata: dict[str, Any], path: Path) -> list[dict[str, np.ndarray]]:
+def _episodes(
+    file: "h5py.File", metadata: dict[str, Any], path: Path, pictures: PictureReader
+) -> list[dict[str, np.ndarray]]:
     budget, episodes = Budget(path), []
     for number in range(_count(metadata, len(file), path)):
         group, arrays = member(file, f"episode_{number}", path), {}
         for name in _FIELDS:
-            arrays[name] = _flattened(group, name, path, budget)
+            arrays[name] = _flattened(group, name, path, budget, pictures=pictures)
         if len(arrays["observations"]) != len(arrays["rewards"]) + 1:
             raise JaxdtError(
                 f"{path}: observations of episode {number} has {len(arrays['observations'])} rows for "
@@ -105,7 +114,9 @@ def _episodes(file: "h5py.File", metadata: dict[str, Any], path: Path) -> list[d
     return episodes
 
 
-def _flattened(group: Any, name: str, path: Path, budget: Budget, depth: int = 8) -> np.ndarray:
+def _flattened(
+    group: Any, name: str, path: Path, budget: Budget, depth: int = 8, *, pictures: PictureReader | None = None
+) -> np.ndarray:
     """A dataset's numbers, or of a group of observations all of them, a step a row, in the order of their names."""
     found = member(group, name, path)
     if hasattr(found, "keys") and depth and (name == "observations" or depth < 8):
@@ -113,10 +124,10 @@ def _flattened(group: Any, name: str, path: Path, budget: Budget, depth: int = 8
         if not parts or len({len(part) for part in parts}) > 1:
             raise JaxdtError(f"{path}: the parts of {found.name} must have as many rows; got {list(map(len, parts))}.")
         return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
-    return read_dataset(group, name, path, budget)
+    return read_dataset(group, name, path, budget, pictures=pictures)
 
 
-def _arrow_episodes(data: Path, metadata: dict[str, Any]) -> list[dict[str, np.ndarray]]:
+def _arrow_episodes(data: Path, metadata: dict[str, Any], pictures: PictureReader) -> list[dict[str, np.ndarray]]:
     """A directory an episode, whose table has one row more than steps: the last observation, and padding."""
     folders = [folder for folder in data.iterdir() if folder.is_dir()]
     episodes = []
@@ -130,13 +141,35 @@ def _arrow_episodes(data: Path, metadata: dict[str, Any]) -> list[dict[str, np.n
             if name not in table.schema.names:
                 raise JaxdtError(f"{files[0]}: the column {name!r} is missing; load the dataset anew.")
         check_declared_size([table], _FIELDS, str(files[0]))
-        columns = {
-            name: [_struct_numbers(array, name, str(files[0])) for array in table.batches(name)] for name in _FIELDS
-        }
+        columns = {name: list(_column(table, name, metadata, pictures)) for name in _FIELDS}
         if not columns["rewards"] or sum(map(len, columns["rewards"])) < 2:
             raise JaxdtError(f"{files[0]} has no steps; load the dataset anew.")
         episodes.append({name: np.concatenate(parts)[:-1] for name, parts in columns.items()})
     return episodes
+
+
+def _column(table: ArrowFile, name: str, metadata: dict[str, Any], pictures: PictureReader) -> Iterator[np.ndarray]:
+    """Its numbers in blocks, a step a row; pictures, which lie in it flat or as files, as they are kept."""
+    row, shape = 0, _picture_shape(metadata) if name == "observations" else None
+    for array in table.batches(name):
+        if name == "observations" and are_files(array.type):
+            place = f"{Path(table.path).parent.name}/{Path(table.path).name}: {name} of row"
+            yield from pictures.decoded(file_contents(array), lambda i, row=row, place=place: f"{place} {row + i}")
+        else:
+            values = _struct_numbers(array, name, str(table.path))
+            is_flat = shape is not None and values.shape[1:] == (math.prod(shape),) and values.dtype == np.uint8
+            yield pictures.kept(values.reshape(-1, *shape)) if shape is not None and is_flat else values
+        row += len(array)
+
+
+def _picture_shape(metadata: dict[str, Any]) -> tuple[int, ...] | None:
+    """Of the observations, where the metadata say that they are pictures of bytes."""
+    with contextlib.suppress(TypeError, ValueError, KeyError, RecursionError):
+        space = json.loads(metadata["observation_space"])
+        shape = space["shape"]
+        if space["dtype"] == "uint8" and len(shape) in (2, 3) and all(type(n) is int and n > 0 for n in shape):
+            return tuple(shape)
+    return None
 
 
 def _struct_numbers(array: Any, name: str, source: str) -> np.ndarray:
@@ -178,7 +211,7 @@ def _environment(metadata: dict[str, Any], source: str) -> dict[str, Any]:
         spec = json.loads(metadata["env_spec"])
         env_id = spec["id"] if is_plain_env_id(spec["id"]) else None
     if env_id is None:
-        return {"env_id": None}
+        return {"env_id": None, "env_kwargs": None}
     kwargs, wrappers = _beside_the_id(env_id, spec), spec.get("additional_wrappers")
     is_plain = are_plain_kwargs(kwargs)
     if wrappers or not is_plain:
@@ -191,6 +224,8 @@ def _environment(metadata: dict[str, Any], source: str) -> dict[str, Any]:
             f"{' and '.join(filter(None, (given, wrapped)))}.",
             stacklevel=4,
         )
+    if is_plain and game_of(env_id):
+        kwargs = settings_of_registered(kwargs)
     return {"env_id": env_id, "env_kwargs": kwargs if is_plain else None}
 
 
@@ -201,7 +236,7 @@ def _beside_the_id(env_id: str, spec: dict[str, Any]) -> dict[str, Any]:
         return {}
     import gymnasium
 
-    known = gymnasium.registry.get(env_id)
+    known = None if game_of(env_id) else gymnasium.registry.get(env_id)  # ours are not made as ale_py registers them
     own = {name: json.dumps(value, default=str) for name, value in (known.kwargs if known else {}).items()}
     beside = {
         name: value

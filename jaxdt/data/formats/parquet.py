@@ -1,16 +1,20 @@
 """Parquet files of Hugging Face's layout: an episode a row, a list of its steps in each column."""
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.formats.columns import ArrowFile, checked_schema, reading_arrow
-from jaxdt.data.formats.parquet_footer import check_depth, declared_bytes
+from jaxdt.data.fields import field_names
+from jaxdt.data.formats.arrow_values import are_files, file_contents, leaf
+from jaxdt.data.formats.columns import ArrowFile, checked_schema, holds_pictures, list_depth, reading_arrow
+from jaxdt.data.formats.parquet_footer import check_depth, count_values, declared_bytes
+from jaxdt.data.formats.picture_files import can_be_png, kept_size, png_files
 from jaxdt.data.formats.rows import load_table
 from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError
@@ -35,6 +39,8 @@ def load_parquet_files(
     """Episodes of the shards of one dataset, an episode a row, or a step a row (`rows.load_rows`).
 
     - `observations` (t, s), `actions` (t, a): lists of lists of numbers; `rewards` (t,): lists of numbers.
+    - `observations` that are pictures: lists of lists of lists (t, h, w), or one deeper (t, h, w, c), of uint8; or
+      lists of PNG or JPEG files, byte strings or the feature Image of `datasets`, of which paths are not followed.
     - Discrete `actions` (t,): lists of whole numbers.
     - `terminations`, `truncations` (t,), or `dones` (t,): lists of booleans, of which a true last one says that the
       environment ended the episode; without them it was cut off there. `fields.ENDINGS` has their other names.
@@ -55,7 +61,8 @@ def open_parquet(path: Path) -> ArrowFile:
             parquet = pyarrow.parquet.ParquetFile(
                 file, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True
             )
-            for batch in parquet.iter_batches(_ROWS, columns=[name]):
+            rows = 1 if holds_pictures(opened, name) else _ROWS  # an episode of pictures may take hundreds of MiB
+            for batch in parquet.iter_batches(rows, columns=[name]):
                 yield batch.column(0)
 
     def declared(names: Sequence[str], most: int) -> int:
@@ -65,22 +72,33 @@ def open_parquet(path: Path) -> ArrowFile:
     with reading_arrow(path, "a parquet file"), pyarrow.OSFile(str(path)) as file:
         check_depth(path)
         schema = checked_schema(pyarrow.parquet.ParquetFile(file).schema_arrow)
-    return ArrowFile(path, schema, batches, declared)
+    opened = ArrowFile(path, schema, batches, declared)
+    return opened
 
 
 def parquet_size(path: Path) -> int:
-    """Bytes of its observations, actions and rewards in memory."""
-    return declared_bytes(path, LARGE, sys.maxsize)
+    """Bytes of its observations, actions and rewards in memory; of PNG and JPEG files as many as the first is of."""
+    file = open_parquet(path)
+    name = field_names(file.schema.names)["observations"]
+    if not are_files(leaf(file.schema.field(name).type)[0]):
+        return declared_bytes(path, LARGE, sys.maxsize)
+    values: Any = next(iter(file.batches(name)))
+    files = file_contents(values.flatten() if list_depth(file, name) else values)
+    return declared_bytes(path, LARGE[1:], sys.maxsize) + kept_size(files[0]) * count_values(path, name)
 
 
 def write_parquet(store: EpisodeStore, path: Path) -> None:
-    """Hugging Face's layout: an episode a row, a list of its steps in each column; `env_id` in the schema."""
+    """Hugging Face's layout: an episode a row, a list of its steps in each column; `env_id` in the schema.
+
+    Pictures of bytes, grey or of three colours, are PNG files in a struct (`bytes`, `path`), as the feature Image of
+    `datasets` is stored; others are lists of lists.
+    """
     import pyarrow.parquet
 
-    if store.observations.ndim != 2:
+    if store.observations.ndim > 4:
         raise JaxdtError(
-            f"{path}: observations of shape {store.observations.shape[1:]} cannot be lists of lists of numbers; "
-            "write .npz or .hdf5."
+            f"{path}: observations of shape {store.observations.shape[1:]} are more than lists of lists of lists a "
+            "step; write .npz or .hdf5."
         )
     dones = np.zeros(store.num_steps, bool)
     last = store.offsets[1:] - 1
@@ -96,18 +114,23 @@ def write_parquet(store: EpisodeStore, path: Path) -> None:
     metadata = {} if store.env_id is None else {"env_id": registered_id(store.env_id)}
     if store.env_kwargs is not None:
         metadata["env_kwargs"] = json.dumps(store.env_kwargs)
-    table = pyarrow.table({name: _an_episode_a_row(values, store) for name, values in columns.items()})
+    table = pyarrow.table({name: _an_episode_a_row(values, store, path) for name, values in columns.items()})
     table = table.replace_schema_metadata(metadata)
+    rows = _ROWS if store.observations.ndim == 2 else 1
     with open_atomically(path, "wb") as file:
-        pyarrow.parquet.write_table(table, file, row_group_size=64, write_page_checksum=True)
+        pyarrow.parquet.write_table(table, file, row_group_size=rows, write_page_checksum=True)
 
 
-def _an_episode_a_row(values: np.ndarray, store: EpisodeStore):
+def _an_episode_a_row(values: np.ndarray, store: EpisodeStore, path: Path):
     import pyarrow
 
+    if can_be_png(values.shape, values.dtype):
+        files = pyarrow.array(png_files(values, str(path)), pyarrow.binary())
+        fields = [files, pyarrow.nulls(len(files), pyarrow.string())]
+        return _lists(store.offsets, pyarrow.StructArray.from_arrays(fields, names=["bytes", "path"]))
     steps = pyarrow.array(values.reshape(-1))
-    if values.ndim == 2:
-        rows = np.arange(len(values) + 1, dtype=np.int64) * values.shape[1]
+    for axis in range(values.ndim - 1, 0, -1):
+        rows = np.arange(math.prod(values.shape[:axis]) + 1, dtype=np.int64) * values.shape[axis]
         steps = _lists(rows, steps)
     return _lists(store.offsets, steps)
 

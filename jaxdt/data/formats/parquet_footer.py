@@ -39,6 +39,16 @@ def declared_bytes(path: Path, names: Sequence[str], most: int) -> int:
     return declared
 
 
+def count_values(path: Path, name: str) -> int:
+    """Numbers, strings and empty lists in the column that comes first under a name; the footer may not be right."""
+    count = 0
+    with open(path, "rb") as file:
+        for group in _footer(file)[_ROW_GROUPS]:
+            found = (chunk[_COLUMN] for chunk in group[_COLUMNS] if chunk[_COLUMN][_PATH][0].decode() == name)
+            count += next(found)[_NUM_VALUES]
+    return count
+
+
 def check_depth(path: Path) -> None:
     """Raises ValueError when the schema is nested so deep that a reader that recurses would crash."""
     with open(path, "rb") as file:

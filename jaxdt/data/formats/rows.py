@@ -1,21 +1,25 @@
 """Tables of Arrow's, from files or memory, whose rows are steps; those whose rows are episodes are `columns.py`'s."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.fields import SYNONYMS, ending_fields, field_names, flat_episodes, warn_of_unused_cut
+from jaxdt.data.formats.arrow_values import are_files, file_contents, numbers_of
 from jaxdt.data.formats.columns import (
     ArrowFile,
     check_declared_size,
     environment_of,
-    flat_numbers,
+    holds_pictures,
     list_depth,
     load_columns,
+    picture_reader,
     reading_arrow,
 )
+from jaxdt.data.formats.picture_files import PictureReader
 from jaxdt.data.storage import Storage
 from jaxdt.errors import JaxdtError
 
@@ -24,15 +28,16 @@ def load_table(files: list[ArrowFile], source: str, storage: Storage, cut_after:
     """Episodes of opened files: a step a row where a reward is a number, otherwise an episode a row."""
     rewards = field_names(name for file in files for name in file.schema.names).get("rewards")
     if rewards is not None and all(list_depth(file, rewards) == 0 for file in files):
-        return load_rows(files, source, cut_after)
+        return load_rows(files, source, storage, cut_after)
     warn_of_unused_cut(cut_after, source)
     return load_columns(files, source, storage)
 
 
-def load_rows(files: list[ArrowFile], source: str, cut_after: int | None) -> EpisodeStore:
+def load_rows(files: list[ArrowFile], source: str, storage: Storage, cut_after: int | None) -> EpisodeStore:
     """Episodes of a table, a step a row.
 
     - `observations`, `actions`: a list of numbers, a number, or a column each number, `observations_0` and so on.
+      Observations that are pictures: lists of lists, or a PNG or JPEG file each, as `datasets` has in an Image.
     - `rewards`: a number. The names of the three may be singular.
     - `episode`: which episode the step is of, or flags that are true where one ends, see `fields.ENDINGS`.
 
@@ -44,16 +49,20 @@ def load_rows(files: list[ArrowFile], source: str, cut_after: int | None) -> Epi
     endings = ending_fields(schema)
     parts = {name: _parts(name, schema, source) for name in SYNONYMS} | {our: [their] for our, their in endings.items()}
     check_declared_size(files, [column for columns in parts.values() for column in columns], source)
-    arrays = {}
+    arrays, pictures, seen = {}, picture_reader(files, source), parts["observations"]
+    if of_pictures := len(seen) == 1 and all(holds_pictures(file, seen[0]) for file in files):
+        del parts["observations"]
     for name, columns in parts.items():
         each = [_column(files, column, source) for column in columns]
         arrays[name] = np.stack(each, axis=1) if len(each) > 1 else each[0]
+    if of_pictures:
+        arrays["observations"] = _pictures(files, seen[0], len(arrays["rewards"]), source, storage, pictures)
     if arrays["observations"].ndim == 1:
         arrays["observations"] = arrays["observations"][:, None]
     if arrays["actions"].ndim == 1 and arrays["actions"].dtype.kind == "f":
         arrays["actions"] = arrays["actions"][:, None]
     columns = flat_episodes(arrays, endings, source=source, cut_after=cut_after)
-    return EpisodeStore.from_arrays(**columns, **environment_of(files), source=source)
+    return EpisodeStore.from_arrays(**columns, **pictures.environment(**environment_of(files)), source=source)
 
 
 def _parts(name: str, schema: list[str], source: str) -> list[str]:
@@ -94,22 +103,30 @@ def _column(files: list[ArrowFile], name: str, source: str) -> np.ndarray:
     return np.concatenate(found)
 
 
-def numbers_of(array: Any, name: str, row: int, source: str) -> np.ndarray:
-    """Of some rows, the first of them `row`: (rows,), or (rows, width) of lists."""
-    if hasattr(array, "dictionary_decode"):  # categories
-        array = array.dictionary_decode()
-    if not hasattr(array.type, "value_type"):
-        if array.null_count:
-            place = row + int(np.argmax(array.is_null().to_numpy(zero_copy_only=False)))
-            raise JaxdtError(f"{source}: {name} of row {place} is empty; remove that episode or repair it.")
-        return array.to_numpy(zero_copy_only=False)
-    if hasattr(array.type.value_type, "value_type"):
-        raise JaxdtError(f"{source}: {name} must be a number or a list of numbers a step; got {array.type!s:.80}.")
-    widths, numbers = flat_numbers(array, name, row, source)
-    if len(widths) and (widths != widths[0]).any():
-        place = int(np.argmax(widths != widths[0]))
-        raise JaxdtError(
-            f"{source}: {name} of row {row + place} has {widths[place]} numbers, other rows {widths[0]}; make them "
-            "agree."
-        )
-    return numbers.reshape(len(widths), -1)
+def _pictures(
+    files: list[ArrowFile], name: str, count: int, source: str, storage: Storage, pictures: PictureReader
+) -> np.ndarray:
+    """So many, a row each, filled in as they are decoded."""
+    writer, row = None, 0
+    for file in files:
+        with reading_arrow(file.path, "a table"):
+            for array in file.batches(name):
+                for values in _pictures_of(array, name, row, source, pictures):
+                    writer = writer or storage.array_writer("observations", (count, *values.shape[1:]), np.uint8)
+                    if values.shape[1:] != writer.shape[1:] or row + len(array) > count:
+                        raise JaxdtError(
+                            f"{source}: {name} of row {row} is a picture of shape {values.shape[1:]}, earlier ones of "
+                            f"{writer.shape[1:]}; make them agree."
+                        )
+                    writer.append(values)
+                row += len(array)
+    if writer is None or row != count:
+        raise JaxdtError(f"{source}: {name} has {row} rows but the rewards have {count}; they must agree.")
+    return writer.done()
+
+
+def _pictures_of(array: Any, name: str, row: int, source: str, pictures: PictureReader) -> Iterable[np.ndarray]:
+    """Blocks of what is kept of some rows, the first of them `row`."""
+    if are_files(array.type):
+        return pictures.decoded(file_contents(array), lambda i: f"{name} of row {row + i}")
+    return [pictures.kept(numbers_of(array, name, row, source, deepest=3))]
