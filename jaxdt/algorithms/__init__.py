@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from jaxdt.config import (
     TD3BCConfig,
     TrajectoryTransformerConfig,
 )
-from jaxdt.types import Algorithm, Spec
+from jaxdt.types import Algorithm, Sampler, Spec
 
 
 if TYPE_CHECKING:
@@ -46,7 +47,19 @@ def make_algorithm(config: AlgorithmConfig, spec: Spec) -> Algorithm:
     Kept: equal configs and specs give the same object, so that what is compiled for it is found again. Raises
     JaxdtError where they do not fit together.
     """
-    return _file_of(config).make(config, spec)
+    algorithm = _file_of(config).make(config, spec)
+    return algorithm._replace(sampler=functools.partial(_sample_any, algorithm.sampler, spec))
+
+
+def _sample_any(sampler: Callable[..., Sampler], spec: Spec, store: Any, **drawn: Any) -> Sampler:
+    """The sampler of what is a store already, or of what makes one, whose actions are then still the environment's."""
+    from jaxdt.data.episodes import EpisodeStore
+    from jaxdt.data.loading import load_episodes
+
+    if not isinstance(store, EpisodeStore):
+        recorded = load_episodes(store).with_observations_of(spec.observation_shape)
+        store = recorded.with_actions_of(spec.action)
+    return sampler(store, **drawn)
 
 
 def measure(config: AlgorithmConfig, store: "EpisodeStore") -> dict[str, np.ndarray]:
