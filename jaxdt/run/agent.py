@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from jaxdt.checkpoint import (
 )
 from jaxdt.choice import EnvironmentChoice
 from jaxdt.config import AlgorithmConfig, fits_float32, flatten, functions_of, numbers, whole
-from jaxdt.errors import JaxdtError
+from jaxdt.errors import JaxdtError, RunError
 from jaxdt.evaluation.rollout import keys_of_episodes, keys_of_step
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.environment import choice_of_record, must_be_given_again
@@ -55,6 +55,7 @@ class Agent:
         targets: Sequence[float | None] | None = None,
         environment: EnvironmentChoice | None = None,
     ):
+        self.policy = make_algorithm(config, spec).policy
         self.config = config
         """Of the algorithm; `acting_with` gives an agent with other acting options."""
         self.params = params
@@ -68,7 +69,6 @@ class Agent:
         """Target returns the run was evaluated at; (None,) where the policy is asked for none."""
         self.kept_evaluators: list[Any] = []
         """The one that `evaluate` keeps, with what it compiled."""
-        self.policy = make_algorithm(config, spec).policy
         self._act = jax.jit(self._act_once)
         self._act_each = jax.jit(jax.vmap(self._act_apart, in_axes=(None, 0, 0, 0, 0, 0)))
         self._start = jax.jit(jax.vmap(lambda target: self.policy.start(target[None])))
@@ -156,11 +156,27 @@ class Agent:
         if begun.any():
             self._memory = _restarted(begun, self._start(self._targets), self._memory)
         act = self._act_each if self._several else self._act
-        self._memory, actions = act(self.params, self._memory, seen, earned, self._seeds, self._steps)
+        with self.naming_wrong_weights():
+            self._memory, actions = act(self.params, self._memory, seen, earned, self._seeds, self._steps)
         self._steps = self._steps + 1  # another array, since jax may still be reading this one
         actions = np.array(actions)  # a copy, which the caller may change
         self._check_actions(actions)
         return actions if self._several else actions[0]
+
+    @contextlib.contextmanager
+    def naming_wrong_weights(self) -> Iterator[None]:
+        """Raises JaxdtError for what fails where the weights are not those of config and spec."""
+        try:
+            yield
+        except (JaxdtError, RunError):
+            raise
+        except Exception as error:
+            if (wrong := _wrong_weights(self.config, self.params, self.spec)) is None:
+                raise
+            raise JaxdtError(
+                f"params must be the weights of {self.config.name} for this config and spec, as "
+                f"make_algorithm(config, spec).init(key).params are; {wrong}."
+            ) from error
 
     def _checked_targets(self, target_return: Any, episodes: int | None) -> list[float]:
         if target_return is not None and not self.config.takes_target:
@@ -255,6 +271,29 @@ def with_acting_options(config: AlgorithmConfig, **options: Any) -> AlgorithmCon
             "leave it out."
         )
     return chosen
+
+
+def _wrong_weights(config: AlgorithmConfig, params: PyTree, spec: Spec) -> str | None:
+    """The first array that is missing or of another shape, in words; None where none is, or nobody can say."""
+    if any(functions_of(config).values()):
+        return None
+    try:
+        algorithm = make_algorithm(config.for_data(None).for_steps(10**9), spec)
+        wanted = _shapes_by_name(jax.eval_shape(algorithm.init, jax.random.key(0)).params)
+    except JaxdtError:
+        return None
+    given = _shapes_by_name(params)
+    for name, shape in wanted.items():
+        if name not in given:
+            return f"there is no {name} among {len(given)} arrays"
+        if given[name] != shape:
+            return f"{name} has shape {given[name]}, and should have {shape}"
+    return None
+
+
+def _shapes_by_name(params: PyTree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): np.shape(leaf) for path, leaf in leaves}
 
 
 def load_params(run: RunDirectory, step: int, config: AlgorithmConfig, spec: Spec) -> PyTree:

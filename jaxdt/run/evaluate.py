@@ -131,7 +131,8 @@ def evaluate_and_draw(
     evaluator = kept.evaluator
     evaluator.progress = progress or Progress()
     try:
-        played = evaluator.run_episodes(agent.params, asked_for, episodes, seed)
+        with agent.naming_wrong_weights():
+            played = evaluator.run_episodes(agent.params, asked_for, episodes, seed)
         evaluations = evaluator.summarize(played, asked_for, episodes)[0]
     finally:
         evaluator.close()  # there may be only one simulator

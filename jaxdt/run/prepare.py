@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdt.algorithms import make_algorithm, measure
+from jaxdt.algorithms import check_method, make_algorithm, measure
 from jaxdt.choice import EnvironmentChoice, is_jax_environment
 from jaxdt.config import INTERVALS, AlgorithmConfig, TrainConfig
 from jaxdt.data.episodes import EpisodeStore
@@ -70,6 +70,7 @@ def make_spec(config: AlgorithmConfig, store: Any, env: Any = None) -> Spec:
 
     Raises JaxdtError where they do not fit together.
     """
+    check_method(config)
     store = load_episodes(store)
     if env is None:
         fixed = store.spec
