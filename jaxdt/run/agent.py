@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,17 +17,16 @@ from jaxdt.checkpoint import (
     Which,
     damaged_checkpoints,
     find_checkpoint,
-    load_checkpoint,
     quarantine_damaged,
-    stored_shapes,
 )
 from jaxdt.choice import EnvironmentChoice
-from jaxdt.config import AlgorithmConfig, fits_float32, flatten, functions_of, numbers, whole
+from jaxdt.config import AlgorithmConfig, fits_float32, functions_of, numbers, whole
 from jaxdt.errors import JaxdtError, RunError
 from jaxdt.evaluation.rollout import keys_of_episodes, keys_of_step
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.environment import choice_of_record, must_be_given_again
 from jaxdt.run.lock import sole_process
+from jaxdt.run.weights import load_params, wrong_weights
 from jaxdt.types import Box, Spec
 
 
@@ -43,6 +43,8 @@ class Agent:
     actions = agent.act(observations)          # (8, *s) -> (8, *a)
     actions = agent.act(observations, rewards, begins=ended)    # True: this observation is a new episode's first
     ```
+
+    It can be pickled, for other processes; what comes out has begun no episode, and compiles anew.
     """
 
     def __init__(
@@ -77,6 +79,25 @@ class Agent:
 
     def __repr__(self) -> str:
         return f"Agent({self.config.summary}; environment {self.env_id or 'not named'}, targets {self.targets})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What `__init__` takes, weights as NumPy's arrays."""
+        for name, value in {**functions_of(self.config), "env": self.environment.env}.items():
+            _check_pickles(value, name)
+        return {
+            "config": self.config,
+            "params": jax.tree.map(np.asarray, self.params),
+            "spec": self.spec,
+            "env_id": self.env_id,
+            "targets": self.targets,
+            "environment": self.environment,
+            "missing_environment": self.missing_environment,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        missing = state["missing_environment"]
+        Agent.__init__(self, **{name: value for name, value in state.items() if name != "missing_environment"})
+        self.missing_environment = missing
 
     @classmethod
     def load(cls, run_dir: str | os.PathLike[str], checkpoint: Which = "latest", **acting: Any) -> "Agent":
@@ -171,7 +192,7 @@ class Agent:
         except (JaxdtError, RunError):
             raise
         except Exception as error:
-            if (wrong := _wrong_weights(self.config, self.params, self.spec)) is None:
+            if (wrong := wrong_weights(self.config, self.params, self.spec)) is None:
                 raise
             raise JaxdtError(
                 f"params must be the weights of {self.config.name} for this config and spec, as "
@@ -248,6 +269,16 @@ class Agent:
         return memory, action[0]
 
 
+def _check_pickles(value: Any, name: str) -> None:
+    try:
+        pickle.dumps(value)
+    except Exception as error:  # whatever a user's object raises
+        raise JaxdtError(
+            f"an agent can be pickled if its {name} can; got {value!r:.80} (define a function or class at a module's "
+            "top level, or load the agent in the other process)."
+        ) from error
+
+
 @jax.jit
 def _restarted(begun: Bool[Array, " n"], started: PyTree, memory: PyTree) -> PyTree:
     def choose(new: Array, old: Array) -> Array:
@@ -271,46 +302,3 @@ def with_acting_options(config: AlgorithmConfig, **options: Any) -> AlgorithmCon
             "leave it out."
         )
     return chosen
-
-
-def _wrong_weights(config: AlgorithmConfig, params: PyTree, spec: Spec) -> str | None:
-    """The first array that is missing or of another shape, in words; None where none is, or nobody can say."""
-    if any(functions_of(config).values()):
-        return None
-    try:
-        algorithm = make_algorithm(config.for_data(None).for_steps(10**9), spec)
-        wanted = _shapes_by_name(jax.eval_shape(algorithm.init, jax.random.key(0)).params)
-    except JaxdtError:
-        return None
-    given = _shapes_by_name(params)
-    for name, shape in wanted.items():
-        if name not in given:
-            return f"there is no {name} among {len(given)} arrays"
-        if given[name] != shape:
-            return f"{name} has shape {given[name]}, and should have {shape}"
-    return None
-
-
-def _shapes_by_name(params: PyTree) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): np.shape(leaf) for path, leaf in leaves}
-
-
-def load_params(run: RunDirectory, step: int, config: AlgorithmConfig, spec: Spec) -> PyTree:
-    """The weights of a checkpoint; raises JaxdtError where they do not fit the config or are not finite."""
-    stored = stored_shapes(run.checkpoints, step, "params")
-    layers = max((v for name, v in flatten(config).items() if name.endswith("num_layers")), default=0)
-    own = any(functions_of(config).values())
-    if layers > len(stored) and not own:  # building so many would take minutes
-        raise JaxdtError(f"{run.config} is damaged: num_layers is {layers}; the checkpoint has {len(stored)} arrays.")
-    try:
-        algorithm = make_algorithm(config, spec)
-    except JaxdtError as error:
-        if own:
-            raise
-        raise JaxdtError(f"{run.config} is damaged: {error}") from error
-    shapes = jax.eval_shape(algorithm.init, jax.random.key(0)).params
-    params = load_checkpoint(run.checkpoints, step, params=shapes)["params"]
-    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(params)):
-        raise JaxdtError(f"checkpoint {run.checkpoints / str(step)} has weights that are not finite; use another.")
-    return params
