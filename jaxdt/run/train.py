@@ -53,7 +53,7 @@ def train(
     - `resume`: continue the run in `out` from its latest checkpoint; then `config` must agree with the run's
       own except for steps, targets and intervals. An absent or empty `out` starts from `config`.
     - `stop`: asked after every update; once it answers with a signal's number, the run is saved and StoppedError
-      raised. `jaxdt.run.stopping.stop_signals` makes one that heeds SIGTERM and Ctrl-C.
+      raised. `jaxdt.stop_signals` makes one that heeds SIGTERM and Ctrl-C.
 
     Raises JaxdtError for input that does not fit, before anything is written; NonFiniteError at the first
     update whose loss or gradient is not finite.
