@@ -1,6 +1,7 @@
 """What `import jaxdt` offers: to people, to checkers of types and to `help`."""
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import jaxdt
+from jaxdt.config import texts
 
 
 TREE = ast.parse(Path(jaxdt.__file__).read_text(encoding="utf-8"))
@@ -62,3 +64,24 @@ def test_every_public_name_is_found_where_it_is_said_to_be():
     assert set(jaxdt.__all__) <= set(dir(jaxdt))
     with pytest.raises(AttributeError, match="module 'jaxdt' has no attribute 'nothing'"):
         jaxdt.nothing  # noqa: B018
+
+
+CONFIGS = [value for name, value in PUBLIC.items() if name.endswith("Config") and isinstance(value, type)]
+
+
+@pytest.mark.parametrize("kind", CONFIGS, ids=lambda kind: kind.__name__)
+def test_help_has_the_text_of_every_field_of_a_config_and_its_plain_type(kind):
+    text = inspect.getdoc(kind)
+    nested = {"model", "optimizer", "algorithm"}
+    described = set(re.findall(r"(?m)^    (\w+): .{10}", text))
+    assert described - nested == {field.name for field in dataclasses.fields(kind)} - nested
+    assert "PrimitiveConstructorSpec" not in str(inspect.signature(kind))
+    assert all(len(line) <= 120 for line in text.splitlines())
+
+
+def test_a_config_without_its_source_has_its_own_text_still(monkeypatch):
+    def none(kind):
+        raise OSError("could not get source code")
+
+    monkeypatch.setattr(inspect, "getsource", none)
+    assert texts._with_texts.__wrapped__(jaxdt.ModelConfig, "The summary.") == "The summary."
