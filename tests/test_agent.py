@@ -2,6 +2,8 @@ import dataclasses
 import functools
 import json
 import pickle
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -299,6 +301,26 @@ def test_one_target_may_be_given_alone_and_as_any_number(targets):
     from jaxdt.run.evaluate import _checked_targets
 
     assert _checked_targets(make_agent(), targets, 1, 0) == (5.0,)
+
+
+def test_act_is_not_traced_and_says_what_may_be():
+    agent = make_agent()
+    agent.reset(3.0)
+    for traced in (jax.jit(agent.act), jax.vmap(agent.act), lambda ones: jax.jit(agent.act)(np.ones(3), ones[0, 0])):
+        with pytest.raises(
+            JaxdtError, match=r"^act remembers the episode .* got a traced array \(use agent\.policy there"
+        ):
+            traced(np.ones((2, 3)))
+
+
+def test_the_pure_policy_of_the_page_acts_as_the_agent_does(store):
+    page = (Path(__file__).parent.parent / "scripts" / "usage.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"(?ms)^(policy = agent\.policy.*?)^$", page)
+    agent = make_agent()
+    names = {"jax": jax, "agent": agent, "store": store}
+    exec(example, names)
+    agent.reset([2000.0, 6000.0])
+    np.testing.assert_allclose(names["actions"], agent.act(store.observations[:2]), rtol=1e-5, atol=1e-6)
 
 
 def test_a_pickled_agent_acts_as_it_did_and_knows_what_it_knew():

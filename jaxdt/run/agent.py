@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxdt.algorithms import make_algorithm
@@ -165,6 +166,11 @@ class Agent:
 
         Raises JaxdtError before `reset`, for observations of another shape, and for numbers that are not finite.
         """
+        if any(isinstance(each, Tracer) for each in jax.tree.leaves((observation, reward, begins))):
+            raise JaxdtError(
+                "act remembers the episode in the agent, so jit, vmap and scan cannot trace it; got a traced array "
+                "(use agent.policy there, whose start and act are pure)."
+            )
         if self._memory is None:
             raise JaxdtError("no episode has begun; call agent.reset(target_return=...) first.")
         count = len(self._steps)
