@@ -52,7 +52,7 @@ class EnvironmentChoice:
 class JaxEnvironment(Protocol):
     """What a user writes: one episode, in pure JAX.
 
-    Beside what is below it has `spec`, a `jaxdt.types.Spec`; or, where observations and actions are vectors and actions
+    Beside what is below it has `spec`, a `jaxdt.Spec`; or, where observations and actions are vectors and actions
     lie in [-1, 1], their lengths `state_dim` and `action_dim`.
     """
 

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 _LONGEST = 1000
@@ -14,8 +15,9 @@ class JaxdtError(ValueError):
     """
 
     def __init__(self, message: str):
-        shown = message if len(message) <= _LONGEST else f"{message[: _LONGEST - 2]} …"
-        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown))
+        begin = message[: _LONGEST + 1]
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in begin)
+        super().__init__(shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 2]} …")
 
 
 class VersionError(JaxdtError):
@@ -32,6 +34,9 @@ class StoppedError(RunError):
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
         self.signal_number = signal_number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self.args, self.signal_number)  # or what unpickles it would give the message alone
 
 
 class NonFiniteError(RunError, FloatingPointError):

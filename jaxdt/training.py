@@ -57,7 +57,7 @@ def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
     if config.warmup_steps is None or (config.schedule != "constant" and config.total_steps is None):
         raise JaxdtError(
             "the optimiser's warmup_steps, and total_steps with a falling schedule, must be numbers here; "
-            f"got {config.warmup_steps} and {config.total_steps}."
+            f"got {config.warmup_steps} and {config.total_steps} (config.for_steps(n) fills them in)."
         )
     rate, warmup, total = config.learning_rate, config.warmup_steps, config.total_steps or 0
 

@@ -1,6 +1,9 @@
 import dataclasses
 import functools
 import json
+import pickle
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -298,3 +301,45 @@ def test_one_target_may_be_given_alone_and_as_any_number(targets):
     from jaxdt.run.evaluate import _checked_targets
 
     assert _checked_targets(make_agent(), targets, 1, 0) == (5.0,)
+
+
+def test_act_is_not_traced_and_says_what_may_be():
+    agent = make_agent()
+    agent.reset(3.0)
+    for traced in (jax.jit(agent.act), jax.vmap(agent.act), lambda ones: jax.jit(agent.act)(np.ones(3), ones[0, 0])):
+        with pytest.raises(
+            JaxdtError, match=r"^act remembers the episode .* got a traced array \(use agent\.policy there"
+        ):
+            traced(np.ones((2, 3)))
+
+
+def test_the_pure_policy_of_the_page_acts_as_the_agent_does(store):
+    page = (Path(__file__).parent.parent / "scripts" / "usage.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"(?ms)^(policy = agent\.policy.*?)^$", page)
+    agent = make_agent()
+    names = {"jax": jax, "agent": agent, "store": store}
+    exec(example, names)
+    agent.reset([2000.0, 6000.0])
+    np.testing.assert_allclose(names["actions"], agent.act(store.observations[:2]), rtol=1e-5, atol=1e-6)
+
+
+def test_a_pickled_agent_acts_as_it_did_and_knows_what_it_knew():
+    agent = jaxdt.Agent(ALGORITHM, make_params(), DRIFT_SPEC, env_id="CartPole-v1", targets=(5.0,))
+    agent.reset(3.0)
+    action = agent.act(np.ones(3))
+    again = pickle.loads(pickle.dumps(agent))
+    with pytest.raises(JaxdtError, match="no episode has begun"):
+        again.act(np.ones(3))
+    again.reset(3.0)
+    np.testing.assert_array_equal(again.act(np.ones(3)), action)
+    assert (repr(again), again.environment) == (repr(agent), agent.environment)
+    assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(again.params))
+    unnamed = pickle.loads(pickle.dumps(make_agent()))
+    assert unnamed.missing_environment == make_agent().missing_environment is not None
+
+
+def test_an_agent_of_a_function_that_cannot_be_pickled_says_so():
+    network = lambda model: build_model(model)  # noqa: E731
+    agent = jaxdt.Agent(dataclasses.replace(ALGORITHM, network=network), make_params(), DRIFT_SPEC)
+    with pytest.raises(JaxdtError, match=r"^an agent can be pickled if its network can; got <function"):
+        pickle.dumps(agent)

@@ -11,10 +11,12 @@ from jaxdt.config import AlgorithmConfig
 
 
 PACKAGE = Path(jaxdt.__file__).parent
-BASE = {"config", "types", "errors", "files"}
+BASE = {"config", "types", "errors", "files", "tables"}
 MAY_IMPORT = {
     "config": {"errors", "types"},
-    "types": {"errors"},
+    "types": {"errors", "spec", "tables"},
+    "spec": {"errors"},
+    "tables": set(),
     "errors": set(),
     "files": {"errors"},
     "pickles": {"errors"},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxdt
-from jaxdt.algorithms import make_algorithm
+from jaxdt import algorithms
 from jaxdt.checkpoint import checkpoint_steps, find_checkpoint
 from jaxdt.cli import run as command
 from jaxdt.errors import RunError, SimulationError
@@ -191,7 +191,7 @@ def test_a_run_whose_evaluations_all_fail_keeps_its_weights_and_says_so(
     config = dataclasses.replace(CONFIG, env=None if own else environment, eval_seed=first_to_the_right() if own else 0)
     if policy is not None:
         monkeypatch.setattr("jaxdt.algorithms.decision_transformer.window_policy", policy)
-        make_algorithm.cache_clear()
+        algorithms._made.cache_clear()
     out, store = tmp_path / "run", make_store() if own else STORE
     with pytest.warns(UserWarning, match=f"failed and training goes on: .*{says}"):
         with pytest.raises(RunError, match="the last evaluation failed; the weights are in"):

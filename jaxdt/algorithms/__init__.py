@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from jaxdt.config import (
     ReinformerConfig,
     RvSConfig,
     TD3BCConfig,
+    TrainConfig,
     TrajectoryTransformerConfig,
 )
-from jaxdt.types import Algorithm, Spec
+from jaxdt.errors import JaxdtError
+from jaxdt.types import Algorithm, Sampler, Spec
 
 
 if TYPE_CHECKING:
@@ -39,19 +42,57 @@ _FILES: dict[type, str] = {
 """Each has `make(config, spec)` and `measure(config, store)`, as below."""
 
 
-@functools.lru_cache(maxsize=16)
 def make_algorithm(config: AlgorithmConfig, spec: Spec) -> Algorithm:
     """The algorithm that a config describes, for data and environment of a spec.
 
     Kept: equal configs and specs give the same object, so that what is compiled for it is found again. Raises
     JaxdtError where they do not fit together.
     """
-    return _file_of(config).make(config, spec)
+    check_method(config)
+    if not isinstance(spec, Spec):
+        raise JaxdtError(f"spec must be a Spec; got {_shown(spec)} (make one with jaxdt.make_spec(config, episodes)).")
+    return _made(config, spec)
+
+
+@functools.lru_cache(maxsize=16)
+def _made(config: AlgorithmConfig, spec: Spec) -> Algorithm:
+    algorithm = _file_of(config).make(config, spec)
+    return algorithm._replace(sampler=functools.partial(_sample_any, algorithm.sampler, spec))
+
+
+def _sample_any(sampler: Callable[..., Sampler], spec: Spec, store: Any, **drawn: Any) -> Sampler:
+    """The sampler of what is a store already, or of what makes one, whose actions are then still the environment's."""
+    from jaxdt.data.episodes import EpisodeStore
+    from jaxdt.data.loading import load_episodes
+
+    if not isinstance(store, EpisodeStore):
+        recorded = load_episodes(store).with_observations_of(spec.observation_shape)
+        store = recorded.with_actions_of(spec.action)
+    return sampler(store, **drawn)
 
 
 def measure(config: AlgorithmConfig, store: "EpisodeStore") -> dict[str, np.ndarray]:
     """What an algorithm must know of all its training data: the constants of its spec."""
+    check_method(config)
     return _file_of(config).measure(config, store)
+
+
+def check_method(config: Any) -> None:
+    """Raises JaxdtError for what is no config of a method here, such as that of a whole run."""
+    if type(config) in _FILES:
+        return
+    if isinstance(config, TrainConfig):
+        fix = "take config.algorithm, or config.algorithm.for_steps(config.steps) to train by it"
+    elif isinstance(config, type) and config in _FILES:
+        fix = f"write {config.__name__}()"
+    else:
+        known = ", ".join(kind.__name__ for kind in _FILES)
+        fix = f"give one of {known}; a network of your own is network= of a DecisionTransformerConfig"
+    raise JaxdtError(f"config must be that of a method; got {_shown(config)} ({fix}).")
+
+
+def _shown(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {type(value).__name__}"
 
 
 def _file_of(config: AlgorithmConfig) -> Any:

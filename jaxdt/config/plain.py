@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import inspect
 import operator
 import os
 import types
@@ -10,6 +11,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from jaxdt.config.texts import FieldTexts
 from jaxdt.errors import JaxdtError
 
 
@@ -54,7 +56,7 @@ def take_plain_values(kind: Any, moved: Mapping[str, str]) -> None:
     init = kind.__init__
 
     @functools.wraps(init)
-    def __init__(self, **values):
+    def checked(self, **values):
         for name in sorted(values.keys() - fields.keys()):
             if name in moved:
                 raise JaxdtError(f"{kind.__name__} has no {name} of its own any more; write {moved[name]}.")
@@ -62,7 +64,11 @@ def take_plain_values(kind: Any, moved: Mapping[str, str]) -> None:
             raise JaxdtError(f"{kind.__name__} has no {name}; it has {near}.")
         init(self, **{name: _as_declared(value, fields[name], name) for name, value in values.items()})
 
-    kind.__init__ = __init__
+    shown = inspect.signature(init)  # its types as they are written, without what the command adds to them
+    parameters = [each.replace(annotation=hints.get(name, each.annotation)) for name, each in shown.parameters.items()]
+    kind.__init__ = checked
+    vars(checked)["__signature__"] = shown.replace(parameters=parameters)
+    kind.__doc__ = FieldTexts(kind.__doc__)
 
 
 def _as_declared(value: Any, hint: Any, name: str) -> Any:

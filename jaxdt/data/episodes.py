@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxdt.config.checks import as_json
+from jaxdt.data import showing
 from jaxdt.data.actions import counted_from_zero, mapped_onto_unit
 from jaxdt.data.checks import checked_arrays
 from jaxdt.data.statistics import Statistics, constant_columns, statistics_of
@@ -122,13 +123,10 @@ class EpisodeStore:
         return (self[episode] for episode in range(self.num_episodes))
 
     def __repr__(self) -> str:
-        actions = "discrete actions" if self.is_discrete else f"actions {self.actions.shape[1:]}"
-        environment = "" if self.env_id is None else f", {self.env_id}"
-        return (
-            f"EpisodeStore({self.num_episodes} episodes, {self.num_steps} steps, observations "
-            f"{self.observations.shape[1:]}, {actions}, return {self.returns.mean():g} ± {self.returns.std():g}"
-            f"{environment})"
-        )
+        return showing.line(self)
+
+    def _repr_html_(self) -> str:
+        return showing.table(self)
 
     @property
     def num_episodes(self) -> int:

@@ -1,12 +1,13 @@
 """Training windows of pictures, each of which is stored and sent once, however many stacks show it."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from jaxdt.config.atari_dt import STACK
 from jaxdt.data.drawing import BLOCK, check_stream, uniform_numbers
-from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Window
 
@@ -21,6 +22,7 @@ class FrameSampler(Iterator[Window]):
     A step of the data is drawn uniformly. A window begins there, or as much earlier as the episode ends too soon. Of an
     episode shorter than a window the rest is padding on the left; pictures before an episode's first are black.
     Batch `i` depends on `seed` and `i` alone: `position` is the stream's whole state.
+    `store`: all that `load_episodes` takes.
 
     `cross_episodes`: instead of padding, what comes before in the data, as in the original: pictures, actions, returns
     and timesteps of the episode before, all real; padding is before the first episode alone. A picture may then be of
@@ -31,7 +33,7 @@ class FrameSampler(Iterator[Window]):
 
     def __init__(
         self,
-        store: EpisodeStore,
+        store: Any,
         *,
         context_length: int = 30,
         batch_size: int = 128,
@@ -40,6 +42,7 @@ class FrameSampler(Iterator[Window]):
         cross_episodes: bool = False,
     ):
         check_stream(batch_size, seed)
+        store = load_episodes(store)
         if context_length < 1:
             raise JaxdtError(f"context_length must be at least 1; got {context_length}.")
         if windows_per_pass is not None:

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 
 from jaxdt.data.drawing import BLOCK, check_stream, uniform_numbers
 from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError
 
 
@@ -51,6 +52,7 @@ class TrajectorySampler(Iterator[TrajectoryRows]):
     Every step but an episode's last one is a start, so windows may reach beyond the end. Batch `i` depends on `seed`
     and `i` alone: `position` is the stream's whole state.
 
+    - `store`: all that `load_episodes` takes.
     - `penalty`: instead of the reward of a step at which the environment ended the episode; None: the reward.
     - `discount`: of the values.
 
@@ -59,7 +61,7 @@ class TrajectorySampler(Iterator[TrajectoryRows]):
 
     def __init__(
         self,
-        store: EpisodeStore,
+        store: Any,
         *,
         transitions: int = 10,
         penalty: float | None = -100.0,
@@ -69,6 +71,7 @@ class TrajectorySampler(Iterator[TrajectoryRows]):
         windows_per_pass: int | None = None,
     ):
         check_stream(batch_size, seed)
+        store = load_episodes(store)
         if windows_per_pass is not None:
             raise JaxdtError("passes count one window an episode, and this method draws from every step; give steps.")
         self._store, self._batch_size, self._seed = store, batch_size, seed

@@ -1,11 +1,12 @@
 """Single steps to train on, drawn with NumPy only."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from jaxdt.data.drawing import BLOCK, check_stream, uniform_numbers
-from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Transitions
 
@@ -15,15 +16,15 @@ class TransitionSampler(Iterator[Transitions]):
 
     An episode that was cut off ends without its last step, since what follows it was not recorded; one that the
     environment ended keeps it, as a termination (the rule of D4RL's `qlearning_dataset`). Batch `i` depends on `seed`
-    and `i` alone: `position` is the stream's whole state. Nothing is normalised. `next_actions`: whether a batch has
-    those of the steps that follow.
+    and `i` alone: `position` is the stream's whole state. Nothing is normalised. `store`: all that `load_episodes`
+    takes. `next_actions`: whether a batch has those of the steps that follow.
 
     Raises JaxdtError where no transition is left, and where a run is counted in passes.
     """
 
     def __init__(
         self,
-        store: EpisodeStore,
+        store: Any,
         *,
         batch_size: int = 256,
         seed: int = 0,
@@ -31,6 +32,7 @@ class TransitionSampler(Iterator[Transitions]):
         next_actions: bool = False,
     ):
         check_stream(batch_size, seed)
+        store = load_episodes(store)
         if windows_per_pass is not None:
             raise JaxdtError("passes count windows, and this method draws single steps; give steps instead.")
         self._store, self._batch_size, self._seed, self._next_actions = store, batch_size, seed, next_actions

@@ -1,12 +1,12 @@
 """Training windows, drawn with NumPy only."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxdt.data.drawing import BLOCK, check_stream, uniform_numbers
-from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Window
 
@@ -29,6 +29,7 @@ class WindowSampler(Iterator[Window]):
     steps, so windows that reach an episode's end are short and padded on the left (the original's
     `get_batch`). Batch `i` depends on `seed` and `i` alone: `position` is the stream's whole state. A sampler
     serves one thread; another thread makes its own.
+    `store`: all that `load_episodes` takes; its actions are taken as they are.
     `statistics`: mean and standard deviation (*s) to normalise by; default: the store's own.
     With `windows_per_pass`, the last batch of every pass is filled up with windows of nothing but padding
     (Hugging Face's trainer counts one window an episode as a pass).
@@ -38,7 +39,7 @@ class WindowSampler(Iterator[Window]):
 
     def __init__(
         self,
-        store: EpisodeStore,
+        store: Any,
         context_length: int = 20,
         batch_size: int = 64,
         seed: int = 0,
@@ -57,7 +58,7 @@ class WindowSampler(Iterator[Window]):
         check_stream(batch_size, seed)
         if not 0 < return_scale < np.inf:
             raise JaxdtError(f"return_scale must be above 0 and finite; got {return_scale}.")
-        self._store = store
+        self._store = store = load_episodes(store)
         self._context_length = context_length
         self._batch_size = batch_size
         self._windows_per_pass = windows_per_pass

@@ -14,7 +14,7 @@ from jaxdt.errors import SimulationError
 from jaxdt.evaluation.rollout import FAILURES, Episodes, make_rollout
 from jaxdt.parallel import policy_of_seeds
 from jaxdt.progress import Progress
-from jaxdt.types import Environment, Evaluation, Policy
+from jaxdt.types import Environment, Evaluation, Evaluations, Policy
 
 
 class Evaluator:
@@ -94,19 +94,17 @@ class Evaluator:
             raise SimulationError(f"{environment.name}, {name(i)}, step {step}: {FAILURES[played.failures[i]]}.")
         return played
 
-    def evaluate(
-        self, params: PyTree, targets: Sequence[float | None], episodes: int, seed: int
-    ) -> list[list[Evaluation]]:
+    def evaluate(self, params: PyTree, targets: Sequence[float | None], episodes: int, seed: int) -> list[Evaluations]:
         """Of each model one Evaluation a target, in the order given; one model where there are no training seeds."""
         return self.summarize(self.run_episodes(params, targets, episodes, seed), targets, episodes)
 
-    def summarize(self, played: Episodes, targets: Sequence[float | None], episodes: int) -> list[list[Evaluation]]:
+    def summarize(self, played: Episodes, targets: Sequence[float | None], episodes: int) -> list[Evaluations]:
         """What `evaluate` returns, of what `run_episodes` did."""
         returns = np.asarray(played.returns, np.float64).reshape(-1, len(targets), episodes)
         lengths = np.asarray(played.lengths).reshape(-1, len(targets), episodes)
         env_id, kwargs = self.environment.env_id, getattr(self.environment, "env_kwargs", None)
         return [
-            [
+            Evaluations(
                 Evaluation(
                     target=None if target is None else float(target),
                     returns=returns[model, i],
@@ -115,7 +113,7 @@ class Evaluator:
                     reference=reference_name(env_id),
                 )
                 for i, target in enumerate(targets)
-            ]
+            )
             for model in range(len(returns))
         ]
 

@@ -3,12 +3,14 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+import pickle
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxdt.algorithms import make_algorithm
@@ -16,17 +18,16 @@ from jaxdt.checkpoint import (
     Which,
     damaged_checkpoints,
     find_checkpoint,
-    load_checkpoint,
     quarantine_damaged,
-    stored_shapes,
 )
 from jaxdt.choice import EnvironmentChoice
-from jaxdt.config import AlgorithmConfig, fits_float32, flatten, functions_of, numbers, whole
-from jaxdt.errors import JaxdtError
+from jaxdt.config import AlgorithmConfig, fits_float32, functions_of, numbers, whole
+from jaxdt.errors import JaxdtError, RunError
 from jaxdt.evaluation.rollout import keys_of_episodes, keys_of_step
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.environment import choice_of_record, must_be_given_again
 from jaxdt.run.lock import sole_process
+from jaxdt.run.weights import load_params, wrong_weights
 from jaxdt.types import Box, Spec
 
 
@@ -43,6 +44,8 @@ class Agent:
     actions = agent.act(observations)          # (8, *s) -> (8, *a)
     actions = agent.act(observations, rewards, begins=ended)    # True: this observation is a new episode's first
     ```
+
+    It can be pickled, for other processes; what comes out has begun no episode, and compiles anew.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Agent:
         targets: Sequence[float | None] | None = None,
         environment: EnvironmentChoice | None = None,
     ):
+        self.policy = make_algorithm(config, spec).policy
         self.config = config
         """Of the algorithm; `acting_with` gives an agent with other acting options."""
         self.params = params
@@ -68,7 +72,6 @@ class Agent:
         """Target returns the run was evaluated at; (None,) where the policy is asked for none."""
         self.kept_evaluators: list[Any] = []
         """The one that `evaluate` keeps, with what it compiled."""
-        self.policy = make_algorithm(config, spec).policy
         self._act = jax.jit(self._act_once)
         self._act_each = jax.jit(jax.vmap(self._act_apart, in_axes=(None, 0, 0, 0, 0, 0)))
         self._start = jax.jit(jax.vmap(lambda target: self.policy.start(target[None])))
@@ -77,6 +80,25 @@ class Agent:
 
     def __repr__(self) -> str:
         return f"Agent({self.config.summary}; environment {self.env_id or 'not named'}, targets {self.targets})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What `__init__` takes, weights as NumPy's arrays."""
+        for name, value in {**functions_of(self.config), "env": self.environment.env}.items():
+            _check_pickles(value, name)
+        return {
+            "config": self.config,
+            "params": jax.tree.map(np.asarray, self.params),
+            "spec": self.spec,
+            "env_id": self.env_id,
+            "targets": self.targets,
+            "environment": self.environment,
+            "missing_environment": self.missing_environment,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        missing = state["missing_environment"]
+        Agent.__init__(self, **{name: value for name, value in state.items() if name != "missing_environment"})
+        self.missing_environment = missing
 
     @classmethod
     def load(cls, run_dir: str | os.PathLike[str], checkpoint: Which = "latest", **acting: Any) -> "Agent":
@@ -144,6 +166,11 @@ class Agent:
 
         Raises JaxdtError before `reset`, for observations of another shape, and for numbers that are not finite.
         """
+        if any(isinstance(each, Tracer) for each in jax.tree.leaves((observation, reward, begins))):
+            raise JaxdtError(
+                "act remembers the episode in the agent, so jit, vmap and scan cannot trace it; got a traced array "
+                "(use agent.policy there, whose start and act are pure)."
+            )
         if self._memory is None:
             raise JaxdtError("no episode has begun; call agent.reset(target_return=...) first.")
         count = len(self._steps)
@@ -156,11 +183,27 @@ class Agent:
         if begun.any():
             self._memory = _restarted(begun, self._start(self._targets), self._memory)
         act = self._act_each if self._several else self._act
-        self._memory, actions = act(self.params, self._memory, seen, earned, self._seeds, self._steps)
+        with self.naming_wrong_weights():
+            self._memory, actions = act(self.params, self._memory, seen, earned, self._seeds, self._steps)
         self._steps = self._steps + 1  # another array, since jax may still be reading this one
         actions = np.array(actions)  # a copy, which the caller may change
         self._check_actions(actions)
         return actions if self._several else actions[0]
+
+    @contextlib.contextmanager
+    def naming_wrong_weights(self) -> Iterator[None]:
+        """Raises JaxdtError for what fails where the weights are not those of config and spec."""
+        try:
+            yield
+        except (JaxdtError, RunError):
+            raise
+        except Exception as error:
+            if (wrong := wrong_weights(self.config, self.params, self.spec)) is None:
+                raise
+            raise JaxdtError(
+                f"params must be the weights of {self.config.name} for this config and spec, as "
+                f"make_algorithm(config, spec).init(key).params are; {wrong}."
+            ) from error
 
     def _checked_targets(self, target_return: Any, episodes: int | None) -> list[float]:
         if target_return is not None and not self.config.takes_target:
@@ -234,6 +277,16 @@ class Agent:
         return memory, action[0]
 
 
+def _check_pickles(value: Any, name: str) -> None:
+    try:
+        pickle.dumps(value)
+    except Exception as error:  # whatever a user's object raises
+        raise JaxdtError(
+            f"an agent can be pickled if its {name} can; got {value!r:.80} (define a function or class at a module's "
+            "top level, or load the agent in the other process)."
+        ) from error
+
+
 @jax.jit
 def _restarted(begun: Bool[Array, " n"], started: PyTree, memory: PyTree) -> PyTree:
     def choose(new: Array, old: Array) -> Array:
@@ -257,23 +310,3 @@ def with_acting_options(config: AlgorithmConfig, **options: Any) -> AlgorithmCon
             "leave it out."
         )
     return chosen
-
-
-def load_params(run: RunDirectory, step: int, config: AlgorithmConfig, spec: Spec) -> PyTree:
-    """The weights of a checkpoint; raises JaxdtError where they do not fit the config or are not finite."""
-    stored = stored_shapes(run.checkpoints, step, "params")
-    layers = max((v for name, v in flatten(config).items() if name.endswith("num_layers")), default=0)
-    own = any(functions_of(config).values())
-    if layers > len(stored) and not own:  # building so many would take minutes
-        raise JaxdtError(f"{run.config} is damaged: num_layers is {layers}; the checkpoint has {len(stored)} arrays.")
-    try:
-        algorithm = make_algorithm(config, spec)
-    except JaxdtError as error:
-        if own:
-            raise
-        raise JaxdtError(f"{run.config} is damaged: {error}") from error
-    shapes = jax.eval_shape(algorithm.init, jax.random.key(0)).params
-    params = load_checkpoint(run.checkpoints, step, params=shapes)["params"]
-    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(params)):
-        raise JaxdtError(f"checkpoint {run.checkpoints / str(step)} has weights that are not finite; use another.")
-    return params

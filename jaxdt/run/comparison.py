@@ -15,12 +15,9 @@ from jaxdt.config import functions_of
 from jaxdt.data.d4rl import score_name
 from jaxdt.errors import JaxdtError
 from jaxdt.games import game_of
+from jaxdt.run.aggregates import Aggregate, Improvement, Interval, aggregate_of, improvement_of
 from jaxdt.run.finished import FinishedRun, find_runs, name_methods, read_run, unequal_training
 from jaxdt.simulator import gymnasium_id
-
-
-Interval = tuple[float, float]
-"""Both ends of 95 % by bootstrap over seeds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,26 +73,6 @@ class Score:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Aggregate:
-    """A method's interquartile mean over all runs on all tasks."""
-
-    runs: Float[np.ndarray, " n"]
-    iqm: float
-    interval: Interval | None
-    """None where a task has fewer than three seeds."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Improvement:
-    """How likely a run of `method` reaches more than one of `other`, on a task drawn at random."""
-
-    method: str
-    other: str
-    probability: float
-    interval: Interval | None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
     """What `jaxdt compare` found; as text, it is a page of Markdown."""
 
@@ -115,6 +92,10 @@ class Comparison:
     def score(self, method: str, task: str) -> Score | None:
         return next((s for s in self.scores if (s.method, s.task) == (method, task)), None)
 
+    def __repr__(self) -> str:
+        runs = sum(len(score.seeds) for score in self.scores)
+        return f"Comparison({', '.join(self.methods)} on {', '.join(t.name for t in self.tasks)}; {runs} runs)"
+
     def __str__(self) -> str:
         from jaxdt.run.comparison_files import markdown
 
@@ -122,6 +103,11 @@ class Comparison:
 
     def _repr_markdown_(self) -> str:
         return str(self)
+
+    def _repr_html_(self) -> str:
+        from jaxdt.run.comparison_files import html
+
+        return html(self)
 
     def write(self, out: str | os.PathLike[str]) -> list[Path]:
         """Writes `comparison.md`, `.tex`, `.csv`, `.json`, `.png` and `.pdf` into a directory; returns their paths."""
@@ -285,7 +271,7 @@ def _compare(
     if len(whole) == 1 or (whole and has_scores):
         for method, row in rows.items():
             values = [score.normalized if has_scores else score.returns for score in row]
-            aggregates[method] = _aggregate([each for each in values if each is not None])
+            aggregates[method] = aggregate_of([each for each in values if each is not None])
     elif whole:
         notes.append("no interquartile mean over tasks: no reference returns are known for some of them")
     pairs = [(one, other) for one in methods for other in methods if one != other and whole]
@@ -297,24 +283,6 @@ def _compare(
         best=best,
         aggregates=aggregates,
         aggregated=aggregated,
-        improvements=tuple(_improvement(one, other, returns[one], returns[other]) for one, other in pairs),
+        improvements=tuple(improvement_of(one, other, returns[one], returns[other]) for one, other in pairs),
         notes=tuple(notes),
-    )
-
-
-def _aggregate(tasks: Sequence[Float[np.ndarray, " _"]]) -> Aggregate:
-    iqm = statistics.interquartile_mean
-    interval = statistics.bootstrap_interval(iqm, tasks)
-    return Aggregate(runs=np.concatenate(tasks), iqm=float(iqm(tasks)), interval=interval)
-
-
-def _improvement(
-    method: str, other: str, tasks: Sequence[Float[np.ndarray, " _"]], others: Sequence[Float[np.ndarray, " _"]]
-) -> Improvement:
-    probability = statistics.probability_of_improvement
-    return Improvement(
-        method=method,
-        other=other,
-        probability=float(probability(tasks, others)),
-        interval=statistics.bootstrap_interval(probability, tasks, others),
     )

@@ -13,7 +13,12 @@ import numpy as np
 
 from jaxdt import plots
 from jaxdt.files import open_atomically, writing
-from jaxdt.run.comparison import Comparison, Interval, Score
+from jaxdt.run.aggregates import Interval
+from jaxdt.run.comparison import Comparison, Score
+from jaxdt.tables import html_table, html_text
+
+
+IMPROVEMENT = "How likely a run of the row's method reaches more than one of the column's, 95 % interval:"
 
 
 def write_files(comparison: Comparison, out: Path) -> list[Path]:
@@ -38,11 +43,20 @@ def markdown(comparison: Comparison) -> str:
     head, rows = _table(comparison, "±")
     parts = [_markdown_table(head, rows), " ".join(_reading(comparison))]
     if comparison.improvements:
-        parts.append("How likely a run of the row's method reaches more than one of the column's, 95 % interval:")
+        parts.append(IMPROVEMENT)
         parts.append(_markdown_table(*_improvement_table(comparison)))
     if comparison.notes:
         parts.append("\n".join(f"- {note}" for note in comparison.notes))
     return "\n\n".join(parts)
+
+
+def html(comparison: Comparison) -> str:
+    """The same, for notebooks."""
+    parts = [html_table(*_table(comparison, "±")), html_text(" ".join(_reading(comparison)))]
+    if comparison.improvements:
+        parts.append(html_text(IMPROVEMENT))
+        parts.append(html_table(*_improvement_table(comparison)))
+    return "\n".join([*parts, *map(html_text, comparison.notes)])
 
 
 def latex(comparison: Comparison) -> str:

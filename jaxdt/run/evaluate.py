@@ -28,7 +28,7 @@ from jaxdt.run.environment import chosen, filmed
 from jaxdt.run.fit import check_fit
 from jaxdt.run.plans import expectations, plan_errors
 from jaxdt.simulator import gymnasium_id
-from jaxdt.types import Evaluation
+from jaxdt.types import Evaluations
 
 
 def evaluate(
@@ -48,8 +48,8 @@ def evaluate(
     video_every: int = 1,
     progress: Progress | None = None,
     **acting: Any,
-) -> list[Evaluation]:
-    """Plays `episodes` episodes at each target return, all side by side, and reports every target.
+) -> Evaluations:
+    """Plays `episodes` episodes at each target return, all side by side; one Evaluation a target comes back.
 
     - `run`: a run directory or an Agent.
     - `env`: a Gymnasium id, `mjx:` and one, an EnvSpec, a gymnasium.Env, a function that makes one, or a
@@ -111,7 +111,7 @@ def evaluate_and_draw(
     drawing: Drawing,
     progress: Progress | None = None,
     **acting: Any,
-) -> tuple[list[Evaluation], Callable[[], None]]:
+) -> tuple[Evaluations, Callable[[], None]]:
     """What `evaluate` returns, and what then draws its figure and films; that it can film is the caller's to try."""
     plot_plan, videos, video_frames, video_every = drawing
     asked_for = _checked_targets(loaded, targets, episodes, seed)
@@ -131,7 +131,8 @@ def evaluate_and_draw(
     evaluator = kept.evaluator
     evaluator.progress = progress or Progress()
     try:
-        played = evaluator.run_episodes(agent.params, asked_for, episodes, seed)
+        with agent.naming_wrong_weights():
+            played = evaluator.run_episodes(agent.params, asked_for, episodes, seed)
         evaluations = evaluator.summarize(played, asked_for, episodes)[0]
     finally:
         evaluator.close()  # there may be only one simulator

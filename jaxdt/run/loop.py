@@ -252,7 +252,7 @@ def evaluate_and_write(
     return True
 
 
-def _summary(step: int, evaluations: list[list[Evaluation]]) -> str:
+def _summary(step: int, evaluations: Sequence[Sequence[Evaluation]]) -> str:
     """Each target's return: mean ± std over episodes, or over the runs where there are several."""
     if len(evaluations) == 1:
         parts = [(e.target, e.return_mean, e.return_std) for e in evaluations[0]]

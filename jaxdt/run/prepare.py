@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdt.algorithms import make_algorithm, measure
+from jaxdt.algorithms import check_method, make_algorithm, measure
 from jaxdt.choice import EnvironmentChoice, is_jax_environment
 from jaxdt.config import INTERVALS, AlgorithmConfig, TrainConfig
 from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import GymnasiumEnvironment, make_environment
 from jaxdt.evaluation.video import try_filming
@@ -59,16 +60,18 @@ class Prepared(NamedTuple):
         )
 
 
-def make_spec(config: AlgorithmConfig, store: EpisodeStore, env: Any = None) -> Spec:
+def make_spec(config: AlgorithmConfig, store: Any, env: Any = None) -> Spec:
     """What a method must know of data and environment, to make it with `make_algorithm` and act with `Agent`.
 
-    - `store`: the episodes; what the method measures is measured on them. Those that it is trained on are
-      `store.with_actions_of(spec.action)`.
+    - `store`: the episodes, all that `load_episodes` takes; what the method measures is measured on them. Those that
+      it is trained on are `store.with_actions_of(spec.action)`.
     - `env`: whose bounds actions have, as `evaluate` takes it; default: none, and actions are in [-1, 1], or discrete
       ones counted from 0.
 
     Raises JaxdtError where they do not fit together.
     """
+    check_method(config)
+    store = load_episodes(store)
     if env is None:
         fixed = store.spec
     else:

@@ -55,7 +55,7 @@ def train(
       own except for steps, targets and intervals. An absent or empty `out` starts from `config`.
     - `progress`: what shows how far it is; default: bars in a terminal or a notebook, and elsewhere nothing.
     - `stop`: asked after every update; once it answers with a signal's number, the run is saved and StoppedError
-      raised. `jaxdt.run.stopping.stop_signals` makes one that heeds SIGTERM and Ctrl-C.
+      raised. `jaxdt.stop_signals` makes one that heeds SIGTERM and Ctrl-C.
 
     Raises JaxdtError for input that does not fit, before anything is written; NonFiniteError at the first
     update whose loss or gradient is not finite.
