@@ -15,12 +15,14 @@ import jaxdt
 from jaxdt.algorithms.decision_transformer import window_policy
 from jaxdt.choice import EnvironmentChoice
 from jaxdt.errors import JaxdtError, SimulationError
-from jaxdt.evaluation.environments import GymnasiumEnvironment, VectorizedEnvironment
+from jaxdt.evaluation.environments import GymnasiumEnvironment, VectorizedEnvironment, make_environment
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.evaluation.rollout import make_rollout
 from jaxdt.progress import Progress
 from jaxdt.simulator import action_space, make_simulator
 from jaxdt.types import Box, Spec
+from tests.conftest import make_store
+from tests.toys import Drift
 
 
 class Fragile(gymnasium.Env):
@@ -381,3 +383,73 @@ def test_an_episode_in_parts_is_named_as_it_is_together():
     evaluator = Evaluator(small_agent().policy, GymnasiumEnvironment("jaxdt-tests/raises-v0"), parallel=1)
     with pytest.raises(SimulationError, match=r"target 9, episode 1, step 2: the environment raised OSError"):
         evaluator.run_episodes(small_params(), [9.0], 2, seed=0)
+
+
+class Wrong(Drift):
+    """Drift, whose reset or step returns what it is told to, made of what it should."""
+
+    def __init__(self, function, change):
+        self._function, self._change = function, change
+
+    def reset(self, key):
+        begun = super().reset(key)
+        return self._change(*begun) if self._function == "reset" else begun
+
+    def step(self, state, action):
+        done = super().step(state, action)
+        return self._change(*done) if self._function == "step" else done
+
+
+FIVE = r"step must return \(state, observation, reward \(\), terminated \(\)\) or these and truncated \(\)"
+
+
+@pytest.mark.parametrize(
+    ("function", "change", "says"),
+    [
+        ("reset", lambda s, o: o, r"reset must return \(state, observation\); it returned one \w+\."),
+        ("reset", lambda s, o: (s, o[:2]), r"reset must .*; observation has shape \(2,\), and should have \(3,\)\."),
+        ("step", lambda s, o, r, d: (s, o, r), rf"{FIVE}; it returned 3 values\."),
+        ("step", lambda s, o, r, d: (s, o, r, d, d, {}), rf"{FIVE}; it returned 6 values\."),
+        ("step", lambda s, o, r, d: (s, o, o[:2], d), rf"{FIVE}; reward has shape \(2,\), and should have \(\)\."),
+        ("step", lambda s, o, r, d: (s, o[None], r, d), rf"{FIVE}; observation has shape \(1, 3\), and should have"),
+        ("step", lambda s, o, r, d: (s, o, r, d, o > 0), rf"{FIVE}; truncated has shape \(3,\), and should have \(\)"),
+        (
+            "step",
+            lambda s, o, r, d: (s[:2], o, r, d),
+            r"a state like the one .*; it becomes float32\[2\], from float32\[3\]",
+        ),
+        ("step", lambda s, o, r, d: ((s, 1), o, r, d), "a state like the one .*; its structure becomes"),
+        (
+            "step",
+            lambda s, o, r, d: (s > 0, o, r, d),
+            r"a state like the one .*; it becomes bool\[3\], from float32\[3\]",
+        ),
+    ],
+)
+def test_a_jax_environment_of_other_shapes_is_refused_in_a_sentence(function, change, says):
+    with pytest.raises(JaxdtError, match=rf"^Wrong: .*{says}"):
+        make_environment(Wrong(function, change))
+
+
+def test_a_jax_environment_is_refused_before_anything_is_trained(tmp_path):
+    wrong = Wrong("step", lambda s, o, r, d: (s, o, o[:2], d))
+    with pytest.raises(JaxdtError, match=r"^Wrong: .* reward has shape \(2,\)"):
+        jaxdt.train(jaxdt.TrainConfig(algorithm=ALGORITHM), make_store(), env=wrong, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_state_and_a_reward_may_be_numbers_of_python():
+    make_environment(Wrong("step", lambda s, o, r, d: (s, o, 1, False, True)))
+    both = Wrong("reset", lambda s, o: (0, o))
+    both.step = lambda state, action: (state + 0.5, jnp.zeros(3), 1.0, False)
+    make_environment(both)
+
+
+def test_a_jax_environment_without_sizes_is_refused_in_a_sentence():
+    class Unsized(Drift):
+        state_dim = property()
+
+    with pytest.raises(
+        JaxdtError, match=r"^Unsized must have a spec \(jaxdt\.Spec\), or state_dim .*; got None and 2 for"
+    ):
+        make_environment(Unsized())

@@ -28,6 +28,7 @@ def make_environment(environment: Any) -> Environment:
     else:
         user: Any = choice.env
         made = VectorizedEnvironment(user)
+        made.check()
     made.max_episode_steps = choice.max_episode_steps or made.max_episode_steps
     return made
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
 from jaxdt.choice import JaxEnvironment
-from jaxdt.errors import SimulationError, one_line
+from jaxdt.errors import JaxdtError, SimulationError, one_line
 from jaxdt.parallel import in_cpu_blocks
 from jaxdt.types import Box, Spec
 
@@ -32,6 +32,7 @@ class VectorizedEnvironment:
         env_id: str | None = None,
         cpu_block: int | None = None,
     ):
+        self._environment = environment
         self.name = name or type(environment).__name__
         self.env_id = env_id
         self.spec = _spec_of(environment)
@@ -51,6 +52,29 @@ class VectorizedEnvironment:
         with self._named():
             return self._step(state, action)
 
+    def check(self) -> None:
+        """Raises JaxdtError where reset or step return what nothing can be played with; they are traced, not run."""
+        with self._named():
+            key, action = jax.random.key(0), jax.ShapeDtypeStruct(self.spec.action_shape, self.spec.action_dtype)
+            begun = jax.eval_shape(lambda key: self._environment.reset(key), key)
+            if not _is_tuple_of(begun, 2):
+                raise JaxdtError(f"{self.name}: reset must return (state, observation); it returned {_counted(begun)}.")
+            done = jax.eval_shape(lambda state, action: self._environment.step(state, action), begun[0], action)
+        if not _is_tuple_of(done, 4, 5):
+            raise JaxdtError(f"{self.name}: step must return {_FIVE}; it returned {_counted(done)}.")
+        shape = self.spec.observation_shape
+        named = (("observation", shape), ("reward", ()), ("terminated", ()), ("truncated", ()))
+        returned = [("reset", "(state, observation)", ("observation", shape), begun[1])]
+        returned += [("step", _FIVE, each, value) for each, value in zip(named, done[1:], strict=False)]
+        for function, wanted, (name, shape), value in returned:
+            if getattr(value, "shape", None) != shape:
+                raise JaxdtError(
+                    f"{self.name}: {function} must return {wanted}; {name} has shape {getattr(value, 'shape', '?')}, "
+                    f"and should have {shape}."
+                )
+        if (differs := _difference(begun[0], done[0])) is not None:
+            raise JaxdtError(f"{self.name}: step must return a state like the one that reset returns; {differs}.")
+
     def raise_failure(self, name_episode: Callable[[int], str]) -> None:
         """Pure functions fail while they are traced, or in numbers, which the rollout checks."""
 
@@ -61,8 +85,32 @@ class VectorizedEnvironment:
     def _named(self) -> Iterator[None]:
         try:
             yield
+        except JaxdtError:
+            raise
         except Exception as error:  # a user's code raises what it likes
             raise SimulationError(f"{self.name} raised {type(error).__name__}: {one_line(error, 300)}") from error
+
+
+_FIVE = "(state, observation, reward (), terminated ()) or these and truncated ()"
+
+
+def _is_tuple_of(returned: Any, *counts: int) -> bool:
+    return isinstance(returned, tuple | list) and len(returned) in counts
+
+
+def _counted(returned: Any) -> str:
+    return f"{len(returned)} values" if isinstance(returned, tuple | list) else f"one {type(returned).__name__}"
+
+
+def _difference(begun: PyTree, done: PyTree) -> str | None:
+    """In words; a number of Python's takes whatever type it becomes."""
+    if jax.tree.structure(begun) != jax.tree.structure(done):
+        return f"its structure becomes {jax.tree.structure(done)!s:.200}, from {jax.tree.structure(begun)!s:.200}"
+    for (path, first), later in zip(jax.tree_util.tree_leaves_with_path(begun), jax.tree.leaves(done), strict=True):
+        if first.shape != later.shape or (first.dtype != later.dtype and not first.weak_type):
+            name = jax.tree_util.keystr(path) or "it"
+            return f"{name} becomes {later.dtype}{list(later.shape)}, from {first.dtype}{list(first.shape)}"
+    return None
 
 
 def _all_five(state, observation, reward, terminated, truncated=False):
@@ -74,5 +122,11 @@ def _spec_of(environment: Any) -> Spec:
     spec = getattr(environment, "spec", None)
     if spec is not None:
         return spec
+    sizes = [getattr(environment, name, None) for name in ("state_dim", "action_dim")]
+    if None in sizes:
+        raise JaxdtError(
+            f"{type(environment).__name__} must have a spec (jaxdt.Spec), or state_dim and action_dim where actions "
+            f"are vectors in [-1, 1]; got {sizes[0]} and {sizes[1]} for these."
+        )
     ones = np.ones(environment.action_dim, np.float32)
     return Spec(observation_shape=(environment.state_dim,), action=Box(-ones, ones))
