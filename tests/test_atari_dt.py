@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -73,13 +74,14 @@ def golden_model(*, conditioned: bool = True):
 )
 def test_logits_are_the_originals(name, steps, conditioned):
     model, params, _ = golden_model(conditioned=conditioned)
-    found = model.apply(params, golden_window(steps))
+    apply = jax.jit(model.apply, static_argnames="newest_only")
+    found = apply(params, golden_window(steps))
     np.testing.assert_allclose(found, GOLDEN[name], atol=1e-5)
     if name == "first_logits":  # alone and as the newest of a window that is padding otherwise
         window = golden_window(1)
         early = [np.pad(each, [(0, 0), (LENGTH - 1, 0)]) for each in window[1:]]
         padded = Window(np.pad(window.states, [(0, 0), (LENGTH - 1, 0), (0, 0), (0, 0)]), *early)
-        np.testing.assert_allclose(model.apply(params, padded, newest_only=True), GOLDEN[name], atol=1e-5)
+        np.testing.assert_allclose(apply(params, padded, newest_only=True), GOLDEN[name], atol=1e-5)
 
 
 def updates_of(loss, final):
@@ -101,7 +103,7 @@ def test_loss_gradients_and_ten_updates_are_the_originals():
     assert isinstance(update, TokenScheduledUpdate)
     assert update.warmup == 10_240
     assert update.final == 2 * LENGTH * 3
-    loss, gradients = jax.value_and_grad(update.loss)(params, window, None)
+    loss, gradients = jax.jit(jax.value_and_grad(update.loss))(params, window, None)
     assert float(loss) == pytest.approx(float(GOLDEN["loss"]), rel=1e-5)
     grads = {name.removeprefix("grad/"): value for name, value in GOLDEN.items() if name.startswith("grad/")}
     wide = grads.pop("state_encoder.7.weight")
@@ -144,7 +146,7 @@ def test_its_file_becomes_a_run_that_gives_its_logits(tmp_path, capsys):
     assert agent.spec.action == Discrete(4)
     assert jaxdt.Agent.load(tmp_path / "run").config.timestep_when_acting == "newest"
     model = golden_model()[0]
-    np.testing.assert_allclose(model.apply(agent.params, golden_window()), GOLDEN["logits"], atol=1e-5)
+    np.testing.assert_allclose(jax.jit(model.apply)(agent.params, golden_window()), GOLDEN["logits"], atol=1e-5)
     with pytest.raises(JaxdtError, match="is another model, which import_run"):
         jaxdt.from_huggingface(tmp_path / "model.safetensors", num_heads=2)
     agent.reset(float(GOLDEN["returns_to_go"][0, 0]))
@@ -168,10 +170,10 @@ def test_products_give_what_convolutions_give(shape):
     def total(params):
         return jnp.sum(jnp.sin(3 * model.encode(params, pictures)))
 
-    by_products, gradients = jax.value_and_grad(total)(params)
+    by_products, gradients = jax.jit(jax.value_and_grad(total))(params)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frames, "_convolve_by_products", frames._convolve)
-        by_convolution, others = jax.value_and_grad(total)(params)
+        by_convolution, others = jax.jit(jax.value_and_grad(total))(params)
     assert float(by_products) == pytest.approx(float(by_convolution), abs=1e-4)
     jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, atol=1e-3), gradients, others)
 
@@ -291,25 +293,25 @@ def test_acting_reads_what_training_reads(when, conditioned, told):
     pictures = rng.integers(0, 256, (2, 9, 6, 6)).astype(np.uint8)
     rewards = rng.normal(size=(2, 9)).astype(np.float32)
     memory = algorithm.policy.start(jnp.array([5.0, -1.0]))
-    act, actions, worth = jax.jit(algorithm.policy.act), [], [np.array([5.0, -1.0], np.float32)]
+    act, apply = jax.jit(algorithm.policy.act), jax.jit(model.apply, static_argnames="newest_only")
+    actions, worth = [np.zeros(2, np.int32)] * 3, [np.array([5.0, -1.0], np.float32)] * 4
     for t in range(9):
         reward = rewards[:, t - 1] if t else np.zeros(2, np.float32)
         worth.append(worth[-1] - reward)
         memory, action = act(params, memory, pictures[:, t], reward, None)
-        first = max(0, t - 3)
-        seen = np.concatenate([np.zeros((2, 3, 6, 6), np.uint8), pictures], axis=1)[:, first : t + 4]
-        steps = np.arange(first, t + 1)
+        seen = np.concatenate([np.zeros((2, 6, 6, 6), np.uint8), pictures], axis=1)[:, t : t + 7]
+        steps = np.maximum(np.arange(t - 3, t + 1), 0)
         window = Window(
             states=seen,
-            actions=np.stack([*actions, np.zeros(2, np.int32)], axis=1)[:, first:],
-            returns_to_go=np.stack(worth[1:], axis=1)[:, first:],
+            actions=np.stack([*actions[-3:], np.zeros(2, np.int32)], axis=1),
+            returns_to_go=np.stack(worth[-4:], axis=1),
             timesteps=np.tile(steps if when == "first" else np.full_like(steps, t), (2, 1)).astype(np.int32),
-            mask=np.ones((2, len(steps)), bool),
+            mask=np.tile(np.arange(t - 3, t + 1) >= 0, (2, 1)),
         )
-        logits = model.apply(params, window, newest_only=True)[:, 0]
+        logits = apply(params, window, newest_only=True)[:, 0]
         np.testing.assert_array_equal(action, np.argmax(logits, axis=-1))
         actions.append(np.asarray(action, np.int32))
-    assert len(np.unique(actions)) > 1
+    assert len(np.unique(actions[3:])) > 1
 
 
 def test_a_drawn_action_is_one_of_the_likeliest_k():
@@ -320,9 +322,9 @@ def test_a_drawn_action_is_one_of_the_likeliest_k():
     start = algorithm.policy.start(jnp.zeros(200))
     keys = jax.random.split(jax.random.key(0), 200)
     seen = jnp.full((200, 6, 6), 9, jnp.uint8), jnp.zeros(200)
-    _, drawn = algorithm.policy.act(params, start, *seen, keys)
+    _, drawn = jax.jit(algorithm.policy.act)(params, start, *seen, keys)
     greedy = make_algorithm(dataclasses.replace(config, sampling="greedy"), spec).policy
-    _, likeliest = greedy.act(params, start, *seen, None)
+    _, likeliest = jax.jit(greedy.act)(params, start, *seen, None)
     counts = np.bincount(np.asarray(drawn), minlength=3)
     assert (counts > 0).sum() == 2
     assert counts[int(likeliest[0])] > 50
@@ -338,9 +340,10 @@ def test_it_learns_to_read_frames_and_the_target(tmp_path):
     low, high = (each["return_mean"] for each in evaluations)
     assert low < 1.5
     assert high > 7
-    half = jaxdt.train(dataclasses.replace(config, steps=100), store, out=tmp_path / "half", env=Lights())
-    jaxdt.train(config, store, out=half, env=Lights(), resume=True)
-    one, two = (jaxdt.Agent.load(run).params for run in (whole, half))
+    cut = shutil.copytree(whole, tmp_path / "cut")
+    shutil.rmtree(cut / "checkpoints" / "200")
+    jaxdt.train(config, store, out=cut, env=Lights(), resume=True)
+    one, two = (jaxdt.Agent.load(run).params for run in (whole, cut))
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
@@ -419,8 +422,10 @@ def test_centered_frames_are_what_differs_from_the_mean_picture():
         make_algorithm(config, make_spec(SMALL, store))
     algorithm, plain = make_algorithm(config, spec), make_algorithm(SMALL, make_spec(SMALL, store))
     params, window = plain.init(jax.random.key(0)).params, algorithm.sampler(store, batch_size=4, seed=0).batch(0)
-    losses = [each.validate(params, jax.tree.map(jnp.asarray, window))["loss"] for each in (algorithm, plain)]
+    losses = [jax.jit(each.validate)(params, window)["loss"] for each in (algorithm, plain)]
     assert float(losses[0]) != float(losses[1])
     first = jnp.asarray(window.states[:, 3]), jnp.zeros(4)
-    memories = [each.policy.act(params, each.policy.start(jnp.ones(4)), *first, None)[0] for each in (algorithm, plain)]
+    memories = [
+        jax.jit(each.policy.act)(params, each.policy.start(jnp.ones(4)), *first, None)[0] for each in (algorithm, plain)
+    ]
     assert not np.allclose(memories[0].window.states, memories[1].window.states)
