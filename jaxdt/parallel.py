@@ -93,18 +93,19 @@ def choose_layout(batch_size: int, *, seeds: int = 1, devices: int | None = None
         more = ", or set JAX_NUM_CPU_DEVICES" if jax.default_backend() == "cpu" else ""
         raise JaxdtError(
             f"devices must be at most {len(there)}, as many as jax finds on this machine; got {wanted}; lower "
-            f"--devices{more}."
+            f"devices= (--devices){more}."
         )
     count = max(n for n in range(1, wanted + 1) if batch_size % n == 0 or seeds % n == 0)
     if count < wanted and devices is not None:
         raise JaxdtError(
             f"batch_size, or the number of seeds, must be a multiple of devices; got batch_size={batch_size}, {seeds} "
-            f"seed{'s' * (seeds > 1)} and devices={devices}; give --devices {count}, or another --batch-size."
+            f"seed{'s' * (seeds > 1)} and devices={devices}; give devices={count} (--devices {count}), or "
+            "another batch_size= (--batch-size)."
         )
     if count < wanted:
         warnings.warn(
             f"{wanted - count} of {wanted} devices will not train: a batch of {batch_size} can be divided by {count} "
-            f"at most; a --batch-size that is a multiple of {wanted} uses all.",
+            f"at most; a batch_size= (--batch-size) that is a multiple of {wanted} uses all.",
             stacklevel=2,
         )
     return Layout(tuple(there[:count]), seeds)

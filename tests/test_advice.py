@@ -1,7 +1,10 @@
 """What a dataset is told to be unfit for, before anything is trained on it."""
 
+import ast
 import dataclasses
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,7 +85,7 @@ def test_the_deviation_of_constant_observations_can_be_chosen():
 
 
 @pytest.mark.parametrize(
-    ("size", "scale", "said"), [(5, 1000, "--return-scale 1."), (0.04, 1, "0.01."), (-5, 0.01, "1.")]
+    ("size", "scale", "said"), [(5, 1000, "--return-scale 1)."), (0.04, 1, "0.01)."), (-5, 0.01, "1).")]
 )
 def test_a_return_scale_that_does_not_suit_the_data_is_said(size, scale, said):
     store = store_of(rewards=np.full(6, size / 3, np.float32))
@@ -139,3 +142,24 @@ def test_terminations_in_the_middle_of_episodes_are_not_counted_as_ends():
     assert "episodes          2 (1 terminated, the rest cut off)" in dataset_report(
         "a", dataclasses.replace(store, terminations=flags)
     )
+
+
+PACKAGE = Path(jaxdt.__file__).parent
+ROOMS = ("algorithms", "config", "data", "evaluation", "models", "parallel.py", "training.py", "run/doubts.py")
+FILES = [
+    path for room in ROOMS for path in ([PACKAGE / room] if room.endswith("py") else (PACKAGE / room).rglob("*.py"))
+]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_advice_to_give_a_flag_says_it_in_python_too(path):
+    """In rooms used from Python as often as by the command; docstrings are free, and so is where a run lies."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = [*ast.walk(tree)]
+    within = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+    within |= {id(node.value) for node in nodes if isinstance(node, ast.Expr)}  # docstrings
+    for node in nodes:
+        parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+        text = "".join(each.value for each in parts if isinstance(each, ast.Constant) and isinstance(each.value, str))
+        for flag in re.findall(r"(?<![\w`-])--(?:no-)?([a-z][a-z-]+)", text) if id(node) not in within else ():
+            assert flag == "out" or f"{flag.replace('-', '_')}=" in text, text

@@ -375,7 +375,7 @@ def test_what_it_is_not_for_is_one_sentence():
     with pytest.raises(JaxdtError, match="token_schedule counts the windows"):
         dataclasses.replace(config, token_schedule=True).trained_on_from(config)
     dim = jaxdt.EpisodeStore.from_arrays(np.ones((4, 9, 9), np.uint8), np.arange(4) % 2, np.ones(4), episode_ends=[4])
-    with pytest.warns(UserWarning, match="these are at most 1; give --center-frames"):
+    with pytest.warns(UserWarning, match="these are at most 1; give center_frames=True"):
         make_spec(config, dim)
     floats = dataclasses.replace(light_episodes(2), observations=light_episodes(2).observations.astype(np.float32))
     with pytest.raises(JaxdtError, match="the pictures of the data are float32, those of Lights uint8"):

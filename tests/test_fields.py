@@ -227,7 +227,7 @@ def test_the_default_string_of_h5py_as_env_id_is_said_and_the_file_is_read(tmp_p
     with h5py.File(tmp_path / "a.hdf5", "a") as file:
         file.attrs["env_id"] = "Hopper-v5"
     with pytest.warns(
-        UserWarning, match=r"env_id is a string of any length, which is not read; give --env, or write it"
+        UserWarning, match=r"env_id is a string of any length, which is not read; give env= \(--env\), or write it"
     ):
         assert jaxdt.load_episodes(tmp_path / "a.hdf5").env_id is None
 

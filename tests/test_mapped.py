@@ -295,7 +295,7 @@ def test_a_full_disk_is_one_sentence_that_names_the_way_out(tmp_path, monkeypatc
     path = write_npz(tmp_path / "a.npz")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: usage._replace(free=50))
-    with pytest.raises(JaxdtError, match=r"there is no room for .* XDG_CACHE_HOME .* a larger --map-above") as caught:
+    with pytest.raises(JaxdtError, match=r"there is no room for .* XDG_CACHE_HOME .* a larger map_above=") as caught:
         load_episodes(path, map_above=0.0)
     assert str(cache) in str(caught.value)
     assert "cannot be read as" not in str(caught.value)
@@ -314,7 +314,7 @@ def test_without_a_cache_the_way_out_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     path = write_npz(tmp_path / "a.npz")
     assert load_episodes(path).num_steps == 5
-    with pytest.raises(JaxdtError, match=r"too large for memory and there is no directory .* --map-above \(GiB\)"):
+    with pytest.raises(JaxdtError, match=r"too large for memory and there is no directory .* \(--map-above, GiB\)"):
         load_episodes(path, map_above=0.0)
 
 

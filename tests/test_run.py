@@ -254,7 +254,7 @@ def test_bad_input_leaves_nothing_behind(tmp_path):
 def test_actions_outside_the_space_are_refused_with_the_way_out(tmp_path):
     store = dataclasses.replace(STORE, actions=STORE.actions * 2)
     config = dataclasses.replace(CONFIG, env="none", steps=1)
-    with pytest.raises(JaxdtError, match=r"of 22 actions lie outside .* --clip-actions"):
+    with pytest.raises(JaxdtError, match=r"of 22 actions lie outside .* clip_actions=True \(--clip-actions\)"):
         jaxdt.train(config, store, out=tmp_path / "run")
     jaxdt.train(dataclasses.replace(config, clip_actions=True), store, out=tmp_path / "run")
 

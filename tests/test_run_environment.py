@@ -294,7 +294,9 @@ def test_steps_that_a_model_cannot_tell_apart_are_said_once(recwarn, lengths, en
 def test_a_presets_target_out_of_the_datas_reach_is_doubted_and_a_given_one_is_not():
     store = make_store()  # returns of a few
     config = dataclasses.replace(HUGGINGFACE, env="none")
-    with pytest.warns(UserWarning, match=r"the data's returns go from .* the preset asks for 12000; --targets auto"):
+    with pytest.warns(
+        UserWarning, match=r"the data's returns go from .* the preset asks for 12000; targets='auto' \(--targets auto"
+    ):
         doubt_targets(config, config, store)
     given = dataclasses.replace(config, targets=(9000.0,))
     doubt_targets(given, given, store)
@@ -312,7 +314,9 @@ def test_actions_that_look_as_if_they_had_been_rescaled_are_doubted(largest, bou
     spec = Spec(observation_shape=(3,), action=Box(np.full(2, -bound, np.float32), np.full(2, bound, np.float32)))
     config = jaxdt.TrainConfig(algorithm=tiny_algorithm())
     if doubted:
-        with pytest.warns(UserWarning, match=r"no recorded action passes 1, .* go to 2; .* say --normalized-actions"):
+        with pytest.warns(
+            UserWarning, match=r"no recorded action passes 1, .* go to 2; .* say normalized_actions=True"
+        ):
             doubt_units_of_actions(config, store, spec)
     else:
         doubt_units_of_actions(config, store, spec)

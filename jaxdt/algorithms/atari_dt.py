@@ -45,7 +45,7 @@ def measure(config: AtariDTConfig, store: EpisodeStore) -> dict[str, np.ndarray]
         if brightest < 32:
             warnings.warn(
                 f"pictures of whole numbers are divided by 255, and these are at most {brightest}; give "
-                "--center-frames, or the pictures as floats.",
+                "center_frames=True (--center-frames), or the pictures as floats.",
                 stacklevel=3,
             )
     windows = max(store.num_steps - 3 * config.context_length, 0)  # the authors', of a block of three tokens a step

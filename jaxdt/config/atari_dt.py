@@ -123,7 +123,7 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
         if self.token_schedule:
             raise JaxdtError(
                 "token_schedule counts the windows of the data that weights were first trained on; leave it out, with "
-                "--no-token-schedule (the learning rate then falls along one cosine)."
+                "token_schedule=False (--no-token-schedule); the learning rate then falls along one cosine."
             )
         shape = ("context_length", "timestep_embedding", "width", "num_layers", "num_heads")
         fit = fitted(self, trained, ("conditioned", "center_frames", *shape))
@@ -146,7 +146,7 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
         if self.token_schedule and spec.constants.get("windows", 0) < 1:
             raise JaxdtError(
                 f"token_schedule goes by passes over the data, which must have more than {3 * self.context_length} "
-                "steps; give --no-token-schedule."
+                "steps; give token_schedule=False (--no-token-schedule)."
             )
         if isinstance(spec.action, Box):
             raise JaxdtError(

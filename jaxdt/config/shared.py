@@ -74,13 +74,13 @@ class ScaledReturns:
 
     def doubt_returns(self, returns: Any) -> str | None:
         """Where returns-to-go would be too small or too large to learn from."""
-        largest, scale = float(abs(returns).max()), self.return_scale
+        largest, scale, fits = float(abs(returns).max()), self.return_scale, fitting_return_scale(returns)
         if scale is None or not largest or 0.1 <= largest / scale <= 100:
             return None
         wrong = "too small to tell targets apart" if largest < scale else "too large to learn from"
         return (
             f"the largest size of a return in the data, {largest:.3g}, divided by return_scale {scale:g} is {wrong}; "
-            f"try --return-scale {fitting_return_scale(returns):g}."
+            f"try return_scale={fits:g} (--return-scale {fits:g})."
         )
 
 

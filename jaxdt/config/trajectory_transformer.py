@@ -186,7 +186,7 @@ class TrajectoryTransformerConfig(OneOptimizer, AnyReturns):
         if self.token_schedule:
             raise JaxdtError(
                 "token_schedule counts the windows of the data that weights were first trained on; leave it out (with "
-                "--init the learning rate falls along one cosine)."
+                "init=, --init, the learning rate falls along one cosine)."
             )
         made = ("bins", "binning", "transitions", "discount", "termination_penalty", "width", "num_layers", "num_heads")
         return dataclasses.replace(fitted(self, trained, made), token_schedule=False)

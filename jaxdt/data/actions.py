@@ -29,7 +29,8 @@ def mapped_onto_unit(
         raise JaxdtError(
             f"{len(outside)} of {len(actions)} actions lie outside the action space [{_short(low)}, {_short(high)}] "
             f"(first: {_short(actions[row])}, episode {_episode_of(row, offsets)}); rescale them, clip them with "
-            "--clip-actions, or say --normalized-actions where they are in [-1, 1] already."
+            "clip_actions=True (--clip-actions), or say normalized_actions=True (--normalized-actions) where they "
+            "are in [-1, 1] already."
         )
     width = np.where(high > low, high - low, 1)  # an action that cannot move stays at -1
     return (2 * (np.clip(a, low, high) - low) / width - 1 for a in chunks(actions))

@@ -66,7 +66,7 @@ def load_mapped(
     if cache is None:
         raise JaxdtError(
             f"{label} is too large for memory and there is no directory to unpack it into; make ~/.cache writable by "
-            "you alone, set XDG_CACHE_HOME, or let it into memory with a larger --map-above (GiB)."
+            "you alone, set XDG_CACHE_HOME, or let it into memory with a larger map_above= (--map-above, GiB)."
         )
     origin = _origin(files)
     stem = re.sub(r"[^\w.-]", "_", Path(label).stem)[:40] + "-" + _short_hash([name for name, _ in origin])

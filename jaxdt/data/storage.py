@@ -158,7 +158,8 @@ def _writing_to(directory: Path, size: int = 0) -> Iterator[None]:
     except OSError as error:
         raise JaxdtError(
             f"episodes too large for memory cannot be unpacked into {directory}: {error.strerror or error}; make room "
-            "there, set XDG_CACHE_HOME to another disk, or let them into memory with a larger --map-above (GiB)."
+            "there, set XDG_CACHE_HOME to another disk, or let them into memory with a larger map_above= "
+            "(--map-above, GiB)."
         ) from error
 
 

@@ -24,7 +24,8 @@ def doubt_observations_and_returns(config: TrainConfig, store: EpisodeStore, spe
     if config.init is None and len(constant) and std is not None and std[constant].min() < 1e-2:
         _warn(
             f"observations {shortened(constant)} are constant in the data and divided by {std[constant].min():g}: "
-            "where they change after all, the policy sees huge numbers; --constant-std 1 leaves them small."
+            "where they change after all, the policy sees huge numbers; constant_std=1 (--constant-std 1) leaves them "
+            "small."
         )
 
 
@@ -35,12 +36,13 @@ def doubt_length_of_episodes(config: TrainConfig, store: EpisodeStore, environme
     played = 0 if environment is None else environment.max_episode_steps
     if known is None or max(longest, played) <= known:
         return
+    all_steps = max(longest, played)
     beyond = float(np.maximum(store.lengths - known, 0).sum()) / store.num_steps
     data = f"those of the data have up to {longest} ({beyond:.1%} of all steps lie beyond)" if longest > known else ""
     name = "" if environment is None or played <= known else f"those of {environment.name} may have {played}"
     _warn(
         f"the model tells the first {known} steps of an episode apart, and {' and '.join(filter(None, (data, name)))}; "
-        f"--max-episode-length {max(longest, played)} tells all."
+        f"max_episode_length={all_steps} (--max-episode-length {all_steps}) tells all."
     )
 
 
@@ -56,7 +58,8 @@ def doubt_targets(config: TrainConfig, given: TrainConfig, store: EpisodeStore) 
     if far:
         _warn(
             f"the data's returns go from {low:g} to {high:g}, and the preset asks for "
-            f"{', '.join(f'{target:g}' for target in far)}; --targets auto asks for the best of the data."
+            f"{', '.join(f'{target:g}' for target in far)}; targets='auto' (--targets auto) asks for the best "
+            "of the data."
         )
 
 
@@ -77,7 +80,7 @@ def doubt_units_of_actions(config: TrainConfig, store: EpisodeStore, spec: Spec)
     if 0.99 < largest <= 1.0 + 1e-6 and widest > 1.5:
         _warn(
             f"no recorded action passes {largest:g}, and the environment's go to {widest:g}; where they were recorded "
-            "in [-1, 1], say --normalized-actions."
+            "in [-1, 1], say normalized_actions=True (--normalized-actions)."
         )
 
 

@@ -67,7 +67,8 @@ def load_hdf5(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = 
         unread = environment["env_id"] is None and "env_id" in file.attrs
     if unread:
         warnings.warn(
-            f"{path}: env_id is a string of any length, which is not read; give --env, or write it as numpy.bytes_.",
+            f"{path}: env_id is a string of any length, which is not read; give env= (--env), or write it as "
+            "numpy.bytes_.",
             stacklevel=3,
         )
     columns = flat_episodes(arrays, names, source=str(path), cut_after=cut_after)

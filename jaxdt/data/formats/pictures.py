@@ -37,7 +37,8 @@ def warn_of_screens(source: str) -> None:
     """What they become."""
     warnings.warn(
         f"{source}: colour pictures of 210 x 160 are kept as grey ones of 84 x 84, made as Pillow's convert('L') and "
-        'resize((84, 84), BILINEAR) make them, which is antialiased; evaluate with --env-kwargs \'{"resize": '
-        "\"antialiased\"}', as is done where the file's env_id is a game's.",
+        "resize((84, 84), BILINEAR) make them, which is antialiased; evaluate with "
+        "env_kwargs={'resize': 'antialiased'} (--env-kwargs '{\"resize\": \"antialiased\"}'), as is done "
+        "where the file's env_id is a game's.",
         stacklevel=4,
     )
