@@ -22,14 +22,14 @@ from jaxdt.run import loop
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.stopping import never
 from tests.children import everything_saved, pendulum_episodes
-from tests.conftest import tiny_algorithm
+from tests.conftest import EVERY_DROPOUT, tiny_algorithm
 from tests.runs import STORE
 from tests.test_stopping import stop_at
 from tests.toys import DRIFT_SPEC
 
 
 pytestmark = pytest.mark.usefixtures("quick_plots")
-ALGORITHM = tiny_algorithm(num_layers=1)
+ALGORITHM = tiny_algorithm(**EVERY_DROPOUT)
 UPDATES = 5  # of a call
 # For whole runs, a method that compiles in no time; it drops out too.
 RUN = jaxdt.TrainConfig(
@@ -197,7 +197,7 @@ def test_of_a_cpu_one_device_trains_by_default():
     [
         (
             3,
-            r"must be a multiple of devices; got batch_size=8, 1 seed and devices=3; give devices=2 \(--devices 2\), or another",
+            r"must be a multiple of devices; got batch_size=8, 1 seed and devices=3; give devices=2 \(--devices 2\), or",
         ),
         (5, r"at most 4, as many as jax finds .*; got 5; lower devices= \(--devices\), or set JAX_NUM_CPU_DEVICES"),
     ],
