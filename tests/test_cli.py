@@ -368,7 +368,7 @@ def test_import_resolves_names_lazily_and_quickly():
     code = (
         "import time; t = time.perf_counter(); import jaxdt; print(time.perf_counter() - t);"
         "import sys; print(sorted({'jax', 'datasets', 'matplotlib', 'gymnasium', 'mujoco'} & set(sys.modules)));"
-        "import jaxdt.cli; print('jax' in sys.modules);"
+        "import jaxdt.cli; jaxdt.cli.run(['train', '--dataset', 'missing.npz']); print('jax' in sys.modules);"
         "print(all(hasattr(jaxdt, name) for name in jaxdt.__all__))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -376,6 +376,7 @@ def test_import_resolves_names_lazily_and_quickly():
     assert float(seconds) < 1
     assert loaded == "[]"
     assert with_command == "False"  # so that what is typed wrongly is said at once
+    assert "'missing.npz' does not exist" in done.stderr
     assert complete == "True"
 
 

@@ -41,6 +41,12 @@ class TrainArguments:
 
 def train_command(arguments: list[str]) -> None:
     parsed = parse_train(arguments)
+    if parsed.resume and parsed.out is None:
+        raise JaxdtError("to resume a run, name its directory with --out.")
+    if parsed.config.dataset is not None and not parsed.resume:  # jax, which takes seconds, is not loaded yet
+        from jaxdt.data.loading import check_is_there
+
+        check_is_there(parsed.config.dataset)
     from jaxdt.progress import console_progress
     from jaxdt.run.stopping import stop_signals
     from jaxdt.run.train import train

@@ -75,8 +75,7 @@ def load_episodes(
     if not isinstance(spec, str | os.PathLike):
         return episodes_of(spec, cut_after=cut_after)
     spec = os.fspath(spec)
-    is_one = "+" not in spec or os.path.exists(os.path.expanduser(spec))
-    names = [spec] if is_one else [name.strip() or name for name in spec.split("+")]
+    names = _names(spec)
     sources = [_find(name, progress or Progress(), cut_after) for name in names]
 
     def read(storage: Storage) -> EpisodeStore:
@@ -90,6 +89,24 @@ def load_episodes(
     if size <= (most_in_memory() if map_above is None else map_above * 2**30):
         return read(MEMORY)
     return load_mapped(files, spec, read, size, progress or Progress())
+
+
+def check_is_there(spec: str) -> None:
+    """Raises JaxdtError for a file or directory that is not; the rest is found out when it is loaded."""
+    for name in _names(spec):
+        if name not in DEMOS and not name.startswith((HUB, MINARI, DQN)):
+            path = os.path.expanduser(name)
+            if not (name and (os.path.isfile(path) or os.path.isdir(path))):
+                raise _not_there(name)
+
+
+def _names(spec: str) -> list[str]:
+    is_one = "+" not in spec or os.path.exists(os.path.expanduser(spec))
+    return [spec] if is_one else [name.strip() or name for name in spec.split("+")]
+
+
+def _not_there(name: str) -> JaxdtError:
+    return JaxdtError(f"dataset {name!r} does not exist; {KINDS} (+ joins several; no name in them may have one).")
 
 
 def _size(source: _Source) -> int:
@@ -121,7 +138,7 @@ def _find(name: str, progress: Progress, cut_after: int | None) -> _Source:
     if name and os.path.isdir(path):
         return _find_directory(name, path, progress, cut_after)
     if not os.path.isfile(path):
-        raise JaxdtError(f"dataset {name!r} does not exist; {KINDS} (+ joins several; no name in them may have one).")
+        raise _not_there(name)
     kind = format_of(path)
     if kind is None:
         raise JaxdtError(f"dataset {name!r} is of an unknown kind {path.suffix!r}; {KINDS}.")
