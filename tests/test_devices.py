@@ -195,10 +195,7 @@ def test_of_a_cpu_one_device_trains_by_default():
 @pytest.mark.parametrize(
     ("devices", "says"),
     [
-        (
-            3,
-            r"must be a multiple of devices; got batch_size=8, 1 seed and devices=3; give devices=2 \(--devices 2\)",
-        ),
+        (3, r"must be a multiple of devices; got batch_size=8, 1 seed and devices=3; give devices=2 \(--devices 2\)"),
         (5, r"at most 4, as many as jax finds .*; got 5; lower devices= \(--devices\), or set JAX_NUM_CPU_DEVICES"),
     ],
 )

@@ -1,6 +1,7 @@
 import dataclasses
 import tracemalloc
 
+import jax
 import numpy as np
 import pytest
 
@@ -309,6 +310,20 @@ def test_a_store_is_a_sequence_of_its_episodes():
         store[::-1]
 
 
+def test_episodes_of_several_stores_keep_the_environment_that_all_name():
+    one, same = (make_store(seed=seed, env_id="Hopper-v5") for seed in (0, 1))
+    joined = EpisodeStore.from_episodes([*one, *same])
+    assert (joined.env_id, joined.num_episodes) == ("Hopper-v5", 6)
+    kwargs = dataclasses.replace(one, env_kwargs={"frame_skip": 2})
+    assert EpisodeStore.from_episodes(kwargs).env_kwargs == {"frame_skip": 2}
+    for other in (kwargs, make_store(), make_store(env_id="Walker2d-v5")):
+        assert EpisodeStore.from_episodes([*one, *other]).env_id is None
+    named = [{**episode, "env_id": "Hopper-v5"} for episode in make_store()]
+    assert load_episodes(named).env_id == "Hopper-v5"
+    assert EpisodeStore.from_episodes(one, env_id="Walker2d-v5").env_id == "Walker2d-v5"
+    assert [*jax.tree.map(len, one[0]).values()] == [3] * 5
+
+
 def test_a_store_is_one_line_for_people():
     text = repr(make_store(lengths=[3, 5], env_id="Hopper-v5"))
     assert text.startswith("EpisodeStore(2 episodes, 8 steps, observations (3,), actions (2,), return ")
@@ -369,8 +384,8 @@ def test_actions_outside_the_space_are_refused_with_the_count_and_the_way_out():
     with pytest.raises(
         JaxdtError,
         match=r"^2 of 6 actions lie outside the action space \[-1, 1\] "
-        r"\(first: -1\.5, episode 1\); rescale them, clip them with --clip-actions, or "
-        r"say --normalized-actions where they are in \[-1, 1\] already\.$",
+        r"\(first: -1\.5, episode 1\); rescale them, clip them with clip_actions=True \(--clip-actions\), or "
+        r"say normalized_actions=True \(--normalized-actions\) where they are in \[-1, 1\] already\.$",
     ):
         store.with_actions_of(Box(np.array([-1.0]), np.array([1.0])))
 

@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import json
 import re
 import shutil
@@ -447,3 +448,18 @@ def test_what_is_due_after_an_update(step, minutes, stopping, due):
 def test_as_many_updates_a_call_as_fit_are_chosen(intervals, chosen):
     config = dataclasses.replace(CONFIG, **intervals)
     assert fill_schedule(config, num_episodes=3).updates_per_call == chosen
+
+
+def test_a_presets_name_instead_of_a_config_is_answered_with_what_to_write():
+    says = r"config must be a TrainConfig; got 'papr' \(for a preset write train\(jaxdt\.preset\(\"paper\"\), ep"
+    with pytest.raises(JaxdtError, match=says):
+        inspect.unwrap(jaxdt.train)("papr")
+    with pytest.raises(JaxdtError, match=r"got dict \(give it first: train\(jaxdt\.TrainConfig"):
+        inspect.unwrap(jaxdt.train)({})
+
+
+def test_arguments_of_evaluate_that_are_written_wrongly_are_named():
+    with pytest.raises(JaxdtError, match=r"^evaluate has no targts \(did you mean targets\?\)\.$"):
+        jaxdt.evaluate("nowhere", targts=[1.0])
+    with pytest.raises(JaxdtError, match=r"^evaluate has no temprature \(did you mean temperature\?\)\.$"):
+        jaxdt.evaluate("nowhere", temprature=1.0)

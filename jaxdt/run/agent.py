@@ -22,7 +22,7 @@ from jaxdt.checkpoint import (
 )
 from jaxdt.choice import EnvironmentChoice
 from jaxdt.config import AlgorithmConfig, fits_float32, functions_of, numbers, whole
-from jaxdt.errors import JaxdtError, RunError
+from jaxdt.errors import JaxdtError, RunError, did_you_mean
 from jaxdt.evaluation.rollout import keys_of_episodes, keys_of_step
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.environment import choice_of_record, must_be_given_again
@@ -301,7 +301,8 @@ def with_acting_options(config: AlgorithmConfig, **options: Any) -> AlgorithmCon
     for name in given:
         if name not in (*config.acting_options, *functions_of(config)):
             raise JaxdtError(
-                f"{config.name} has no acting option {name}; it has {', '.join(config.acting_options) or 'none'}."
+                f"{config.name} has no acting option {name}{did_you_mean(name, config.acting_options)}; it has "
+                f"{', '.join(config.acting_options) or 'none'}."
             )
     chosen = dataclasses.replace(config, **given)
     if "temperature" in given and not chosen.draws_actions:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import json
 import os
 import warnings
@@ -13,8 +14,8 @@ import numpy as np
 
 from jaxdt.checkpoint import Which
 from jaxdt.choice import EnvironmentChoice
-from jaxdt.config import fits_float32, numbers, whole
-from jaxdt.errors import JaxdtError
+from jaxdt.config import ACTING_OPTIONS, fits_float32, numbers, whole
+from jaxdt.errors import JaxdtError, did_you_mean
 from jaxdt.evaluation.environments import make_environment
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.evaluation.rollout import Episodes, sees_pictures
@@ -78,6 +79,7 @@ def evaluate(
     an episode cannot go on.
     """
     episodes, seed = whole(episodes, "episodes"), whole(seed, "seed")
+    _check_names(acting)
     loaded = run if isinstance(run, Agent) else Agent.load(run, checkpoint, **acting)
     choice = chosen(
         loaded.environment, loaded.missing_environment, env, env_kwargs, max_episode_steps, parallel_environments
@@ -91,6 +93,14 @@ def evaluate(
     except JaxdtError as error:  # what was played shall not be lost
         warnings.warn(f"the evaluation is complete, but not all was drawn: {error}", stacklevel=2)
     return evaluations
+
+
+def _check_names(acting: Mapping[str, Any]) -> None:
+    """An argument of `evaluate` that is written wrongly would be taken for an option of the algorithm."""
+    known = [*inspect.signature(evaluate).parameters][:-1]
+    for name in acting.keys() - set(ACTING_OPTIONS):
+        if near := did_you_mean(name, [*known, *ACTING_OPTIONS]):
+            raise JaxdtError(f"evaluate has no {name}{near}.")
 
 
 class Drawing(NamedTuple):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from jaxdt.checkpoint import quarantine_damaged
 from jaxdt.choice import EnvironmentChoice
-from jaxdt.config import TrainConfig, functions_of, numbers, whole
+from jaxdt.config import PRESETS, TrainConfig, functions_of, numbers, whole
 from jaxdt.data.demo import DEMOS
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.loading import load_episodes
@@ -61,10 +62,7 @@ def train(
     update whose loss or gradient is not finite.
     """
     if not isinstance(config, TrainConfig):
-        raise JaxdtError(
-            f"config must be a TrainConfig; got {type(config).__name__} (give it first: "
-            "train(jaxdt.TrainConfig(steps=10_000), episodes))."
-        )
+        raise JaxdtError(f"config must be a TrainConfig; got {_and_what_to_write(config)}.")
     if seeds is not None:
         seeds = tuple(whole(seed, "seeds") for seed in numbers(seeds, "seeds"))
     progress = progress or default_progress()
@@ -135,6 +133,13 @@ def train(
                 prepared.environment.close()  # there may be only one
             _render(run, config, prepared.choice, progress)
     return group.path
+
+
+def _and_what_to_write(config: Any) -> str:
+    if isinstance(config, str):
+        near = difflib.get_close_matches(config, PRESETS, n=1)
+        return f'{config!r:.80} (for a preset write train(jaxdt.preset("{near[0] if near else "paper"}"), episodes))'
+    return f"{type(config).__name__} (give it first: train(jaxdt.TrainConfig(steps=10_000), episodes))"
 
 
 @contextlib.contextmanager
