@@ -1,7 +1,6 @@
 import dataclasses
 import tracemalloc
 
-import jax
 import numpy as np
 import pytest
 
@@ -308,20 +307,6 @@ def test_a_store_is_a_sequence_of_its_episodes():
     np.testing.assert_allclose(store[1:].statistics.mean, store.observations[3:].mean(axis=0), rtol=1e-5)
     with pytest.raises(JaxdtError, match="one or more in their order; got slice"):
         store[::-1]
-
-
-def test_episodes_of_several_stores_keep_the_environment_that_all_name():
-    one, same = (make_store(seed=seed, env_id="Hopper-v5") for seed in (0, 1))
-    joined = EpisodeStore.from_episodes([*one, *same])
-    assert (joined.env_id, joined.num_episodes) == ("Hopper-v5", 6)
-    kwargs = dataclasses.replace(one, env_kwargs={"frame_skip": 2})
-    assert EpisodeStore.from_episodes(kwargs).env_kwargs == {"frame_skip": 2}
-    for other in (kwargs, make_store(), make_store(env_id="Walker2d-v5")):
-        assert EpisodeStore.from_episodes([*one, *other]).env_id is None
-    named = [{**episode, "env_id": "Hopper-v5"} for episode in make_store()]
-    assert load_episodes(named).env_id == "Hopper-v5"
-    assert EpisodeStore.from_episodes(one, env_id="Walker2d-v5").env_id == "Walker2d-v5"
-    assert [*jax.tree.map(len, one[0]).values()] == [3] * 5
 
 
 def test_a_store_is_one_line_for_people():

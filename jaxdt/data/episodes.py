@@ -16,7 +16,6 @@ from jaxdt.config.checks import as_json
 from jaxdt.data import showing
 from jaxdt.data.actions import counted_from_zero, mapped_onto_unit
 from jaxdt.data.checks import checked_arrays
-from jaxdt.data.episode import episode_of
 from jaxdt.data.statistics import Statistics, constant_columns, statistics_of
 from jaxdt.data.storage import MEMORY, TemporaryStorage, chunks, release_pages
 from jaxdt.errors import JaxdtError
@@ -93,8 +92,8 @@ class EpisodeStore:
     def from_episodes(cls, episodes: Iterable[Mapping[str, Any]], *, env_id: str | None = None) -> "EpisodeStore":
         """Checks and keeps episodes given one by one: a dict each, of arrays with a row a step.
 
-        Names and shapes are those of `from_arrays`; `load_episodes` says what else is taken. `env_id`: default: what
-        all episodes name, as those of stores may. Raises JaxdtError naming the episode and the field.
+        Names and shapes are those of `from_arrays`; `load_episodes` says what else is taken. Raises JaxdtError naming
+        the episode and the field.
         """
         from jaxdt.data.objects import episodes_of  # which makes stores
 
@@ -118,7 +117,7 @@ class EpisodeStore:
             return self._select(chosen, statistics=self.statistics_before_filters)
         episode = range(self.num_episodes)[operator.index(index)]  # an IndexError where there is none
         rows = slice(self.offsets[episode], self.offsets[episode + 1])
-        return episode_of({name: getattr(self, name)[rows] for name in FIELDS}, self.env_id, self.env_kwargs)
+        return {name: getattr(self, name)[rows] for name in FIELDS}
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return (self[episode] for episode in range(self.num_episodes))

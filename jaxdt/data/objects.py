@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxdt.data.episode import shared_environment
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.fields import FLAGS, SYNONYMS, field_names, flags_of, flat_episodes, one_episode, warn_of_unused_cut
 from jaxdt.data.formats.rows import load_table
@@ -99,8 +98,7 @@ def _of_list(data: Sequence[Mapping[str, Any]], cut_after: int | None) -> Episod
                 raise JaxdtError(f"{_SOURCE}: step {number} has no {missing[0]}; {_EXAMPLE}.")
         return _of_mapping({theirs: [step[theirs] for step in data] for theirs in names.values()}, cut_after)
     warn_of_unused_cut(cut_after, _SOURCE)
-    episodes = [_episode(episode, number) for number, episode in enumerate(data)]
-    return join_episodes(episodes, **shared_environment(data), source=_SOURCE)
+    return join_episodes([_episode(episode, number) for number, episode in enumerate(data)], source=_SOURCE)
 
 
 def _episode(episode: Mapping[str, Any], number: int) -> dict[str, np.ndarray]:
