@@ -252,7 +252,8 @@ def test_acting_reads_what_training_reads(when, conditioned, told):
     )  # fmt: skip
     rng = np.random.default_rng(0)
     assert ("timestep_table" in params) == told
-    for name in [name for name in params if name in ("timestep_table", "position_table")]:
+    params = jax.tree.map(lambda leaf: 2 * leaf, params)  # so that all that is remembered tells
+    for name in [name for name in params if name in ("timestep_table", "position_table", "action_table")]:
         params[name] = jnp.asarray(rng.normal(size=params[name].shape).astype(np.float32))
     pictures = rng.integers(0, 256, (2, 9, 6, 6)).astype(np.uint8)
     rewards = rng.normal(size=(2, 9)).astype(np.float32)
