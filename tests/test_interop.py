@@ -76,7 +76,7 @@ def test_an_imported_model_predicts_what_pytorch_predicted(name, expected, windo
     imported = read_model(str(source), num_heads=num_heads)
     _, apply = build_model(imported.config)
     with jax.default_matmul_precision("highest"):
-        actions = np.asarray(apply(imported.params, window))
+        actions = np.asarray(jax.jit(apply)(imported.params, window))
     np.testing.assert_allclose(actions[window.mask], expected[name][window.mask], atol=1e-5, rtol=0)
 
 

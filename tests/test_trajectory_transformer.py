@@ -16,10 +16,11 @@ TOKENS = jnp.asarray(GOLDEN["tokens"], jnp.int32)
 
 
 def test_logits_are_the_originals():
-    logits = jax.jit(model_of().apply)(ours("param"), TOKENS[:, :-1])
+    apply = jax.jit(model_of().apply)
+    logits = apply(ours("param"), TOKENS[:, :-1])
     np.testing.assert_allclose(logits, GOLDEN["logits"], atol=1e-5)
     short = GOLDEN["short_logits"].shape[1]
-    np.testing.assert_allclose(model_of().apply(ours("param"), TOKENS[:, :short]), GOLDEN["short_logits"], atol=1e-5)
+    np.testing.assert_allclose(apply(ours("param"), TOKENS[:, :short]), GOLDEN["short_logits"], atol=1e-5)
 
 
 def test_a_value_sways_the_prediction_behind_it_and_nothing_else():
