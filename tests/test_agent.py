@@ -19,7 +19,7 @@ from tests.conftest import tiny_model
 from tests.toys import DRIFT_SPEC, Drift
 
 
-CONFIG = tiny_model(max_episode_length=10)
+CONFIG = tiny_model(num_layers=2, max_episode_length=10)  # of one block, cached acting would be exact
 ALGORITHM = jaxdt.DecisionTransformerConfig(return_scale=4.0, model=CONFIG)
 
 

@@ -22,14 +22,14 @@ from jaxdt.run import loop
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.stopping import never
 from tests.children import everything_saved, pendulum_episodes
-from tests.conftest import tiny_algorithm
+from tests.conftest import EVERY_DROPOUT, tiny_algorithm
 from tests.runs import STORE
 from tests.test_stopping import stop_at
 from tests.toys import DRIFT_SPEC
 
 
 pytestmark = pytest.mark.usefixtures("quick_plots")
-ALGORITHM = tiny_algorithm(num_layers=1)
+ALGORITHM = tiny_algorithm(**EVERY_DROPOUT)
 UPDATES = 5  # of a call
 # For whole runs, a method that compiles in no time; it drops out too.
 RUN = jaxdt.TrainConfig(

@@ -10,7 +10,7 @@ import jaxdt
 from jaxdt.algorithms.decision_transformer import masked_cross_entropy
 from jaxdt.models import build_decoder, build_model
 from jaxdt.types import Window
-from tests.conftest import random_window, tiny_model
+from tests.conftest import EVERY_DROPOUT, random_window, tiny_model
 
 
 def jitted_model(config):
@@ -20,7 +20,7 @@ def jitted_model(config):
 
 @pytest.fixture(scope="module")
 def model():
-    config = tiny_model()
+    config = tiny_model(num_layers=2, **EVERY_DROPOUT)  # what one block lets through, another could spread
     init, apply = jitted_model(config)
     return config, init(jax.random.key(0)), apply
 
@@ -174,13 +174,15 @@ def test_each_dropout_acts_by_itself(model, where):
     config, params, apply_without_key = model
     params = jax.tree.map(lambda leaf: leaf * 4, params)
     window = random_window(config)
-    _, apply = jitted_model(tiny_model(**{**off, where: 0.5}))
+    _, apply = jitted_model(tiny_model(num_layers=2, **{**off, where: 0.5}))
     assert not np.allclose(apply_without_key(params, window), apply(params, window, key=jax.random.key(1)))
 
 
 def test_no_dropout_with_a_key_changes_nothing(model):
     config, params, apply_without_key = model
-    _, apply = jitted_model(tiny_model(embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0))
+    _, apply = jitted_model(
+        tiny_model(num_layers=2, embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0)
+    )
     window = random_window(config)
     np.testing.assert_allclose(
         apply_without_key(params, window), apply(params, window, key=jax.random.key(1)), rtol=1e-5, atol=1e-6
@@ -201,7 +203,7 @@ def test_gelu_is_the_exact_one_and_gelu_new_the_approximation(model):
     params = jax.tree.map(lambda leaf: leaf * 8 if leaf.ndim == 2 else leaf, params)
     outputs = {}
     for activation in ("relu", "gelu", "gelu_new"):
-        _, apply = jitted_model(tiny_model(activation=activation))
+        _, apply = jitted_model(tiny_model(num_layers=2, activation=activation))
         outputs[activation] = apply(params, window)
     difference = np.abs(outputs["gelu"] - outputs["gelu_new"]).max()
     assert 0 < difference < 0.2 * np.abs(outputs["gelu"] - outputs["relu"]).max()
@@ -253,7 +255,7 @@ def test_bfloat16_predicts_nearly_as_float32_does():
 
 
 def discrete(**changes) -> jaxdt.ModelConfig:
-    return tiny_model(action_dim=None, num_actions=5, **changes)
+    return tiny_model(**{"action_dim": None, "num_actions": 5, "num_layers": 2, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +301,7 @@ def test_padding_is_inert_among_discrete_actions(discrete_model):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_discrete_actions_of_one_batch_are_overfitted(dtype):
-    config = discrete(dtype=dtype)
+    config = discrete(dtype=dtype, num_layers=1)
     init, apply = build_model(config)
     window = random_window(config, batch=8, real=np.arange(1, 9).clip(max=4))
     optimizer = optax.adam(3e-3)
@@ -385,7 +387,7 @@ def test_the_first_decoded_prediction_does_not_look_at_the_previous_action(model
 
 
 def test_rematerialised_blocks_keep_less_and_give_the_same_gradients_and_dropout():
-    config = tiny_model(embedding_dropout=0.3, attention_dropout=0.3, residual_dropout=0.3)
+    config = tiny_model(num_layers=2, embedding_dropout=0.3, attention_dropout=0.3, residual_dropout=0.3)
     init, apply = build_model(config)
     _, anew = build_model(dataclasses.replace(config, rematerialize=True))
     params, window = init(jax.random.key(0)), random_window(config)

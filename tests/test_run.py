@@ -25,7 +25,7 @@ from tests.toys import Dial, Drift, dial_episodes
 
 
 pytestmark = pytest.mark.usefixtures("quick_plots")
-CONFIG_WITHOUT_ENVIRONMENT = dataclasses.replace(CONFIG, env="none")
+CONFIG_WITHOUT_ENVIRONMENT = dataclasses.replace(CONFIG, env="none", save_every=12)
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(finished, tmp_path
 @pytest.mark.parametrize(("seeds", "rate"), [(None, 2e-3), ((3, 4), 3e-3)])
 def test_the_update_is_compiled_once_and_another_run_compiles_nothing(tmp_path, seeds, rate):
     algorithm = tiny_algorithm(optimizer=jaxdt.OptimizerConfig(learning_rate=rate))
-    config = dataclasses.replace(CONFIG, env="none", algorithm=algorithm)
+    config = dataclasses.replace(CONFIG, env="none", steps=6, algorithm=algorithm)
     compiled = []
 
     def note(event, seconds, *, fun_name="", **_):
@@ -258,7 +258,7 @@ def test_actions_outside_the_space_are_refused_with_the_way_out(tmp_path):
 
 
 def test_without_a_simulator_it_trains_and_does_not_evaluate(tmp_path):
-    config = dataclasses.replace(CONFIG, env="none", targets=None, plot_format="svg")
+    config = dataclasses.replace(CONFIG_WITHOUT_ENVIRONMENT, targets=None, plot_format="svg")
     out = jaxdt.train(config, STORE, out=tmp_path / "run")
     assert checkpoint_steps(out / "checkpoints")[-1] == 12
     assert not (out / "evaluations.jsonl").exists()
@@ -309,7 +309,7 @@ def test_an_evaluation_that_fails_is_told_and_training_goes_on(tmp_path, monkeyp
     monkeypatch.setattr("jaxdt.evaluation.evaluator.Evaluator.run_episodes", fail)
     with pytest.warns(UserWarning, match=r"update \d+ failed and training goes on: the motor is gone"):
         with pytest.raises(RunError, match="the last evaluation failed; the weights are in"):
-            jaxdt.train(CONFIG, STORE, out=tmp_path / "run", env=Drift())
+            jaxdt.train(dataclasses.replace(CONFIG, save_every=12), STORE, out=tmp_path / "run", env=Drift())
     assert checkpoint_steps(tmp_path / "run" / "checkpoints")[-1] == 12
     failures = read_lines(tmp_path / "run" / "evaluations.jsonl")
     assert failures == [{"step": step, "failed": "the motor is gone"} for step in (6, 12)]

@@ -22,7 +22,7 @@ from jaxdt.run import loop
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.types import Evaluation
 from tests.children import everything_saved, pendulum_episodes
-from tests.conftest import make_store, tiny_algorithm
+from tests.conftest import EVERY_DROPOUT, make_store, tiny_algorithm
 from tests.runs import CONFIG, STORE
 from tests.test_run import PoisonedSampler
 from tests.toys import DRIFT_SPEC, Drift
@@ -30,7 +30,6 @@ from tests.toys import DRIFT_SPEC, Drift
 
 SEEDS = (3, 0, 5)
 pytestmark = pytest.mark.usefixtures("quick_plots")
-WITHOUT_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
 
 
 @pytest.fixture(params=["lax.map", "vmap"])
@@ -49,7 +48,7 @@ def model_and_policy(context):
 
 
 def twenty_updates(dropout):
-    algorithm = tiny_algorithm(**{} if dropout else WITHOUT_DROPOUT)
+    algorithm = tiny_algorithm(**EVERY_DROPOUT if dropout else dict.fromkeys(EVERY_DROPOUT, 0.0))
     intervals = {"steps": 20, "log_every": 2, "eval_every": 20, "save_every": 20}
     return dataclasses.replace(CONFIG, **intervals, validation_fraction=0.3, algorithm=algorithm)
 
@@ -115,16 +114,15 @@ def test_when_one_seed_saves_its_best_all_save(tmp_path, monkeypatch):
     def only_seed_3_improves(self, params, targets, episodes, seed):
         evaluator_calls.append(1)
         step = len(evaluator_calls)
-        returns = [np.array([float(step)]), *[np.array([-float(step)])] * 2]  # of seeds 3, 0 and 5
+        returns = [np.array([float(step)]), np.array([-float(step)])]  # of seeds 3 and 0
         return [[Evaluation(target=t, returns=r, lengths=np.ones(1, int)) for t in targets] for r in returns]
 
     evaluator_calls = []
     monkeypatch.setattr("jaxdt.evaluation.evaluator.Evaluator.evaluate", only_seed_3_improves)
     config = dataclasses.replace(CONFIG, steps=4, eval_every=1, save_every=4)
-    out = jaxdt.train(config, STORE, seeds=SEEDS, out=tmp_path / "out", env=Drift())
+    out = jaxdt.train(config, STORE, seeds=SEEDS[:2], out=tmp_path / "out", env=Drift())
     assert checkpoint_steps(out / "seed-3" / "checkpoints") == [3, 4]
-    for seed in (0, 5):
-        assert checkpoint_steps(out / f"seed-{seed}" / "checkpoints") == [1, 3, 4]
+    assert checkpoint_steps(out / "seed-0" / "checkpoints") == [1, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -207,6 +205,6 @@ def test_the_command_trains_seeds_from_beginning_to_end(tmp_path, capsys):
 def test_a_demo_experiment_keeps_the_episodes_in_each_run(tmp_path, monkeypatch):
     monkeypatch.setattr("jaxdt.run.train.load_episodes", lambda *_, **__: make_store())
     config = dataclasses.replace(CONFIG, steps=1, dataset="demo", env="none")
-    out = jaxdt.train(config, seeds=SEEDS, out=tmp_path / "out")
-    for seed in SEEDS:
+    out = jaxdt.train(config, seeds=SEEDS[:2], out=tmp_path / "out")
+    for seed in SEEDS[:2]:
         assert jaxdt.load_episodes(out / f"seed-{seed}" / "episodes.npz").fingerprint == STORE.fingerprint

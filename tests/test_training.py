@@ -21,16 +21,17 @@ from jaxdt.training import (
     learning_rate_schedule,
     make_optimizer,
 )
-from tests.conftest import make_store, tiny_model
+from tests.conftest import EVERY_DROPOUT, make_store, tiny_model
 
 
 FAST = OptimizerConfig(learning_rate=3e-3, warmup_steps=1)
+MODEL = tiny_model(num_layers=2, **EVERY_DROPOUT)
 
 
 @pytest.fixture(scope="module")
 def trained_parts():
     """Model, compiled update and a batch, shared by the tests; `fresh()` gives a new state."""
-    init, apply = build_model(tiny_model())
+    init, apply = build_model(MODEL)
     params = jax.jit(init)(jax.random.key(0))
     update, _ = make_train_step(apply, params, FAST)
     sampler = jaxdt.WindowSampler(make_store(), context_length=4, batch_size=8, return_scale=1.0)
@@ -70,15 +71,15 @@ def test_lamb_is_the_online_decision_transformers():
 
     optimizer, params = make_optimizer(LAMB), arrays("start")
     flat = Flat.of({"layer": params, "other": {"w": params["w"]}})
-    state, flat_state = optimizer.init(params), optimizer.init(flat)
+    state, flat_state, update = optimizer.init(params), optimizer.init(flat), jax.jit(optimizer.update)
     for i in range(5):
         gradients = arrays(f"grad{i}")
-        updates, state = optimizer.update(gradients, state, params)
+        updates, state = update(gradients, state, params)
         params = optax.apply_updates(params, updates)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), params, arrays(f"after{i}"))
         norm = float(jnp.maximum(optax.tree.norm(gradients), 1.0))  # nothing is left for it to clip
         both = {"layer": jax.tree.map(lambda g: g / norm, gradients), "other": {"w": 0 * gradients["w"]}}  # noqa: B023
-        updates, flat_state = optimizer.update(Flat.of(both), flat_state, flat)
+        updates, flat_state = update(Flat.of(both), flat_state, flat)
         flat = optax.apply_updates(flat, updates)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), flat.tree()["layer"], params)
 
@@ -95,7 +96,8 @@ def test_lamb_gives_query_key_and_value_one_length_and_without_decay_is_adam():
 
     def update(config, params, gradients):
         optimizer = make_optimizer(config)
-        return optimizer.update(gradients, optimizer.init(params), params)[0]
+        first = jax.jit(lambda params, gradients: optimizer.update(gradients, optimizer.init(params), params)[0])
+        return first(params, gradients)
 
     found, wanted = update(LAMB, ours, gradients), update(LAMB, joined(ours), joined(gradients))
     np.testing.assert_allclose(joined(found)["attention"], wanted["attention"], rtol=1e-5, atol=1e-8)
@@ -269,7 +271,7 @@ def test_a_flat_state_is_few_vectors_and_comes_back_as_it_was(trained_parts):
 
 def test_updates_of_one_call_are_those_of_as_many_calls(trained_parts):
     params, update, fresh, _ = trained_parts
-    _, apply = build_model(tiny_model())
+    _, apply = build_model(MODEL)
     sampler = jaxdt.WindowSampler(make_store(), context_length=4, batch_size=8, return_scale=1.0)
     windows = [next(sampler) for _ in range(3)]
     state, key = fresh(), jax.random.key(1)
