@@ -25,6 +25,7 @@ import jaxdt
 from jaxdt.types import Window
 
 
+gc.set_threshold(20_000, 20, 20)  # what libraries and caches hold need not be looked through all the time
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 4)
 
