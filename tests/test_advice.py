@@ -111,7 +111,7 @@ def test_equal_default_targets_are_played_once():
 def test_targets_of_a_preset_that_the_data_do_not_reach_are_said(asked, warned):
     store = store_of(rewards=np.array([0, 0, 1, 0, 0, 0], np.float32))
     config = dataclasses.replace(CONFIG, preset="cartpole", targets=jaxdt.preset("cartpole").targets)
-    said = "and the preset asks for 50, 200, 500; --targets auto asks for the best of the data."
+    said = "and the preset asks for 50, 200, 500; targets='auto' (--targets auto) asks for the best of the data."
     assert next(message for message in advice(config, store) if "preset asks" in message).endswith(said)
     own = dataclasses.replace(config, targets=(asked,))
     with warnings.catch_warnings(record=True) as caught:

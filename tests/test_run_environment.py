@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import gymnasium
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
@@ -77,12 +78,21 @@ def test_an_environment_is_made_as_that_of_the_data_unless_other_arguments_are_g
     assert (config.env_kwargs, config.max_episode_steps) == expected
 
 
+class Wide(Drift):
+    state_dim = 6
+
+    def reset(self, key):
+        return super().reset(key)[0], jnp.zeros(6)
+
+    def step(self, state, action):
+        state, _, *rest = super().step(state, action)
+        return state, jnp.zeros(6), *rest
+
+
 def test_observations_of_any_shape_are_flattened_as_their_environments():
     store = make_store(state_dim=6)
     shaped = dataclasses.replace(store, observations=store.observations.reshape(-1, 2, 3), env_id=None)
-    played_in = Drift()
-    played_in.state_dim = 6
-    prepared = prepare_run(CONFIG, shaped, played_in, None)
+    prepared = prepare_run(CONFIG, shaped, Wide(), None)
     np.testing.assert_array_equal(prepared.store.observations, store.observations)
     assert prepared.record.spec.constants["state_mean"].shape == (6,)
     assert prepared.record.data["fingerprint"] == shaped.fingerprint
@@ -277,9 +287,13 @@ class Played:
         (
             (60, 20),
             None,
-            r"50 steps .* those of the data have up to 60 \(12\.5% of all .* --max-episode-length 60 tells",
+            r"50 steps .* those of the data have up to 60 \(12\.5% of all .* max_episode_length=60 \(--max-",
         ),
-        ((50, 8), Played, r"50 steps of an episode apart, and those of Long-v0 may have 90; --max-episode-length 90"),
+        (
+            (50, 8),
+            Played,
+            r"50 steps of an episode apart, and those of Long-v0 may have 90; max_episode_length=90 ",
+        ),
         ((60, 20), Played, r"up to 60 \(12\.5% of all steps lie beyond\) and those of Long-v0 may have 90; "),
     ],
 )

@@ -68,7 +68,7 @@ def doubt_number_of_updates(config: TrainConfig, num_episodes: int) -> None:
     if config.passes is not None and config.steps is not None and config.steps < FEW_UPDATES:
         _warn(
             f"{config.passes} passes over {num_episodes} episodes are {config.steps} updates, which is few (the "
-            "tutorial's passes over a thousand episodes are 1,920); --steps gives their number."
+            "tutorial's passes over a thousand episodes are 1,920); steps= (--steps) gives their number."
         )
 
 
