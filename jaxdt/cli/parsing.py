@@ -8,10 +8,9 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from unittest import mock
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -27,9 +26,8 @@ def parse(kind: type, arguments: list[str], prog: str, default: Any = None) -> A
     if {"-h", "--help"} & set(arguments):
         return tyro.cli(kind, **options)
     told, complaint = io.StringIO(), io.StringIO()  # not the terminal, for which it would paint and draw
-    wide = mock.patch.dict(os.environ, COLUMNS="100000")  # or it would break the words that it complains of
     try:
-        with wide, contextlib.redirect_stdout(told), contextlib.redirect_stderr(complaint):
+        with _wide(), contextlib.redirect_stdout(told), contextlib.redirect_stderr(complaint):
             parsed = tyro.cli(kind, **options)
     except SystemExit as exit:
         print(told.getvalue(), end="")
@@ -38,6 +36,19 @@ def parse(kind: type, arguments: list[str], prog: str, default: Any = None) -> A
         raise JaxdtError(_in_one_sentence(complaint.getvalue(), prog)) from None
     sys.stderr.write(complaint.getvalue())  # warnings
     return parsed
+
+
+@contextlib.contextmanager
+def _wide() -> Iterator[None]:
+    """Lines so long that tyro breaks no word of what it complains of."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "100000"
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def _in_one_sentence(complaint: str, prog: str) -> str:
