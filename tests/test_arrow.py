@@ -345,7 +345,7 @@ print(refused)
 
 def believe_little(monkeypatch) -> None:
     limit = "jaxdt.data.formats.columns.size_limit"
-    monkeypatch.setattr(limit, lambda *paths: 100 * sum(path.stat().st_size for path in paths))
+    monkeypatch.setattr(limit, lambda *paths, times: 100 * sum(path.stat().st_size for path in paths))
 
 
 @pytest.mark.parametrize("name", ["observations", "rewards"])

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +12,7 @@ from jaxtyping import Int, Shaped
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.fields import FLAGS, field_names, flags_of, flags_of_episodes
 from jaxdt.data.formats.arrow_values import are_files, file_contents, flat_numbers, flat_steps, leaf
-from jaxdt.data.formats.limits import TIMES_OF_PICTURES, are_pictures, size_limit
+from jaxdt.data.formats.limits import TIMES, TIMES_OF_PICTURES, are_pictures, size_limit
 from jaxdt.data.formats.picture_files import PictureReader
 from jaxdt.data.storage import LARGE, ArrayWriter, Storage
 from jaxdt.errors import JaxdtError, one_line
@@ -85,7 +84,7 @@ def _columns(files: list[ArrowFile]) -> dict[str, str]:
 
 def check_declared_size(files: list[ArrowFile], names: Sequence[str], source: str) -> None:
     pictures = any(holds_pictures(file, name) for file in files for name in names if name in file.schema.names)
-    limit, declared = _size_limit(files, **({"times": _TIMES_IN_PAGES} if pictures else {})), 0
+    limit, declared = size_limit(*_paths(files), times=_TIMES_IN_PAGES if pictures else TIMES), 0
     for file in files:
         declared += file.declared(names, limit - declared)
         if declared > limit:
@@ -93,11 +92,6 @@ def check_declared_size(files: list[ArrowFile], names: Sequence[str], source: st
                 f"{source} would take {declared / 2**20:.0f} MiB or more, far more than its files hold "
                 f"({sum(Path(file.path).stat().st_size for file in files) / 2**20:.1f} MiB); copy them again."
             )
-
-
-def _size_limit(files: list[ArrowFile], **times: int) -> int:
-    paths = _paths(files)
-    return size_limit(*paths, **times) if paths else sys.maxsize
 
 
 def _paths(files: list[ArrowFile]) -> list[Path]:
@@ -213,8 +207,8 @@ def _column_writer(
     kinds = [leaf(file.schema.field(name).type)[0] for file in files]
     dtype = np.result_type(dtype, *(kind.to_pandas_dtype() for kind in kinds if not are_files(kind)))
     dtype = np.dtype(np.float32) if dtype.kind == "f" else dtype
-    times = {"times": TIMES_OF_PICTURES} if are_pictures(ours, shape, dtype) else {}
-    if dtype.itemsize * math.prod(shape) > _size_limit(files, **times):
+    times = TIMES_OF_PICTURES if are_pictures(ours, shape, dtype) else TIMES
+    if dtype.itemsize * math.prod(shape) > size_limit(*_paths(files), times=times):
         raise JaxdtError(
             f"{source}: {name} has {math.prod(shape[1:])} numbers at its first step, far more than the file holds."
         )

@@ -1,6 +1,7 @@
 """How many bytes a file's episodes may take, and do."""
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +12,13 @@ SMALL = 2**28
 """Bytes of numbers, a few copies of which stay below 1 GiB."""
 
 
-_TIMES, TIMES_OF_PICTURES = 4, 256  # frames of a game are compressed to an eightieth
+TIMES, TIMES_OF_PICTURES = 4, 256  # frames of a game are compressed to an eightieth
 
 
-def size_limit(*paths: Path, times: int = _TIMES) -> int:
-    """Bytes of numbers that files may hold: few, or not many more than the files have."""
+def size_limit(*paths: Path, times: int = TIMES) -> int:
+    """Bytes of numbers that files may hold: few, or not many more than the files have; no limit without files."""
+    if not paths:
+        return sys.maxsize
     return max(SMALL, times * sum(path.stat().st_size for path in paths))
 
 

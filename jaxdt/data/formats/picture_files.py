@@ -2,7 +2,6 @@
 
 import io
 import math
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ class PictureReader:
     def __init__(self, source: str, *files: Path):
         """`source`: what messages call the dataset; `files`: none where it lies in memory."""
         self._source, self._shape, self._has_screens = source, None, False
-        self._left = size_limit(*files, times=TIMES_OF_PICTURES) if files else sys.maxsize
+        self._left = size_limit(*files, times=TIMES_OF_PICTURES)
 
     def kept(self, values: Shaped[np.ndarray, "n *s"]) -> Shaped[np.ndarray, "n *z"]:
         """Grey pictures of Atari's colour screens, with a warning; anything else as it is."""
