@@ -81,13 +81,6 @@ def no_key_is_used_twice(request):
     jax.config.update("jax_debug_key_reuse", request.module.__name__.removeprefix("tests.test_") in _DRAWING)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def what_is_there_stays():
-    """The collector of garbage need not look through all that libraries and caches hold, again and again."""
-    gc.collect()
-    gc.freeze()
-
-
 def make_store(lengths=(3, 7, 12), state_dim=3, action_dim=2, seed=0, env_id=None, discrete=None) -> jaxdt.EpisodeStore:
     """Random episodes; the first observation component is the row number, so that windows identify themselves.
 
