@@ -2,6 +2,7 @@
 
 import contextlib
 import decimal
+import functools
 import io
 import os
 import re
@@ -152,7 +153,14 @@ _REGISTRY = ConstructorRegistry()
 
 @_REGISTRY.primitive_rule
 def _rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    reading = _reading(info.type)
+    return _rule_of(info.type, str(info.type))
+
+
+@functools.cache
+def _rule_of(hint: Any, written: str) -> PrimitiveConstructorSpec | None:
+    """Made once, for tyro asks again and again; `written`, since a union equals that of another order."""
+    del written
+    reading = _reading(hint)
     if reading is None:
         return None
 
