@@ -62,7 +62,10 @@ def take_plain_values(kind: Any, moved: Mapping[str, str]) -> None:
                 raise JaxdtError(f"{kind.__name__} has no {name} of its own any more; write {moved[name]}.")
             near = ", ".join(difflib.get_close_matches(name, fields, 3) or fields)
             raise JaxdtError(f"{kind.__name__} has no {name}; it has {near}.")
-        init(self, **{name: _as_declared(value, fields[name], name) for name, value in values.items()})
+        for name, value in values.items():
+            if type(value) is not fields[name]:
+                values[name] = _as_declared(value, fields[name], name)
+        init(self, **values)
 
     shown = inspect.signature(init)  # its types as they are written, without what the command adds to them
     parameters = [each.replace(annotation=hints.get(name, each.annotation)) for name, each in shown.parameters.items()]
