@@ -57,8 +57,9 @@ with contextlib.suppress(ImportError):  # it is no promise of jaxtyping's
 
 
 _LONGEST = (
-    "killing seeds importing run cli stopping killing_finetuning finetuning fuzz resuming_seeds disk behavior_cloning "
-    "discrete models"
+    "killing atari_dt cli value_methods seeds importing killing_finetuning models run finetuning fuzz serving "
+    "benchmark discrete online_dt stopping trajectory_run environments atari_environment devices resuming_seeds "
+    "golden_run training demo beam_search"
 ).split()
 
 
