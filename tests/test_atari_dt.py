@@ -158,7 +158,7 @@ def test_its_file_becomes_a_run_that_gives_its_logits(tmp_path, capsys):
         atari_from_tensors({**TENSORS, "more": np.zeros(1)}, 2, "golden")
 
 
-@pytest.mark.parametrize("shape", [(84, 84), (96, 90, 3), (10, 12, 4)], ids=str)
+@pytest.mark.parametrize("shape", [(84, 84), (45, 52, 3), (10, 12, 4)], ids=str)
 def test_products_give_what_convolutions_give(shape):
     """And so do their gradients; channels, odd sizes and small pictures included."""
     model = build_atari_model(
