@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import tempfile
+import types
 from importlib import metadata
 from pathlib import Path
 
@@ -125,6 +126,14 @@ def tiny_algorithm(*, return_scale=10.0, optimizer=None, **model) -> jaxdt.Decis
 @pytest.fixture
 def store() -> jaxdt.EpisodeStore:
     return make_store()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_figure_looks_for_garbage():
+    """It takes seconds where all that a session has compiled is looked through, and its figures are few."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxdt.plots.figures.gc", types.SimpleNamespace(collect=lambda: None))
+        yield
 
 
 @pytest.fixture(scope="module")
