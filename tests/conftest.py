@@ -30,14 +30,21 @@ gc.set_threshold(20_000, 20, 20)  # what libraries and caches hold need not be l
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 4)
 
-# Many tests train the same tiny model; it is compiled once a session, by the first worker that needs it.
-if "JAXDT_TESTS_CACHE" not in os.environ:
-    _CACHE = tempfile.TemporaryDirectory(prefix="jaxdt-tests-")
-    os.environ["JAXDT_TESTS_CACHE"] = _CACHE.name
-jax.config.update("jax_compilation_cache_dir", os.environ["JAXDT_TESTS_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-os.environ["XDG_CACHE_HOME"] = os.environ["JAXDT_TESTS_CACHE"]  # what the command itself keeps
+
+if "JAXDT_TESTS_CACHE" not in os.environ:  # what the command itself keeps, for all workers
+    _CACHE = tempfile.TemporaryDirectory(prefix="jaxdt-tests-")
+    os.environ["JAXDT_TESTS_CACHE"] = _CACHE.name
+os.environ["XDG_CACHE_HOME"] = os.environ["JAXDT_TESTS_CACHE"]
+
+
+def pytest_configure(config):
+    """Many tests train the same tiny model: the first worker that needs it compiles it, for later sessions too.
+
+    `pytest --cache-clear` throws away what was compiled.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
 
 
 def leaf_checker(accepts):

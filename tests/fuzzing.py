@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 from hypothesis import strategies as st
 
@@ -65,7 +66,7 @@ class Worker:
         if self._process is None:
             environment = {"PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1", "HOME": str(self._home)}
             offline = {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
-            cache = {"JAX_COMPILATION_CACHE_DIR": os.environ["JAXDT_TESTS_CACHE"]}
+            cache = {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
             cache |= {
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                 "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

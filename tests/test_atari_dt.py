@@ -331,6 +331,7 @@ def test_a_drawn_action_is_one_of_the_likeliest_k():
     assert counts[int(likeliest[0])] > 50
 
 
+@pytest.mark.slow
 def test_it_learns_to_read_frames_and_the_target(tmp_path):
     """Asked for all it earns all, asked for nothing little; a run that was cut and goes on has the same weights."""
     config = jaxdt.preset("atari-small", env="none", targets=(0.0, 8.0), steps=200, eval_every=200, eval_episodes=12)

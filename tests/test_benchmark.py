@@ -281,6 +281,7 @@ def hasty(monkeypatch):
         monkeypatch.setattr(module, "repeatedly", functools.partial(repeatedly, seconds=0.0))
 
 
+@pytest.mark.slow
 def test_our_tasks_and_floors_measure_small_shapes(hasty, episodes):
     path, shallow = str(episodes), dataclasses.replace(TINY, num_layers=1)
     measured = [ours.train(shallow, updates=2, seeds=2), ours.train_values(shallow, "td3-bc", updates=2, seeds=2)]

@@ -380,6 +380,7 @@ def test_import_resolves_names_lazily_and_quickly():
     assert complete == "True"
 
 
+@pytest.mark.slow
 def test_the_command_finds_what_it_compiled_before(tmp_path):
     make_store().save(tmp_path / "data.npz")
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}

@@ -120,6 +120,7 @@ def test_every_write_of_a_run_may_fail(disk, whole, tmp_path):  # before `quick_
     fail_and_go_on(disk, whole, tmp_path / "run", sites)
 
 
+@pytest.mark.slow
 def test_a_write_that_fails_ends_the_run_which_then_goes_on(disk, whole, tmp_path, quick_plots):
     sites = [("/metrics.jsonl", 3, "metrics.jsonl"), (f".{CHECKSUMS}.", 1, CHECKSUMS)]
     fail_and_go_on(disk, whole, tmp_path / "run", sites)

@@ -89,6 +89,7 @@ def online_dt(*, width=8, num_layers=1, **changes):
     return dataclasses.replace(OFFLINE, validation_fraction=0.0, algorithm=algorithm, **changes)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_again_and_again_ends_as_what_it_would_have_been(tmp_path):
     store, config = make_store(), dataclasses.replace(ONLINE, rounds=3)
     trained = jaxdt.train(online_dt(steps=1), store, out=tmp_path / "run", env=Drift())

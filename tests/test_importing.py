@@ -392,6 +392,7 @@ def test_a_failed_export_leaves_nothing(finished, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_is_pushed_and_fetched_over_a_real_connection(finished, exported, tmp_path):
     with HubServer() as hub:
         code = f"""

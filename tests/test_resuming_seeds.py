@@ -85,6 +85,7 @@ def test_seeds_killed_between_their_saves_go_back_to_a_checkpoint_that_all_have(
     is_the_same(copied, finished)
 
 
+@pytest.mark.slow
 def test_seeds_killed_before_all_have_begun_begin_again_and_stopped_ones_go_on(finished, copied):
     for seed in SEEDS:
         shutil.rmtree(copied / f"seed-{seed}" / "checkpoints")

@@ -65,6 +65,7 @@ def singles(request, tmp_path_factory, quick_plots):
     return config, path
 
 
+@pytest.mark.parametrize("mapping", ["vmap", pytest.param("lax.map", marks=pytest.mark.slow)], indirect=True)
 def test_each_seed_is_its_single_run(singles, mapping, tmp_path):
     config, path = singles
     out = jaxdt.train(config, STORE, seeds=SEEDS[:2], out=tmp_path / "out", env=Drift())

@@ -34,7 +34,8 @@ METHODS = {
     ),
     "reinformer": jaxdt.ReinformerConfig(width=16, num_layers=1, return_scale=10.0),
 }
-BY_KIND = [("onnx", name) for name in METHODS] + [("stablehlo", name) for name in ("exact", "rvs", "trajectory")]
+BY_KIND = [("onnx", name) for name in METHODS] + [("stablehlo", name) for name in ("exact", "rvs")]
+BY_KIND.append(pytest.param("stablehlo", "trajectory", marks=pytest.mark.slow))
 METHODS["trajectory"] = jaxdt.TrajectoryTransformerConfig(
     width=16, num_layers=1, bins=8, transitions=3, context_transitions=3, horizon=2, beam_width=2, action_top_k=1
 ).for_data(None)
