@@ -191,7 +191,7 @@ _NEVER = {"os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os
 _NEVER |= {"socket.connect", "socket.bind", "socket.getaddrinfo", "ctypes.dlopen", "webbrowser.open"}
 _CHANGES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.chmod", "os.link", "os.symlink"}
 _PYTHONS = (sys.prefix, sys.base_prefix, ROOT, "/proc", "/sys", "/dev", "/usr", "/etc")
-_CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"]
+_CACHES = os.environ["JAX_COMPILATION_CACHE_DIR"], os.environ["XDG_CACHE_HOME"]
 
 
 def _is_forbidden(event: str, arguments: tuple, folder: Path) -> bool:
@@ -199,13 +199,13 @@ def _is_forbidden(event: str, arguments: tuple, folder: Path) -> bool:
         case ("exec" | "compile" | "import", (code, *_)):
             return TRIPWIRE in (f"{code.co_names} {code.co_consts}" if hasattr(code, "co_names") else str(code))
         case ("open", (str() | bytes() as name, _, flags)) if flags & (os.O_WRONLY | os.O_RDWR):
-            return not _within(name, folder, _CACHE, os.devnull)
+            return not _within(name, folder, *_CACHES, os.devnull)
         case ("open" | "os.listdir" | "os.scandir", (str() | bytes() as name, *_)):
-            return os.path.exists(name) and not _within(name, folder, _CACHE, *_PYTHONS)
+            return os.path.exists(name) and not _within(name, folder, *_CACHES, *_PYTHONS)
         case (_, (*names, int(below))) if (
             event in _CHANGES and below == -1
         ):  # else below a directory that was itself seen
-            return any(not _within(name, folder, _CACHE) for name in names if isinstance(name, str | bytes))
+            return any(not _within(name, folder, *_CACHES) for name in names if isinstance(name, str | bytes))
     return event in _NEVER
 
 
