@@ -62,10 +62,7 @@ def take_plain_values(kind: Any, moved: Mapping[str, str]) -> None:
                 raise JaxdtError(f"{kind.__name__} has no {name} of its own any more; write {moved[name]}.")
             near = ", ".join(difflib.get_close_matches(name, fields, 3) or fields)
             raise JaxdtError(f"{kind.__name__} has no {name}; it has {near}.")
-        for name, value in values.items():
-            if type(value) is not fields[name]:
-                values[name] = _as_declared(value, fields[name], name)
-        init(self, **values)
+        init(self, **{name: _as_declared(value, fields[name], name) for name, value in values.items()})
 
     shown = inspect.signature(init)  # its types as they are written, without what the command adds to them
     parameters = [each.replace(annotation=hints.get(name, each.annotation)) for name, each in shown.parameters.items()]
@@ -75,6 +72,8 @@ def take_plain_values(kind: Any, moved: Mapping[str, str]) -> None:
 
 
 def _as_declared(value: Any, hint: Any, name: str) -> Any:
+    if type(value) is hint:  # most are
+        return value
     parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     kinds = [typing.get_origin(part) or part for part in parts]
     classes = tuple(kind for kind in kinds if isinstance(kind, type))
