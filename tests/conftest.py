@@ -33,10 +33,9 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-if "JAXDT_TESTS_CACHE" not in os.environ:  # what the command itself keeps, for all workers
+if "PYTEST_XDIST_WORKER" not in os.environ:  # what the command itself keeps, in one place for all workers
     _CACHE = tempfile.TemporaryDirectory(prefix="jaxdt-tests-")
-    os.environ["JAXDT_TESTS_CACHE"] = _CACHE.name
-os.environ["XDG_CACHE_HOME"] = os.environ["JAXDT_TESTS_CACHE"]
+    os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 
 def pytest_configure(config):
