@@ -41,9 +41,11 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # what the command itself keeps, in
 def pytest_configure(config):
     """Many tests train the same tiny model: the first worker that needs it compiles it, for later sessions too.
 
-    `pytest --cache-clear` throws away what was compiled.
+    `pytest --cache-clear` throws away what was compiled; with `-p no:cacheprovider` the session does at its end.
     """
-    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
+    lasting = config.pluginmanager.hasplugin("cacheprovider")
+    path = config.cache.mkdir("compiled") if lasting else Path(os.environ["XDG_CACHE_HOME"]) / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(path))
 
 
 def leaf_checker(accepts):

@@ -158,7 +158,7 @@ def test_its_file_becomes_a_run_that_gives_its_logits(tmp_path, capsys):
         atari_from_tensors({**TENSORS, "more": np.zeros(1)}, 2, "golden")
 
 
-@pytest.mark.parametrize("shape", [(84, 84), (45, 52, 3), (10, 12, 4)], ids=str)
+@pytest.mark.parametrize("shape", [pytest.param((84, 84), marks=pytest.mark.slow), (45, 52, 3), (10, 12, 4)], ids=str)
 def test_products_give_what_convolutions_give(shape):
     """And so do their gradients; channels, odd sizes and small pictures included."""
     model = build_atari_model(
@@ -243,6 +243,7 @@ def test_windows_of_the_original_reach_into_the_episode_before():
         assert window.returns_to_go[i].tolist() == [return_to_go[each] if each >= 0 else 0 for each in rows]
 
 
+@pytest.mark.slow
 def test_a_stack_shows_its_own_episode_alone_where_windows_cross_them():
     config = dataclasses.replace(SMALL, windows_cross_episodes=True)
     store = frame_store((2, 5, 1, 6))

@@ -282,7 +282,7 @@ def hasty(monkeypatch):
 
 
 @pytest.mark.slow
-def test_our_tasks_and_floors_measure_small_shapes(hasty, episodes):
+def test_our_tasks_and_floors_measure_small_shapes(hasty, episodes, tmp_path):
     path, shallow = str(episodes), dataclasses.replace(TINY, num_layers=1)
     measured = [ours.train(shallow, updates=2, seeds=2), ours.train_values(shallow, "td3-bc", updates=2, seeds=2)]
     measured += [ours.sample(TINY), ours.act(shallow, 2), ours.load(TINY, path)]
@@ -291,25 +291,16 @@ def test_our_tasks_and_floors_measure_small_shapes(hasty, episodes):
     measured += [ours.train_frames(game, updates=1), ours.evaluate_games(game, episodes=2, steps=3)]
     for seconds in map(next, [*measured, floors.copy(TINY), floors.read(TINY, path), floors.physics(TINY, 2)]):
         assert 0 < seconds < 10
+    longer = [ours.pipeline(TINY, str(tmp_path), updates=20), ours.rollout(TINY, 2, steps=3), ours.evaluate(TINY, 1)]
+    longer += [ours.start(TINY, str(tmp_path)), floors.products_or_copy(TINY, 10**6)]
+    for seconds in map(next, longer):
+        assert 0 < seconds < 100
 
 
 def test_without_mujocos_threads_the_floor_of_evaluate_is_gymnasium_in_turn(monkeypatch):
     monkeypatch.setattr(floors, "find_spec", lambda module: None)
     monkeypatch.setattr(floors, "_on_all_cores", None)
     assert 0 < next(floors.physics(TINY, 2)) < 10
-
-
-@pytest.mark.slow
-def test_our_longer_tasks_measure_small_shapes(tmp_path):
-    measured = [
-        ours.pipeline(TINY, str(tmp_path), updates=20),
-        ours.rollout(TINY, 2, steps=3),
-        ours.evaluate(TINY, 1),
-        ours.start(TINY, str(tmp_path)),
-        floors.products_or_copy(TINY, 10**6),
-    ]
-    for seconds in map(next, measured):
-        assert 0 < seconds < 100
 
 
 def test_rows_name_tasks_that_are_there(tmp_path):

@@ -77,6 +77,7 @@ def test_the_levels_that_take_part_are_far_apart():
     assert np.all(np.diff(returns) >= 0.2 * levels["expert"])
 
 
+@pytest.mark.slow
 def test_cartpoles_episodes_have_every_return_and_plenty_of_the_targets():
     store = load_episodes("cartpole")
     assert (store.env_id, store.spec.action, store.num_episodes) == (
@@ -98,6 +99,7 @@ def test_demo_episodes_are_the_same_whenever_they_are_made(monkeypatch):
     assert once.fingerprint == again.fingerprint != other.fingerprint
 
 
+@pytest.mark.slow
 def test_acrobots_episodes_reach_the_top_sooner_or_later():
     store = load_episodes("acrobot")
     assert (store.env_id, store.spec.action) == ("Acrobot-v1", Discrete(3))

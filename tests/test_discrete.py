@@ -142,7 +142,8 @@ def alone(tmp_path_factory, quick_plots):
     return path
 
 
-@pytest.mark.parametrize("mapping", ["lax.map", pytest.param("vmap", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("mapping", ["lax.map", "vmap"], indirect=True)
 def test_several_seeds_draw_as_each_would_alone(alone, mapping, tmp_path):  # noqa: F811
     out = jaxdt.train(DRAWING, STORE, seeds=(0, 1), out=tmp_path / "seeds", env=Buttons())
     for seed in (0, 1):

@@ -381,6 +381,7 @@ def test_a_round_whose_environment_fails_is_recorded_and_played_again_from_other
     assert names[0] != names[1]
 
 
+@pytest.mark.slow
 def test_an_environment_that_fails_again_and_again_ends_the_run_which_goes_on_later(trained, whole, tmp_path, capsys):
     out = tmp_path / "run"
     says = (

@@ -459,6 +459,7 @@ def test_windows_are_normalised_as_the_weights_expect(finished, tmp_path, monkey
     assert std.tolist() == STORE.statistics.std.tolist()
 
 
+@pytest.mark.slow
 def test_an_imported_model_trains_on(tmp_path):
     imported = import_run(GOLDEN / "bin", tmp_path / "imported", stats=_stats(tmp_path))
     store = make_store((9, 14), state_dim=5, action_dim=3)
@@ -519,6 +520,7 @@ def test_the_command_takes_model_and_scale_from_the_first_run(finished, tmp_path
 # ---- the tutorial's preset
 
 
+@pytest.mark.slow
 def test_a_run_by_passes_takes_the_trainers_number_of_updates(tmp_path):
     optimizer = dataclasses.replace(jaxdt.config.HUGGINGFACE.algorithm.optimizer, learning_rate=1e-3)
     algorithm = tiny_algorithm(optimizer=optimizer)

@@ -143,6 +143,7 @@ def test_info_says_that_and_where_episodes_are_mapped(tmp_path, capsys, cache):
     assert load_episodes(tmp_path / "b.parquet").fingerprint == make_store().fingerprint
 
 
+@pytest.mark.slow
 def test_a_run_on_mapped_episodes_is_the_run_on_those_in_memory(tmp_path):
     path = tmp_path / "a.npz"
     write_episodes(make_store(), path)

@@ -108,6 +108,7 @@ def test_the_solver_is_capped():
     assert mjx_environment("HalfCheetah-v5", ls_iterations=50)._model.opt.ls_iterations == 50
 
 
+@pytest.mark.slow
 @needs_mjx
 def test_a_cpu_never_factors_as_many_matrices_as_jaxlib_shares_out():
     """Those would wait for each other: 1,500 HalfCheetahs stood still within twenty steps."""

@@ -299,7 +299,7 @@ def test_padding_is_inert_among_discrete_actions(discrete_model):
     np.testing.assert_array_equal(apply(params, window)[window.mask], apply(params, zeroed)[window.mask])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_discrete_actions_of_one_batch_are_overfitted(dtype):
     config = discrete(dtype=dtype, num_layers=1)
     init, apply = build_model(config)
@@ -386,6 +386,7 @@ def test_the_first_decoded_prediction_does_not_look_at_the_previous_action(model
     np.testing.assert_array_equal(*first)
 
 
+@pytest.mark.slow
 def test_rematerialised_blocks_keep_less_and_give_the_same_gradients_and_dropout():
     config = tiny_model(num_layers=2, embedding_dropout=0.3, attention_dropout=0.3, residual_dropout=0.3)
     init, apply = build_model(config)

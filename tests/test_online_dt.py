@@ -221,6 +221,7 @@ def test_what_was_tuned_is_found_by_the_datas_name():
     assert choose_targets(PAPER, store, "HalfCheetah-v5") == (6000.0, 12000.0)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_temperature(tmp_path):
     """To the same weights as one that was not stopped; LAMB's state is gone on with too."""
     sizes = {"steps": 4, "batch_size": 4, "eval_every": 4, "eval_episodes": 2, "save_every": 2, "log_every": 2}

@@ -127,7 +127,7 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(finished, tmp_path
         assert without_clock(out / name) == without_clock(finished / name)
 
 
-@pytest.mark.parametrize(("seeds", "rate"), [(None, 2e-3), ((3, 4), 3e-3)])
+@pytest.mark.parametrize(("seeds", "rate"), [(None, 2e-3), pytest.param((3, 4), 3e-3, marks=pytest.mark.slow)])
 def test_the_update_is_compiled_once_and_another_run_compiles_nothing(tmp_path, seeds, rate):
     algorithm = tiny_algorithm(optimizer=jaxdt.OptimizerConfig(learning_rate=rate))
     config = dataclasses.replace(CONFIG, env="none", steps=6, algorithm=algorithm)

@@ -109,6 +109,7 @@ def test_an_episode_that_fails_is_named_with_its_training_seed():
         evaluator.evaluate(params, [1.0, 5.0], 1, seed=0)
 
 
+@pytest.mark.slow
 def test_when_one_seed_saves_its_best_all_save(tmp_path, monkeypatch):
     """Else a kill between their saves might leave them without a checkpoint in common."""
 
@@ -180,6 +181,7 @@ def test_one_seed_of_an_experiment_is_a_run_like_any_other(tmp_path):
     assert line["return_std"] is None
 
 
+@pytest.mark.slow
 def test_the_command_trains_seeds_from_beginning_to_end(tmp_path, capsys):
     pendulum_episodes(tmp_path / "data.npz")
     out = tmp_path / "out"

@@ -90,6 +90,7 @@ def test_an_exported_policy_acts_as_its_agent(kind, name, tmp_path):
     assert (described["observation"]["shape"], described["action"]["high"]) == (["b", 3], [2.0, 5.0])
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_acts_without_jaxdt(tmp_path, capsys):
     """Of discrete actions, in a process in which neither jaxdt nor Flax can be imported."""
     out = tmp_path / "out"

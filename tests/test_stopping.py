@@ -33,6 +33,7 @@ def stop_at(update: int, number: int = signal.SIGTERM):
     return lambda: int(number) if next(calls) >= update else None
 
 
+@pytest.mark.slow
 def test_a_run_stopped_again_and_again_ends_as_what_it_would_have_been(finished, tmp_path):
     out = tmp_path / "stopped"
     for first, update in ((0, 1), (1, 5), (5, 6)):

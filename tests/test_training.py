@@ -132,7 +132,7 @@ def test_two_updates_equal_pytorchs_adamw_by_hand():
         np.testing.assert_allclose(params["bias"], weight, rtol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_one_batch_is_overfitted(dtype):
     config = tiny_model(dtype=dtype, embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0)
     init, apply = build_model(config)

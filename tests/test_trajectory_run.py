@@ -62,6 +62,7 @@ def test_a_run_goes_on_to_the_same_weights_and_rate(run, tmp_path):
     assert min(rates[0]) > 0
 
 
+@pytest.mark.slow
 def test_an_episode_is_the_same_alone_and_beside_others(run):
     """And by an Agent, step by step, which draws the same."""
     agent = jaxdt.Agent.load(run)
@@ -98,6 +99,7 @@ class TurningDial(Dial):
         return state + 0.5, jnp.stack([jnp.ones(()), state + 0.5]), action[0], jnp.zeros((), bool)
 
 
+@pytest.mark.slow
 def test_what_plans_expect_is_drawn_beside_what_happened(run, tmp_path):
     picture, agent = tmp_path / "plan.png", jaxdt.Agent.load(run)
     [plain], [drawn] = (

@@ -24,6 +24,7 @@ SPEC = Spec(
 STANDING = Take(0, np.zeros((1, 6), np.float32), np.zeros(1), target=None)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # imageio's
 def test_an_episode_becomes_a_film_or_the_machine_says_what_is_missing(tmp_path):
     path = tmp_path / "target-1.mp4"
