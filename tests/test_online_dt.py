@@ -153,6 +153,27 @@ def test_the_fit_is_the_mean_over_real_steps(spec):
     assert float(fit.entropy) == pytest.approx(float(entropy[window.mask].mean()), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("distribution", "actions"),
+    [
+        (Gaussian(jnp.array([0.2, -1.0]), jnp.array([-1.0, 0.3])), jnp.array([[0.0, -0.5], [1.0, 0.4]])),
+        (Categorical(jnp.array([0.5, -1.0, 2.0])), jnp.array([0, 2])),
+    ],
+    ids=["gaussian", "categorical"],
+)
+def test_a_temperature_divides_log_probabilities(distribution, actions):
+    difference = jnp.subtract(*map(distribution.log_prob, actions))
+    tempered = jnp.subtract(*map(distribution.tempered(0.25).log_prob, actions))
+    assert float(tempered) == pytest.approx(4 * float(difference), rel=1e-5)
+
+
+def test_a_squashed_gaussian_is_tempered_before_it_is_squashed():
+    mean, log_std = jnp.array([0.3]), jnp.array([-0.5])
+    squashed = SquashedGaussian(mean, log_std).tempered(0.25).sample(jax.random.key(0))
+    normal = jax.random.normal(jax.random.key(0), (1,))
+    np.testing.assert_allclose(squashed, jnp.tanh(mean + 0.5 * jnp.exp(log_std) * normal), rtol=1e-6)
+
+
 def act_once(config, params, observations, *, spec=DRIFT_SPEC, keys=None):
     """The last action of several steps, the first of which are out of a shorter context's sight."""
     policy = make_algorithm(config, spec).policy
@@ -195,6 +216,8 @@ def test_sampling_draws_by_the_episodes_keys_and_greedy_takes_the_middle(trained
     np.testing.assert_array_equal(greedy[0], greedy[1])
     low, high = DRIFT_SPEC.action
     assert ((low < np.asarray(drawn)) & (np.asarray(drawn) < high)).all()
+    cold = dataclasses.replace(drawing, temperature=1e-10)
+    np.testing.assert_allclose(act_once(cold, before.params, observations, keys=keys)[1], greedy, atol=1e-3)
     with pytest.raises(JaxdtError, match="needs keys"):
         act_once(drawing, before.params, observations)
     params = make_algorithm(drawing, DISCRETE).init(jax.random.key(0)).params

@@ -1,7 +1,8 @@
 """Distributions of actions, each at `b` places or at one.
 
 `mode` is the likeliest action, `sample(key)` a drawn one, `log_prob(action)` the natural logarithm of its probability
-or density, and `entropy(key)` in nats, drawn where there is no formula for it.
+or density, and `entropy(key)` in nats, drawn where there is no formula for it. `tempered(temperature)` is the one whose
+log_prob is divided by it, a squashed Gaussian's before it is squashed: below 1 narrower, above 1 wider.
 """
 
 import math
@@ -40,6 +41,9 @@ class Gaussian(NamedTuple):
         del key
         return jnp.sum(self.log_std + 0.5 * (1 + math.log(2 * math.pi)), axis=-1)
 
+    def tempered(self, temperature: float) -> "Gaussian":
+        return self._replace(log_std=self.log_std + 0.5 * math.log(temperature))
+
 
 class SquashedGaussian(NamedTuple):
     """The hyperbolic tangent of a Gaussian: vectors within (-1, 1)."""
@@ -60,6 +64,9 @@ class SquashedGaussian(NamedTuple):
     def entropy(self, key: PRNGKeyArray) -> Float[Array, "*b"]:
         """What one action that is drawn says of it."""
         return -self._log_prob_before(Gaussian(*self).sample(key))
+
+    def tempered(self, temperature: float) -> "SquashedGaussian":
+        return SquashedGaussian(*Gaussian(*self).tempered(temperature))
 
     def _log_prob_before(self, drawn: Float[Array, "*b a"]) -> Float[Array, "*b"]:
         """Of what is squashed; the logarithm of the slope of tanh in a form that large numbers leave finite."""
@@ -86,6 +93,9 @@ class Categorical(NamedTuple):
         log_probs = jax.nn.log_softmax(self.logits)
         return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
 
+    def tempered(self, temperature: float) -> "Categorical":
+        return Categorical(self.logits / temperature)
+
 
 Distribution = Gaussian | SquashedGaussian | Categorical
 
@@ -97,8 +107,13 @@ def squashed_gaussian(prediction: Float[Array, "*b two_a"]) -> SquashedGaussian:
     return SquashedGaussian(mean, low + (high - low) / 2 * (jnp.tanh(unbounded) + 1))
 
 
-def drawn(distribution: Distribution, keys: Key[Array, " b"] | None) -> Num[Array, "b *a"]:
-    """An action of each of `b` episodes by its own key; raises JaxdtError where there are none."""
+def chosen(distribution: Distribution, temperature: float | None, keys: Key[Array, " b"] | None) -> Num[Array, "b *a"]:
+    """An action of each of `b` episodes: drawn by its own key at a temperature; None: the mode.
+
+    Raises JaxdtError where there are no keys to draw by.
+    """
+    if temperature is None:
+        return distribution.mode()
     if keys is None:
         raise JaxdtError("sampling='sample' draws actions and needs keys; give them, or use sampling='greedy'.")
-    return jax.vmap(lambda one, key: one.sample(key))(distribution, keys)
+    return jax.vmap(lambda one, key: one.sample(key))(distribution.tempered(temperature), keys)

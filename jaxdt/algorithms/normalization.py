@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, Num, PyTree
 
-from jaxdt.algorithms.distributions import Categorical, drawn
+from jaxdt.algorithms.distributions import Categorical, chosen
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.statistics import STD_EPSILON
 from jaxdt.types import Box, Policy, Spec, Transitions
@@ -38,11 +38,8 @@ def choose_action(
     """
     if isinstance(spec.action, Box):
         return prediction
-    if temperature is None:
-        chosen = Categorical(prediction).mode()
-    else:
-        chosen = drawn(Categorical(prediction / temperature), keys)
-    return jnp.where(jnp.isfinite(prediction).all(axis=-1), chosen, -1).astype(jnp.int32)
+    action = chosen(Categorical(prediction), temperature, keys)
+    return jnp.where(jnp.isfinite(prediction).all(axis=-1), action, -1).astype(jnp.int32)
 
 
 def action_error(

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Key, Num, PRNGKeyArray, PyTree
 
 from jaxdt.algorithms import normalization
 from jaxdt.algorithms.decision_transformer import transformer_policy, windows_of, with_sizes
-from jaxdt.algorithms.distributions import Categorical, SquashedGaussian, drawn, squashed_gaussian
+from jaxdt.algorithms.distributions import Categorical, SquashedGaussian, chosen, squashed_gaussian
 from jaxdt.algorithms.normalization import action_error, choose_action
 from jaxdt.algorithms.temperature import EntropyUpdate, Fit, initial_state, mean_of_real
 from jaxdt.config import OnlineDTConfig
@@ -67,10 +67,9 @@ def _policy(config: OnlineDTConfig, spec: Spec) -> Policy:
     """Reads `acting_context_length` steps and nothing else: a window of fewer steps is that of the same, padded."""
 
     def choose(prediction: Float[Array, "b n"], keys: Key[Array, " b"] | None) -> Num[Array, "b *a"]:
-        if not isinstance(spec.action, Box):
-            return choose_action(prediction, spec, temperature=1.0 if config.draws_actions else None, keys=keys)
-        distribution = squashed_gaussian(prediction)
-        return drawn(distribution, keys) if config.draws_actions else distribution.mode()
+        if isinstance(spec.action, Box):
+            return chosen(squashed_gaussian(prediction), config.drawing_temperature, keys)
+        return choose_action(prediction, spec, temperature=config.drawing_temperature, keys=keys)
 
     policy = transformer_policy(config.acting, spec, choose=choose, gaussian=True)
     return Policy(policy.start, lambda params, *seen: policy.act(params["policy"], *seen))

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key, Num, PRNGKeyArray, PyTree
 
 from jaxdt.algorithms import normalization
 from jaxdt.algorithms.decision_transformer import empty_window, push
-from jaxdt.algorithms.distributions import Gaussian, drawn
+from jaxdt.algorithms.distributions import Gaussian, chosen
 from jaxdt.algorithms.normalization import action_error, normalize, to_environment
 from jaxdt.algorithms.temperature import EntropyUpdate, Fit, initial_state, mean_of_real
 from jaxdt.config import ReinformerConfig
@@ -105,7 +105,7 @@ def _policy(config: ReinformerConfig, spec: Spec) -> Policy:
         del reward
         timestep = jnp.minimum(memory.timestep, config.max_episode_length - 1)
         context, actions = see(params["policy"], memory, normalize(observation, spec), timestep)
-        action = jnp.clip(drawn(actions, keys), -1, 1) if config.draws_actions else actions.mode()
+        action = jnp.clip(chosen(actions, config.drawing_temperature, keys), -1, 1)
         return _Memory(context, action, memory.timestep + 1), to_environment(action, spec)
 
     return Policy(start, act)

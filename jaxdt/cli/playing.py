@@ -47,7 +47,7 @@ class EvaluateArguments:
     """Of discrete actions, and of methods that predict a distribution; greedy: the likeliest; sample: drawn from the
     predicted distribution; None: the run's."""
     temperature: float | None = None
-    """Logits are divided by this before sampling; None: the run's."""
+    """Log-probabilities are divided by this before sampling; below 1 sharpens, above 1 flattens; None: the run's."""
     top_k: int | None = None
     """Of a Decision Transformer of frames: actions are drawn from so many likeliest; 0: from all; None: the run's."""
     timestep_when_acting: MeasuredAt | None = None

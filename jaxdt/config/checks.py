@@ -128,7 +128,7 @@ def inherited(given: Config, trained: Config, free_to_change: tuple[str, ...]) -
 
 
 def check_sampling(config: Any) -> None:
-    """How discrete actions are chosen: the fields `sampling` and `temperature`."""
+    """How actions are chosen of their distribution: the fields `sampling` and `temperature`."""
     one_of(config, "sampling", typing.get_args(Sampling))
     if not 0 < config.temperature < math.inf:
         raise JaxdtError(

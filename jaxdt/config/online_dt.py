@@ -7,11 +7,19 @@ from typing import Any, ClassVar, NamedTuple
 
 from tyro.conf import OmitArgPrefixes
 
-from jaxdt.config.checks import Sampling, at_least, check_normalization, check_same_algorithm, inherited, one_of
+from jaxdt.config.checks import (
+    Sampling,
+    at_least,
+    check_normalization,
+    check_same_algorithm,
+    check_sampling,
+    inherited,
+    one_of,
+)
 from jaxdt.config.decision_transformer import Context
 from jaxdt.config.model import ModelConfig
 from jaxdt.config.optimizer import OptimizerConfig
-from jaxdt.config.shared import OneOptimizer, ScaledReturns, names_of_sets
+from jaxdt.config.shared import ChosenActions, OneOptimizer, ScaledReturns, names_of_sets
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Spec
 
@@ -57,13 +65,13 @@ def _optimizer() -> OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OnlineDTConfig(OneOptimizer, ScaledReturns):
+class OnlineDTConfig(OneOptimizer, ChosenActions, ScaledReturns):
     """A Decision Transformer whose actions are drawn from a distribution that is kept from narrowing."""
 
     name: ClassVar[str] = "online-dt"
     takes_target: ClassVar[bool] = True
     learns_values: ClassVar[bool] = False
-    acting_options: ClassVar[tuple[str, ...]] = ("context", "acting_context_length", "sampling")
+    acting_options: ClassVar[tuple[str, ...]] = ("context", "acting_context_length", "sampling", "temperature")
     authors_targets: ClassVar[Mapping[str, tuple[float, ...]]] = {
         "hopper": (3600.0,),
         "walker2d": (5000.0,),
@@ -79,6 +87,8 @@ class OnlineDTConfig(OneOptimizer, ScaledReturns):
     """Acting; exact: every window read anew; cached: each token computed once, much faster, slightly another policy."""
     sampling: Sampling = "greedy"
     """Acting; greedy: the middle of the distribution, or the likeliest discrete action; sample: drawn from it."""
+    temperature: float = 1.0
+    """Log-probabilities are divided by this before sampling; below 1 sharpens: 0.25 halves a Gaussian's width."""
     model: OmitArgPrefixes[ModelConfig] = dataclasses.field(default_factory=_model)
     optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=_optimizer)
 
@@ -87,7 +97,7 @@ class OnlineDTConfig(OneOptimizer, ScaledReturns):
         if self.acting_context_length is not None:
             at_least(self, "acting_context_length", 1)
         one_of(self, "context", typing.get_args(Context))
-        one_of(self, "sampling", typing.get_args(Sampling))
+        check_sampling(self)
 
     @property
     def summary(self) -> str:
@@ -103,10 +113,6 @@ class OnlineDTConfig(OneOptimizer, ScaledReturns):
         most = self.model.context_length
         model = dataclasses.replace(self.model, context_length=min(self.acting_context_length or most, most))
         return dataclasses.replace(self, model=model)
-
-    @property
-    def draws_actions(self) -> bool:
-        return self.sampling == "sample"
 
     def for_data(self, dataset: str | None) -> "OnlineDTConfig":
         tuned, model, optimizer = tuned_for(dataset), self.model, self.optimizer

@@ -12,12 +12,13 @@ from jaxdt.config.checks import (
     at_most,
     check_continuous_actions,
     check_normalization,
+    check_sampling,
     one_of,
     within,
 )
 from jaxdt.config.decision_transformer import Context
 from jaxdt.config.optimizer import OptimizerConfig
-from jaxdt.config.shared import OneOptimizer, ScaledReturns, fitted, names_of_sets
+from jaxdt.config.shared import ChosenActions, OneOptimizer, ScaledReturns, fitted, names_of_sets
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Spec
 
@@ -33,13 +34,13 @@ def _optimizer() -> OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReinformerConfig(OneOptimizer, ScaledReturns):
+class ReinformerConfig(OneOptimizer, ChosenActions, ScaledReturns):
     """A transformer that predicts the largest return that its data make likely, and the action that leads there."""
 
     name: ClassVar[str] = "reinformer"
     takes_target: ClassVar[bool] = False
     learns_values: ClassVar[bool] = False
-    acting_options: ClassVar[tuple[str, ...]] = ("context", "sampling")
+    acting_options: ClassVar[tuple[str, ...]] = ("context", "sampling", "temperature")
 
     context_length: int = 5
     """Environment steps the policy sees; three tokens each."""
@@ -61,6 +62,8 @@ class ReinformerConfig(OneOptimizer, ScaledReturns):
     """Acting; exact: every window read anew; cached: each token computed once, much faster, slightly another policy."""
     sampling: Sampling = "greedy"
     """Acting; greedy: the mean of the distribution of actions; sample: drawn from it."""
+    temperature: float = 1.0
+    """Log-densities are divided by this before sampling; below 1 sharpens: 0.25 halves the distribution's width."""
     optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=_optimizer)
 
     def __post_init__(self):
@@ -76,15 +79,11 @@ class ReinformerConfig(OneOptimizer, ScaledReturns):
             raise JaxdtError(f"expectile must be above 0 and below 1; got {self.expectile}.")
         self.check_return_scale()
         one_of(self, "context", typing.get_args(Context))
-        one_of(self, "sampling", typing.get_args(Sampling))
+        check_sampling(self)
 
     @property
     def summary(self) -> str:
         return f"Reinformer, width {self.width}, {self.num_layers} layers, context {self.context_length}"
-
-    @property
-    def draws_actions(self) -> bool:
-        return self.sampling == "sample"
 
     def for_data(self, dataset: str | None) -> "ReinformerConfig":
         return dataclasses.replace(self, return_scale=self.return_scale or return_scale_of(dataset))

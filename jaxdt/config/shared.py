@@ -91,7 +91,7 @@ def fitting_return_scale(returns: Any) -> float:
 
 
 class ChosenActions:
-    """A config whose fields `sampling` and `temperature` say how discrete actions are chosen."""
+    """A config whose fields `sampling` and `temperature` say how actions are chosen of their distribution."""
 
     sampling: Sampling
     temperature: float
@@ -102,7 +102,7 @@ class ChosenActions:
 
     @property
     def drawing_temperature(self) -> float | None:
-        """What logits are divided by before an action is drawn; None: the likeliest is taken."""
+        """What log-probabilities are divided by before an action is drawn; None: the likeliest is taken."""
         return self.temperature if self.draws_actions else None
 
 
