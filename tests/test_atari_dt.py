@@ -158,7 +158,9 @@ def test_its_file_becomes_a_run_that_gives_its_logits(tmp_path, capsys):
         atari_from_tensors({**TENSORS, "more": np.zeros(1)}, 2, "golden")
 
 
-@pytest.mark.parametrize("shape", [pytest.param((84, 84), marks=pytest.mark.slow), (45, 52, 3), (10, 12, 4)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [*(pytest.param(large, marks=pytest.mark.slow) for large in ((84, 84), (45, 52, 3))), (10, 12, 4)], ids=str
+)
 def test_products_give_what_convolutions_give(shape):
     """And so do their gradients; channels, odd sizes and small pictures included."""
     model = build_atari_model(
@@ -399,6 +401,7 @@ def test_one_that_imitates_is_asked_for_no_return():
         agent.act(picture / 255)
 
 
+@pytest.mark.slow
 def test_an_episode_is_played_alike_alone_and_beside_others():
     config = dataclasses.replace(SMALL, sampling="sample")
     spec = make_spec(config, light_episodes(4), Lights())

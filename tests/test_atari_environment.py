@@ -270,8 +270,8 @@ def test_ales_own_object_that_is_played_itself_must_be_given_again():
 
 
 PLAYED = [
-    ("ALE/Pong-v5", {}),
-    ("ALE/Breakout-v5", {}),
+    pytest.param("ALE/Pong-v5", {}, marks=pytest.mark.slow),
+    pytest.param("ALE/Breakout-v5", {}, marks=pytest.mark.slow),
     (
         "ALE/Breakout-v5",
         {"repeat_action_probability": 0.25, "resize": "antialiased", "max_num_frames_per_episode": 300},

@@ -75,7 +75,7 @@ def twenty_updates(devices: int, *seeds: int) -> Trained:
     return Trained(np.concatenate(losses, axis=-1), windows, state, batch, collectives, update._cache_size())
 
 
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_windows_and_losses_are_those_of_one_device(devices):
     ours, one = twenty_updates(devices, 0), twenty_updates(1, 0)
     jax.tree.map(np.testing.assert_array_equal, ours.windows, one.windows)

@@ -471,6 +471,7 @@ def test_an_imported_model_trains_on(tmp_path):
     assert read_record(RunDirectory(out)).config.algorithm.model.activation == "gelu_new"
 
 
+@pytest.mark.slow
 def test_fine_tuning_resumes_to_the_same_weights_without_the_first_run(finished, tmp_path):
     first = shutil.copytree(finished, tmp_path / "first")
     config = dataclasses.replace(FINE_TUNE, init=str(first), env="none", save_every=3)

@@ -294,6 +294,7 @@ except jaxdt.JaxdtError as error:
     return hub.python(code, folder / "home", MINARI_DATASETS_PATH=str(folder / "datasets"), PYTHONWARNINGS="ignore")
 
 
+@pytest.mark.slow
 def test_a_dataset_of_a_remote_is_downloaded_once(hub, tmp_path):
     hub.add("datasets", "farama-minari/mujoco", "main", remote_files(tmp_path / "made"))
     first = loading(hub, tmp_path)

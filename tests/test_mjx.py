@@ -24,7 +24,7 @@ from tests.runs import CONFIG
 
 
 ENV = "mjx:HalfCheetah-v5"
-OTHERS = ["HalfCheetah-v4", "Hopper-v5", "Hopper-v4", "Walker2d-v5", "Walker2d-v4"]
+TASKS = ["HalfCheetah-v5", "HalfCheetah-v4", "Hopper-v5", "Hopper-v4", "Walker2d-v5", "Walker2d-v4"]
 needs_mjx = pytest.mark.skipif(importlib.util.find_spec("mujoco.mjx") is None, reason="needs mujoco-mjx")
 STEPS = 40
 """By then most Hoppers and Walkers have fallen."""
@@ -54,7 +54,8 @@ def played_by_gymnasium(env_id, actions):
 
 
 @needs_mjx
-@pytest.mark.parametrize("env_id", ["HalfCheetah-v5", *(pytest.param(e, marks=pytest.mark.slow) for e in OTHERS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", TASKS)
 def test_a_step_is_gymnasiums_from_the_same_state(env_id):
     from jaxdt.evaluation.environments.mjx import MjxState
 

@@ -299,7 +299,8 @@ def test_padding_is_inert_among_discrete_actions(discrete_model):
     np.testing.assert_array_equal(apply(params, window)[window.mask], apply(params, zeroed)[window.mask])
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_discrete_actions_of_one_batch_are_overfitted(dtype):
     config = discrete(dtype=dtype, num_layers=1)
     init, apply = build_model(config)
@@ -353,7 +354,9 @@ def decoded_and_read_anew(config, *, scale=3.0):
     return np.array(decoded, np.float32), np.array(anew, np.float32)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.1)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", 1e-5), pytest.param("bfloat16", 0.1, marks=pytest.mark.slow)]
+)
 def test_decoding_discrete_actions_predicts_as_the_window_does(dtype, tolerance):
     config = discrete(dtype=dtype)
     decoded, anew = decoded_and_read_anew(config)

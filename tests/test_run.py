@@ -329,7 +329,7 @@ class PoisonedSampler(jaxdt.WindowSampler):
         return window if index != 2 else window._replace(returns_to_go=np.full_like(window.returns_to_go, np.nan))
 
 
-@pytest.mark.parametrize("updates_per_call", [1, 2])
+@pytest.mark.parametrize("updates_per_call", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path, monkeypatch, updates_per_call):
     monkeypatch.setattr("jaxdt.algorithms.decision_transformer.WindowSampler", PoisonedSampler)
     config = dataclasses.replace(CONFIG, env="none", log_every=6, save_every=2)

@@ -34,8 +34,9 @@ METHODS = {
     ),
     "reinformer": jaxdt.ReinformerConfig(width=16, num_layers=1, return_scale=10.0),
 }
-BY_KIND = [("onnx", name) for name in METHODS] + [("stablehlo", name) for name in ("exact", "rvs")]
-BY_KIND.append(pytest.param("stablehlo", "trajectory", marks=pytest.mark.slow))
+BY_KIND = [("onnx", "exact"), ("onnx", "bc"), ("onnx", "rvs"), ("stablehlo", "exact"), ("stablehlo", "rvs")]
+MORE = [("onnx", name) for name in METHODS if ("onnx", name) not in BY_KIND] + [("stablehlo", "trajectory")]
+BY_KIND += [pytest.param(*each, marks=pytest.mark.slow) for each in MORE]
 METHODS["trajectory"] = jaxdt.TrajectoryTransformerConfig(
     width=16, num_layers=1, bins=8, transitions=3, context_transitions=3, horizon=2, beam_width=2, action_top_k=1
 ).for_data(None)
@@ -180,7 +181,7 @@ def test_each_operation_gives_what_jax_gives():
         assert theirs.dtype == ours.dtype
 
 
-@pytest.mark.parametrize("kind", ["stablehlo", "onnx"])
+@pytest.mark.parametrize("kind", [pytest.param("stablehlo", marks=pytest.mark.slow), "onnx"])
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_policy_of_frames_is_exported(kind, tmp_path):
     config = jaxdt.AtariDTConfig(
