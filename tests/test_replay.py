@@ -1,10 +1,10 @@
-"""The whole episodes that online fine-tuning trains on."""
+"""The queue of whole episodes that online fine-tuning trains on."""
 
 import numpy as np
 import pytest
 
 from jaxdt import EpisodeStore
-from jaxdt.data.replay import best_episodes, with_better, with_newer
+from jaxdt.data.replay import best_episodes, with_newer
 from tests.conftest import make_store
 
 
@@ -57,27 +57,11 @@ def test_new_episodes_push_out_the_oldest(newer, kept):
     assert seen(with_newer(episodes(1, 2, 3), *stores, capacity=4)) == kept
 
 
-@pytest.mark.parametrize(
-    ("newer", "kept"),
-    [
-        ([[0]], [0, 1, 2, 3]),  # there is room
-        ([[0, 2.5]], [1, 2, 2.5, 3]),
-        ([[0.25], [0.5, 0.75]], [0.75, 1, 2, 3]),
-        ([[7, 0], [0, 9]], [2, 3, 7, 9]),
-        ([], [1, 2, 3]),
-    ],
-)
-def test_or_they_push_out_the_worst(newer, kept):
-    stores = [episodes(*returns, env_id="CartPole-v0") for returns in newer]
-    assert seen(with_better(episodes(1, 2, 3), *stores, capacity=4)) == kept
-
-
-@pytest.mark.parametrize("keep", [with_newer, with_better])
-def test_pushing_one_by_one_and_all_at_once_is_the_same(keep):
-    replay, rounds = best_episodes(make_store(), 4), [make_store(seed=seed) for seed in (1, 2, 1, 3)]  # some are equal
+def test_pushing_one_by_one_and_all_at_once_is_the_same():
+    replay, rounds = best_episodes(make_store(), 4), [make_store(seed=seed) for seed in (1, 2, 3)]
     one_by_one = replay
     for each in rounds:
-        one_by_one = keep(one_by_one, each, capacity=4)
-    together = keep(replay, *rounds, capacity=4)
+        one_by_one = with_newer(one_by_one, each, capacity=4)
+    together = with_newer(replay, *rounds, capacity=4)
     assert one_by_one.fingerprint == together.fingerprint
     assert together.num_episodes == 4

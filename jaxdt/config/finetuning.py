@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from jaxdt.config.checks import at_least, fits_float32, one_of, within
+from jaxdt.config.checks import at_least, fits_float32, within
 from jaxdt.errors import JaxdtError
 
 
@@ -26,15 +26,9 @@ class FinetuneConfig:
     exploration_target: float | None = None
     """Return that exploration asks for, in reward units; None: the run's highest target and its size again, which is
     twice a target above 0. A policy that is asked for none takes none."""
-    exploration_temperature: float | None = None
-    """Log-probabilities of actions are divided by this in exploration; below 1 keeps nearer to the likeliest action, as
-    evaluation does, 0.25 at half a Gaussian's width; None: the run's own, which is 1 unless it was given another."""
     replay_capacity: int = 1000
     """Episodes that are trained on: at first the best of the data, from the worst to the best; new ones join at the
-    end, and `replay-drops` says which leave."""
-    replay_drops: Literal["oldest", "worst"] = "oldest"
-    """Which episodes leave a full replay; oldest: as the authors'; worst: of the lowest return, so that of all data and
-    rounds the best are trained on."""
+    end, and the oldest leave."""
     learning_rate: float | None = None
     """Step size of the updates, constant after the run's warm-up; None: the run's own."""
     targets: tuple[float, ...] | None = None
@@ -55,7 +49,6 @@ class FinetuneConfig:
         if self.eval_episodes is not None:
             at_least(self, "eval_episodes", 1)
         within(self, "seed", 0.0, 2.0**30)
-        one_of(self, "replay_drops", ("oldest", "worst"))
         if self.episodes_per_round > self.replay_capacity:
             raise JaxdtError(
                 "episodes_per_round must be at most replay_capacity, or some would be forgotten before they are "
@@ -63,9 +56,6 @@ class FinetuneConfig:
             )
         if self.learning_rate is not None and not 0 <= self.learning_rate < math.inf:
             raise JaxdtError(f"learning_rate must be at least 0 and finite; got {self.learning_rate}.")
-        temperature = self.exploration_temperature
-        if temperature is not None and not 0 < temperature < math.inf:
-            raise JaxdtError(f"exploration_temperature must be above 0 and finite; got {temperature}.")
         for target in (*(self.targets or ()), *([] if self.exploration_target is None else [self.exploration_target])):
             if not fits_float32(target):
                 raise JaxdtError(f"targets must be finite returns; got {target}.")

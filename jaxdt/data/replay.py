@@ -1,4 +1,4 @@
-"""The episodes that online fine-tuning trains on: whole ones, in memory."""
+"""The episodes that online fine-tuning trains on: a queue of whole ones, the oldest first, in memory."""
 
 import dataclasses
 
@@ -25,12 +25,6 @@ def with_newer(replay: EpisodeStore, *newer: EpisodeStore, capacity: int) -> Epi
         if room:
             kept.insert(0, _last(store, min(room, store.num_episodes)))
     return concatenate(kept, ["the replay"] * len(kept), MEMORY)
-
-
-def with_better(replay: EpisodeStore, *newer: EpisodeStore, capacity: int) -> EpisodeStore:
-    """The `capacity` best of the replay and the newer ones, from the worst to the best; of equals the newer."""
-    every = sum(store.num_episodes for store in (replay, *newer))
-    return best_episodes(with_newer(replay, *newer, capacity=every), capacity)
 
 
 def _last(store: EpisodeStore, episodes: int) -> EpisodeStore:

@@ -1,6 +1,8 @@
 """The rounds of online fine-tuning that are played: each in a file of its own, written once and never played again."""
 
+import collections
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +15,7 @@ from jaxdt.config import PRESETS, AlgorithmConfig, FinetuneConfig
 from jaxdt.config.checks import as_json_or_none
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.formats.npz import load_npz
-from jaxdt.data.replay import best_episodes, with_better, with_newer
+from jaxdt.data.replay import best_episodes, with_newer
 from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.evaluation.rollout import Episodes, sees_pictures
@@ -75,14 +77,16 @@ class Exploration:
         return load_npz(self.path(number))  # what was just played too: all that is known is what the file says
 
     def join(self, replay: EpisodeStore, *rounds: EpisodeStore) -> EpisodeStore:
-        """The replay with the episodes of rounds, as many as it may hold; the same for rounds together or in turn."""
-        keep = {"oldest": with_newer, "worst": with_better}[self._config.replay_drops]
-        return keep(replay, *map(self._as_trained, rounds), capacity=self._config.replay_capacity)
+        """The replay with the episodes of rounds behind it."""
+        return with_newer(replay, *map(self._as_trained, rounds), capacity=self._config.replay_capacity)
 
     def replay_after(self, number: int, data: EpisodeStore) -> tuple[EpisodeStore, int]:
         """What is trained on after round `number`, and the environment steps so far; 0: the best of the data."""
         capacity = self._config.replay_capacity
-        replay, newest, steps = best_episodes(data, capacity), list[EpisodeStore](), 0
+        newest: collections.deque[EpisodeStore] = collections.deque(
+            maxlen=math.ceil(capacity / self._config.episodes_per_round)
+        )
+        steps = 0
         for each in range(1, number + 1):
             if not self.path(each).exists():
                 raise JaxdtError(
@@ -90,10 +94,7 @@ class Exploration:
                 )
             newest.append(load_npz(self.path(each)))
             steps += newest[-1].num_steps
-            if each == number or len(newest) * self._config.episodes_per_round >= capacity:
-                replay = self.join(replay, *newest)
-                newest.clear()
-        return replay, steps
+        return self.join(best_episodes(data, capacity), *newest), steps
 
     def _play(self, number: int, params: PyTree, step: int) -> EpisodeStore:
         target, episodes = self._config.exploration_target, self._config.episodes_per_round
@@ -130,10 +131,9 @@ def read_failures(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def that_explores(config: AlgorithmConfig, temperature: float | None = None) -> Any:
-    """The same algorithm with a policy that draws its actions, at a temperature of its own where one is given."""
-    at = {} if temperature is None else {"temperature": temperature}
-    return dataclasses.replace(config, sampling="sample", **at)
+def that_explores(config: AlgorithmConfig) -> Any:
+    """The same algorithm with a policy that draws its actions."""
+    return dataclasses.replace(config, sampling="sample")
 
 
 def check_explores(config: AlgorithmConfig, spec: Spec, run: str) -> None:

@@ -84,7 +84,7 @@ class _Rounds:
         environment, parallel = prepared.environment, prepared.choice.parallel
         policy = make_algorithm(algorithm, spec).policy
         self._evaluator = Evaluator(policy, environment, parallel=parallel, progress=progress)
-        drawing = make_algorithm(that_explores(algorithm, self._config.exploration_temperature), spec).policy
+        drawing = make_algorithm(that_explores(algorithm), spec).policy
         explorer = Evaluator(drawing, environment, parallel=parallel, record=True)
         self._exploration = Exploration(
             group.runs[0].replay,
