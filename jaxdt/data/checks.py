@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from jaxdt.data.storage import chunks
+from jaxdt.data.returns import episode_blocks
+from jaxdt.data.storage import chunks, release_pages
 from jaxdt.errors import JaxdtError
 from jaxdt.stepping import as_bytes
 
@@ -218,7 +219,11 @@ def _check_finite(fields: dict[str, np.ndarray], offsets: np.ndarray, source: st
 
 
 def _check_returns(rewards: np.ndarray, offsets: np.ndarray, source: str) -> None:
-    largest = np.add.reduceat(np.abs(rewards), offsets[:-1], dtype=np.float64)
+    largest = np.empty(len(offsets) - 1)
+    for episodes in episode_blocks(offsets):
+        starts, end = offsets[episodes], offsets[episodes.stop]
+        largest[episodes] = np.add.reduceat(np.abs(rewards[starts[0] : end]), starts - starts[0], dtype=np.float64)
+        release_pages(rewards)
     if largest.max() > np.finfo(np.float32).max:
         raise JaxdtError(
             f"{source}: rewards of episode {int(largest.argmax())} add up beyond float32; scale the rewards down."

@@ -16,6 +16,7 @@ from jaxdt.config.checks import as_json
 from jaxdt.data import showing
 from jaxdt.data.actions import counted_from_zero, mapped_onto_unit
 from jaxdt.data.checks import checked_arrays
+from jaxdt.data.returns import returns_of, returns_to_go_of
 from jaxdt.data.statistics import Statistics, constant_columns, statistics_of
 from jaxdt.data.storage import MEMORY, TemporaryStorage, chunks, release_pages
 from jaxdt.errors import JaxdtError
@@ -24,7 +25,6 @@ from jaxdt.types import Box, Discrete, Spec
 
 FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
 """The arrays of a store, all of them with a row a step."""
-_STEPS = 65_536
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -177,18 +177,16 @@ class EpisodeStore:
     @cached_property
     def returns(self) -> Float[np.ndarray, " e"]:
         """Undiscounted sum of each episode's rewards, float64."""
-        return np.add.reduceat(self.rewards.astype(np.float64), self.offsets[:-1])
+        return returns_of(self.rewards, self.offsets)
 
     @cached_property
     def returns_to_go(self) -> Float[np.ndarray, " n"]:
         """Undiscounted sum of rewards from each step to its episode's end, float32, unscaled."""
-        total = np.zeros(self.num_steps + 1)
-        np.cumsum(self.rewards, out=total[1:])
         remaining = np.empty(self.num_steps, np.float32)
-        for start in range(0, self.num_steps, _STEPS):  # or its intermediate results would outweigh the actions
-            rows = np.arange(start, min(start + _STEPS, self.num_steps))
-            ends = self.offsets[np.searchsorted(self.offsets, rows, side="right")]
-            remaining[rows] = total[ends] - total[rows]
+        row = 0
+        for block in returns_to_go_of(self.rewards, self.offsets):
+            remaining[row : row + len(block)] = block
+            row += len(block)
         return remaining
 
     @cached_property

@@ -64,8 +64,8 @@ class WindowSampler(Iterator[Window]):
         self._windows_per_pass = windows_per_pass
         self._seed = seed
         self._block, self._indices = -1, _WindowIndices(*np.empty((3, 0, batch_size), int))
-        returns_to_go = store.returns_to_go / np.float32(return_scale)
-        self._tables = (store.observations, store.actions, returns_to_go)
+        self._return_scale = np.float32(return_scale)
+        self._tables = (store.observations, store.actions, store.returns_to_go)
         # Views of every `context_length` rows, or of none: an index into them copies a window in one piece.
         self._windows = [_sliding(table, context_length) for table in self._tables]
         self._no_padding = np.ones((batch_size, context_length), bool)
@@ -99,7 +99,7 @@ class WindowSampler(Iterator[Window]):
         window = Window(
             states=states.astype(np.float32, copy=False),
             actions=actions,
-            returns_to_go=returns_to_go,
+            returns_to_go=returns_to_go / self._return_scale,
             timesteps=self._timesteps[timestep],
             mask=self._no_padding.copy(),
         )
