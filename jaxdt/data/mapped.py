@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.storage import LARGE, DirectoryStorage, copied, goes_to_file
+from jaxdt.data.episodes import FIELDS, EpisodeStore
+from jaxdt.data.returns import returns_to_go_of
+from jaxdt.data.shards import file_state
+from jaxdt.data.statistics import Statistics
+from jaxdt.data.storage import JOURNAL, DirectoryStorage, FileWriter, copied, goes_to_file
 from jaxdt.errors import JaxdtError
-from jaxdt.files import directory_atomically, private_cache
+from jaxdt.files import private_cache, writing
 from jaxdt.progress import Progress
 from jaxdt.simulator import are_plain_kwargs, is_plain_env_id
 
@@ -77,13 +80,16 @@ def load_mapped(
     with _sole_unpacker(cache / f".{stem}.lock", label, progress):
         store = _opened(entry)
         if store is None:
+            unfinished = cache / f".{stem}-{_FORMAT}.tmp"
             for other in (*cache.glob(f"{stem}-*"), *cache.glob(f".{stem}-*.tmp")):  # stale, damaged or half-made
-                shutil.rmtree(other, ignore_errors=True)
-            with directory_atomically(entry) as directory:
-                _fill(directory, load, f"unpack {label}", size, progress)
-                (directory / "origin.json").write_text(json.dumps(origin), encoding="utf-8")
+                if other != unfinished:
+                    shutil.rmtree(other, ignore_errors=True)
+            with writing(entry), _kept_if_shards_are_done(unfinished):
+                _fill(unfinished, load, f"unpack {label}", size, progress)
+                (unfinished / "origin.json").write_text(json.dumps(origin), encoding="utf-8")
                 if _origin(files) != origin:
                     raise JaxdtError(f"{label} was changed while it was read; load it again.")
+                os.replace(unfinished, entry)
             store = _opened(entry)
     if store is None:
         raise JaxdtError(f"{entry} cannot be read although it was just made; check the disk.")
@@ -91,16 +97,29 @@ def load_mapped(
 
 
 def _origin(files: Sequence[tuple[str, Sequence[Path]]]) -> list[Any]:
-    return [[name, [_state(path) for path in paths]] for name, paths in files]
-
-
-def _state(path: Path) -> list[Any]:
-    found = path.stat()
-    return [os.path.abspath(path), found.st_size, found.st_mtime_ns]
+    return [[name, [file_state(path) for path in paths]] for name, paths in files]
 
 
 def _short_hash(values: Any) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _kept_if_shards_are_done(directory: Path) -> Iterator[None]:
+    """Makes a directory, or takes what was left of one whose journal says that it has shards, and leaves it so."""
+
+    def remove_if_useless() -> None:
+        journal = directory / JOURNAL
+        if not (journal.is_file() and journal.stat().st_size):
+            shutil.rmtree(directory, ignore_errors=True)
+
+    remove_if_useless()
+    directory.mkdir(exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        remove_if_useless()
+        raise
 
 
 @contextlib.contextmanager
@@ -133,14 +152,31 @@ def _fill(
         stack.callback(progress.stop)
         storage = stack.enter_context(contextlib.closing(DirectoryStorage(directory, wrote)))
         store = load(storage)
-        for name in (*LARGE, "terminations", "truncations", "offsets"):
-            path, values = directory / f"{name}.npy", getattr(store, name)
-            if not goes_to_file(name, values.shape):
-                np.save(path, values)
-            elif not path.exists():  # of a reader that reads into memory
+        for name in (*FIELDS, "offsets"):
+            values = getattr(store, name)
+            if name in storage.filled:
+                continue
+            if goes_to_file(name, values.shape):  # of a reader that reads into memory
                 copied(name, values, storage)
+            else:
+                np.save(directory / f"{name}.npy", values)
         (directory / "environment.json").write_text(json.dumps([store.env_id, store.env_kwargs]), encoding="utf-8")
         del store  # some systems remove or rename no file that is mapped
+    _add_summary(directory)
+
+
+def _add_summary(directory: Path) -> None:
+    """What every process would have to go through all steps for."""
+    store = _opened(directory)
+    assert store is not None
+    with open(directory / "returns_to_go.npy", "w+b", buffering=0) as file:
+        writer = FileWriter(file, store.rewards.shape, np.float32, directory, lambda size: None)
+        for block in returns_to_go_of(store.rewards, store.offsets):
+            writer.append(block)
+        writer.done()
+    if store.observations.ndim == 2:  # of pictures nothing asks for them
+        np.save(directory / "statistics.npy", np.stack(store.statistics))
+    (directory / "fingerprint.txt").write_text(store.fingerprint, encoding="utf-8")
 
 
 def _opened(entry: Path) -> EpisodeStore | None:
@@ -148,7 +184,7 @@ def _opened(entry: Path) -> EpisodeStore | None:
     try:
         found = {
             name: np.asarray(np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False))
-            for name in (*LARGE, "terminations", "truncations", "offsets")
+            for name in (*FIELDS, "offsets")
         }
         env_id, kwargs = json.loads((entry / "environment.json").read_text(encoding="utf-8"))
     except Exception:  # damaged bytes make NumPy raise a dozen kinds
@@ -172,15 +208,30 @@ def _opened(entry: Path) -> EpisodeStore | None:
         return None
     if kwargs is not None and not (isinstance(kwargs, dict) and are_plain_kwargs(kwargs)):
         return None
-    found = {name: values[: offsets[-1]] for name, values in found.items()}
-    return EpisodeStore(
-        observations=found["observations"],
-        actions=np.array(found["actions"]) if actions.ndim == 1 else found["actions"],
-        rewards=np.array(found["rewards"]),
-        terminations=np.array(found["terminations"]),
-        truncations=np.array(found["truncations"]),
+    store = EpisodeStore(
+        **{name: values[: offsets[-1]] for name, values in found.items()},  # type: ignore[arg-type]
         offsets=offsets,
         env_id=env_id,
         env_kwargs=kwargs,
         mapped_in=entry,
     )
+    vars(store).update(_summary(entry, store))  # its cached properties, which need not be found out anew
+    return store
+
+
+def _summary(entry: Path, store: EpisodeStore) -> dict[str, Any]:
+    """What `_add_summary` put there, where it is whole; entries of before have none."""
+    summary: dict[str, Any] = {}
+    with contextlib.suppress(Exception):  # damaged bytes make NumPy raise a dozen kinds
+        values = np.asarray(np.load(entry / "returns_to_go.npy", mmap_mode="r", allow_pickle=False))
+        if values.dtype == np.float32 and values.shape == store.rewards.shape:
+            summary["returns_to_go"] = values
+    with contextlib.suppress(Exception):
+        values = np.load(entry / "statistics.npy", allow_pickle=False)
+        if values.dtype == np.float32 and values.shape == (2, *store.observations.shape[1:]):
+            summary["statistics"] = Statistics(*values)
+    with contextlib.suppress(Exception):
+        fingerprint = (entry / "fingerprint.txt").read_text(encoding="ascii")
+        if re.fullmatch("[0-9a-f]{64}", fingerprint):
+            summary["fingerprint"] = fingerprint
+    return summary

@@ -20,8 +20,19 @@ LARGE = ("observations", "actions", "rewards")
 """The arrays that go to files; what else there is takes a few bytes a step, and so do discrete actions."""
 
 
+JOURNAL = "shards.jsonl"
+"""Beside arrays that are filled shard by shard: which of them are whole."""
+
+
 def goes_to_file(name: str, shape: tuple[int, ...]) -> bool:
     return name in LARGE and not (name == "actions" and len(shape) == 1)
+
+
+def kept_in_file(name: str, shape: tuple[int, ...], dtype: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """What an array has in a file: rewards one axis, and what will be float32 anyway that."""
+    shape = shape[:1] if name == "rewards" and shape[1:] == (1,) else shape
+    is_kept = not goes_to_file(name, shape) or (name == "observations" and np.dtype(dtype).kind != "f")
+    return shape, np.dtype(dtype) if is_kept else np.dtype(np.float32)
 
 
 class ArrayWriter:
@@ -71,25 +82,26 @@ class DirectoryStorage(Storage):
     on_disk = True
 
     def __init__(self, directory: Path, wrote: Callable[[int], None]):
-        self.directory, self._wrote = directory, wrote
+        self.directory, self.wrote = directory, wrote
+        self.filled: set[str] = set()
+        """Names of the arrays that readers have put in their files."""
         self._open = contextlib.ExitStack()
 
     def array_writer(self, name: str, shape: tuple[int, ...], dtype: Any) -> ArrayWriter:
-        if name == "rewards" and shape[1:] == (1,):
-            shape = shape[:1]
+        shape, dtype = kept_in_file(name, shape, dtype)
         if not goes_to_file(name, shape):
             return super().array_writer(name, shape, dtype)
-        if name != "observations" or np.dtype(dtype).kind == "f":
-            dtype = np.float32
-        with _writing_to(self.directory, math.prod(shape) * np.dtype(dtype).itemsize):
+        with writing_to(self.directory, math.prod(shape) * dtype.itemsize):
+            (self.directory / JOURNAL).unlink(missing_ok=True)  # what it tells of is written over
             file = open(self.directory / f"{name}.npy", "w+b", buffering=0)  # noqa: SIM115, closed below
             self._open.enter_context(file)
-            return _FileWriter(file, shape, dtype, self.directory, self._wrote)
+            self.filled.add(name)
+            return FileWriter(file, shape, dtype, self.directory, self.wrote)
 
     def part(self, number: int) -> "DirectoryStorage":
         directory = self.directory / f"part-{number}"
         directory.mkdir()
-        return self._open.enter_context(contextlib.closing(DirectoryStorage(directory, self._wrote)))
+        return self._open.enter_context(contextlib.closing(DirectoryStorage(directory, self.wrote)))
 
     def close(self) -> None:
         """Closes what a reader that failed left open, and removes the parts."""
@@ -107,26 +119,39 @@ class TemporaryStorage(Storage):
         self._directory = directory
 
     def array_writer(self, name: str, shape: tuple[int, ...], dtype: Any) -> ArrayWriter:
-        with _writing_to(self._directory, math.prod(shape) * np.dtype(dtype).itemsize):
+        with writing_to(self._directory, math.prod(shape) * np.dtype(dtype).itemsize):
             file = tempfile.TemporaryFile(buffering=0, dir=self._directory)  # noqa: SIM115, closed once it is full
-            return _FileWriter(file, shape, dtype, self._directory, lambda size: None)
+            return FileWriter(file, shape, dtype, self._directory, lambda size: None)
 
 
-class _FileWriter(ArrayWriter):
-    def __init__(self, file: Any, shape: tuple[int, ...], dtype: Any, directory: Path, wrote: Callable[[int], None]):
+class FileWriter(ArrayWriter):
+    """An array of an `.npy` file, or where it grows, those of its rows that come after the first `before`."""
+
+    def __init__(
+        self,
+        file: Any,
+        shape: tuple[int, ...],
+        dtype: Any,
+        directory: Path,
+        wrote: Callable[[int], None],
+        *,
+        before: int = 0,
+    ):
         self.shape, self._dtype, self._lock = shape, np.dtype(dtype), threading.Lock()
         self._file, self._directory, self._wrote, self._count = file, directory, wrote, 0
-        head = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": shape}
+        whole = (before + shape[0], *shape[1:])
+        head = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": whole}
         with self._closed_if_failed():
-            np.lib.format.write_array_header_1_0(file, head)
-            self._offset = file.tell()
+            file.seek(0)
+            np.lib.format.write_array_header_1_0(file, head)  # as long whatever the number of rows
+            self._offset = file.tell() + before * math.prod(shape[1:]) * self._dtype.itemsize
 
     def put(self, start: int, rows: np.ndarray) -> None:
         with np.errstate(over="ignore"):
             rows = np.ascontiguousarray(rows, self._dtype)
         content = rows.reshape(-1).view(np.uint8).data
         with self._lock:
-            with self._closed_if_failed(), _writing_to(self._directory):
+            with self._closed_if_failed(), writing_to(self._directory):
                 self._file.seek(self._offset + start * math.prod(self.shape[1:]) * self._dtype.itemsize)
                 while content:
                     content = content[self._file.write(content) :]
@@ -135,7 +160,7 @@ class _FileWriter(ArrayWriter):
 
     def done(self) -> np.ndarray:
         assert self._count == self.shape[0]
-        with self._file, _writing_to(self._directory):
+        with self._file, writing_to(self._directory):
             os.fsync(self._file.fileno())
             return np.asarray(np.memmap(self._file, self._dtype, "r", self._offset, self.shape))
 
@@ -149,7 +174,7 @@ class _FileWriter(ArrayWriter):
 
 
 @contextlib.contextmanager
-def _writing_to(directory: Path, size: int = 0) -> Iterator[None]:
+def writing_to(directory: Path, size: int = 0) -> Iterator[None]:
     """A full disk, and others' errors of writing there, as one that says what to do."""
     try:
         if size > shutil.disk_usage(directory).free:
