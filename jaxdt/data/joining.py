@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxdt.data.episodes import FIELDS, EpisodeStore
+from jaxdt.data.shards import Environment
 from jaxdt.data.storage import Storage, chunks
 from jaxdt.errors import JaxdtError
 
@@ -58,25 +59,26 @@ def concatenate(stores: Sequence[EpisodeStore], names: Sequence[str], storage: S
                     f"datasets joined by + must agree on the size of {field}; "
                     f"{names[0]} has {ours}, {name} has {theirs}."
                 )
-    env_ids = {store.env_id for store in stores if store.env_id is not None}
+    starts = np.cumsum([0] + [store.num_steps for store in stores[:-1]])
+    ends = [store.offsets[1:] + start for store, start in zip(stores, starts, strict=True)]
+    env_id, env_kwargs = shared_environment([(store.env_id, store.env_kwargs) for store in stores], names)
+    return EpisodeStore(
+        offsets=np.concatenate([[0], *ends]),
+        env_id=env_id,
+        env_kwargs=env_kwargs,
+        **{field: _joined(field, [getattr(store, field) for store in stores], storage) for field in FIELDS},  # type: ignore[arg-type]
+    )
+
+
+def shared_environment(found: Sequence[Environment], names: Sequence[str]) -> Environment:
+    """That of several datasets, by those that say any; of time limits the longest."""
+    env_ids = {env_id for env_id, _ in found if env_id is not None}
     if len(env_ids) > 1:
         raise JaxdtError(
             f"datasets joined by + must be of one environment; got {', '.join(sorted(env_ids))} "
             f"from {', '.join(names)}."
         )
-    starts = np.cumsum([0] + [store.num_steps for store in stores[:-1]])
-    ends = [store.offsets[1:] + start for store, start in zip(stores, starts, strict=True)]
-    return EpisodeStore(
-        offsets=np.concatenate([[0], *ends]),
-        env_id=next(iter(env_ids), None),
-        env_kwargs=_shared_arguments(stores, names),
-        **{field: _joined(field, [getattr(store, field) for store in stores], storage) for field in FIELDS},  # type: ignore[arg-type]
-    )
-
-
-def _shared_arguments(stores: Sequence[EpisodeStore], names: Sequence[str]) -> dict[str, Any] | None:
-    """Those of all that say any; of time limits the longest."""
-    known = [store.env_kwargs for store in stores if store.env_kwargs is not None]
+    known = [kwargs for _, kwargs in found if kwargs is not None]
     limits = [kwargs["max_episode_steps"] for kwargs in known if "max_episode_steps" in kwargs]
     others = [{name: value for name, value in kwargs.items() if name != "max_episode_steps"} for kwargs in known]
     if any(each != others[0] for each in others):
@@ -84,10 +86,10 @@ def _shared_arguments(stores: Sequence[EpisodeStore], names: Sequence[str]) -> d
             f"datasets joined by + must be of one environment; got the env_kwargs {', '.join(map(str, others))} from "
             f"{', '.join(names)} (load them apart and give from_arrays what they have in common)."
         )
-    shared = others[0] if others else {}
+    shared = dict(others[0]) if others else {}
     if limits:
         shared["max_episode_steps"] = -1 if -1 in limits else max(limits)
-    return shared or None
+    return next(iter(env_ids), None), shared or None
 
 
 def _joined(field: str, arrays: Sequence[np.ndarray], storage: Storage) -> np.ndarray:

@@ -18,10 +18,11 @@ from jaxdt.data.formats.dqn_spec import PREFIX as DQN, find_dqn
 from jaxdt.data.formats.hub import PREFIX as HUB, find_hub, read_hub
 from jaxdt.data.formats.minari import PREFIX as MINARI, find_minari, minari_directory, read_minari
 from jaxdt.data.formats.saved import is_saved, load_directory
-from jaxdt.data.joining import concatenate
+from jaxdt.data.joining import concatenate, shared_environment
 from jaxdt.data.mapped import load_mapped, most_in_memory
 from jaxdt.data.objects import episodes_of
-from jaxdt.data.storage import MEMORY, Storage
+from jaxdt.data.shards import Shard, load_shards
+from jaxdt.data.storage import MEMORY, DirectoryStorage, Storage
 from jaxdt.errors import JaxdtError
 from jaxdt.progress import Progress
 
@@ -159,9 +160,11 @@ def _find_directory(name: str, path: Path, progress: Progress, cut_after: int | 
         members = [_find(str(file), progress, cut_after) for file in files]
 
         def read(storage: Storage) -> EpisodeStore:
-            return concatenate(
-                [each.read(storage.part(i)) for i, each in enumerate(members)], list(map(str, files)), storage
-            )
+            names = list(map(str, files))
+            if isinstance(storage, DirectoryStorage):
+                shards = [Shard(file, member.read) for file, member in zip(files, members, strict=True)]
+                return load_shards(shards, storage, lambda found: shared_environment(found, names))
+            return concatenate([member.read(storage) for member in members], names, storage)
 
         return _Source(whole, files, members[0].read if len(members) == 1 else read)
     return _Source(whole, _files_in(path), lambda storage: load_directory(path, storage, cut_after=cut_after))

@@ -89,6 +89,7 @@ def load_mapped(
                 (unfinished / "origin.json").write_text(json.dumps(origin), encoding="utf-8")
                 if _origin(files) != origin:
                     raise JaxdtError(f"{label} was changed while it was read; load it again.")
+                (unfinished / JOURNAL).unlink(missing_ok=True)
                 os.replace(unfinished, entry)
             store = _opened(entry)
     if store is None:

@@ -37,7 +37,7 @@ class Shard(NamedTuple):
 
 
 Environment = tuple[str | None, dict[str, Any] | None]
-"""`env_id` and `env_kwargs` of a shard."""
+"""`env_id` and `env_kwargs` of a dataset or a part of it."""
 
 
 class _Done(NamedTuple):
@@ -51,11 +51,11 @@ class _Done(NamedTuple):
 
 
 def load_shards(
-    shards: Sequence[Shard], storage: DirectoryStorage, environment: Callable[[list[Environment]], dict[str, Any]]
+    shards: Sequence[Shard], storage: DirectoryStorage, environment: Callable[[list[Environment]], Environment]
 ) -> EpisodeStore:
     """Episodes of all shards, in their order; memory holds no more than one of them.
 
-    `environment` makes of each shard's environment `env_id` and `env_kwargs` of all, or raises JaxdtError.
+    `environment` makes of each shard's environment that of all, or raises JaxdtError.
     """
     done = _resumed(shards, storage.directory)
     if done:
@@ -72,7 +72,8 @@ def load_shards(
             _cut(path, _rows(name, done[-1]))
     found: dict[str, Any] = {name: np.asarray(np.load(path, mmap_mode="r")) for name, path in arrays.items()}
     storage.filled.update(found)
-    return EpisodeStore(**found, **environment([(line.environment[0], line.environment[1]) for line in done]))
+    env_id, env_kwargs = environment([(line.environment[0], line.environment[1]) for line in done])
+    return EpisodeStore(**found, env_id=env_id, env_kwargs=env_kwargs)
 
 
 def file_state(path: Path) -> list[Any]:

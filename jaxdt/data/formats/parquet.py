@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.fields import field_names
 from jaxdt.data.formats.arrow_values import are_files, file_contents, leaf
 from jaxdt.data.formats.columns import ArrowFile, checked_schema, holds_pictures, list_depth, reading_arrow
 from jaxdt.data.formats.parquet_footer import check_depth, count_values, declared_bytes
 from jaxdt.data.formats.picture_files import can_be_png, kept_size, png_files
-from jaxdt.data.formats.rows import load_table
-from jaxdt.data.storage import LARGE, MEMORY, Storage
+from jaxdt.data.formats.rows import large_columns, load_table
+from jaxdt.data.storage import MEMORY, Storage
 from jaxdt.errors import JaxdtError
 from jaxdt.files import open_atomically
 from jaxdt.simulator import registered_id
@@ -79,12 +78,14 @@ def open_parquet(path: Path) -> ArrowFile:
 def parquet_size(path: Path) -> int:
     """Bytes of its observations, actions and rewards in memory; of PNG and JPEG files as many as the first is of."""
     file = open_parquet(path)
-    name = field_names(file.schema.names)["observations"]
-    if not are_files(leaf(file.schema.field(name).type)[0]):
-        return declared_bytes(path, LARGE, sys.maxsize)
+    columns = large_columns(file.schema.names, str(path))
+    if len(columns["observations"]) > 1 or not are_files(leaf(file.schema.field(columns["observations"][0]).type)[0]):
+        return declared_bytes(path, [name for names in columns.values() for name in names], sys.maxsize)
+    (name,) = columns.pop("observations")
     values: Any = next(iter(file.batches(name)))
     files = file_contents(values.flatten() if list_depth(file, name) else values)
-    return declared_bytes(path, LARGE[1:], sys.maxsize) + kept_size(files[0]) * count_values(path, name)
+    others = [name for names in columns.values() for name in names]
+    return declared_bytes(path, others, sys.maxsize) + kept_size(files[0]) * count_values(path, name)
 
 
 def write_parquet(store: EpisodeStore, path: Path) -> None:

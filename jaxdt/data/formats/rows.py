@@ -1,7 +1,8 @@
 """Tables of Arrow's, from files or memory, whose rows are steps; those whose rows are episodes are `columns.py`'s."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,17 +21,54 @@ from jaxdt.data.formats.columns import (
     reading_arrow,
 )
 from jaxdt.data.formats.picture_files import PictureReader
-from jaxdt.data.storage import Storage
+from jaxdt.data.shards import Environment, Shard, load_shards
+from jaxdt.data.storage import DirectoryStorage, Storage
 from jaxdt.errors import JaxdtError
 
 
 def load_table(files: list[ArrowFile], source: str, storage: Storage, cut_after: int | None) -> EpisodeStore:
     """Episodes of opened files: a step a row where a reward is a number, otherwise an episode a row."""
-    rewards = field_names(name for file in files for name in file.schema.names).get("rewards")
-    if rewards is not None and all(list_depth(file, rewards) == 0 for file in files):
+    names = field_names(name for file in files for name in file.schema.names)
+    rewards = names.get("rewards")
+    are_rows = rewards is not None and all(list_depth(file, rewards) == 0 for file in files)
+    if isinstance(storage, DirectoryStorage) and rewards is not None and len(files) > 1 and _are_alike(files):
+        files = [file for file in files if any(map(len, file.batches(rewards)))] or files
+        episode = ending_fields(files[0].schema.names).get("episode")
+        if not are_rows or (episode is not None and _holds_whole_episodes(files, episode, source)):
+            warn_of_unused_cut(cut_after, source)
+            return _load_shards(files, list(names.values()), source, storage)
+    if are_rows:
         return load_rows(files, source, storage, cut_after)
     warn_of_unused_cut(cut_after, source)
     return load_columns(files, source, storage)
+
+
+def _are_alike(files: list[ArrowFile]) -> bool:
+    """Whether they have the same columns of the same types, so that each can be read without the others."""
+    return all(isinstance(file.path, Path) and file.schema.equals(files[0].schema) for file in files)
+
+
+def _holds_whole_episodes(files: list[ArrowFile], name: str, source: str) -> bool:
+    """Whether no episode goes on in another file, by the column `name` of a table with a step a row."""
+    runs = []
+    for file in files:
+        numbers = _column([file], name, source)
+        runs.append(numbers[np.append(True, numbers[1:] != numbers[:-1])])
+    return len(np.unique(np.concatenate(runs))) == sum(map(len, runs))
+
+
+def _load_shards(files: list[ArrowFile], names: list[str], source: str, storage: DirectoryStorage) -> EpisodeStore:
+    """Episodes of files that each hold whole ones, file by file."""
+    check_declared_size(files, names, source)
+    environment_of(files)  # raises where they are of several
+
+    def read(file: ArrowFile) -> Callable[[Storage], EpisodeStore]:
+        return lambda place: load_table([file], str(file.path), place, None)
+
+    def environment(found: list[Environment]) -> Environment:
+        return next((env_id for env_id, _ in found if env_id is not None), None), found[0][1]
+
+    return load_shards([Shard(Path(file.path), read(file)) for file in files], storage, environment)
 
 
 def load_rows(files: list[ArrowFile], source: str, storage: Storage, cut_after: int | None) -> EpisodeStore:
@@ -47,7 +85,7 @@ def load_rows(files: list[ArrowFile], source: str, storage: Storage, cut_after: 
     if any(file.schema.names != schema for file in files):
         raise JaxdtError(f"{source}: its files have different columns; make them agree.")
     endings = ending_fields(schema)
-    parts = {name: _parts(name, schema, source) for name in SYNONYMS} | {our: [their] for our, their in endings.items()}
+    parts = large_columns(schema, source) | {our: [their] for our, their in endings.items()}
     check_declared_size(files, [column for columns in parts.values() for column in columns], source)
     arrays, pictures, seen = {}, picture_reader(files, source), parts["observations"]
     if of_pictures := len(seen) == 1 and all(holds_pictures(file, seen[0]) for file in files):
@@ -63,6 +101,11 @@ def load_rows(files: list[ArrowFile], source: str, storage: Storage, cut_after: 
         arrays["actions"] = arrays["actions"][:, None]
     columns = flat_episodes(arrays, endings, source=source, cut_after=cut_after)
     return EpisodeStore.from_arrays(**columns, **pictures.environment(**environment_of(files)), source=source)
+
+
+def large_columns(schema: list[str], source: str) -> dict[str, list[str]]:
+    """By our name, the column of a field or those of its numbers; raises JaxdtError where one is missing."""
+    return {name: _parts(name, schema, source) for name in SYNONYMS}
 
 
 def _parts(name: str, schema: list[str], source: str) -> list[str]:
