@@ -21,6 +21,7 @@ from jaxdt.data.formats.saved import is_saved, load_directory
 from jaxdt.data.joining import concatenate, shared_environment
 from jaxdt.data.mapped import load_mapped, most_in_memory
 from jaxdt.data.objects import episodes_of
+from jaxdt.data.remote import find_remote, is_remote
 from jaxdt.data.shards import Shard, load_shards
 from jaxdt.data.storage import MEMORY, DirectoryStorage, Storage
 from jaxdt.errors import JaxdtError
@@ -29,7 +30,7 @@ from jaxdt.progress import Progress
 
 KINDS = (
     f"give the path of a file ({', '.join(FORMATS)}) or a directory, {HUB}OWNER/NAME/CONFIG, {MINARI}NAME, "
-    f"{DQN}DIR, or one of {', '.join(DEMOS)}"
+    f"{DQN}DIR, s3://BUCKET/DIR or another address of fsspec's, or one of {', '.join(DEMOS)}"
 )
 
 
@@ -54,6 +55,8 @@ def load_episodes(
     - `minari:NAME`: a dataset of Minari, downloaded where it is not here yet (needs the extra `minari`).
     - `dqn:DIR`, `dqn:DIR?buffers=50&steps=500000&order=original&seed=123`: Dopamine's logs of an Atari game, the
       DQN-replay dataset, in a directory such as `Breakout/1/replay_logs`; `dqn_replay.read_dqn` says what is kept.
+    - `s3://BUCKET/DIR`, `gs://…` and other addresses that fsspec knows: a file or a directory of such files, which are
+      copied into jaxdt's cache one after the other; what is there and has not changed is not copied again.
     - `demo`, `cartpole`, `acrobot`: collects episodes of mixed quality in HalfCheetah-v5, CartPole-v1 or Acrobot-v1
       (some seconds).
     - `map_above`: GiB; episodes that would take more are unpacked once into `.npy` files in jaxdt's cache and mapped
@@ -95,7 +98,7 @@ def load_episodes(
 def check_is_there(spec: str) -> None:
     """Raises JaxdtError for a file or directory that is not; the rest is found out when it is loaded."""
     for name in _names(spec):
-        if name not in DEMOS and not name.startswith((HUB, MINARI, DQN)):
+        if name not in DEMOS and not name.startswith((HUB, MINARI, DQN)) and not is_remote(name):
             path = os.path.expanduser(name)
             if not (name and (os.path.isfile(path) or os.path.isdir(path))):
                 raise _not_there(name)
@@ -130,7 +133,7 @@ def _find(name: str, progress: Progress, cut_after: int | None) -> _Source:
     if name.startswith(DQN):
         logs = find_dqn(name)
         return _Source(logs.name, logs.files, lambda storage: read_dqn(logs, storage, progress), logs.size)
-    path = Path(os.path.expanduser(name))
+    path = find_remote(name, progress) if is_remote(name) else Path(os.path.expanduser(name))
     whole = os.path.abspath(path)
     minari = minari_directory(path) if name and os.path.exists(path) else None
     if minari is not None:

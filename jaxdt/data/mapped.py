@@ -72,12 +72,13 @@ def load_mapped(
             "you alone, set XDG_CACHE_HOME, or let it into memory with a larger map_above= (--map-above, GiB)."
         )
     origin = _origin(files)
-    stem = re.sub(r"[^\w.-]", "_", Path(label).stem)[:40] + "-" + _short_hash([name for name, _ in origin])
-    entry = cache / f"{stem}-{_short_hash([_FORMAT, origin])}"
+    stem = re.sub(r"[^\w.-]", "_", Path(label).stem)[:40] + "-" + short_hash([name for name, _ in origin])
+    entry = cache / f"{stem}-{short_hash([_FORMAT, origin])}"
     store = _opened(entry)
     if store is not None:
         return store
-    with _sole_unpacker(cache / f".{stem}.lock", label, progress):
+    busy = f"{label}: another process is unpacking it; waiting for that"
+    with sole_process(cache / f".{stem}.lock", busy, progress):
         store = _opened(entry)
         if store is None:
             unfinished = cache / f".{stem}-{_FORMAT}.tmp"
@@ -101,7 +102,7 @@ def _origin(files: Sequence[tuple[str, Sequence[Path]]]) -> list[Any]:
     return [[name, [file_state(path) for path in paths]] for name, paths in files]
 
 
-def _short_hash(values: Any) -> str:
+def short_hash(values: Any) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
@@ -124,13 +125,13 @@ def _kept_if_shards_are_done(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _sole_unpacker(path: Path, label: str, progress: Progress) -> Iterator[None]:
-    """Waits for another process that unpacks the same files; one that dies lets go."""
+def sole_process(path: Path, busy: str, progress: Progress) -> Iterator[None]:
+    """Says `busy` and waits where another process holds the lock at `path`; one that dies lets go."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        progress.say(f"{label}: another process is unpacking it; waiting for that")
+        progress.say(busy)
         lock.acquire()
     try:
         yield
@@ -148,10 +149,15 @@ def _fill(
         written += more
         progress.advance(min(written, size) // 2**20)
 
+    def reached(part: float) -> None:
+        nonlocal written
+        written = int(part * size)
+        wrote(0)
+
     progress.start(task, size // 2**20, "MiB")
     with contextlib.ExitStack() as stack:
         stack.callback(progress.stop)
-        storage = stack.enter_context(contextlib.closing(DirectoryStorage(directory, wrote)))
+        storage = stack.enter_context(contextlib.closing(DirectoryStorage(directory, wrote, reached)))
         store = load(storage)
         for name in (*FIELDS, "offsets"):
             values = getattr(store, name)

@@ -16,7 +16,6 @@ import numpy as np
 from jaxdt.data.episodes import FIELDS, EpisodeStore
 from jaxdt.data.storage import (
     JOURNAL,
-    LARGE,
     ArrayWriter,
     DirectoryStorage,
     FileWriter,
@@ -58,10 +57,11 @@ def load_shards(
     `environment` makes of each shard's environment that of all, or raises JaxdtError.
     """
     done = _resumed(shards, storage.directory)
-    if done:
-        storage.wrote(sum((storage.directory / f"{name}.npy").stat().st_size for name in LARGE))
+    sizes = np.cumsum([0, *(max(shard.path.stat().st_size, 1) for shard in shards)])
+    storage.reached(sizes[len(done)] / sizes[-1])
     for shard in shards[len(done) :]:
         done.append(_unpacked(shard, done[-1] if done else _Done([], 0, 0, []), storage))
+        storage.reached(sizes[len(done)] / sizes[-1])
         with writing_to(storage.directory), open(storage.directory / JOURNAL, "ab") as journal:
             journal.write(_line(done[-1]))
             journal.flush()

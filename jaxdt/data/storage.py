@@ -76,13 +76,15 @@ MEMORY = Storage()
 class DirectoryStorage(Storage):
     """`.npy` files in a directory that exists, with floats, and whatever will be float32 anyway, as float32.
 
-    `wrote` hears of the bytes that were written.
+    `wrote` hears of the bytes that were written, `reached` what part of all it is that is there, where that is known.
     """
 
     on_disk = True
 
-    def __init__(self, directory: Path, wrote: Callable[[int], None]):
-        self.directory, self.wrote = directory, wrote
+    def __init__(
+        self, directory: Path, wrote: Callable[[int], None], reached: Callable[[float], None] = lambda part: None
+    ):
+        self.directory, self.wrote, self.reached = directory, wrote, reached
         self.filled: set[str] = set()
         """Names of the arrays that readers have put in their files."""
         self._open = contextlib.ExitStack()
