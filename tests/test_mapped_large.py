@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -35,8 +36,8 @@ def test_processes_that_start_at_once_share_one_entry(tmp_path, cache):
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 1
 
 
-def many_steps(path: Path, steps: int) -> Path:
-    """A parquet file of episodes of 1000 steps, 17 + 6 numbers a step."""
+def many_steps(path: Path, steps: int, observation_dim: int = 17, action_dim: int = 6) -> Path:
+    """A parquet file of episodes of 1000 steps."""
     rng = np.random.default_rng(0)
     ends = pa.array(np.arange(0, steps + 1, 1000, dtype=np.int32))
 
@@ -46,8 +47,13 @@ def many_steps(path: Path, steps: int) -> Path:
         return pa.ListArray.from_arrays(ends, pa.ListArray.from_arrays(inner_ends, numbers))
 
     rewards = pa.ListArray.from_arrays(ends, pa.array(rng.standard_normal(steps, dtype=np.float32)))
-    columns = {"observations": nested(17), "actions": nested(6), "rewards": rewards, "dones": None}
-    return write_parquet(path, options={"row_group_size": 64}, **columns)
+    columns = {
+        "observations": nested(observation_dim),
+        "actions": nested(action_dim),
+        "rewards": rewards,
+        "dones": None,
+    }
+    return write_parquet(path, options={"row_group_size": 64}, **columns, dones=None)
 
 
 MEASURE = """
@@ -69,7 +75,7 @@ def measured(path: Path, limit: float) -> tuple[float, float, float]:
     """MiB of the large arrays, of the most that loading took, and of the most until there is a batch."""
     command = [sys.executable, "-c", MEASURE, str(path), str(limit)]
     size, loaded, used = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    print(f"{path.suffix}, {size:.0f} MiB: loading {loaded:.0f}, then {used:.0f} MiB")
+    print(f"{path.suffix or 'files'}, {size:.0f} MiB: loading {loaded:.0f}, then {used:.0f} MiB")
     return size, loaded, used
 
 
@@ -113,20 +119,25 @@ def mapped_steps(path: Path, steps: int) -> EpisodeStore:
     return store
 
 
-@pytest.mark.slow
-def test_a_batch_of_ten_million_mapped_steps_takes_at_most_twice_the_time_of_one_of_a_million(tmp_path):
-    stores = [mapped_steps(tmp_path / f"{steps}.npz", steps) for steps in (1_000_000, 10_000_000)]
+def microseconds_a_batch(stores: list[EpisodeStore]) -> np.ndarray:
+    """Of each store, the median."""
     samplers = [WindowSampler(store, 20, 64) for store in stores]
     for store in stores:  # every page is in the system's cache, and known to this process
-        float(store.observations.sum()), float(store.actions.sum())
+        float(store.observations.sum()), float(store.actions.sum()), float(store.returns_to_go.sum())
     seconds = np.empty((2, 3000))
     for i in range(3000):  # side by side, so that other processes slow both
         for sampler, times in zip(samplers, seconds, strict=True):
             start = time.perf_counter()
             sampler.batch(i)
             times[i] = time.perf_counter() - start
-    medians = np.median(seconds[:, 500:], axis=1)
-    print("microseconds a batch of 1 and 10 million steps:", *(1e6 * medians).round(1))
+    return 1e6 * np.median(seconds[:, 500:], axis=1)
+
+
+@pytest.mark.slow
+def test_a_batch_of_ten_million_mapped_steps_takes_at_most_twice_the_time_of_one_of_a_million(tmp_path):
+    stores = [mapped_steps(tmp_path / f"{steps}.npz", steps) for steps in (1_000_000, 10_000_000)]
+    medians = microseconds_a_batch(stores)
+    print("microseconds a batch of 1 and 10 million steps:", *medians.round(1))
     assert medians[1] < 2 * medians[0]
 
 
@@ -154,3 +165,26 @@ def test_a_run_on_mapped_episodes_is_the_run_on_those_in_memory(tmp_path):
     assert read_lines(mapped / "metrics.jsonl")[-1]["loss"] == read_lines(kept / "metrics.jsonl")[-1]["loss"]
     assert read_record(RunDirectory(mapped)).data == read_record(RunDirectory(kept)).data
     train(dataclasses.replace(config, steps=6), out=tmp_path / "mapped", resume=True)  # where they lie may change
+
+
+@pytest.mark.slow
+@needs_proc
+def test_a_hundred_million_steps_in_a_hundred_shards_take_the_memory_of_one_shard(tmp_path):
+    """On disk they are one file of a million steps, by a hundred names, and 2.7 GB of what is unpacked."""
+    file = many_steps(tmp_path / "a.parquet", 1_000_000, observation_dim=3, action_dim=1)
+    used = {}
+    for count in (1, 100):
+        (tmp_path / str(count)).mkdir()
+        for number in range(count):
+            os.link(file, tmp_path / str(count) / f"{number:03d}.parquet")
+        for start in ("first", "second"):
+            began = time.perf_counter()
+            size, _, used[count, start] = measured(tmp_path / str(count), 0.0)
+            print(f"the {start} start took {time.perf_counter() - began:.1f} s")
+            assert size == count * 16e6 / 2**20
+    assert used[100, "first"] < used[1, "first"] + 100  # in memory they would take 2,000 more
+    assert used[100, "second"] < used[1, "second"] + 100
+    stores = [load_episodes(tmp_path / str(count), map_above=0.0) for count in (1, 100)]
+    medians = microseconds_a_batch(stores)
+    print("microseconds a batch of 1 and 100 million steps:", *medians.round(1))
+    assert medians[1] < 2 * medians[0]

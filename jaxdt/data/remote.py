@@ -24,7 +24,7 @@ _VERSIONS = (
     "ETag", "etag", "md5Hash", "content_md5", "crc32c",
     "mtime", "modified", "LastModified", "last_modified", "updated", "created",
 )  # fmt: skip
-"""What stores call that by which a file can be told from what it was before; one that has none of them goes by sizes."""
+"""What stores call that by which a file can be told from what it was before; without any its size has to do."""
 _JOURNAL = ".copied.jsonl"  # a line a file that is here whole
 _BLOCK = 2**23
 
