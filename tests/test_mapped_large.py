@@ -47,13 +47,8 @@ def many_steps(path: Path, steps: int, observation_dim: int = 17, action_dim: in
         return pa.ListArray.from_arrays(ends, pa.ListArray.from_arrays(inner_ends, numbers))
 
     rewards = pa.ListArray.from_arrays(ends, pa.array(rng.standard_normal(steps, dtype=np.float32)))
-    columns = {
-        "observations": nested(observation_dim),
-        "actions": nested(action_dim),
-        "rewards": rewards,
-        "dones": None,
-    }
-    return write_parquet(path, options={"row_group_size": 64}, **columns, dones=None)
+    columns = {"observations": nested(observation_dim), "actions": nested(action_dim), "rewards": rewards}
+    return write_parquet(path, options={"row_group_size": 64}, dones=None, **columns)
 
 
 MEASURE = """
@@ -104,6 +99,32 @@ def test_unpacking_takes_much_less_memory_than_the_episodes_would(tmp_path, kind
     assert loaded < 0.6 * size  # 100 MiB of it are pyarrow's own, whatever the size
     assert used < 0.9 * size  # rewards and returns-to-go lie in memory, and what they are made of for a moment
     assert measured(path, 1e9)[1] > size  # less would be a measurement that does not measure
+
+
+@pytest.mark.slow
+def test_a_load_that_the_system_killed_goes_on_after_its_last_whole_shard(tmp_path, cache):
+    file = many_steps(tmp_path / "a.parquet", 200_000)
+    (tmp_path / "shards").mkdir()
+    for number in range(12):
+        os.link(file, tmp_path / "shards" / f"{number:02d}.parquet")
+    command = [sys.executable, "-c", LOAD, str(tmp_path / "shards")]
+    seen: set[str] = set()
+    for enough in (2, 8):
+        running = subprocess.Popen(command)
+        while running.poll() is None and len(lines := journal_lines(cache)) < enough:
+            time.sleep(0.01)
+        running.kill()
+        running.wait()
+        assert seen <= set(lines)  # none was read again
+        seen = set(lines)
+    assert 8 <= len(seen) < 12
+    store = load_episodes(tmp_path / "shards", map_above=0.0)
+    assert store.fingerprint == load_episodes(tmp_path / "shards", map_above=1e9).fingerprint
+
+
+def journal_lines(cache: Path) -> list[str]:
+    """What is said of each shard that is whole."""
+    return [line for path in cache.glob(".*.tmp/shards.jsonl") for line in path.read_text().splitlines()]
 
 
 def mapped_steps(path: Path, steps: int) -> EpisodeStore:

@@ -90,6 +90,8 @@ def load_mapped(
                 (unfinished / "origin.json").write_text(json.dumps(origin), encoding="utf-8")
                 if _origin(files) != origin:
                     raise JaxdtError(f"{label} was changed while it was read; load it again.")
+                progress.say(f"{label} is unpacked; adding up its rewards and observations")
+                _add_summary(unfinished)
                 (unfinished / JOURNAL).unlink(missing_ok=True)
                 os.replace(unfinished, entry)
             store = _opened(entry)
@@ -169,13 +171,13 @@ def _fill(
                 np.save(directory / f"{name}.npy", values)
         (directory / "environment.json").write_text(json.dumps([store.env_id, store.env_kwargs]), encoding="utf-8")
         del store  # some systems remove or rename no file that is mapped
-    _add_summary(directory)
 
 
 def _add_summary(directory: Path) -> None:
     """What every process would have to go through all steps for."""
     store = _opened(directory)
-    assert store is not None
+    if store is None:  # which is said when the entry is opened
+        return
     with open(directory / "returns_to_go.npy", "w+b", buffering=0) as file:
         writer = FileWriter(file, store.rewards.shape, np.float32, directory, lambda size: None)
         for block in returns_to_go_of(store.rewards, store.offsets):

@@ -53,6 +53,8 @@ def _holds_whole_episodes(files: list[ArrowFile], name: str, source: str) -> boo
     runs = []
     for file in files:
         numbers = _column([file], name, source)
+        if numbers.ndim > 1:
+            return False
         runs.append(numbers[np.append(True, numbers[1:] != numbers[:-1])])
     return len(np.unique(np.concatenate(runs))) == sum(map(len, runs))
 
