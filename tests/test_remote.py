@@ -137,23 +137,23 @@ def listing(monkeypatch, *entries: dict) -> None:
     monkeypatch.setattr(MemoryFileSystem, "ls", lambda self, path, detail=True: list(entries))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "data/../../x y.npz",
-        "data/a\\..\\b.npz",
-        "C:a.npz",
-        "data/ä.npz",
-        "a\n.npz",
-        300 * "a" + ".npz",
-        "$HOME.npz",
-        "-r.npz",
-    ],
+NOT_PLAIN = (
+    "d/../../x y.npz",
+    "d/a\\..\\b.npz",
+    "C:a.npz",
+    "d/ä.npz",
+    "a\n.npz",
+    300 * "a" + ".npz",
+    "$HOME.npz",
+    "-r.npz",
 )
-def test_names_of_a_listing_that_are_not_plain_are_refused(store, cache, monkeypatch, name):
-    listing(monkeypatch, {"name": name, "size": 3, "type": "file"})
-    with pytest.raises(JaxdtError, match="a file must have a plain name of letters"):
-        load_episodes("memory://bucket/data")
+
+
+def test_names_of_a_listing_that_are_not_plain_are_refused(store, cache, monkeypatch):
+    for name in NOT_PLAIN:
+        listing(monkeypatch, {"name": name, "size": 3, "type": "file"})
+        with pytest.raises(JaxdtError, match="a file must have a plain name of letters"):
+            load_episodes("memory://bucket/data")
     assert not (cache.parent / "copies").exists()
 
 

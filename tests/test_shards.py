@@ -44,23 +44,21 @@ def table_of_steps(store: EpisodeStore, first: int) -> pa.Table:
 
 
 def write_as(kind: str, directory: Path) -> str:
-    """A spec of the episodes in several files of a kind."""
+    """A spec of the first four episodes in two files of a kind."""
     directory.mkdir()
-    tables = [table_of_steps(part(STORE, number), 2 * number) for number in range(COUNT)]
+    tables = [table_of_steps(part(STORE, number), 2 * number) for number in range(2)]
     if kind == "saved":
         return str(write_saved(directory / "saved", *tables))
     if kind == "steps that go on":
         whole = pa.concat_tables(tables)
-        tables = [whole.slice(12 * number, 12) for number in range(COUNT)]
+        tables = [whole.slice(0, 12), whole.slice(12)]
     for number, table in enumerate(tables):
         if kind.startswith("steps"):
             pq.write_table(table, directory / f"{number}.parquet")
-        elif kind == ".parquet" and number == 2:
-            write_episodes(part(STORE, number), directory / "2.parquet")
-            empty = pq.read_table(directory / "2.parquet").slice(0, 0)
-            pq.write_table(empty, directory / "20.parquet")  # as engines write where nothing falls into a part
         else:
             write_episodes(part(STORE, number), directory / f"{number}{kind}")
+    if kind == ".parquet":  # as engines write where nothing falls into a part
+        pq.write_table(pq.read_table(directory / "0.parquet").slice(0, 0), directory / "00.parquet")
     return str(directory)
 
 
@@ -79,12 +77,12 @@ def test_episodes_of_many_files_are_those_of_the_files_in_memory(tmp_path, monke
     read = []
     original = shards._unpacked
     monkeypatch.setattr(shards, "_unpacked", lambda *given: read.append(given[0].path.name) or original(*given))
-    store = load_episodes(spec, map_above=0.0)
+    store, in_memory = load_episodes(spec, map_above=0.0), load_episodes(spec)
     assert store.mapped_in is not None
-    assert len(read) == (0 if kind == "steps that go on" else COUNT)  # which are read as one
-    assert_same(store, load_episodes(spec))
-    assert_same(dataclasses.replace(store), load_episodes(spec))  # what is found out anew is what the entry has
-    assert store.num_steps == STORE.num_steps
+    assert len(read) == (0 if kind == "steps that go on" else 2)  # which are read as one
+    assert_same(store, in_memory)
+    assert_same(dataclasses.replace(store), in_memory)  # what is found out anew is what the entry has
+    assert store.num_steps == STORE[:4].num_steps
 
 
 def test_files_of_numbers_of_different_kinds_become_what_they_become_in_memory(tmp_path):
@@ -189,7 +187,7 @@ def test_a_load_killed_after_the_last_shard_reads_none_again(tmp_path, monkeypat
     assert reads == []
 
 
-@pytest.mark.parametrize(("changed", "read_anew"), [(0, (0, 1, 2, 3)), (1, (1, 2, 3)), (3, (2, 3))])
+@pytest.mark.parametrize(("changed", "read_anew"), [(1, (1, 2, 3)), (3, (2, 3))])
 def test_shards_that_changed_and_those_after_them_are_read_anew(tmp_path, reads, changed, read_anew):
     path = write_shards(tmp_path / "data")
     die_at(path, 2)
@@ -203,16 +201,13 @@ def test_shards_that_changed_and_those_after_them_are_read_anew(tmp_path, reads,
     assert reads == numbers(*read_anew)
 
 
-@pytest.mark.parametrize("how", ["missing", "cut off", "no array", "journal"])
+@pytest.mark.parametrize("how", ["cut off", "no array", "journal"])
 def test_shards_whose_rows_are_not_all_there_do_not_count(tmp_path, cache, reads, how):
     path = write_shards(tmp_path / "data")
     die_at(path, 3)
     (left,) = unfinished(cache)
     file = left / ("shards.jsonl" if how == "journal" else "actions.npy")
-    if how == "missing":
-        file.unlink()
-    else:
-        file.write_bytes(b"{}\n[1]\n" if how in ("journal", "no array") else file.read_bytes()[:-300])
+    file.write_bytes(file.read_bytes()[:-300] if how == "cut off" else b"{}\n[1]\n")
     reads.clear()
     assert_same(load_episodes(path, map_above=0.0), load_episodes(path))
     assert reads == numbers(0, 1, 2, 3)

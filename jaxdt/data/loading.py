@@ -30,7 +30,7 @@ from jaxdt.progress import Progress
 
 KINDS = (
     f"give the path of a file ({', '.join(FORMATS)}) or a directory, {HUB}OWNER/NAME/CONFIG, {MINARI}NAME, "
-    f"{DQN}DIR, s3://BUCKET/DIR or another address of fsspec's, or one of {', '.join(DEMOS)}"
+    f"{DQN}DIR, s3://BUCKET/DIR, or one of {', '.join(DEMOS)}"
 )
 
 
