@@ -36,6 +36,9 @@ def load_table(files: list[ArrowFile], source: str, storage: Storage, cut_after:
         episode = ending_fields(files[0].schema.names).get("episode")
         if not are_rows or (episode is not None and _holds_whole_episodes(files, episode, source)):
             warn_of_unused_cut(cut_after, source)
+            if are_rows:
+                numbers = large_columns(files[0].schema.names, source)
+                names |= {column: column for columns in numbers.values() for column in columns}
             return _load_shards(files, list(names.values()), source, storage)
     if are_rows:
         return load_rows(files, source, storage, cut_after)
