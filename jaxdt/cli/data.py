@@ -41,8 +41,8 @@ class ConvertArguments:
     """Write a dataset in another format: `.npz` (ours), `.parquet` (Hugging Face's), `.hdf5` (D4RL's)."""
 
     spec: Positional[Annotated[str, arg(metavar="SPEC")]]
-    """What `--dataset` takes: a file, hf:OWNER/NAME/CONFIG, minari:NAME, dqn:DIR, `demo`, `cartpole`, `acrobot`, or
-    several joined by `+`."""
+    """What `--dataset` takes: a file, hf:OWNER/NAME/CONFIG, minari:NAME, dqn:DIR, s3://BUCKET/DIR and its like, `demo`,
+    `cartpole`, `acrobot`, or several joined by `+`."""
     out: Positional[Annotated[Path, arg(metavar="OUT")]]
     """File to write; its ending chooses the format; it must not exist yet."""
     map_above: float | None = None

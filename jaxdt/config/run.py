@@ -55,8 +55,8 @@ class TrainConfig:
     init: str | None = None
     """Run directory to start from: its weights, model and normalisation; None: random weights."""
     dataset: str | None = None
-    """Episodes: a file, hf:OWNER/NAME/CONFIG, minari:NAME, dqn:DIR (Dopamine's logs of an Atari game), `demo`,
-    `cartpole`, `acrobot`, or several joined by `+`; None: `demo`."""
+    """Episodes: a file, hf:OWNER/NAME/CONFIG, minari:NAME, dqn:DIR (Dopamine's logs of an Atari game), s3://BUCKET/DIR
+    and its like, `demo`, `cartpole`, `acrobot`, or several joined by `+`; None: `demo`."""
     map_above: float | None = None
     """GiB; larger episodes are unpacked once into a cache on disk and mapped from it; None: a quarter of memory."""
     cut_after: int | None = None
