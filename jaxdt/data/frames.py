@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxdt.config.atari_dt import STACK
-from jaxdt.data.drawing import BLOCK, check_stream, uniform_numbers
+from jaxdt.data.drawing import ALL, BLOCK, check_stream, uniform_numbers
 from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Window
@@ -22,7 +22,7 @@ class FrameSampler(Iterator[Window]):
     A step of the data is drawn uniformly. A window begins there, or as much earlier as the episode ends too soon. Of an
     episode shorter than a window the rest is padding on the left; pictures before an episode's first are black.
     Batch `i` depends on `seed` and `i` alone: `position` is the stream's whole state.
-    `store`: all that `load_episodes` takes.
+    `store`: all that `load_episodes` takes. `share`: the rows of every batch to give.
 
     `cross_episodes`: instead of padding, what comes before in the data, as in the original: pictures, actions, returns
     and timesteps of the episode before, all real; padding is before the first episode alone. A picture may then be of
@@ -40,6 +40,7 @@ class FrameSampler(Iterator[Window]):
         seed: int = 0,
         windows_per_pass: int | None = None,
         cross_episodes: bool = False,
+        share: slice = ALL,
     ):
         check_stream(batch_size, seed)
         store = load_episodes(store)
@@ -48,7 +49,7 @@ class FrameSampler(Iterator[Window]):
         if windows_per_pass is not None:
             raise JaxdtError("passes count one window an episode, and this method draws from every step; give steps.")
         self._store, self._length, self._batch_size, self._seed = store, context_length, batch_size, seed
-        self._cross_episodes = cross_episodes
+        self._cross_episodes, self._share = cross_episodes, share
         self._block, self._drawn = -1, np.empty((0, batch_size), int)
         self.position = 0
         """Number of the batch that `next` gives."""
@@ -63,7 +64,8 @@ class FrameSampler(Iterator[Window]):
         block, i = divmod(index, BLOCK)
         if block != self._block:
             self._block = block
-            self._drawn = uniform_numbers(self._seed, block, self._batch_size, below=self._store.num_steps)
+            below = self._store.num_steps
+            self._drawn = uniform_numbers(self._seed, block, self._batch_size, below, self._share)
         store, length = self._store, self._length
         episode = store.offsets.searchsorted(self._drawn[i], side="right") - 1
         first, end = store.offsets[episode][:, None], store.offsets[episode + 1]

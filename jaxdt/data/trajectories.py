@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxdt.data.drawing import BLOCK, check_stream, uniform_numbers
+from jaxdt.data.drawing import ALL, BLOCK, check_stream, uniform_numbers
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError
@@ -55,6 +55,7 @@ class TrajectorySampler(Iterator[TrajectoryRows]):
     - `store`: all that `load_episodes` takes.
     - `penalty`: instead of the reward of a step at which the environment ended the episode; None: the reward.
     - `discount`: of the values.
+    - `share`: the rows of every batch to give.
 
     Raises JaxdtError where no episode has two steps, and where a run is counted in passes.
     """
@@ -69,12 +70,13 @@ class TrajectorySampler(Iterator[TrajectoryRows]):
         batch_size: int = 256,
         seed: int = 0,
         windows_per_pass: int | None = None,
+        share: slice = ALL,
     ):
         check_stream(batch_size, seed)
         store = load_episodes(store)
         if windows_per_pass is not None:
             raise JaxdtError("passes count one window an episode, and this method draws from every step; give steps.")
-        self._store, self._batch_size, self._seed = store, batch_size, seed
+        self._store, self._batch_size, self._seed, self._share = store, batch_size, seed, share
         self._steps, self._longest = np.arange(transitions), int(store.lengths.max())
         self._count = num_starts(store)
         if not self._count:
@@ -95,7 +97,7 @@ class TrajectorySampler(Iterator[TrajectoryRows]):
         """Batch `index` of the stream."""
         block, i = divmod(index, BLOCK)
         if block != self._block:
-            number = uniform_numbers(self._seed, block, self._batch_size, below=self._count)
+            number = uniform_numbers(self._seed, block, self._batch_size, self._count, self._share)
             self._block = block
             self._starts = number + self._no_start_before.searchsorted(number, side="right")
         store, start = self._store, self._starts[i]

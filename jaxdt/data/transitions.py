@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdt.data.drawing import BLOCK, check_stream, uniform_numbers
+from jaxdt.data.drawing import ALL, BLOCK, check_stream, uniform_numbers
 from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Transitions
@@ -17,7 +17,7 @@ class TransitionSampler(Iterator[Transitions]):
     An episode that was cut off ends without its last step, since what follows it was not recorded; one that the
     environment ended keeps it, as a termination (the rule of D4RL's `qlearning_dataset`). Batch `i` depends on `seed`
     and `i` alone: `position` is the stream's whole state. Nothing is normalised. `store`: all that `load_episodes`
-    takes. `next_actions`: whether a batch has those of the steps that follow.
+    takes. `next_actions`: whether a batch has those of the steps that follow. `share`: the rows of every batch to give.
 
     Raises JaxdtError where no transition is left, and where a run is counted in passes.
     """
@@ -30,12 +30,14 @@ class TransitionSampler(Iterator[Transitions]):
         seed: int = 0,
         windows_per_pass: int | None = None,
         next_actions: bool = False,
+        share: slice = ALL,
     ):
         check_stream(batch_size, seed)
         store = load_episodes(store)
         if windows_per_pass is not None:
             raise JaxdtError("passes count windows, and this method draws single steps; give steps instead.")
         self._store, self._batch_size, self._seed, self._next_actions = store, batch_size, seed, next_actions
+        self._share = share
         last = store.offsets[1:] - 1
         left_out = last[~store.terminations[last]]
         self._count = store.num_steps - len(left_out)
@@ -71,5 +73,5 @@ class TransitionSampler(Iterator[Transitions]):
 
     def _draw(self, block: int) -> np.ndarray:
         """Rows of many batches at once."""
-        number = uniform_numbers(self._seed, block, self._batch_size, below=self._count)
+        number = uniform_numbers(self._seed, block, self._batch_size, self._count, self._share)
         return number + self._behind_left_out.searchsorted(number, side="right")

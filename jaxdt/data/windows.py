@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdt.data.drawing import BLOCK, check_stream, uniform_numbers
+from jaxdt.data.drawing import ALL, BLOCK, check_stream, uniform_numbers
 from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Window
@@ -32,7 +32,7 @@ class WindowSampler(Iterator[Window]):
     `store`: all that `load_episodes` takes; its actions are taken as they are.
     `statistics`: mean and standard deviation (*s) to normalise by; default: the store's own.
     With `windows_per_pass`, the last batch of every pass is filled up with windows of nothing but padding
-    (Hugging Face's trainer counts one window an episode as a pass).
+    (Hugging Face's trainer counts one window an episode as a pass). `share`: the rows of every batch to give.
 
     Raises JaxdtError for sizes below 1 or a return scale that is not positive.
     """
@@ -47,6 +47,7 @@ class WindowSampler(Iterator[Window]):
         max_episode_length: int = 1000,
         windows_per_pass: int | None = None,
         statistics: tuple[np.ndarray, np.ndarray] | None = None,
+        share: slice = ALL,
     ):
         for name, value in (
             ("context_length", context_length),
@@ -62,13 +63,13 @@ class WindowSampler(Iterator[Window]):
         self._context_length = context_length
         self._batch_size = batch_size
         self._windows_per_pass = windows_per_pass
-        self._seed = seed
+        self._seed, self._share = seed, share
         self._block, self._indices = -1, _WindowIndices(*np.empty((3, 0, batch_size), int))
         self._return_scale = np.float32(return_scale)
         self._tables = (store.observations, store.actions, store.returns_to_go)
         # Views of every `context_length` rows, or of none: an index into them copies a window in one piece.
         self._windows = [_sliding(table, context_length) for table in self._tables]
-        self._no_padding = np.ones((batch_size, context_length), bool)
+        self._no_padding = np.ones((len(range(batch_size)[share]), context_length), bool)
         # Of each step of an episode, and of the padding before its first.
         timesteps = np.arange(-context_length, store.lengths.max(), dtype=np.int32)
         self._timesteps = _sliding(np.minimum(timesteps, max_episode_length - 1), context_length)
@@ -112,13 +113,13 @@ class WindowSampler(Iterator[Window]):
         """For many batches at once, in the time of a few."""
         store, length = self._store, self._context_length
         # A uniform row is an episode in proportion to its length and a uniform step of it.
-        first = uniform_numbers(self._seed, block, self._batch_size, below=store.num_steps)
+        first = uniform_numbers(self._seed, block, self._batch_size, below=store.num_steps, share=self._share)
         episode = store.offsets.searchsorted(first, side="right") - 1
         real = np.minimum(length, store.offsets[episode + 1] - first)
         if self._windows_per_pass is not None:
             batches_of_pass = -(-self._windows_per_pass // self._batch_size)
             batch_of_pass = (block * BLOCK + np.arange(BLOCK)) % batches_of_pass
-            window_of_pass = batch_of_pass[:, None] * self._batch_size + np.arange(self._batch_size)
+            window_of_pass = batch_of_pass[:, None] * self._batch_size + np.arange(self._batch_size)[self._share]
             real[window_of_pass >= self._windows_per_pass] = 0
         start = first + real - length  # of the whole window; what lies before `first` becomes padding
         return _WindowIndices(start, start - store.offsets[episode] + length, length - real)
