@@ -1,6 +1,8 @@
-"""One program for several seeds, stacked along a new first axis, and for several devices; nothing else picks those."""
+"""One program for several seeds, stacked along a new first axis, and for the devices of one or several processes."""
 
+import collections
 import dataclasses
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,9 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import Array, Float, PyTree
 
+from jaxdt import hosts
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Policy
 
@@ -28,7 +32,7 @@ class Layout:
     """
 
     devices: tuple[Any, ...]
-    """Of JAX, the first of which also evaluates."""
+    """Of JAX, as many of each process, one process after the other; the first also evaluates."""
     seeds: int = 1
     """All that train in one program."""
 
@@ -49,6 +53,31 @@ class Layout:
             return self._sharding(_AXIS)
         return self._sharding(*[None] * (1 if self.seeds == 1 else 2), _AXIS)
 
+    def share(self, batch_size: int) -> slice | None:
+        """The rows of every batch that this process gathers for its devices; None: it is the only one, and all."""
+        if not self._is_of_several_processes:
+            return None
+        mine = [i for i, device in enumerate(self.devices) if device in jax.local_devices()]
+        each = batch_size // len(self.devices)
+        return slice(mine[0] * each, (mine[-1] + 1) * each)
+
+    def place_state(self, tree: PyTree[Array]) -> PyTree[Array]:
+        """States or keys, the same in all processes, on the devices."""
+        if not self._is_of_several_processes:
+            return jax.device_put(tree, self.state)
+        return jax.tree.map(self._copy_to_all, tree)
+
+    def place_batches(self, batches: PyTree[np.ndarray]) -> PyTree[Array]:
+        """What one call of several updates takes, of which each process gives its rows."""
+        if not self._is_of_several_processes:
+            return jax.device_put(batches, self.batches)
+        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(self.batches, leaf), batches)
+
+    def place_rows(self, row: np.ndarray) -> Array:
+        """One row of numbers of this process for each of its devices, above or below those of all others."""
+        mine = sum(device in jax.local_devices() for device in self.devices)
+        return jax.make_array_from_process_local_data(self._sharding(_AXIS), np.tile(row, (mine, 1)))
+
     def over_seeds(self, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         """`over_seeds(function)`, each device over its own; of one seed the function itself."""
         if self.seeds == 1:
@@ -60,8 +89,24 @@ class Layout:
         return jax.shard_map(function, mesh=self._mesh, in_specs=share, out_specs=share, check_vma=False)
 
     def on_first(self, tree: PyTree[Array]) -> PyTree[Array]:
-        """A state, or a part of one, on the first device alone."""
+        """A state, or a part of one, on the first device alone, or the first of each process."""
+        if self._is_of_several_processes:
+            return hosts.here(tree)
         return tree if len(self.devices) == 1 else jax.device_put(tree, self.devices[0])
+
+    def to_save(self, state: PyTree[Array]) -> PyTree[Array]:
+        """The state as a checkpoint takes it, which several processes write together."""
+        return state if self._is_of_several_processes else self.on_first(state)
+
+    @property
+    def _is_of_several_processes(self) -> bool:
+        return len({device.process_index for device in self.devices}) > 1
+
+    def _copy_to_all(self, leaf: Array) -> Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(self._copy_to_all(jax.random.key_data(leaf)))
+        values = np.asarray(leaf)
+        return jax.make_array_from_callback(values.shape, self.state, lambda index: values[index])
 
     def describe(self, batch_size: int) -> str:
         """What each device has, for people."""
@@ -69,7 +114,8 @@ class Layout:
         share = f"{self.seeds // count} of {self.seeds} seeds"
         if not self.splits_seeds:
             share = f"{batch_size // count} of the {batch_size} windows of a batch"
-        return f"trains on {count} devices, each with {share}"
+        among = f" of {hosts.count()} processes" if self._is_of_several_processes else ""
+        return f"trains on {count} devices{among}, each with {share}"
 
     @property
     def _mesh(self) -> Mesh:
@@ -81,20 +127,49 @@ class Layout:
         return NamedSharding(self._mesh, PartitionSpec(*axes))
 
 
+class Vote:
+    """What any process asks for, known to all after the same call: the largest of each of some numbers, 0 or more.
+
+    Of several processes it is what they said two calls before, so that none waits for its devices.
+    """
+
+    def __init__(self, layout: Layout):
+        self._layout = layout
+        self._given: collections.deque[Array] = collections.deque(maxlen=3)
+        self._largest = jax.jit(lambda rows: rows.max(axis=0), out_shardings=layout.state)
+
+    def __call__(self, *numbers: int) -> tuple[int, ...]:
+        """To be called by all, after every call of updates."""
+        if hosts.count() == 1:
+            return numbers
+        self._given.append(self._largest(self._layout.place_rows(np.array(numbers, np.int32))))
+        if len(self._given) < 3:
+            return (0,) * len(numbers)
+        return tuple(np.asarray(self._given[0]).tolist())
+
+    def forget(self) -> None:
+        """What was asked for and is not known yet, since it is done by now."""
+        self._given.clear()
+
+
 def choose_layout(batch_size: int, *, seeds: int = 1, devices: int | None = None) -> Layout:
     """For a run, or for the runs of several seeds in one program.
 
-    `devices`: how many; None: of a CPU one, of accelerators as many as the batch or the seeds can be divided by.
-    Raises JaxdtError for more than are there, and for a number that divides neither.
+    `devices`: how many, of all processes together; None: of a CPU one a process, of accelerators as many as the batch
+    or the seeds can be divided by. Raises JaxdtError for more than are there, and for a number that divides neither.
     """
-    there = jax.local_devices()
-    wanted = devices or _number_by_default()
+    processes = hosts.count()
+    there = _devices_of_each_process()
+    wanted = devices or _number_by_default(len(there))
     if wanted > len(there):
         more = ", or set JAX_NUM_CPU_DEVICES" if jax.default_backend() == "cpu" else ""
+        where = "on this machine" if processes == 1 else f"for {processes} processes"
         raise JaxdtError(
-            f"devices must be at most {len(there)}, as many as jax finds on this machine; got {wanted}; lower "
+            f"devices must be at most {len(there)}, as many as jax finds {where}; got {wanted}; lower "
             f"devices= (--devices){more}."
         )
+    if processes > 1:
+        return _over_processes(there, batch_size, processes, wanted, devices)
     count = max(n for n in range(1, wanted + 1) if batch_size % n == 0 or seeds % n == 0)
     if count < wanted and devices is not None:
         raise JaxdtError(
@@ -103,17 +178,52 @@ def choose_layout(batch_size: int, *, seeds: int = 1, devices: int | None = None
             "another batch_size= (--batch-size)."
         )
     if count < wanted:
-        warnings.warn(
-            f"{wanted - count} of {wanted} devices will not train: a batch of {batch_size} can be divided by {count} "
-            f"at most; a batch_size= (--batch-size) that is a multiple of {wanted} uses all.",
-            stacklevel=2,
-        )
+        _warn_of_idle(batch_size, count, wanted)
     return Layout(tuple(there[:count]), seeds)
 
 
-def _number_by_default() -> int:
+def _over_processes(there: list[Any], batch_size: int, processes: int, wanted: int, devices: int | None) -> Layout:
+    """As many devices of each process."""
+    counts = [n for n in range(processes, wanted + 1, processes) if batch_size % n == 0]
+    if not counts or (counts[-1] < wanted and devices is not None):
+        what = f"devices={wanted}" if counts or wanted % processes else "one device a process"
+        fix = f"give devices={counts[-1]} (--devices {counts[-1]})" if counts else "start another number of processes"
+        raise JaxdtError(
+            f"devices must be a multiple of the number of processes, and batch_size of devices; got {processes} "
+            f"processes, {what} and batch_size={batch_size}; {fix}, or give another batch_size= (--batch-size)."
+        )
+    if counts[-1] < wanted:
+        _warn_of_idle(batch_size, counts[-1], wanted)
+    of_each = len(there) // processes
+    used = counts[-1] // processes
+    return Layout(tuple(there[p * of_each + i] for p in range(processes) for i in range(used)))
+
+
+def _warn_of_idle(batch_size: int, count: int, wanted: int) -> None:
+    warnings.warn(
+        f"{wanted - count} of {wanted} devices will not train: a batch of {batch_size} can be divided by {count} "
+        f"at most; a batch_size= (--batch-size) that is a multiple of {wanted} uses all.",
+        stacklevel=3,
+    )
+
+
+def _devices_of_each_process() -> list[Any]:
+    """One process after the other, as many of each as the one with the fewest has."""
+    if hosts.count() == 1:
+        return jax.local_devices()
+    of_process = itertools.groupby(sorted(jax.devices(), key=_process), _process)
+    each = [list(devices) for _, devices in of_process]
+    fewest = min(map(len, each))
+    return [device for devices in each for device in devices[:fewest]]
+
+
+def _process(device: Any) -> int:
+    return device.process_index
+
+
+def _number_by_default(there: int) -> int:
     # The devices that XLA can make of a CPU share its cores, which one alone uses all.
-    return 1 if jax.default_backend() == "cpu" else len(jax.local_devices())
+    return hosts.count() if jax.default_backend() == "cpu" else there
 
 
 def over_seeds(function: Callable[..., PyTree]) -> Callable[..., PyTree]:

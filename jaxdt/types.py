@@ -93,7 +93,8 @@ class Algorithm(NamedTuple):
     policy: Policy
     sampler: Callable[..., Sampler]
     """`sampler(store, *, batch_size, seed, windows_per_pass=None) -> Sampler`; an EpisodeStore's actions are in [-1, 1]
-    or 0 ... n-1; those of anything else that `load_episodes` takes are the environment's, and brought there."""
+    or 0 ... n-1; those of anything else that `load_episodes` takes are the environment's, and brought there. Where
+    several processes train, each gives `share=` too: the rows of every batch, a slice, that are its own."""
     validate: Callable[[Any, Any], dict[str, Any]]
     """`validate(params, batch) -> metrics`, pure: scalars measured on episodes that are not trained on.
 

@@ -29,20 +29,21 @@ MAY_IMPORT = {
     "simulator": {"errors", "types", "choice", "games"},
     "data": BASE | {"games", "resizing", "choice", "stepping", "simulator", "pickles", "progress"},
     "models": BASE | {"parallel"},
-    "parallel": BASE,
+    "hosts": {"errors"},
+    "parallel": BASE | {"hosts"},
     "flat": set(),
     "training": BASE | {"parallel", "flat"},
     "algorithms": BASE | {"data", "models", "parallel", "training"},
     "evaluation": BASE | {"games", "atari", "choice", "stepping", "simulator", "progress", "parallel", "data"},
     "interop": BASE | {"games", "pickles", "simulator", "data"},
-    "checkpoint": BASE,
+    "checkpoint": BASE | {"hosts"},
     "loggers": BASE,
     "statistics": set(),
     "plots": BASE | {"statistics"},
     "run": BASE
     | {"simulator", "progress", "data", "models", "algorithms", "training", "parallel", "evaluation", "interop"}
-    | {"choice", "checkpoint", "loggers", "plots", "statistics", "games"},
-    "cli": BASE | {"choice", "progress", "simulator", "data", "loggers", "checkpoint", "run"},
+    | {"choice", "checkpoint", "loggers", "plots", "statistics", "games", "hosts"},
+    "cli": BASE | {"choice", "progress", "simulator", "data", "loggers", "checkpoint", "run", "hosts"},
     "__main__": {"cli"},
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

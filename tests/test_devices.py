@@ -64,13 +64,13 @@ def twenty_updates(devices: int, *seeds: int) -> Trained:
     state, key = jax.device_put(
         (stacked([init(first) for first, _ in keys]), stacked([second for _, second in keys])), layout.state
     )
-    batch, losses, windows = loop.next_batches(samplers, UPDATES, layout.batches), [], []
+    batch, losses, windows = loop.next_batches(samplers, UPDATES, layout), [], []
     program = update.lower(state, batch, key).compile().as_text()
     for _ in range(20 // UPDATES):
         windows.append(jax.device_get(batch))
         state, metrics = update(state, batch, key)
         losses.append(np.asarray(metrics["loss"]))
-        batch = loop.next_batches(samplers, UPDATES, layout.batches)
+        batch = loop.next_batches(samplers, UPDATES, layout)
     collectives = set(re.findall(r" (all-[a-z]+|collective-[a-z]+|reduce-scatter)[a-z-]*\(", program))
     return Trained(np.concatenate(losses, axis=-1), windows, state, batch, collectives, update._cache_size())
 
@@ -175,14 +175,14 @@ def test_the_command_trains_on_several_devices_and_plays_on_one(tmp_path, capsys
     [(64, 1, 4, 4, False), (64, 5, 4, 4, False), (63, 4, 4, 4, True), (63, 8, 4, 4, True), (1, 1, 1, 1, False)],
 )
 def test_all_accelerators_train_by_default(monkeypatch, batch, seeds, there, used, splits_seeds):
-    monkeypatch.setattr("jaxdt.parallel._number_by_default", lambda: there)
+    monkeypatch.setattr("jaxdt.parallel._number_by_default", lambda number: there)
     layout = choose_layout(batch, seeds=seeds)
     assert (len(layout.devices), layout.splits_seeds) == (used, splits_seeds)
 
 
 @pytest.mark.parametrize(("batch", "seeds", "used"), [(63, 1, 3), (62, 3, 3), (62, 1, 2), (61, 1, 1)])
 def test_a_batch_that_they_do_not_divide_is_for_as_many_as_do(monkeypatch, batch, seeds, used):
-    monkeypatch.setattr("jaxdt.parallel._number_by_default", lambda: 4)
+    monkeypatch.setattr("jaxdt.parallel._number_by_default", lambda number: 4)
     says = f"{4 - used} of 4 devices will not train: a batch of {batch} .* multiple of 4 uses all"
     with pytest.warns(UserWarning, match=says):
         assert len(choose_layout(batch, seeds=seeds).devices) == used

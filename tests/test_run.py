@@ -431,9 +431,9 @@ def test_the_return_asked_for_changes_what_the_policy_does(tmp_path):
 )
 def test_what_is_due_after_an_update(step, minutes, stopping, due):
     config = dataclasses.replace(CONFIG, env="custom")  # 12 steps; log every 5, evaluate every 6, save every 4
-    found = what_is_due(config, step, minutes_since_save=minutes, stopping=stopping)
+    found = what_is_due(config, step, overdue=minutes > config.save_every_minutes, stopping=stopping)
     assert [name for name in found._fields if getattr(found, name)] == due.split()
-    assert not what_is_due(CONFIG_WITHOUT_ENVIRONMENT, 12, minutes_since_save=0.0, stopping=False).evaluate
+    assert not what_is_due(CONFIG_WITHOUT_ENVIRONMENT, 12, overdue=False, stopping=False).evaluate
 
 
 @pytest.mark.parametrize(

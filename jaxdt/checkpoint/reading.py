@@ -110,7 +110,7 @@ def quiet_orbax() -> Iterator[Any]:
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or device)
 
 

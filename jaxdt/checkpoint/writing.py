@@ -1,4 +1,4 @@
-"""Saving the checkpoints of a run, and dropping old ones."""
+"""Saving the checkpoints of a run, and dropping old ones; several processes save together."""
 
 import gc
 import json
@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
+from jaxdt import hosts
 from jaxdt.checkpoint.checksums import CHECKSUMS, checkpoint_steps, checksums_of, free_name, numbered_directories
 from jaxdt.checkpoint.reading import best_of, quiet_orbax, read_metadata
 from jaxdt.errors import WriteError
@@ -26,10 +27,13 @@ class CheckpointWriter:
 
     def __init__(self, directory: Path):
         self._directory = directory
-        with writing(directory):
-            self._clean()
-            directory.mkdir(parents=True, exist_ok=True)
+        hosts.by_first(self._make_ready)
         self._notes = {step: read_metadata(directory, step) for step in checkpoint_steps(directory)}
+
+    def _make_ready(self) -> None:
+        with writing(self._directory):
+            self._clean()
+            self._directory.mkdir(parents=True, exist_ok=True)
 
     def _clean(self) -> None:
         """Removes what torn saves have left."""
@@ -61,21 +65,22 @@ class CheckpointWriter:
         note = {**metadata, "score": score, "target": target}
         try:
             with writing(checkpoint), quiet_orbax() as ocp:
-                _ask_for_room(self._directory, 2**20 + sum(leaf.nbytes for leaf in jax.tree.leaves((params, training))))
+                size = sum(leaf.nbytes for leaf in jax.tree.leaves((params, training)))
+                hosts.by_first(_ask_for_room, self._directory, 2**20 + size)
                 ocp.save_checkpointables(
                     str(checkpoint.absolute()),
                     {"params": params} if training is None else {"params": params, "training": training},
                     custom_metadata=note,
                 )
-            with open_atomically(checkpoint / CHECKSUMS) as file:
-                json.dump(checksums_of(checkpoint), file, indent=1)
+            hosts.by_first(_write_checksums, checkpoint)
         except WriteError:
             with quiet_orbax():
                 gc.collect()  # Orbax's unfinished tasks complain as they go
                 self._remove_torn(step)
             raise
         self._notes[step] = note
-        self._drop_old()
+        if hosts.is_first():
+            self._drop_old()
 
     def _remove_torn(self, step: int) -> None:
         """Gives back the room that a save took which failed; what cannot be removed now is, when the run resumes."""
@@ -87,6 +92,11 @@ class CheckpointWriter:
         for step in set(self._notes) - kept:
             _drop(self._directory / str(step))
             del self._notes[step]
+
+
+def _write_checksums(checkpoint: Path) -> None:
+    with open_atomically(checkpoint / CHECKSUMS) as file:
+        json.dump(checksums_of(checkpoint), file, indent=1)
 
 
 def drop_checkpoints_after(directory: Path, last: int) -> None:

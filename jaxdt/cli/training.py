@@ -37,6 +37,16 @@ class TrainArguments:
     """Run directory; None: the next free runs/PRESET-ENV-N."""
     resume: bool = False
     """Continue the run in --out; other flags may be left out and must agree with it if given."""
+    distributed: bool = False
+    """Train together with the other processes of a SLURM step (srun), an mpirun, a Kubernetes job or a TPU pod, each
+    started with this same command. Never by itself: a lone process would wait for the others."""
+    coordinator: str | None = None
+    """HOST:PORT of the first process, which the others find it by, where none of those says so; with --num-processes
+    and --process-id."""
+    num_processes: int | None = None
+    """How many processes train together."""
+    process_id: int | None = None
+    """Which of them this one is, counted from 0."""
 
 
 def train_command(arguments: list[str]) -> None:
@@ -47,12 +57,14 @@ def train_command(arguments: list[str]) -> None:
         from jaxdt.data.loading import check_is_there
 
         check_is_there(parsed.config.dataset)
-    from jaxdt.progress import console_progress
+    from jaxdt import hosts
+    from jaxdt.progress import Progress, console_progress
     from jaxdt.run.stopping import stop_signals
     from jaxdt.run.train import train
 
-    progress = console_progress()
     keep_compiled_programs()
+    _connect(parsed)
+    progress = console_progress() if hosts.is_first() else Progress()
     progress.say(device_line())
     with stop_signals() as stop:
         out = train(
@@ -64,7 +76,18 @@ def train_command(arguments: list[str]) -> None:
             stop=stop,
             command=["jaxdt", "train", *arguments],
         )
-    print(run_report(out))
+    if hosts.is_first():
+        print(run_report(out))
+
+
+def _connect(parsed: TrainArguments) -> None:
+    from jaxdt import hosts
+
+    named = (parsed.coordinator, parsed.num_processes, parsed.process_id)
+    if None in named and named != (None, None, None):
+        raise JaxdtError("--coordinator, --num-processes and --process-id are given together; one of them is missing.")
+    if parsed.distributed or None not in named:
+        hosts.connect(*named)
 
 
 def parse_train(arguments: list[str]) -> TrainArguments:

@@ -135,6 +135,7 @@ def describe_making(command: list[str] | None) -> dict[str, Any]:
         "device": str(jax.devices()[0].device_kind),
         "platform": jax.default_backend(),
         "device_count": jax.device_count(),
+        "process_count": jax.process_count(),
         "command": command if command is not None else [os.path.basename(argument) for argument in sys.argv[:1]],
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

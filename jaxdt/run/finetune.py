@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdt import hosts
 from jaxdt.checkpoint import Which, find_checkpoint, load_checkpoint, quarantine_damaged
 from jaxdt.config import (
     FinetuneConfig,
@@ -75,6 +76,8 @@ def finetune(
     """
     if config is not None and not isinstance(config, FinetuneConfig):
         raise JaxdtError(f"config must be a FinetuneConfig; got {type(config).__name__}.")
+    if hosts.count() > 1:
+        raise JaxdtError(f"finetune runs in one process; got {hosts.count()}; start it without the others.")
     if out is None and run is None:
         raise JaxdtError("name the run to fine-tune, or with resume= its directory with out= (--out).")
     out = default_out(run or "") if out is None else Path(out)

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key, PRNGKeyArray, PyTree
 
+from jaxdt import hosts
 from jaxdt.algorithms import make_algorithm
 from jaxdt.config import AlgorithmConfig, TrainConfig, functions_of
 from jaxdt.errors import RunError, SimulationError, StoppedError
 from jaxdt.evaluation.evaluator import Evaluator
-from jaxdt.parallel import Layout, stacked
+from jaxdt.parallel import Layout, Vote, stacked
 from jaxdt.progress import Progress, decimals
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunRecord
@@ -60,13 +61,13 @@ class Due(NamedTuple):
     save: bool
 
 
-def what_is_due(config: TrainConfig, step: int, *, minutes_since_save: float, stopping: bool) -> Due:
-    """After update `step`; everything falls due after the last one."""
+def what_is_due(config: TrainConfig, step: int, *, overdue: bool, stopping: bool) -> Due:
+    """After update `step`; everything falls due after the last one. `overdue`: the last save is long ago."""
     last = step == config.steps
     return Due(
         log=last or step % config.log_every == 0,
         evaluate=config.env != "none" and (last or step % config.eval_every == 0),
-        save=last or stopping or step % config.save_every == 0 or minutes_since_save > config.save_every_minutes,
+        save=last or stopping or step % config.save_every == 0 or overdue,
     )
 
 
@@ -86,14 +87,14 @@ def train_and_evaluate(
     count = config.updates_per_call
     algorithm = make_algorithm(config.algorithm, spec)
     init, update = compiled(config.algorithm, spec, count, layout)
-    first = group.steps[-1] if group.steps else 0
+    first = next(iter(hosts.told(group.steps)[-1:]), 0)
     for sampler in samplers:
         sampler.position = first
     with contextlib.ExitStack() as stack:
         progress.start("train", config.steps, "update", first)
         stack.callback(progress.stop)
         writer = stack.enter_context(contextlib.closing(RunWriter(group, records, data_returns)))
-        batches = next_batches(samplers, count, layout.batches)
+        batches = next_batches(samplers, count, layout)
         with _compiling_beside(init, update, batches, layout):
             state, key = _first_state(group, writer, records, init, layout)
         writer.write_records()
@@ -109,18 +110,19 @@ def train_and_evaluate(
             )
         recent: collections.deque[Any] = collections.deque(maxlen=3)
         validate, clock, saved_at = Validation(prepared), _Clock(), time.perf_counter()
+        vote = Vote(layout)
         for step in range(first + count, config.steps + 1, count):
             state, metrics = update(state, batches, key)
-            batches = next_batches(samplers, count, layout.batches)  # drawn while the device works
+            batches = next_batches(samplers, count, layout)  # drawn while the device works
             writer.add(metrics)
             recent.append(metrics["loss"])
             clock.updates += count
             if step == first + count:  # compiles
                 jax.block_until_ready(state)
                 clock = _Clock()
-            last, stopped_by = step == config.steps, stop()
-            minutes = (time.perf_counter() - saved_at) / 60
-            due = what_is_due(config, step, minutes_since_save=minutes, stopping=stopped_by is not None)
+            last, minutes = step == config.steps, (time.perf_counter() - saved_at) / 60
+            stopped_by, overdue = vote(stop() or 0, minutes > config.save_every_minutes)
+            due = what_is_due(config, step, overdue=bool(overdue), stopping=bool(stopped_by))
             _show(progress, step, recent)
             if not any(due):
                 continue
@@ -128,17 +130,18 @@ def train_and_evaluate(
             clock.stop()
             if due.log:
                 writer.log(step, clock.rate(), validate(state.params))
-            evaluated = due.evaluate and evaluate_and_write(
-                writer, evaluator, step, config, layout.on_first(state.params), progress
+            evaluated = due.evaluate and hosts.by_first(
+                evaluate_and_write, writer, evaluator, step, config, layout.on_first(state.params), progress
             )
             if last:
                 progress.say("drawing plots and saving")
             if last or evaluated:
                 writer.draw_plots(may_wait=not last)
-            if due.save or writer.has_new_best:
-                writer.save(step, layout.on_first(state))
+            if due.save or (evaluated and hosts.told(writer.has_new_best)):
+                writer.save(step, layout.to_save(state))
                 saved_at = time.perf_counter()
-            if stopped_by is not None and not last:
+                vote.forget()
+            if stopped_by and not last:
                 writer.draw_plots()
                 raise StoppedError(
                     f"stopped after update {step} of {config.steps}; go on with jaxdt train --resume --out "
@@ -203,7 +206,7 @@ def _first_state(
         states.append(state)
         update_keys.append(update_key)
     # Placed all of it, or the second update compiles anew.
-    return jax.device_put((writer.restore(states), stacked(update_keys)), layout.state)
+    return layout.place_state((writer.restore(states), stacked(update_keys)))
 
 
 @jax.jit
@@ -213,16 +216,15 @@ def run_keys(seed: Int[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
     return init_key, update_key
 
 
-def next_batches(
-    samplers: Sequence[Sampler], count: int, sharding: jax.sharding.Sharding | None = None
-) -> PyTree[Array]:
+def next_batches(samplers: Sequence[Sampler], count: int, layout: Layout | None = None) -> PyTree[Array]:
     """The next `count` batches of each run stacked, on the devices; None: on the default one."""
     each_seeds = []
     for sampler in samplers:
         batches = [sampler.batch(sampler.position + i) for i in range(count)]
         sampler.position += count
         each_seeds.append(jax.tree.map(lambda *leaves: np.stack(leaves), *batches))
-    return jax.device_put(stacked(each_seeds, np.stack), sharding)
+    batches = stacked(each_seeds, np.stack)
+    return jax.device_put(batches) if layout is None else layout.place_batches(batches)
 
 
 def _show(progress: Progress, step: int, recent: collections.deque[Any]) -> None:

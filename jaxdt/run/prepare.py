@@ -51,12 +51,13 @@ class Prepared(NamedTuple):
 
     def sampler(self, seed: int) -> Sampler:
         """Of the run of that seed; raises JaxdtError where the method cannot draw from these episodes."""
-        config = self.record.config
+        config, share = self.record.config, self.layout.share(self.record.config.batch_size)
         return make_algorithm(config.algorithm, self.record.spec).sampler(
             self.store,
             batch_size=config.batch_size,
             seed=seed,
             windows_per_pass=None if config.passes is None else self.store.num_episodes,
+            **({} if share is None else {"share": share}),
         )
 
 

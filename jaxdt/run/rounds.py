@@ -146,15 +146,15 @@ class _Rounds:
         self, number: int, inside: int, replay: EpisodeStore, state: TrainState, update: Callable[..., Any]
     ) -> TrainState:
         """The updates of a round, from number `inside` of them on."""
-        count, sharding = _updates_per_call(self._config), self._prepared.layout.batches
+        count, layout = _updates_per_call(self._config), self._prepared.layout
         sampler = self._prepared._replace(store=replay).sampler(seed_of_batches(self._config.seed, number))
         sampler.position = inside
         recent = collections.deque[Any](maxlen=3)
-        batches = next_batches([sampler], count, sharding)
+        batches = next_batches([sampler], count, layout)
         for made in range(inside + count, self._config.updates_per_round + 1, count):
             state, metrics = update(state, batches)
             if made < self._config.updates_per_round:
-                batches = next_batches([sampler], count, sharding)  # drawn while the device works
+                batches = next_batches([sampler], count, layout)  # drawn while the device works
             self._writer.add(metrics)
             recent.append(metrics["loss"])
             jax.block_until_ready(recent[0])  # or calls would pile up

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxdt import hosts
 from jaxdt.checkpoint import quarantine_damaged
 from jaxdt.choice import EnvironmentChoice
 from jaxdt.config import PRESETS, TrainConfig, functions_of, numbers, whole
@@ -25,7 +26,8 @@ from jaxdt.run.environment import choice_of, choice_of_record, remembered
 from jaxdt.run.evaluate import render_videos, video_paths
 from jaxdt.run.lock import sole_process
 from jaxdt.run.loop import train_and_evaluate
-from jaxdt.run.prepare import prepare_run
+from jaxdt.run.prepare import Prepared, prepare_run
+from jaxdt.run.processes import check_agreement, check_processes, check_shared
 from jaxdt.run.resume import agree_with_records, is_finished, meet_at_one_checkpoint
 from jaxdt.run.seed_group import SeedGroup, check_seeds, open_seed_group
 from jaxdt.run.stopping import Stop, never
@@ -60,12 +62,30 @@ def train(
 
     Raises JaxdtError for input that does not fit, before anything is written; NonFiniteError at the first
     update whose loss or gradient is not finite.
+
+    Several processes, each after `jax.distributed.initialize()`, train one run together: all call this with the same.
+    What one of them refuses all refuse; where one is lost the others end at once, with exit code 1.
     """
+    with hosts.in_step():
+        return _train(config, store, seeds, out, env, resume, progress, stop, command)
+
+
+def _train(
+    config: TrainConfig,
+    store: Any,
+    seeds: Any,
+    out: str | os.PathLike[str] | None,
+    env: Any,
+    resume: bool,
+    progress: Progress | None,
+    stop: Stop,
+    command: list[str] | None,
+) -> Path:
     if not isinstance(config, TrainConfig):
         raise JaxdtError(f"config must be a TrainConfig; got {_and_what_to_write(config)}.")
     if seeds is not None:
         seeds = tuple(whole(seed, "seeds") for seed in numbers(seeds, "seeds"))
-    progress = progress or default_progress()
+    progress = progress or (default_progress() if hosts.is_first() else Progress())
     config, env = remembered(config, env)
     demo = DEMOS.get(config.dataset or "demo") if store is None else None
     check_beforehand(config, env, seeds=None if resume else len(seeds or (config.seed,)), demo=demo)
@@ -76,17 +96,18 @@ def train(
         if seeds is not None:
             check_seeds(config, seeds)
         config, episodes = with_store(config, store, progress)
-        out = _next_free_directory(config, episodes)
+        out = Path(hosts.told(os.fspath(_next_free_directory(config, episodes))))
     group = open_seed_group(out, config, seeds, resume)
+    check_processes(config, group.seeds)
     with contextlib.ExitStack() as stack:
         stack.enter_context(saying_what_is_safe(group, "train"))
         records = [read_record(run) if run.holds_run else None for run in group.runs]
-        previous, begun = next(filter(None, records), None), group.has_begun
+        previous, begun = next(filter(None, records), None), hosts.told(group.has_begun)
         if begun:
             stack.enter_context(held(group))
         if previous is not None:
             config = _continued(config, group, records)
-            if is_finished(group, config):
+            if hosts.told(is_finished(group, config)):
                 group.write_summary()
                 progress.say(_finished(group, config))
                 targets = (previous.config if config.targets == "auto" else config).evaluation_targets
@@ -108,6 +129,7 @@ def train(
                 "resume with the same data, or choose another --out."
             )
         prepared = prepare_run(config, episodes, env, command, previous, seeds=len(group.runs))
+        check_agreement(prepared.record.config, episodes)
         if prepared.environment is not None:
             stack.callback(prepared.environment.close)
         # What they refuse is said before anything is written.
@@ -116,13 +138,7 @@ def train(
             progress.say(f"target of the data: {prepared.record.config.evaluation_targets[0]:g}")
         if not begun:
             stack.enter_context(held(group, new=True))
-        meet_at_one_checkpoint(group)  # after every check, for it throws checkpoints away
-        for run, record in zip(group.runs, group.records(prepared.record), strict=True):
-            tidy(run)
-            if not run.holds_run:
-                write_record(run, record)
-            if config.dataset in DEMOS and not run.episodes.exists():
-                episodes.save(run.episodes)
+        hosts.by_first(_make_ready, group, prepared, episodes)
         if len(prepared.layout.devices) > 1:
             progress.say(prepared.layout.describe(config.batch_size))
         if begun:
@@ -133,6 +149,16 @@ def train(
                 prepared.environment.close()  # there may be only one
             _render(run, config, prepared.choice, progress)
     return group.path
+
+
+def _make_ready(group: SeedGroup, prepared: Prepared, episodes: EpisodeStore) -> None:
+    meet_at_one_checkpoint(group)  # after every check, for it throws checkpoints away
+    for run, record in zip(group.runs, group.records(prepared.record), strict=True):
+        tidy(run)
+        if not run.holds_run:
+            write_record(run, record)
+        if record.config.dataset in DEMOS and not run.episodes.exists():
+            episodes.save(run.episodes)
 
 
 def _and_what_to_write(config: Any) -> str:
@@ -201,7 +227,7 @@ def _continued(config: TrainConfig, group: SeedGroup, records: list[RunRecord | 
             raise JaxdtError(f"{run.path} was imported and has no training to resume; start a run from it with --init.")
         if record is not None and record.finetuning is not None:
             raise JaxdtError(f"{run.path} was fine-tuned; go on with jaxdt finetune --resume --out {run.path}.")
-        quarantine_damaged(run.checkpoints)
+        hosts.by_first(quarantine_damaged, run.checkpoints)
     return agree_with_records(config, group, records)
 
 
@@ -211,7 +237,7 @@ def held(group: SeedGroup, *, new: bool = False) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_made_and_held(group.path))
         if new:
-            if not RunDirectory(group.path).is_free:
+            if not hosts.told(RunDirectory(group.path).is_free):
                 raise JaxdtError(f"another process has begun a run in {group.path}; choose another --out.")
             group.write_summary()
         if group.seeds:
@@ -222,9 +248,14 @@ def held(group: SeedGroup, *, new: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _made_and_held(directory: Path) -> Iterator[None]:
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    with sole_process(directory):
+    """By the first of several processes, for all of them."""
+    with contextlib.ExitStack() as stack:
+        if hosts.is_first():
+            with writing(directory):
+                directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(sole_process(directory))
+        if hosts.count() > 1:
+            check_shared(directory)
         yield
 
 

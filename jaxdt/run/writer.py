@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdt import hosts
 from jaxdt.checkpoint import CheckpointWriter, checkpoint_steps, load_checkpoint, read_metadata
 from jaxdt.errors import NonFiniteError
 from jaxdt.loggers import append_line, cut_lines, evaluation_scalars, read_evaluations, read_lines, training_scalars
@@ -23,7 +24,8 @@ from jaxdt.types import Evaluation
 class RunWriter:
     """The files of all runs of a group, open for writing.
 
-    States and metrics are those of all its seeds, stacked along a first axis where there are several.
+    States and metrics are those of all its seeds, stacked along a first axis where there are several. Of several
+    processes the first alone writes, but for the arrays of checkpoints.
     """
 
     def __init__(self, group: SeedGroup, records: Sequence[RunRecord], data_returns: np.ndarray):
@@ -39,7 +41,7 @@ class RunWriter:
         return stacked([run.restore(state) for run, state in zip(self._runs, states, strict=True)])
 
     def write_records(self) -> None:
-        for run in self._runs:
+        for run in self._runs if hosts.is_first() else ():
             write_record(run.directory, run.record)
         self._group.write_summary()
 
@@ -87,7 +89,7 @@ class RunWriter:
         """Training stands still meanwhile, so those that `may_wait` are drawn once a minute."""
         if may_wait and time.monotonic() - self._drawn_at < 60:
             return
-        for run in self._runs:
+        for run in self._runs if hosts.is_first() else ():
             run.draw_plots()
         self._drawn_at = time.monotonic()
 
@@ -116,7 +118,7 @@ class _OneRun:
         self.directory, self.record, self._data_returns = directory, record, data_returns
         self._highest_target = _highest(record.config.evaluation_targets)
         self._checkpoints = CheckpointWriter(directory.checkpoints)
-        self._mirrors = open_mirrors(directory, record)
+        self._mirrors = open_mirrors(directory, record) if hosts.is_first() else []
         self._losses = np.zeros(0, np.float32)  # of the updates since the last line of metrics.jsonl
         self._last: dict[str, float] = {}  # metrics of the last update
         self._score: tuple[int, float] | None = None  # the newest evaluation's step and return at the highest target
@@ -126,7 +128,7 @@ class _OneRun:
         self._seconds_before = 0.0  # that the run took before it was opened, to its last line that is kept
 
     def restore(self, state: TrainState) -> TrainState:
-        directory, steps = self.directory, checkpoint_steps(self.directory.checkpoints)
+        directory, steps = self.directory, hosts.told(checkpoint_steps(self.directory.checkpoints))
         if steps:
             training = _training_part(state)
             stored = load_checkpoint(directory.checkpoints, steps[-1], params=state.params, training=training)
@@ -134,7 +136,7 @@ class _OneRun:
             metadata = read_metadata(directory.checkpoints, steps[-1])
             self._losses = np.asarray(metadata["losses"], np.float32)
             self._best_score = metadata["best_score"] if metadata["best_target"] == self._highest_target else None
-        for path in (directory.metrics, directory.evaluations):
+        for path in (directory.metrics, directory.evaluations) if hosts.is_first() else ():
             cut_lines(path, steps[-1] if steps else -1)
         lines = read_lines(directory.metrics)
         self._seconds_before = float(lines[-1].get("seconds", 0.0)) if lines else 0.0
@@ -163,7 +165,8 @@ class _OneRun:
         seconds = round(self._seconds_before + time.monotonic() - self._opened, 3)
         clock = {"updates_per_second": updates_per_second, "seconds": seconds}
         numbers = {"loss": loss, **dict(sorted(others.items())), **measured, **clock}
-        append_line(self.directory.metrics, {"step": step, **numbers})
+        if hosts.is_first():
+            append_line(self.directory.metrics, {"step": step, **numbers})
         for mirror in self._mirrors:
             mirror.write(step, training_scalars(numbers))
         self._losses = np.zeros(0, np.float32)

@@ -1,0 +1,178 @@
+"""Several processes that train one run, on one machine or many; nothing else asks which of them this is.
+
+Each does all that the others do, in the same order. The first alone writes, plays and prints.
+"""
+
+import contextlib
+import ctypes
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax._src.distributed import global_state  # no public name gives what processes tell each other by
+from jaxtyping import Array, PyTree
+
+from jaxdt.errors import JaxdtError, RunError, StoppedError, one_line
+
+
+HEARTBEAT = 30
+"""Seconds without a sign of life after which a process counts as dead, where nothing else tells it sooner."""
+
+_PATIENCE = 10.0  # seconds that a process which has failed waits for the others to hear why
+_numbers = itertools.count()  # of what is told, the same in all processes
+
+
+def connect(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+    """Before anything is computed: waits for the others; None: as SLURM, Open MPI, Kubernetes or a TPU pod says.
+
+    Raises JaxdtError where none of these says anything, or the others cannot be reached.
+    """
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT)
+    except (ValueError, RuntimeError, TypeError, OSError) as error:
+        raise JaxdtError(
+            f"this process finds no others to train with: {one_line(error, 200)}; start it with srun or mpirun, on a "
+            "TPU pod or in a Kubernetes job, or give --coordinator HOST:PORT, --num-processes N and --process-id I."
+        ) from error
+
+
+def count() -> int:
+    """How many train together; 1 unless `connect`, or `jax.distributed.initialize`, came first."""
+    return jax.process_count() if jax.distributed.is_initialized() else 1
+
+
+def is_first() -> bool:
+    return count() == 1 or jax.process_index() == 0
+
+
+def exchange(value: Any) -> list[Any]:
+    """What each process gives, as JSON, for all and in their order. None goes on before all have come here.
+
+    Raises JaxdtError where another process has failed.
+    """
+    if count() == 1:
+        return [value]
+    answers = _all_answers({"value": value})
+    for process, answer in enumerate(answers):
+        if "error" in answer:
+            raise _OthersError(f"process {process} of {count()} has failed: {answer['error']}")
+    return [answer["value"] for answer in answers]
+
+
+def told(value: Any) -> Any:
+    """What the first process gives, as JSON, for all."""
+    return value if count() == 1 else exchange(value if is_first() else None)[0]
+
+
+def by_first(do: Callable[..., Any], *arguments: Any) -> Any:
+    """What the first process alone does; all wait for it, and have what it returns, which must be JSON."""
+    if count() == 1:
+        return do(*arguments)
+    return told(do(*arguments) if is_first() else None)
+
+
+def here(tree: PyTree[Array]) -> PyTree[Array]:
+    """This process's own copy of arrays that all devices hold."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
+@contextlib.contextmanager
+def in_step() -> Iterator[None]:
+    """Around what processes do together: what one of them refuses all refuse, and where one is lost all end at once.
+
+    Else the others would wait for it, for minutes or for ever. The process itself ends then, not the block alone.
+    """
+    if count() == 1:
+        yield
+        return
+    with _saying_so_on_abort():
+        try:
+            yield
+        except (StoppedError, _OthersError):
+            raise  # in all of them
+        except BaseException as error:
+            if isinstance(error, JaxdtError | RunError | OSError) and _all_hear(error):
+                raise
+            _end(error)
+
+
+class _OthersError(JaxdtError):
+    """What another process has met."""
+
+
+def _all_answers(mine: dict[str, Any], patience: float | None = None) -> list[dict[str, Any]]:
+    """Raises TimeoutError where one has not answered after `patience` seconds; None: waits as long as it takes."""
+    client, here = global_state.client, f"jaxdt/{next(_numbers)}"
+    assert client is not None
+    until = None if patience is None else time.monotonic() + patience
+    client.key_value_set(f"{here}/{jax.process_index()}", json.dumps(mine))
+    if is_first():
+        answers = [json.loads(_wait_for(f"{here}/{process}", until)) for process in range(count())]
+        client.key_value_set(f"{here}/all", json.dumps(answers))
+        return answers
+    return json.loads(_wait_for(f"{here}/all", until))
+
+
+def _wait_for(key: str, until: float | None) -> str:
+    client = global_state.client
+    assert client is not None
+    while until is None or time.monotonic() < until:
+        try:
+            return client.blocking_key_value_get(key, 2000)
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+    raise TimeoutError(key)
+
+
+def _all_hear(error: BaseException) -> bool:
+    with contextlib.suppress(TimeoutError, jax.errors.JaxRuntimeError):
+        _all_answers({"error": str(error)}, _PATIENCE)
+        return True
+    return False
+
+
+_LOST = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "coordination", "Connection", "barrier")
+_AND_NOW = "start all again with --resume when that is put right"
+
+
+def _end(error: BaseException) -> None:
+    what = one_line(error, 300)
+    if isinstance(error, JaxdtError | RunError | OSError):
+        _say(what)
+    elif any(word in what for word in _LOST):
+        _say(f"another process of this run has ended, or cannot be reached; {_AND_NOW} ({what}).")
+    else:
+        traceback.print_exception(error)
+        _say(f"{type(error).__name__}: {what}; the other processes end with this one; {_AND_NOW}.")
+    os._exit(1)
+
+
+def _say(sentence: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"jaxdt: error: {sentence}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _saying_so_on_abort() -> Iterator[None]:
+    """jaxlib aborts a process that hears of another one's death, and lets nobody catch that in Python."""
+
+    def on_abort(number: int) -> None:
+        _say(f"another process of this run has ended, or cannot be reached; {_AND_NOW}.")
+        os._exit(1)
+
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(on_abort)
+    library = ctypes.CDLL(None)
+    library.signal.restype, library.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+    before = library.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+    try:
+        yield
+    finally:
+        library.signal(signal.SIGABRT, before)
