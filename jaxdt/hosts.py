@@ -8,12 +8,14 @@ import ctypes
 import itertools
 import json
 import os
+import re
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax._src.distributed import global_state  # no public name gives what processes tell each other by
@@ -34,12 +36,17 @@ def connect(coordinator: str | None = None, num_processes: int | None = None, pr
 
     Raises JaxdtError where none of these says anything, or the others cannot be reached.
     """
+    if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
+        raise JaxdtError(f"--coordinator takes HOST:PORT, the first process's; got {coordinator!r:.80}.")
+    jax.config.update("jax_enable_preemption_service", False)  # which would keep SIGTERM for itself
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT)
+        with _saying_so_on_abort():
+            jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT)
     except (ValueError, RuntimeError, TypeError, OSError) as error:
+        why = one_line(error, 200).rstrip(".")
         raise JaxdtError(
-            f"this process finds no others to train with: {one_line(error, 200)}; start it with srun or mpirun, on a "
-            "TPU pod or in a Kubernetes job, or give --coordinator HOST:PORT, --num-processes N and --process-id I."
+            f"this process finds no others to train with: {why}; start it with srun or mpirun, on a TPU pod or in a "
+            "Kubernetes job, or give --coordinator HOST:PORT, --num-processes N and --process-id I."
         ) from error
 
 
@@ -109,15 +116,15 @@ class _OthersError(JaxdtError):
 
 def _all_answers(mine: dict[str, Any], patience: float | None = None) -> list[dict[str, Any]]:
     """Raises TimeoutError where one has not answered after `patience` seconds; None: waits as long as it takes."""
-    client, here = global_state.client, f"jaxdt/{next(_numbers)}"
+    client, place = global_state.client, f"jaxdt/{next(_numbers)}"
     assert client is not None
     until = None if patience is None else time.monotonic() + patience
-    client.key_value_set(f"{here}/{jax.process_index()}", json.dumps(mine))
+    client.key_value_set(f"{place}/{jax.process_index()}", json.dumps(mine))
     if is_first():
-        answers = [json.loads(_wait_for(f"{here}/{process}", until)) for process in range(count())]
-        client.key_value_set(f"{here}/all", json.dumps(answers))
+        answers = [json.loads(_wait_for(f"{place}/{process}", until)) for process in range(count())]
+        client.key_value_set(f"{place}/all", json.dumps(answers))
         return answers
-    return json.loads(_wait_for(f"{here}/all", until))
+    return json.loads(_wait_for(f"{place}/all", until))
 
 
 def _wait_for(key: str, until: float | None) -> str:
@@ -140,33 +147,41 @@ def _all_hear(error: BaseException) -> bool:
 
 
 _LOST = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "coordination", "Connection", "barrier")
-_AND_NOW = "start all again with --resume when that is put right"
+_GONE = "another process of this run has ended, or cannot be reached; start all again with --resume"
 
 
-def _end(error: BaseException) -> None:
+def _end(error: BaseException) -> NoReturn:
     what = one_line(error, 300)
     if isinstance(error, JaxdtError | RunError | OSError):
-        _say(what)
-    elif any(word in what for word in _LOST):
-        _say(f"another process of this run has ended, or cannot be reached; {_AND_NOW} ({what}).")
-    else:
-        traceback.print_exception(error)
-        _say(f"{type(error).__name__}: {what}; the other processes end with this one; {_AND_NOW}.")
-    os._exit(1)
+        _leave(what)
+    if any(word in what for word in _LOST):
+        _leave(f"{_GONE} ({what}).")
+    traceback.print_exception(error)
+    _leave(f"{type(error).__name__}: {what}; the other processes end with this one.")
 
 
-def _say(sentence: str) -> None:
+_last_words = threading.Lock()  # never let go of: of two threads that leave, one speaks
+
+
+def _leave(sentence: str) -> NoReturn:
+    _last_words.acquire()
     with contextlib.suppress(OSError):
+        sys.stdout.flush()
         print(f"jaxdt: error: {sentence}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 @contextlib.contextmanager
 def _saying_so_on_abort() -> Iterator[None]:
     """jaxlib aborts a process that hears of another one's death, and lets nobody catch that in Python."""
 
+    if sys.platform == "win32":
+        yield
+        return
+
     def on_abort(number: int) -> None:
-        _say(f"another process of this run has ended, or cannot be reached; {_AND_NOW}.")
-        os._exit(1)
+        del number
+        _leave(f"{_GONE}.")
 
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(on_abort)
     library = ctypes.CDLL(None)

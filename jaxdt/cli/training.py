@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import warnings
 from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes
@@ -65,6 +66,8 @@ def train_command(arguments: list[str]) -> None:
     keep_compiled_programs()
     _connect(parsed)
     progress = console_progress() if hosts.is_first() else Progress()
+    if not hosts.is_first():
+        warnings.simplefilter("ignore")  # the first one's are enough
     progress.say(device_line())
     with stop_signals() as stop:
         out = train(

@@ -1,0 +1,239 @@
+"""Several processes train one run: real ones, which speak over this machine's loopback."""
+
+import random
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdt
+from jaxdt import FrameSampler, TrajectorySampler, TransitionSampler, WindowSampler
+from jaxdt.checkpoint import checkpoint_steps
+from jaxdt.cli.training import train_command
+from jaxdt.errors import JaxdtError
+from jaxdt.loggers import read_lines
+from jaxdt.run.directory import RunDirectory, read_record
+from tests.children import everything_saved, pendulum_episodes, start
+from tests.conftest import make_store
+
+
+FLAGS = "--width 16 --num-layers 1 --context-length 3 --batch-size 12 --updates-per-call 1 --log-every 2".split()
+ALONE = "another process of this run has ended, or cannot be reached; start all again with --resume"
+
+
+class Together:
+    """Runs of `jaxdt train` by several processes in one directory, whose data and programs they share."""
+
+    def __init__(self, shared: Path, out: Path, *flags: str):
+        self.shared, self.out, self.flags = shared, out, flags
+        self.logs: list[Path] = []
+
+    def start(self, processes: int, *flags: str, of_one: dict[int, list[str]] | None = None) -> list[subprocess.Popen]:
+        """`of_one`: flags that one process alone is given."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.logs = [Path(f"{self.out}.{process}.log") for process in range(processes)]
+        started = []
+        for process, path in enumerate(self.logs):
+            arguments = [
+                "-m",
+                "jaxdt",
+                "train",
+                "bc",
+                "--dataset",
+                str(self.shared / "data.npz"),
+                "--out",
+                str(self.out),
+            ]
+            arguments += [*FLAGS, *self.flags, *flags, *(of_one or {}).get(process, [])]
+            if processes > 1:
+                arguments += ["--coordinator", address, "--num-processes", str(processes), "--process-id", str(process)]
+            with open(path, "w") as log:
+                started.append(start(arguments, self.shared / "cache", stdout=log, stderr=subprocess.STDOUT))
+        return started
+
+    def finish(self, processes: int, *flags: str) -> None:
+        assert self.wait(self.start(processes, *flags)) == [0] * processes, self.said()
+
+    def wait(self, processes: list[subprocess.Popen], seconds: float = 240) -> list[int]:
+        """Exit codes."""
+        until = time.monotonic() + seconds
+        try:
+            return [process.wait(timeout=max(until - time.monotonic(), 0.1)) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+
+    def wait_for(self, step: int, processes: list[subprocess.Popen]) -> None:
+        """Until that update is in metrics.jsonl."""
+        while not any(line["step"] >= step for line in read_lines(self.out / "metrics.jsonl")):
+            assert all(process.poll() is None for process in processes), self.said()
+            time.sleep(0.01)
+
+    def said(self) -> str:
+        return "\n".join(path.read_text() for path in self.logs)
+
+    @property
+    def losses(self) -> list[float]:
+        return [line["loss"] for line in read_lines(self.out / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("hosts")
+    pendulum_episodes(path / "data.npz")
+    return path
+
+
+def is_close(ours: Together, whole: Together) -> None:
+    assert len(ours.losses) == len(whole.losses)
+    np.testing.assert_allclose(ours.losses, whole.losses, rtol=1e-5)
+    saved = [everything_saved(each.out / "checkpoints") for each in (ours, whole)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *saved)
+
+
+def test_two_processes_train_what_one_trains(shared, tmp_path):
+    run, whole = Together(shared, tmp_path / "two"), Together(shared, tmp_path / "one")
+    run.finish(2, "--env", "none", "--steps", "6")
+    jaxdt.train(read_record(RunDirectory(run.out)).config, shared / "data.npz", out=whole.out)
+    is_close(run, whole)
+    made = read_record(RunDirectory(run.out)).made_with
+    assert (made["devices"], made["process_count"]) == (2, 2)
+    first, second = (path.read_text() for path in run.logs)
+    assert "trains on 2 devices of 2 processes, each with 6 of the 12 windows of a batch" in first
+    assert "trained on" in first
+    assert not re.sub(r"\[Gloo\].*\n", "", second)
+
+
+STORE = make_store(lengths=(7, 3, 12))
+SAMPLERS = {
+    "windows": (lambda **drawn: WindowSampler(STORE, context_length=4, **drawn), 12),
+    "passes": (lambda **drawn: WindowSampler(STORE, context_length=4, windows_per_pass=7, **drawn), 4),
+    "transitions": (lambda **drawn: TransitionSampler(STORE, **drawn), 12),
+    "trajectories": (lambda **drawn: TrajectorySampler(STORE, transitions=3, **drawn), 12),
+    "frames": (lambda **drawn: FrameSampler(make_store(discrete=3), context_length=4, **drawn), 12),
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize("processes", [2, 4])
+def test_the_shares_of_a_batch_make_up_the_batch(kind, processes):
+    make, size = SAMPLERS[kind]
+    each = size // processes
+    whole = make(batch_size=size, seed=5)
+    shares = [make(batch_size=size, seed=5, share=slice(i * each, (i + 1) * each)) for i in range(processes)]
+    for index in (0, 1, 63, 64, 200):
+        parts = [share.batch(index) for share in shares]
+        joined = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+        jax.tree.map(np.testing.assert_array_equal, joined, whole.batch(index))
+
+
+@pytest.fixture(scope="module")
+def whole(shared) -> Together:
+    """By one process, never interrupted."""
+    run = Together(shared, shared / "whole", *LONG)
+    run.finish(1)
+    return run
+
+
+LONG = "--env InvertedPendulum-v5 --steps 60 --eval-every 20 --save-every 10 --eval-episodes 2".split()
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_stops_all_at_the_same_update_and_two_go_on_for_three(shared, whole, tmp_path):
+    run = Together(shared, tmp_path / "run", *LONG)
+    processes = run.start(3)
+    run.wait_for(12, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    assert run.wait(processes) == [128 + signal.SIGTERM] * 3, run.said()
+    stopped = {re.search(r"stopped after update (\d+) of 60", log.read_text())[1] for log in run.logs}  # type: ignore[index]
+    assert stopped == {str(checkpoint_steps(run.out / "checkpoints")[-1])}
+    run.finish(2, "--resume")
+    is_close(run, whole)
+    assert [line["step"] for line in read_lines(run.out / "evaluations.jsonl")] == [20, 40, 60]
+    run.finish(2, "--resume")  # which is finished
+    assert "is finished: 60 of 60 updates done" in run.said()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("victim", "then"), [(0, 3), (1, 1)])
+def test_a_process_that_is_killed_ends_the_other_with_one_sentence_and_any_number_goes_on(
+    shared, whole, tmp_path, victim, then
+):
+    run = Together(shared, tmp_path / "run", *LONG)
+    processes = run.start(2)
+    run.wait_for(12, processes)
+    processes[victim].kill()
+    killed = time.monotonic()
+    codes = run.wait(processes)
+    assert time.monotonic() - killed < 60
+    assert (codes[victim], codes[1 - victim]) == (-signal.SIGKILL, 1)
+    said = run.logs[1 - victim].read_text()
+    assert said.count(ALONE) == 1
+    assert "Traceback" not in said
+    run.finish(then, "--resume")
+    is_close(run, whole)
+
+
+@pytest.mark.slow
+def test_killed_ten_times_at_random_the_run_ends_as_what_it_would_have_been(shared, whole, tmp_path):
+    run, chance = Together(shared, tmp_path / "run", *LONG), random.Random(0)
+    lasts, finished = 8.0, False
+    for _ in range(10):
+        processes = run.start(2, "--resume")
+        time.sleep(chance.uniform(0.3, 1.2) * lasts)
+        victim = chance.randrange(2)
+        processes[victim].kill()
+        codes = run.wait(processes, 100 if finished else 400)
+        assert set(codes) <= {0, 1, -signal.SIGKILL}, run.said()
+        assert "Traceback" not in run.said()
+    run.finish(2, "--resume")
+    is_close(run, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "of_one", "says"),
+    [
+        ("--seeds 0 1", {}, "seeds cannot be divided among processes; got 2 seeds and 2 processes; leave seeds="),
+        ("--video", {}, r"video must be left out where several processes train; .* jaxdt evaluate RUN --video"),
+        ("--batch-size 5", {}, "batch_size of devices; got 2 processes, one device a process and batch_size=5"),
+        ("", {1: ["--seed", "1"]}, r"must train the same; seed is 0 in the first and 1 in process 1"),
+        ("", {1: ["--dataset", "no.npz"]}, r"no.npz"),
+        ("", {1: ["--out", "elsewhere"]}, "must be on a disk that all processes share"),
+    ],
+)
+def test_what_one_refuses_all_refuse_in_a_sentence(shared, tmp_path, monkeypatch, flags, of_one, says):
+    monkeypatch.chdir(tmp_path)
+    run = Together(shared, tmp_path / "run", "--env", "none", "--steps", "2")
+    began = time.monotonic()
+    codes = run.wait(run.start(2, *flags.split(), of_one=of_one))
+    assert codes == [2, 2], run.said()
+    assert time.monotonic() - began < 60
+    for log in run.logs:
+        assert re.search(says, log.read_text()), run.said()
+        assert "Traceback" not in log.read_text()
+    assert not RunDirectory(run.out).holds_run
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--coordinator localhost:1", "--coordinator, --num-processes and --process-id are given together"),
+        (
+            "--coordinator localhost --num-processes 2 --process-id 0",
+            "takes HOST:PORT, the first process's; got 'local",
+        ),
+    ],
+)
+def test_flags_that_name_no_others_are_refused(flags, says):
+    with pytest.raises(JaxdtError, match=says):
+        train_command(["bc", *flags.split()])
