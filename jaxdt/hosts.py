@@ -174,7 +174,6 @@ def _leave(sentence: str) -> NoReturn:
 @contextlib.contextmanager
 def _saying_so_on_abort() -> Iterator[None]:
     """jaxlib aborts a process that hears of another one's death, and lets nobody catch that in Python."""
-
     if sys.platform == "win32":
         yield
         return

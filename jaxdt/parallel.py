@@ -184,19 +184,21 @@ def choose_layout(batch_size: int, *, seeds: int = 1, devices: int | None = None
 
 def _over_processes(there: list[Any], batch_size: int, processes: int, wanted: int, devices: int | None) -> Layout:
     """As many devices of each process."""
-    counts = [n for n in range(processes, wanted + 1, processes) if batch_size % n == 0]
-    if not counts or (counts[-1] < wanted and devices is not None):
-        what = f"devices={wanted}" if counts or wanted % processes else "one device a process"
-        fix = f"give devices={counts[-1]} (--devices {counts[-1]})" if counts else "start another number of processes"
+    possible = [n for n in range(processes, len(there) + 1, processes) if batch_size % n == 0]
+    used = max((n for n in possible if n <= wanted), default=0)
+    if not used or (used < wanted and devices is not None):
+        given = "one device a process" if devices is None else f"devices={devices}"
+        fix = "start another number of processes"
+        if possible:
+            fix = f"give devices={used or possible[0]} (--devices {used or possible[0]})"
         raise JaxdtError(
             f"devices must be a multiple of the number of processes, and batch_size of devices; got {processes} "
-            f"processes, {what} and batch_size={batch_size}; {fix}, or give another batch_size= (--batch-size)."
+            f"processes, {given} and batch_size={batch_size}; {fix}, or another batch_size= (--batch-size)."
         )
-    if counts[-1] < wanted:
-        _warn_of_idle(batch_size, counts[-1], wanted)
+    if used < wanted:
+        _warn_of_idle(batch_size, used, wanted)
     of_each = len(there) // processes
-    used = counts[-1] // processes
-    return Layout(tuple(there[p * of_each + i] for p in range(processes) for i in range(used)))
+    return Layout(tuple(there[p * of_each + i] for p in range(processes) for i in range(used // processes)))
 
 
 def _warn_of_idle(batch_size: int, count: int, wanted: int) -> None:

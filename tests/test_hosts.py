@@ -18,6 +18,7 @@ from jaxdt.checkpoint import checkpoint_steps
 from jaxdt.cli.training import train_command
 from jaxdt.errors import JaxdtError
 from jaxdt.loggers import read_lines
+from jaxdt.parallel import choose_layout
 from jaxdt.run.directory import RunDirectory, read_record
 from tests.children import everything_saved, pendulum_episodes, start
 from tests.conftest import make_store
@@ -136,6 +137,32 @@ def test_the_shares_of_a_batch_make_up_the_batch(kind, processes):
         jax.tree.map(np.testing.assert_array_equal, joined, whole.batch(index))
 
 
+@pytest.mark.parametrize(
+    ("batch", "devices", "used"), [(12, None, [0, 2]), (12, 2, [0, 2]), (12, 4, [0, 1, 2, 3]), (2, None, [0, 2])]
+)
+def test_each_process_has_as_many_devices(monkeypatch, batch, devices, used):
+    monkeypatch.setattr("jaxdt.hosts.count", lambda: 2)
+    monkeypatch.setattr("jaxdt.parallel._devices_of_each_process", jax.devices)  # two and two
+    assert choose_layout(batch, devices=devices).devices == tuple(jax.devices()[i] for i in used)
+
+
+@pytest.mark.parametrize(
+    ("batch", "devices", "says"),
+    [
+        (12, 3, r"got 2 processes, devices=3 and batch_size=12; give devices=2 \(--devices 2\), or"),
+        (6, 4, r"got 2 processes, devices=4 and batch_size=6; give devices=2 \(--devices 2\), or"),
+        (5, None, "got 2 processes, one device a process and batch_size=5; start another number of processes, or"),
+        (12, 1, r"got 2 processes, devices=1 and batch_size=12; give devices=2 \(--devices 2\), or"),
+        (12, 6, "devices must be at most 4, as many as jax finds for 2 processes; got 6"),
+    ],
+)
+def test_devices_that_processes_cannot_share_are_refused(monkeypatch, batch, devices, says):
+    monkeypatch.setattr("jaxdt.hosts.count", lambda: 2)
+    monkeypatch.setattr("jaxdt.parallel._devices_of_each_process", jax.devices)
+    with pytest.raises(JaxdtError, match=says):
+        choose_layout(batch, devices=devices)
+
+
 @pytest.fixture(scope="module")
 def whole(shared) -> Together:
     """By one process, never interrupted."""
@@ -164,6 +191,17 @@ def test_a_signal_to_one_stops_all_at_the_same_update_and_two_go_on_for_three(sh
 
 
 @pytest.mark.slow
+def test_two_devices_of_each_of_two_processes_start_from_another_run(shared, whole, tmp_path, monkeypatch):
+    flags = ("--init", str(whole.out), "--env", "none", "--steps", "4", "--validation-fraction", "0.2")
+    run, alone = (Together(shared, tmp_path / name, *flags) for name in ("run", "alone"))
+    alone.finish(1)
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
+    run.finish(2, "--devices", "4")
+    assert "trains on 4 devices of 2 processes, each with 3 of the 12 windows of a batch" in run.said()
+    is_close(run, alone)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("victim", "then"), [(0, 3), (1, 1)])
 def test_a_process_that_is_killed_ends_the_other_with_one_sentence_and_any_number_goes_on(
     shared, whole, tmp_path, victim, then
@@ -186,13 +224,17 @@ def test_a_process_that_is_killed_ends_the_other_with_one_sentence_and_any_numbe
 @pytest.mark.slow
 def test_killed_ten_times_at_random_the_run_ends_as_what_it_would_have_been(shared, whole, tmp_path):
     run, chance = Together(shared, tmp_path / "run", *LONG), random.Random(0)
-    lasts, finished = 8.0, False
     for _ in range(10):
+        before = max(checkpoint_steps(run.out / "checkpoints"), default=0)
         processes = run.start(2, "--resume")
-        time.sleep(chance.uniform(0.3, 1.2) * lasts)
-        victim = chance.randrange(2)
-        processes[victim].kill()
-        codes = run.wait(processes, 100 if finished else 400)
+        while "on 2 x cpu" not in run.logs[0].read_text():  # before it the others wait longer
+            assert all(process.poll() is None for process in processes), run.said()
+            time.sleep(0.01)
+        if chance.random() < 0.7:
+            run.wait_for(min(before + chance.randrange(2, 12), 56), processes)
+        time.sleep(chance.uniform(0, 1.5))
+        processes[chance.randrange(2)].kill()
+        codes = run.wait(processes)
         assert set(codes) <= {0, 1, -signal.SIGKILL}, run.said()
         assert "Traceback" not in run.said()
     run.finish(2, "--resume")

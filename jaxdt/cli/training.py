@@ -54,7 +54,8 @@ def train_command(arguments: list[str]) -> None:
     parsed = parse_train(arguments)
     if parsed.resume and parsed.out is None:
         raise JaxdtError("to resume a run, name its directory with --out.")
-    if parsed.config.dataset is not None and not parsed.resume:  # jax, which takes seconds, is not loaded yet
+    alone = not parsed.distributed and parsed.coordinator is None
+    if parsed.config.dataset is not None and not parsed.resume and alone:  # jax, which takes seconds, is not loaded yet
         from jaxdt.data.loading import check_is_there
 
         check_is_there(parsed.config.dataset)
@@ -63,8 +64,8 @@ def train_command(arguments: list[str]) -> None:
     from jaxdt.run.stopping import stop_signals
     from jaxdt.run.train import train
 
-    keep_compiled_programs()
     _connect(parsed)
+    keep_compiled_programs()
     progress = console_progress() if hosts.is_first() else Progress()
     if not hosts.is_first():
         warnings.simplefilter("ignore")  # the first one's are enough
