@@ -33,6 +33,7 @@ from jaxdt.run.seed_group import SeedGroup, check_seeds, open_seed_group
 from jaxdt.run.stopping import Stop, never
 
 
+@hosts.in_step()
 def train(
     config: TrainConfig,
     store: Any = None,
@@ -66,21 +67,6 @@ def train(
     Several processes, each after `jax.distributed.initialize()`, train one run together: all call this with the same.
     What one of them refuses all refuse; where one is lost the others end at once, with exit code 1.
     """
-    with hosts.in_step():
-        return _train(config, store, seeds, out, env, resume, progress, stop, command)
-
-
-def _train(
-    config: TrainConfig,
-    store: Any,
-    seeds: Any,
-    out: str | os.PathLike[str] | None,
-    env: Any,
-    resume: bool,
-    progress: Progress | None,
-    stop: Stop,
-    command: list[str] | None,
-) -> Path:
     if not isinstance(config, TrainConfig):
         raise JaxdtError(f"config must be a TrainConfig; got {_and_what_to_write(config)}.")
     if seeds is not None:
