@@ -82,6 +82,10 @@ def test_data_never_imports_jax_and_only_models_imports_flax(path):
         assert "flax" not in libraries
 
 
+def test_one_file_alone_asks_which_of_several_processes_this_is():
+    assert {path.name for path in FILES if "jax.process_index" in path.read_text()} == {"hosts.py"}
+
+
 def test_every_file_is_short_enough_to_read():
     long = {path.name: count for path in FILES if (count := len(path.read_text().splitlines())) > 320}
     assert not long

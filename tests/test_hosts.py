@@ -1,11 +1,13 @@
 """Several processes train one run: real ones, which speak over this machine's loopback."""
 
+import os
 import random
 import re
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -35,29 +37,30 @@ class Together:
         self.shared, self.out, self.flags = shared, out, flags
         self.logs: list[Path] = []
 
-    def start(self, processes: int, *flags: str, of_one: dict[int, list[str]] | None = None) -> list[subprocess.Popen]:
-        """`of_one`: flags that one process alone is given."""
+    def start(
+        self,
+        processes: int,
+        *flags: str,
+        of_one: dict[int, list[str]] | None = None,
+        found_by: Callable[[int], list[str]] | None = None,
+    ) -> list[subprocess.Popen]:
+        """`of_one`: flags that one process alone is given. `found_by`: what a scheduler tells each; None: by flags."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
         self.logs = [Path(f"{self.out}.{process}.log") for process in range(processes)]
+        command = f"-m jaxdt train bc --dataset {self.shared / 'data.npz'} --out {self.out}".split()
         started = []
         for process, path in enumerate(self.logs):
-            arguments = [
-                "-m",
-                "jaxdt",
-                "train",
-                "bc",
-                "--dataset",
-                str(self.shared / "data.npz"),
-                "--out",
-                str(self.out),
-            ]
-            arguments += [*FLAGS, *self.flags, *flags, *(of_one or {}).get(process, [])]
-            if processes > 1:
+            arguments = [*command, *FLAGS, *self.flags, *flags, *(of_one or {}).get(process, [])]
+            if found_by is not None:
+                arguments.append("--distributed")
+            elif processes > 1:
                 arguments += ["--coordinator", address, "--num-processes", str(processes), "--process-id", str(process)]
+            through = () if found_by is None else ("env", *found_by(process))
             with open(path, "w") as log:
-                started.append(start(arguments, self.shared / "cache", stdout=log, stderr=subprocess.STDOUT))
+                program = start(arguments, self.shared / "cache", through, stdout=log, stderr=subprocess.STDOUT)
+            started.append(program)
         return started
 
     def finish(self, processes: int, *flags: str) -> None:
@@ -239,6 +242,32 @@ def test_killed_ten_times_at_random_the_run_ends_as_what_it_would_have_been(shar
         assert "Traceback" not in run.said()
     run.finish(2, "--resume")
     is_close(run, whole)
+
+
+def told_by_slurm(process: int) -> list[str]:
+    told = f"JOB_ID={os.getpid()} STEP_NODELIST=127.0.0.1 NTASKS=2 PROCID={process} LOCALID={process}"
+    return [f"SLURM_{each}" for each in told.split()]
+
+
+def told_by_open_mpi(process: int) -> list[str]:
+    told = f"WORLD_SIZE=2 WORLD_RANK={process} WORLD_LOCAL_RANK={process}"
+    address = f"OMPI_MCA_orte_hnp_uri={os.getpid() << 12}.0;tcp://127.0.0.1:34911"
+    return [address, *(f"OMPI_COMM_{each}" for each in told.split())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("found_by", [told_by_slurm, told_by_open_mpi])
+def test_the_others_are_found_by_what_schedulers_say(shared, tmp_path, found_by):
+    run = Together(shared, tmp_path / "run", "--env", "none", "--steps", "2")
+    assert run.wait(run.start(2, found_by=found_by)) == [0, 0], run.said()
+    assert "trains on 2 devices of 2 processes" in run.said()
+
+
+@pytest.mark.slow
+def test_without_a_scheduler_nothing_is_found(shared, tmp_path):
+    run = Together(shared, tmp_path / "run", "--env", "none", "--steps", "2", "--distributed")
+    assert run.wait(run.start(1)) == [2]
+    assert "finds no others to train with" in run.said()
 
 
 @pytest.mark.slow
