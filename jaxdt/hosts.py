@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
-from jax._src.distributed import global_state  # no public name gives what processes tell each other by
 from jaxtyping import Array, PyTree
 
 from jaxdt.errors import JaxdtError, RunError, StoppedError, one_line
@@ -116,8 +115,7 @@ class _OthersError(JaxdtError):
 
 def _all_answers(mine: dict[str, Any], patience: float | None = None) -> list[dict[str, Any]]:
     """Raises TimeoutError where one has not answered after `patience` seconds; None: waits as long as it takes."""
-    client, place = global_state.client, f"jaxdt/{next(_numbers)}"
-    assert client is not None
+    client, place = _client(), f"jaxdt/{next(_numbers)}"
     until = None if patience is None else time.monotonic() + patience
     client.key_value_set(f"{place}/{jax.process_index()}", json.dumps(mine))
     if is_first():
@@ -127,9 +125,16 @@ def _all_answers(mine: dict[str, Any], patience: float | None = None) -> list[di
     return json.loads(_wait_for(f"{place}/all", until))
 
 
+def _client() -> Any:
+    """What processes tell each other by, for which there is no public name."""
+    from jax._src.distributed import global_state
+
+    assert global_state.client is not None
+    return global_state.client
+
+
 def _wait_for(key: str, until: float | None) -> str:
-    client = global_state.client
-    assert client is not None
+    client = _client()
     while until is None or time.monotonic() < until:
         try:
             return client.blocking_key_value_get(key, 2000)
