@@ -104,6 +104,7 @@ def is_close(ours: Together, whole: Together) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *saved)
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(shared, tmp_path):
     run, whole = Together(shared, tmp_path / "two"), Together(shared, tmp_path / "one")
     run.finish(2, "--env", "none", "--steps", "6")
