@@ -318,6 +318,7 @@ def test_acting_reads_what_training_reads(when, conditioned, told):
     assert len(np.unique(actions[3:])) > 1
 
 
+@pytest.mark.slow
 def test_a_drawn_action_is_one_of_the_likeliest_k():
     config = dataclasses.replace(SMALL, sampling="sample", top_k=2, temperature=50.0)
     spec = make_spec(config, frame_store((12, 12)))

@@ -128,7 +128,9 @@ def plain_plan(config, prefix, draws):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"context_transitions": 3, "horizon": 4, "action_nucleus": 0.5, "action_top_k": 0},
+        pytest.param(
+            {"context_transitions": 3, "horizon": 4, "action_nucleus": 0.5, "action_top_k": 0}, marks=pytest.mark.slow
+        ),
         {"context_transitions": 2, "horizon": 3, "action_top_k": 4, "observation_top_k": 0, "observation_nucleus": 0.9},
         {
             "context_transitions": 3,

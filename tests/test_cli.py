@@ -79,6 +79,7 @@ def test_train_prints_what_was_reached_and_where(trained_and_told):
     assert "\r" not in shown  # no bar where there is no terminal
 
 
+@pytest.mark.slow
 def test_without_preset_and_out_it_takes_demo_and_the_next_free_directory(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "demo-none-1").mkdir(parents=True)

@@ -93,6 +93,7 @@ def test_each_device_has_its_share_of_a_batch_and_gradients_are_summed_over_all(
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(trained.state))
 
 
+@pytest.mark.slow
 def test_seeds_that_the_devices_divide_are_shared_out_and_never_speak():
     trained = twenty_updates(2, 0, 1)
     assert not trained.collectives
@@ -143,6 +144,7 @@ def test_a_run_resumes_on_fewer_and_on_more_devices(on_one, tmp_path):
     assert ours.read_text() == wanted.read_text()
 
 
+@pytest.mark.slow
 def test_seeds_on_devices_of_their_own_resume_together_and_alone(on_one, tmp_path):
     train_on(2, tmp_path, seeds=(3, 0), stopped_after=2)
     train_on(2, tmp_path, stopped_after=2)

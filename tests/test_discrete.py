@@ -78,6 +78,7 @@ def test_a_temperature_that_changes_nothing_is_refused_where_it_is_asked_for(tra
     assert drawing.acting_with(sampling="greedy").config.sampling == "greedy"  # whose own temperature stays unused
 
 
+@pytest.mark.slow
 def test_an_episode_draws_the_same_whoever_is_beside_it(trained):
     options = {"sampling": "sample", "temperature": 1e6}
     together = jaxdt.evaluate(trained, Buttons(), [0.0, 8.0], 3, seed=4, **options)

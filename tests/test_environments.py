@@ -230,6 +230,7 @@ def test_what_has_changed_since_is_compiled_anew(compiled):
     assert len(compiled) == 4
 
 
+@pytest.mark.slow
 def test_two_evaluations_of_one_agent_at_once_do_not_share_simulators():
     class Nested(Progress):
         inner = None
@@ -366,6 +367,7 @@ def test_an_object_given_twice_is_noticed():
         GymnasiumEnvironment(lambda: mine).try_several()
 
 
+@pytest.mark.slow
 def test_episodes_in_parts_are_those_played_together_of_several_models_too():
     environment = GymnasiumEnvironment("jaxdt-tests/none-v0")
     policy = small_agent().policy

@@ -193,6 +193,7 @@ def test_a_fine_tuned_run_is_a_run_like_any_other(trained, whole, tmp_path, caps
     ]
 
 
+@pytest.mark.slow
 def test_more_rounds_are_the_rounds_that_more_would_have_been(trained, whole, tmp_path, capsys):
     fewer = dataclasses.replace(ONLINE, rounds=2)
     out = jaxdt.finetune(trained, fewer, STORE, out=tmp_path / "run", env=Buttons())

@@ -95,6 +95,7 @@ def load_elsewhere(hub: HubServer, home: Path, spec: str = SPEC, **more: str) ->
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_a_fresh_process_loads_the_parquet_revision_and_then_its_copy(hub, home, tmp_path):
     add_gym(hub, {"halfcheetah-expert-v2/train/0000.parquet": parquet(tmp_path, 3)})
     good = '["HalfCheetah-v4", [3.0, 3.0]]'

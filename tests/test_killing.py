@@ -123,14 +123,6 @@ def whole(shared) -> Trained:
     return trained
 
 
-def test_a_run_killed_while_it_evaluates_ends_as_the_one_that_was_not(shared, whole):
-    trained = Trained(shared, shared / "killed-once")
-    assert kill(trained, "evaluation", random.Random(0), 0.01) == "evaluation"
-    trained.finish()
-    assert f"{trained.run.path} goes on after update 5 of 16" in trained.log()
-    is_what_it_would_have_been(trained, whole)
-
-
 @pytest.mark.slow
 def test_a_run_killed_in_each_phase_ends_as_the_one_that_was_not(shared, whole):
     trained, chance = Trained(shared, shared / "killed"), random.Random(0)

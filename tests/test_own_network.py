@@ -69,6 +69,7 @@ class Scaled:
         return init, lambda params, window, *, key=None: self.scale * apply(params, window, key=key)
 
 
+@pytest.mark.slow
 def test_it_may_be_any_callable_and_is_given_again_wherever_weights_are_loaded(tmp_path, monkeypatch):
     filmed = []
     monkeypatch.setattr("jaxdt.run.train.render_videos", lambda agent, *_, **__: filmed.append(agent))

@@ -53,10 +53,7 @@ def twenty_updates(dropout):
     return dataclasses.replace(CONFIG, **intervals, validation_fraction=0.3, algorithm=algorithm)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(False, marks=pytest.mark.slow, id="without dropout"), pytest.param(True, id="with dropout")],
-)
+@pytest.fixture(scope="module", params=[False, True], ids=["without dropout", "with dropout"])
 def singles(request, tmp_path_factory, quick_plots):
     """The config, and a run of its own for each of two seeds."""
     config, path = twenty_updates(request.param), tmp_path_factory.mktemp("singles")
@@ -65,7 +62,8 @@ def singles(request, tmp_path_factory, quick_plots):
     return config, path
 
 
-@pytest.mark.parametrize("mapping", ["vmap", pytest.param("lax.map", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("mapping", ["vmap", "lax.map"], indirect=True)
 def test_each_seed_is_its_single_run(singles, mapping, tmp_path):
     config, path = singles
     out = jaxdt.train(config, STORE, seeds=SEEDS[:2], out=tmp_path / "out", env=Drift())
@@ -143,6 +141,7 @@ def test_seeds_that_cannot_be_leave_nothing_behind(tmp_path, seeds, says):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_named_with_its_seed(tmp_path, monkeypatch):
     def poisoned_once(*arguments, seed, **options):
         sampler = PoisonedSampler if seed == 5 else jaxdt.WindowSampler
@@ -205,6 +204,7 @@ def test_the_command_trains_seeds_from_beginning_to_end(tmp_path, capsys):
     assert all((out / f"seed-{seed}" / "tensorboard").is_dir() for seed in (1, 2))
 
 
+@pytest.mark.slow
 def test_a_demo_experiment_keeps_the_episodes_in_each_run(tmp_path, monkeypatch):
     monkeypatch.setattr("jaxdt.run.train.load_episodes", lambda *_, **__: make_store())
     config = dataclasses.replace(CONFIG, steps=1, dataset="demo", env="none")

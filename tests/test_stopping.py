@@ -48,6 +48,7 @@ def test_a_run_stopped_again_and_again_ends_as_what_it_would_have_been(finished,
         assert without_clock(out / name) == without_clock(finished / name)
 
 
+@pytest.mark.slow
 def test_a_call_of_several_updates_is_finished_before_a_stop(tmp_path):
     config = dataclasses.replace(CONFIG, log_every=6, save_every=12, updates_per_call=2)
     whole = jaxdt.train(config, STORE, out=tmp_path / "whole", env=Drift())

@@ -105,7 +105,8 @@ def test_the_action_error_is_the_policys_distance_to_what_was_recorded(runs, nam
     assert float(error) == pytest.approx(float(np.abs(actions - batch.actions).mean()), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", [*IQL_SLOW, "rvs"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
 def test_they_are_tuned_from_a_run_with_all_their_networks(runs, name, tmp_path):
     config = dataclasses.replace(
         config_of(name, steps=1, log_every=1, eval_every=1, save_every=1), init=str(runs[name])
