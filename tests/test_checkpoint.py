@@ -206,3 +206,22 @@ def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_no_damaged_one(tmp_pat
     assert damaged_checkpoints(tmp_path) == {}
     CheckpointWriter(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+
+
+def test_a_torn_save_is_removed_though_something_is_still_written_there(tmp_path, monkeypatch):
+    torn, removed = tmp_path / "3.orbax-checkpoint-tmp", []
+
+    def remove(path, **options):
+        if not removed:
+            (torn / "late").touch()  # what comes between looking and removing keeps the directory
+        else:
+            rmtree(path, **options)
+        removed.append(path)
+
+    rmtree = shutil.rmtree
+    writer = CheckpointWriter(tmp_path)
+    torn.mkdir()
+    monkeypatch.setattr("jaxdt.checkpoint.writing.shutil.rmtree", remove)
+    writer._remove_torn(3)
+    assert removed == [torn, torn]
+    assert not torn.exists()

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,13 @@ class CheckpointWriter:
 
     def _remove_torn(self, step: int) -> None:
         """Gives back the room that a save took which failed; what cannot be removed now is, when the run resumes."""
-        for torn in (*self._directory.glob(f"{step}.orbax-checkpoint-tmp*"), self._directory / str(step)):
-            shutil.rmtree(torn, ignore_errors=True)
+        for _ in range(10):
+            torn = [*self._directory.glob(f"{step}.orbax-checkpoint-tmp*"), *self._directory.glob(str(step))]
+            if not torn:
+                return
+            for path in torn:
+                shutil.rmtree(path, ignore_errors=True)
+            time.sleep(0.05)  # threads of Orbax that were not waited for may write there for a moment yet
 
     def _drop_old(self) -> None:
         kept = {*sorted(self._notes)[-KEEP_LATEST:], best_of(self._notes)}
