@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +17,7 @@ from jaxdt.data import mapped, shards
 from jaxdt.data.formats import rows
 from jaxdt.data.storage import DirectoryStorage
 from jaxdt.data.writing import write_episodes
+from jaxdt.types import Box
 from tests.conftest import make_store
 from tests.test_arrow import write_saved
 from tests.test_loading import write_npz
@@ -111,6 +113,37 @@ def test_files_of_different_environments_are_refused(tmp_path):
     for kind in (".npz", ".parquet"):
         with pytest.raises(JaxdtError, match=r"Walker2d-v5"):
             load_episodes(tmp_path / kind, map_above=0.0)
+
+
+def test_an_environment_that_differs_is_found_at_its_file(tmp_path, reads):
+    (tmp_path / "data").mkdir()
+    for number, env_id in enumerate(("Hopper-v5", "Walker2d-v5", "Hopper-v5")):
+        write_episodes(make_store(env_id=env_id), tmp_path / "data" / f"part-{number:05d}-of.npz")
+    with pytest.raises(JaxdtError, match=r"Walker2d-v5"):
+        load_episodes(tmp_path / "data", map_above=0.0)
+    assert reads == numbers(0, 1)
+
+
+def test_truth_values_of_pictures_become_bytes_as_in_memory(tmp_path):
+    for number, one in enumerate((np.uint8(255), np.True_)):
+        with h5py.File(tmp_path / f"{number}.hdf5", "w") as file:
+            file["observations"] = np.full((5, 4, 4), one)
+            file["actions"], file["rewards"], file["terminals"] = np.arange(5) % 2, np.ones(5), np.arange(5) == 4
+            file["timeouts"] = np.zeros(5, bool)
+    store = load_episodes(tmp_path, map_above=0.0)
+    assert_same(store, load_episodes(tmp_path))
+    assert (store.observations == 255).all()
+
+
+def test_what_a_later_file_widened_is_read_anew_once_that_file_is_another(tmp_path):
+    write_npz(tmp_path / "0.npz", observations=np.full((5, 3), 7, np.uint8))
+    write_npz(tmp_path / "1.npz", observations=np.full((5, 3), 0.5, np.float32), rewards=np.full(5, np.nan))
+    with pytest.raises(JaxdtError, match="is not a finite"):
+        load_episodes(tmp_path, map_above=0.0)
+    write_npz(tmp_path / "1.npz", observations=np.full((5, 3), 8, np.uint8))
+    store = load_episodes(tmp_path, map_above=0.0)
+    assert store.observations.dtype == np.uint8
+    assert_same(store, load_episodes(tmp_path))
 
 
 class Killed(BaseException):
@@ -268,5 +301,13 @@ def test_an_entry_without_a_summary_is_understood_as_before(tmp_path):
 
 
 def test_a_journal_line_is_a_list_that_json_has(tmp_path):
-    done = shards._Done(shards.file_state(write_npz(tmp_path / "a.npz")), 5, 2, ["Hopper-v5", {"a": 1}])
+    done = shards._Done(shards.file_state(write_npz(tmp_path / "a.npz")), 5, 2, ["Hopper-v5", {"a": 1}], "<f4")
     assert shards._Done(*json.loads(shards._line(done))) == done
+
+
+def test_a_store_with_other_actions_keeps_what_need_not_be_added_up_again(tmp_path):
+    store = load_episodes(write_shards(tmp_path / "data"), map_above=0.0)
+    other = store.with_actions_of(Box(np.full(2, -2.0), np.full(2, 2.0)))
+    assert other.returns_to_go is store.returns_to_go
+    assert other.statistics is store.statistics
+    assert not np.array_equal(other.actions, store.actions)

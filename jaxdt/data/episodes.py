@@ -267,10 +267,14 @@ class EpisodeStore:
         Raises JaxdtError when actions are of the other kind or outside the space; `clip` brings those of a Box inside.
         """
         if self.is_discrete:
-            counted = counted_from_zero(self.actions, space, self.offsets)
-            return dataclasses.replace(self, actions=self._like_ours("actions", self.num_steps, counted))
-        unit = mapped_onto_unit(self.actions, space, self.offsets, clip=clip)
-        return dataclasses.replace(self, actions=self._like_ours("actions", self.num_steps, unit))
+            actions = counted_from_zero(self.actions, space, self.offsets)
+        else:
+            actions = mapped_onto_unit(self.actions, space, self.offsets, clip=clip)
+        mapped = dataclasses.replace(self, actions=self._like_ours("actions", self.num_steps, actions))
+        for name in ("returns", "returns_to_go", "statistics"):  # which actions change nothing of
+            if name in vars(self):
+                vars(mapped)[name] = vars(self)[name]
+        return mapped
 
     def with_observations_of(self, shape: tuple[int, ...]) -> "EpisodeStore":
         """Observations of as many numbers as `shape` in that shape, in the order of C, as Gymnasium flattens them."""

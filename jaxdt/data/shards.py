@@ -26,7 +26,7 @@ from jaxdt.data.storage import (
     writing_to,
 )
 from jaxdt.errors import JaxdtError
-from jaxdt.files import open_atomically
+from jaxdt.files import open_atomically, remove_unfinished
 
 
 class Shard(NamedTuple):
@@ -47,6 +47,8 @@ class _Done(NamedTuple):
     """Of this shard and those before it; so are the episodes."""
     episodes: int
     environment: list[Any]
+    observations: str
+    """The kind of number that all of them have by then."""
 
 
 def load_shards(
@@ -56,11 +58,16 @@ def load_shards(
 
     `environment` makes of each shard's environment that of all, or raises JaxdtError.
     """
+
+    def environment_of(done: Sequence[_Done]) -> Environment:
+        return environment([(line.environment[0], line.environment[1]) for line in done])
+
     done = _resumed(shards, storage.directory)
     sizes = np.cumsum([0, *(max(shard.path.stat().st_size, 1) for shard in shards)])
     storage.reached(sizes[len(done)] / sizes[-1])
     for shard in shards[len(done) :]:
-        done.append(_unpacked(shard, done[-1] if done else _Done([], 0, 0, []), storage))
+        done.append(_unpacked(shard, done[-1] if done else _Done([], 0, 0, [], ""), storage))
+        environment_of(done)
         storage.reached(sizes[len(done)] / sizes[-1])
         with writing_to(storage.directory), open(storage.directory / JOURNAL, "ab") as journal:
             journal.write(_line(done[-1]))
@@ -72,7 +79,7 @@ def load_shards(
             _cut(path, _rows(name, done[-1]))
     found: dict[str, Any] = {name: np.asarray(np.load(path, mmap_mode="r")) for name, path in arrays.items()}
     storage.filled.update(found)
-    env_id, env_kwargs = environment([(line.environment[0], line.environment[1]) for line in done])
+    env_id, env_kwargs = environment_of(done)
     return EpisodeStore(**found, env_id=env_id, env_kwargs=env_kwargs)
 
 
@@ -92,6 +99,7 @@ def _rows(name: str, done: _Done) -> int:
 
 def _resumed(shards: Sequence[Shard], directory: Path) -> list[_Done]:
     """The first shards that are unpacked already and have not changed; all else in the directory's arrays is cut."""
+    remove_unfinished(directory)
     done: list[_Done] = []
     with contextlib.suppress(OSError, ValueError, TypeError):  # a line that is torn is the last
         for line, shard in zip((directory / JOURNAL).read_bytes().splitlines(), shards, strict=False):
@@ -103,6 +111,8 @@ def _resumed(shards: Sequence[Shard], directory: Path) -> list[_Done]:
     try:
         for name in names:
             _cut(directory / f"{name}.npy", _rows(name, done[-1]))
+        if done and _kind_of_observations(directory) != done[-1].observations:  # of a later shard's, which may change
+            done = []
     except Exception:  # damaged bytes make NumPy raise a dozen kinds
         done = []
     with open_atomically(directory / JOURNAL, "wb") as journal:
@@ -116,6 +126,11 @@ def _head(file: Any) -> tuple[tuple[int, ...], np.dtype]:
     np.lib.format.read_magic(file)
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     return shape, dtype
+
+
+def _kind_of_observations(directory: Path) -> str:
+    with open(directory / "observations.npy", "rb") as file:
+        return _head(file)[1].str
 
 
 def _cut(path: Path, rows: int) -> None:
@@ -147,6 +162,7 @@ def _unpacked(shard: Shard, before: _Done, storage: DirectoryStorage) -> _Done:
             before.steps + store.num_steps,
             before.episodes + store.num_episodes,
             [store.env_id, store.env_kwargs],
+            _kind_of_observations(storage.directory),
         )
 
 

@@ -212,7 +212,7 @@ def _environment_name(config: TrainConfig, store: EpisodeStore, environment: Any
         raise JaxdtError("the data do not name their environment; give --env ID, or --env none to train without one.")
     recorded = None if store.env_id is None else identity(store.env_id)
     if env not in (CUSTOM, "none") and recorded not in (None, identity(env)):
-        warnings.warn(f"the data were recorded in {store.env_id}, evaluation is in {env}.", stacklevel=4)
+        warnings.warn(f"the data were recorded in {store.env_id}, evaluation is in {env}.", stacklevel=5)
     return env
 
 

@@ -34,6 +34,8 @@ class ArrowFile(NamedTuple):
     """The arrays of a column, one after the other; nothing else is read."""
     declared: Callable[[Sequence[str], int], int] = lambda names, most: 0
     """Bytes that columns take decoded where that is more than lies in the file; it may stop above `most`."""
+    together: tuple[Path, ...] = ()
+    """All files of the dataset that it is a part of, where it is read without them: limits are those of all."""
 
 
 def load_columns(files: list[ArrowFile], source: str, storage: Storage) -> EpisodeStore:
@@ -95,8 +97,8 @@ def check_declared_size(files: list[ArrowFile], names: Sequence[str], source: st
 
 
 def _paths(files: list[ArrowFile]) -> list[Path]:
-    """None where a table lies in memory."""
-    return [file.path for file in files if isinstance(file.path, Path)]
+    """Those whose sizes set limits; none where a table lies in memory."""
+    return [path for file in files for path in file.together or [file.path] if isinstance(path, Path)]
 
 
 def holds_pictures(file: ArrowFile, name: str) -> bool:

@@ -159,7 +159,7 @@ def read_dataset(
     _check_chunks(dataset, where)
     if reader is not None and to_grey:
         return _filled(map(reader.kept, _blocks(dataset)), len(dataset), storage, where)
-    if storage.on_disk and name in LARGE:
+    if storage.on_disk and name in LARGE and dataset.dtype.kind != "b":  # truth values become bytes later
         writer = storage.array_writer(name, dataset.shape, dataset.dtype)
         for block in _blocks(dataset):
             writer.append(block)

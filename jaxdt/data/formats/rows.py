@@ -67,8 +67,10 @@ def _load_shards(files: list[ArrowFile], names: list[str], source: str, storage:
     check_declared_size(files, names, source)
     environment_of(files)  # raises where they are of several
 
+    paths = tuple(Path(file.path) for file in files)
+
     def read(file: ArrowFile) -> Callable[[Storage], EpisodeStore]:
-        return lambda place: load_table([file], str(file.path), place, None)
+        return lambda place: load_table([file._replace(together=paths)], str(file.path), place, None)
 
     def environment(found: list[Environment]) -> Environment:
         return next((env_id for env_id, _ in found if env_id is not None), None), found[0][1]
