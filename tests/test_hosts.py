@@ -289,7 +289,7 @@ def test_what_one_refuses_all_refuse_in_a_sentence(shared, tmp_path, monkeypatch
     began = time.monotonic()
     codes = run.wait(run.start(2, *flags.split(), of_one=of_one))
     assert codes == [2, 2], run.said()
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 120  # of which 40 s for a disk that may be slow to show what others wrote
     for log in run.logs:
         assert re.search(says, log.read_text()), run.said()
         assert "Traceback" not in log.read_text()

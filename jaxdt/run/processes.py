@@ -40,10 +40,10 @@ def check_agreement(config: TrainConfig, episodes: EpisodeStore) -> None:
                 )
 
 
-def check_shared(directory: Path, patience: float = 60.0) -> None:
+def check_shared(directory: Path, patience: float = 40.0) -> None:
     """Raises JaxdtError in a process that does not see within `patience` seconds what the first one has written.
 
-    Network file systems show it to others some time later.
+    Network file systems may show it to others half a minute later.
     """
     token = directory / ".holder"
     written = hosts.told(token.read_text(encoding="utf-8") if hosts.is_first() else None)
