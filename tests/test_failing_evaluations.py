@@ -110,7 +110,7 @@ def test_a_jax_environment_that_raises_is_named(agent, trouble, says):
         jaxdt.evaluate(agent, BadDrift(trouble), episodes=8)
 
 
-def nan_at_step_2(config, model, spec):
+def nan_at_step_2(config, model, spec, *_):
     def act(params, timestep, observation, reward, key):
         action = jnp.where(timestep == 2, jnp.nan, 0.0)
         return timestep + 1, jnp.full((len(observation), *spec.action_shape), action)
