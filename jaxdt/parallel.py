@@ -2,11 +2,11 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -57,8 +57,7 @@ class Layout:
         """The rows of every batch that this process gathers for its devices; None: it is the only one, and all."""
         if not self._is_of_several_processes:
             return None
-        mine = [i for i, device in enumerate(self.devices) if device in jax.local_devices()]
-        each = batch_size // len(self.devices)
+        mine, each = self._places_here, batch_size // len(self.devices)
         return slice(mine[0] * each, (mine[-1] + 1) * each)
 
     def place_state(self, tree: PyTree[Array]) -> PyTree[Array]:
@@ -75,8 +74,8 @@ class Layout:
 
     def place_rows(self, row: np.ndarray) -> Array:
         """One row of numbers of this process for each of its devices, above or below those of all others."""
-        mine = sum(device in jax.local_devices() for device in self.devices)
-        return jax.make_array_from_process_local_data(self._sharding(_AXIS), np.tile(row, (mine, 1)))
+        rows = np.tile(row, (len(self._places_here), 1))
+        return jax.make_array_from_process_local_data(self._sharding(_AXIS), rows)
 
     def over_seeds(self, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         """`over_seeds(function)`, each device over its own; of one seed the function itself."""
@@ -98,7 +97,13 @@ class Layout:
         """The state as a checkpoint takes it, which several processes write together."""
         return state if self._is_of_several_processes else self.on_first(state)
 
-    @property
+    @functools.cached_property
+    def _places_here(self) -> list[int]:
+        """Of this process's devices among all."""
+        there = jax.local_devices()
+        return [i for i, device in enumerate(self.devices) if device in there]
+
+    @functools.cached_property
     def _is_of_several_processes(self) -> bool:
         return len({device.process_index for device in self.devices}) > 1
 
@@ -257,7 +262,7 @@ def unstacked(tree: Any, count: int) -> list[Any]:
     return [tree] if count == 1 else _split(tree, count)
 
 
-@partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, static_argnums=1)
 def _split(tree: Any, count: int) -> list[Any]:
     return [jax.tree.map(itemgetter(i), tree) for i in range(count)]
 
