@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tiny programs: compiling them costs more than running them. The second flag halves it again; jax 0.12 lacks it.
+# Tiny programs: compiling them costs more than running them. The last flag halves it again; jax 0.12 lacks it.
 os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
+    [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
     + ["--xla_cpu_use_fusion_emitters=false"] * (metadata.version("jaxlib") < "0.11")
 )
 

@@ -312,6 +312,7 @@ def test_a_file_of_another_kind_called_parquet_is_refused(tmp_path, content):
     assert refusal(path).startswith(f"{path} cannot be read as a parquet file: ")
 
 
+@pytest.mark.slow
 def test_damaged_bytes_anywhere_load_or_are_refused(tmp_path):
     whole = write_parquet(tmp_path / "a.parquet").read_bytes()
     script = tmp_path / "damage.py"

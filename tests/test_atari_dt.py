@@ -89,6 +89,7 @@ def updates_of(loss, final):
     return TokenScheduledUpdate(loss, lambda batch: jnp.asarray(batch.mask.size), config, SIZES["warmup_tokens"], final)
 
 
+@pytest.mark.slow
 def test_loss_gradients_and_ten_updates_are_the_originals():
     _, params, imported = golden_model()
     window = jax.tree.map(jnp.asarray, golden_window())
@@ -274,7 +275,12 @@ SMALL = AtariDTConfig(
 
 
 @pytest.mark.parametrize(
-    ("when", "conditioned", "told"), [("first", True, True), ("newest", True, True), ("first", False, False)]
+    ("when", "conditioned", "told"),
+    [
+        ("first", True, True),
+        pytest.param("newest", True, True, marks=pytest.mark.slow),
+        pytest.param("first", False, False, marks=pytest.mark.slow),
+    ],
 )
 def test_acting_reads_what_training_reads(when, conditioned, told):
     """The stack of each step is encoded once; the logits are those of the whole window, at each step of an episode."""
@@ -388,6 +394,7 @@ def test_what_it_is_not_for_is_one_sentence():
         make_spec(config, floats, Lights())
 
 
+@pytest.mark.slow
 def test_one_that_imitates_is_asked_for_no_return():
     config = dataclasses.replace(SMALL, conditioned=False)
     assert (config.takes_target, SMALL.takes_target) == (False, True)
@@ -414,6 +421,7 @@ def test_an_episode_is_played_alike_alone_and_beside_others():
     np.testing.assert_array_equal(three.trajectory.actions[:, 2], one.trajectory.actions[:, 0])
 
 
+@pytest.mark.slow
 def test_centered_frames_are_what_differs_from_the_mean_picture():
     config = dataclasses.replace(SMALL, center_frames=True)
     store = light_episodes(8)

@@ -132,13 +132,16 @@ def plain_plan(config, prefix, draws):
             {"context_transitions": 3, "horizon": 4, "action_nucleus": 0.5, "action_top_k": 0}, marks=pytest.mark.slow
         ),
         {"context_transitions": 2, "horizon": 3, "action_top_k": 4, "observation_top_k": 0, "observation_nucleus": 0.9},
-        {
-            "context_transitions": 3,
-            "horizon": 2,
-            "action_nucleus": 0.8,
-            "action_top_k": 3,
-            "planning_window": "growing",
-        },
+        pytest.param(
+            {
+                "context_transitions": 3,
+                "horizon": 2,
+                "action_nucleus": 0.8,
+                "action_top_k": 3,
+                "planning_window": "growing",
+            },
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda changes: changes.get("planning_window", f"sliding-{changes['context_transitions']}"),
 )
@@ -157,6 +160,7 @@ def test_a_plan_is_that_of_a_plain_search_without_a_cache(changes):
         np.testing.assert_array_equal(plan.tokens[0], plain_plan(config, prefix, draws))
 
 
+@pytest.mark.slow
 def test_the_policy_remembers_the_last_transitions_as_tokens_and_does_its_plan_in_turn():
     """Three steps of two episodes, planned every second one, after which the window has room for one more."""
     config = settings(context_transitions=4, plan_every=2)

@@ -94,6 +94,7 @@ def test_it_goes_on_to_the_same_weights(trained, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_it_is_fine_tuned_from_a_run(trained, tmp_path):
     config = dataclasses.replace(CONFIG, init=str(trained), steps=1, log_every=1)
     out = jaxdt.train(config, STORE, out=tmp_path / "tuned", env=Dial())
@@ -119,6 +120,7 @@ def test_only_decision_transformers_are_written_for_transformers(trained, tmp_pa
     assert not (tmp_path / "exported").exists()
 
 
+@pytest.mark.slow
 def test_discrete_actions_are_cloned_too(tmp_path):
     buttons = button_episodes()
     often = dataclasses.replace(buttons, actions=np.where(buttons.actions == 5, 7, buttons.actions))

@@ -110,6 +110,7 @@ def test_operations_of_the_papers_forward_pass_are_about_xlas(newest_only):
     assert expected <= lowered.cost_analysis()["flops"] < 1.1 * expected
 
 
+@pytest.mark.slow
 def test_operations_of_the_papers_update_are_about_xlas():
     shapes = Shapes(num_episodes=2, batch_size=8)
     init, apply = build_model(with_sizes(ours._config(shapes).model, ours._spec(shapes)))
@@ -142,7 +143,10 @@ def test_a_task_that_fails_leaves_its_worker_alive(worker):
     assert worker.ask(Call("count", {"step": 2}), TINY) == 5
 
 
-@pytest.mark.parametrize(("how", "said"), [("signal", "was ended by signal 9"), ("exit", "ended with exit code 3")])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [pytest.param("signal", "was ended by signal 9", marks=pytest.mark.slow), ("exit", "ended with exit code 3")],
+)
 def test_a_worker_that_dies_is_reported_with_its_last_words_and_replaced(worker, how, said):
     assert worker.ask(Call("die", {"how": how}), TINY) == 1.0
     with pytest.raises(WorkerError, match=rf"(?s)die: the process of toy_tasks {said}.*out of luck"):
@@ -167,6 +171,7 @@ def test_turns_alternate_and_one_that_fails_does_not_stop_the_others():
     assert measured == {"ours": [1, 4, 6], "peer": "broken", "floor": [3, 5, 7]}
 
 
+@pytest.mark.slow
 def test_every_repeat_of_a_row_with_a_first_value_is_a_new_process(worker):
     row = Row(name="second", first="first", ours=Call("count", {"step": 2}), floor=Call("count", {"step": 1}))
     first, second = measure_row(row, worker, "no peer", TINY, 2)
@@ -350,6 +355,7 @@ def test_the_gpu_check_says_every_row_and_goes_on_after_one_that_fails(tmp_path,
     assert [row["name"] for row in document["rows"]] == ["float32", "one", "none", "memory"]
 
 
+@pytest.mark.slow
 def test_curves_are_drawn(tmp_path):
     class Pretended:
         def close(self):

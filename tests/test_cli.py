@@ -325,6 +325,7 @@ def test_long_values_are_shown_unbroken(capsys):
     assert repr("a" * 150) in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_exits_1(data, tmp_path, capsys):
     flags = [
         *TINY,
@@ -342,7 +343,13 @@ def test_a_run_that_fails_exits_1(data, tmp_path, capsys):
     assert "is not finite" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("program", [["-m", "jaxdt", "train"], ["scripts/train.py"], ["scripts/evaluate.py"]])
+@pytest.mark.parametrize(
+    "program",
+    [
+        ["-m", "jaxdt", "train"],
+        *(pytest.param([f"scripts/{n}.py"], marks=pytest.mark.slow) for n in ("train", "evaluate")),
+    ],
+)
 def test_the_other_ways_to_start_it_answer(program):
     root = os.path.dirname(os.path.dirname(__file__))
     done = subprocess.run([sys.executable, *program, "--help"], cwd=root, capture_output=True, text=True, timeout=60)

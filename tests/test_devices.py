@@ -107,7 +107,7 @@ def test_seeds_that_the_devices_divide_are_shared_out_and_never_speak():
         np.testing.assert_allclose(trained.losses[seed], alone.losses, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("devices", "seeds"), [(1, (0,)), (2, (0,)), (2, (0, 1))])
+@pytest.mark.parametrize(("devices", "seeds"), [(1, (0,)), (2, (0,)), pytest.param(2, (0, 1), marks=pytest.mark.slow)])
 def test_the_second_call_compiles_nothing_anew(devices, seeds):
     assert twenty_updates(devices, *seeds).programs == 1
 
@@ -132,6 +132,7 @@ def is_close(out, whole):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *saved)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_on_fewer_and_on_more_devices(on_one, tmp_path):
     for devices, updates in ((2, 2), (1, 2)):
         train_on(devices, tmp_path, stopped_after=updates)

@@ -53,6 +53,7 @@ def test_an_agent_gives_the_environments_own_numbers(trained):
         assert agent.act(np.array([1.0, 0.0]), float(button - 6)) == button
 
 
+@pytest.mark.slow
 def test_cached_acting_reaches_the_same_returns(trained):
     results = jaxdt.evaluate(trained, Buttons(), episodes=2, context="cached")
     assert [result.return_mean for result in results] == [-8.0, 0.0, 8.0]
@@ -104,6 +105,7 @@ def test_an_agent_draws_from_the_seed_it_is_reset_with(trained):
     assert set(actions(3)) <= {5, 6, 7}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_to_the_same_weights(trained, tmp_path):
     part = shutil.copytree(trained, tmp_path / "part")
     shutil.rmtree(part / "checkpoints" / "300")

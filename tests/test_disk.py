@@ -126,6 +126,7 @@ def test_a_write_that_fails_ends_the_run_which_then_goes_on(disk, whole, tmp_pat
     fail_and_go_on(disk, whole, tmp_path / "run", sites)
 
 
+@pytest.mark.slow
 def test_a_failed_save_leaves_the_checkpoints_before_it_and_no_litter(disk, tmp_path):
     params = {"kernel": jax.numpy.ones((64, 64))}
     writer = CheckpointWriter(tmp_path)

@@ -273,6 +273,7 @@ def test_a_cut_has_no_effect(tmp_path):
         assert load_episodes(f"dqn:{logs}", cut_after=5).lengths.tolist() == [120, 30, 7, 1, 200]
 
 
+@pytest.mark.slow
 def test_loading_takes_little_more_than_the_episodes_do(tmp_path, monkeypatch):
     monkeypatch.setattr(dqn_checkpoint, "_BLOCK", 2**20)
     logs = write(tmp_path / "logs", {number: checkpoint(number, (2000, 1900), size=84) for number in range(2)})

@@ -206,6 +206,7 @@ def returns_of(agent, name="none", progress=None, **options):
     return result.returns.tolist()
 
 
+@pytest.mark.slow
 def test_an_agent_that_is_evaluated_again_is_not_compiled_again(compiled):
     agent = small_agent()
     assert returns_of(agent) == returns_of(agent) == returns_of(agent)
@@ -217,6 +218,7 @@ def test_an_agent_that_is_evaluated_again_is_not_compiled_again(compiled):
     assert len(compiled) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Overriding environment")
 def test_what_has_changed_since_is_compiled_anew(compiled):
     agent = small_agent()

@@ -82,6 +82,7 @@ def test_a_jax_environment_that_goes_wrong_is_named_with_target_episode_and_step
     assert str(caught.value) == f"BadDrift, target 1, episode {first_to_the_right()}, step {step}: {says}."
 
 
+@pytest.mark.slow
 def test_the_first_step_that_goes_wrong_is_named(agent):
     class Later(BadDrift):
         def step(self, state, action):
@@ -174,7 +175,12 @@ def test_training_goes_on_after_a_failed_evaluation_and_records_it(tmp_path, mon
 @pytest.mark.parametrize(
     ("environment", "policy", "says"),
     [
-        ("jaxdt-tests/raises-v0", None, "target 5, episode 1, step 2: the environment raised OSError: the motor"),
+        pytest.param(
+            "jaxdt-tests/raises-v0",
+            None,
+            "target 5, episode 1, step 2: the environment raised OSError: the motor",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "jaxdt-tests/none-v0",
             nan_at_step_2,

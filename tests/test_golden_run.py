@@ -75,6 +75,7 @@ def test_it_is_exported_and_read_back_as_the_same_policy(tmp_path):
     assert exported.targets == (-20.0, 0.0, 20.0)
 
 
+@pytest.mark.slow
 def test_a_run_of_format_2_is_evaluated_and_resumes_as_it_did(tmp_path):
     run, expected = GOLDEN / "run-2", json.loads((GOLDEN / "run-2.json").read_text())
     assert json.loads((run / "config.json").read_text())["format"] == 2

@@ -374,6 +374,7 @@ def test_a_model_directory_is_not_mistaken_for_a_run(exported, tmp_path):
     assert "is a Hugging Face model and no run; make it one with jaxdt import" in refusal(jaxdt.Agent.load, exported)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_can_be_exported(finished, tmp_path):
     out = jaxdt.to_huggingface(finished, tmp_path / "model", checkpoint="best")
     assert same(jaxdt.from_huggingface(out).params, jaxdt.Agent.load(finished, "best").params)
@@ -506,6 +507,7 @@ def test_another_model_or_other_data_than_the_weights_are_for_is_refused(finishe
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_takes_model_and_scale_from_the_first_run(finished, tmp_path):
     OTHER_DATA.save(tmp_path / "data.npz")
     out = tmp_path / "tuned"

@@ -139,6 +139,7 @@ def test_the_task_of_weights_is_known_by_d4rls_names_alone(source, task):
     assert task_of(source) == task
 
 
+@pytest.mark.slow
 def test_a_file_of_edges_that_would_take_far_more_memory_than_it_has_is_refused(tmp_path):
     np.savez_compressed(tmp_path / "edges.npz", edges=np.zeros((40_000_000, 2), np.float64))
     with pytest.raises(JaxdtError, match="would take 610 MiB or more, far more than a file of"):

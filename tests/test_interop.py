@@ -80,6 +80,7 @@ def test_an_imported_model_predicts_what_pytorch_predicted(name, expected, windo
     np.testing.assert_allclose(actions[window.mask], expected[name][window.mask], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_ten_updates_of_the_papers_recipe_lose_what_pytorch_lost(expected, window):
     imported = read_model(str(GOLDEN / "original.pt"), num_heads=2)
     model = jaxdt.ModelConfig(

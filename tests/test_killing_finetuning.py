@@ -90,6 +90,7 @@ def whole(shared) -> Finetuned:
     return finetuned
 
 
+@pytest.mark.slow
 def test_a_fine_tuning_killed_twice_ends_as_the_one_that_was_not(shared, whole):
     finetuned, chance = Finetuned(shared, shared / "killed"), random.Random(0)
     found = [kill(finetuned, phase, chance, 0.003) for phase in ("updates", "save")]

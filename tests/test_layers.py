@@ -77,6 +77,7 @@ def test_normalisation_is_flaxes_with_the_exact_variance(dtype):
     np.testing.assert_allclose(ours.astype(jnp.float32), theirs.astype(jnp.float32), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_vectors_for_each_window_change_neither_predictions_nor_gradients(dtype, monkeypatch):
     config = ModelConfig(state_dim=3, action_dim=2, width=16, num_layers=1, context_length=4, dtype=dtype)

@@ -171,6 +171,7 @@ def pushed(monkeypatch):
     monkeypatch.setattr("jaxdt.evaluation.environments.mjx.episode_limit", lambda simulator: 6)
 
 
+@pytest.mark.slow
 @needs_mjx
 @pytest.mark.usefixtures("pushed", "quick_plots")
 def test_a_run_names_it_resumes_and_is_evaluated(tmp_path, monkeypatch):

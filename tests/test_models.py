@@ -366,7 +366,10 @@ def test_decoding_discrete_actions_predicts_as_the_window_does(dtype, tolerance)
     assert max(distance) > 1e-3
 
 
-@pytest.mark.parametrize(("num_layers", "num_heads", "length"), [(1, 1, 4), (1, 2, 3), (1, 1, 1), (2, 1, 4)])
+@pytest.mark.parametrize(
+    ("num_layers", "num_heads", "length"),
+    [(1, 2, 3), *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((1, 1, 4), (1, 1, 1), (2, 1, 4)))],
+)
 def test_decoding_step_by_step_predicts_as_the_window_does(num_layers, num_heads, length):
     """With one block, whose keys and values see no other token, at every step; else until the window slides."""
     config = tiny_model(num_layers=num_layers, num_heads=num_heads, context_length=length, max_episode_length=8)

@@ -63,7 +63,7 @@ def both(env_id, seeds, *, threads=2, task=None):
     return Played(SimulatorPool(env_id, make_simulator(env_id)), simulator, seeds), Played(batched, simulator, seeds)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("env_id", TASKS)
 def test_every_number_of_whole_episodes_is_gymnasiums(env_id, threads):
     theirs, ours = both(env_id, seeds=[5, 0, 7], threads=threads)

@@ -185,6 +185,7 @@ def act_once(config, params, observations, *, spec=DRIFT_SPEC, keys=None):
     return memory, action
 
 
+@pytest.mark.slow
 def test_acting_computes_a_shorter_context_as_training_would_a_padded_one(trained):
     _, _, before, *_ = trained
     observations = jax.random.normal(jax.random.key(2), (3, 2, 3))

@@ -38,6 +38,7 @@ def own(tmp_path_factory):
     return jaxdt.train(OWN, STORE, out=tmp_path_factory.mktemp("own") / "run", env=Drift())
 
 
+@pytest.mark.slow
 def test_it_is_trained_goes_on_and_acts(own):
     agent = jaxdt.Agent.load(own, network=linear)
     assert agent.params["kernel"].shape == (4, 2)

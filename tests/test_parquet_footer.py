@@ -15,6 +15,7 @@ def promise(path, *names, most=2**40) -> int:
     return declared_bytes(path, names, most)
 
 
+@pytest.mark.slow
 def test_the_promise_is_what_the_pages_decode_to(tmp_path):
     path = tmp_path / "a.parquet"
     more = {"flag": pa.array([True] * 40), "text": pa.array(["a"] * 40)}

@@ -284,7 +284,7 @@ def root(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["hdf5", "arrow", "parquet"])
-@pytest.mark.parametrize("name", ["jpeg", "raw", "same"])
+@pytest.mark.parametrize("name", [pytest.param("jpeg", marks=pytest.mark.slow), "raw", "same"])
 def test_minaris_atari_is_read_in_each_of_its_formats(root, monkeypatch, kind, name):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
     with pytest.warns(UserWarning, match=f"minari:atari/pong/{kind}-{name}-v0: colour pictures of 210 x 160"):
@@ -421,6 +421,7 @@ class Grid(gymnasium.Env):
         return np.arange(48).reshape(4, 6, 2) == 2 * self.at
 
 
+@pytest.mark.slow
 def test_an_environment_of_truth_values_is_seen_as_its_data_are_kept():
     gymnasium.register("PictureGrid-v0", Grid)
     store = collect_episodes("PictureGrid-v0", [Behaviour(lambda observation, rng: 1, 2)])

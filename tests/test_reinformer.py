@@ -88,6 +88,7 @@ def play(config, params, steps):
     return memory, np.stack(actions)
 
 
+@pytest.mark.slow
 def test_acting_feeds_back_the_return_that_it_predicts(params):
     """The window that it read holds its own predictions: those that the whole model gives for that window."""
     memory, actions = play(CONFIG, params, CONFIG.context_length)

@@ -75,6 +75,7 @@ def test_what_the_runs_show_is_told_of_all_of_them(finished, capsys):
         jaxdt.Agent.load(finished)
 
 
+@pytest.mark.slow
 def test_seeds_killed_between_their_saves_go_back_to_a_checkpoint_that_all_have(finished, copied):
     shutil.rmtree(copied / "seed-0" / "checkpoints" / "12")
     assert checkpoint_steps(copied / "seed-0" / "checkpoints")[-1] == 8

@@ -64,7 +64,7 @@ def python_loop(policy, params, seed, target, spec=DRIFT_SPEC):
     return score, t + 1, np.array(happened), bool(done)
 
 
-@pytest.mark.parametrize("block", [1, 2, 3, 4])
+@pytest.mark.parametrize("block", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4))])
 def test_a_cpu_reads_windows_in_blocks_to_the_same_actions(policy_and_params, monkeypatch, block):
     policy, params = policy_and_params
     sizes = []

@@ -54,6 +54,7 @@ def test_metrics_are_written_at_the_interval_and_at_the_end(finished):
     assert lines[0]["learning_rate"] == pytest.approx(1e-3)
 
 
+@pytest.mark.slow
 def test_held_out_episodes_are_measured_and_not_trained_on(finished, tmp_path):
     config = dataclasses.replace(CONFIG_WITHOUT_ENVIRONMENT, validation_fraction=0.25)
     run = jaxdt.train(config, STORE, out=tmp_path / "run")
@@ -186,6 +187,7 @@ def test_videos_that_a_kill_prevented_are_made_up_for(copied, monkeypatch):
     assert rendered == [copied / "videos"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_trains_longer_for_other_targets_and_best_is_of_them(copied):
     jaxdt.train(dataclasses.replace(CONFIG, steps=18, targets=(-50.0,)), STORE, out=copied, env=Drift(), resume=True)
     assert checkpoint_steps(copied / "checkpoints")[-1] == 18
@@ -196,6 +198,7 @@ def test_a_finished_run_trains_longer_for_other_targets_and_best_is_of_them(copi
     assert means[find_checkpoint(copied / "checkpoints", "best")] == max(means.values())
 
 
+@pytest.mark.slow
 def test_resuming_before_the_first_checkpoint_starts_again(finished, copied):
     shutil.rmtree(copied / "checkpoints")
     jaxdt.train(CONFIG, STORE, out=copied, env=Drift(), resume=True)

@@ -221,9 +221,10 @@ def hostile(finished, tmp_path, monkeypatch):
     ("values", "says"),
     [
         ({"env": "evil_module_x:Env-v0"}, "a file may name no module to import; repeat --env evil_module_x:Env-v0"),
-        (
+        pytest.param(
             {"env": "Ant-v5", "env_kwargs": {"xml_file": "/e.xml"}},
             "a file may name no path to open; repeat --env Ant-v5",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -241,6 +242,7 @@ def test_no_command_imports_or_opens_what_a_run_directory_names(hostile, capsys,
     assert "evil_module_x" not in sys.modules
 
 
+@pytest.mark.slow
 def test_runs_of_other_keyword_arguments_are_not_evaluated_together(hostile, tmp_path, capsys):
     shutil.copytree(hostile(env="Pendulum-v1", env_kwargs={"g": 1.0}), tmp_path / "other")
     runs = [str(hostile(env="Pendulum-v1", env_kwargs={"g": 2.0})), str(tmp_path / "other")]

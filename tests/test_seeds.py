@@ -32,7 +32,7 @@ SEEDS = (3, 0, 5)
 pytestmark = pytest.mark.usefixtures("quick_plots")
 
 
-@pytest.fixture(params=["lax.map", "vmap"])
+@pytest.fixture(params=["lax.map", pytest.param("vmap", marks=pytest.mark.slow)])
 def mapping(request, monkeypatch):
     """Both ways over seeds, whatever this machine would choose."""
     monkeypatch.setattr("jaxdt.parallel._one_after_the_other", lambda: request.param == "lax.map")
@@ -155,6 +155,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_seed(tmp_path, monkeypatch)
         jaxdt.train(config, STORE, seeds=SEEDS, out=tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_fails_is_recorded_for_each_seed(tmp_path, monkeypatch):
     def fail(*arguments):
         raise SimulationError("the motor is gone")

@@ -181,6 +181,7 @@ def test_each_operation_gives_what_jax_gives():
         assert theirs.dtype == ours.dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param("stablehlo", marks=pytest.mark.slow), "onnx"])
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_policy_of_frames_is_exported(kind, tmp_path):

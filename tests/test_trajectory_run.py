@@ -46,12 +46,14 @@ def run(tmp_path_factory):
     return jaxdt.train(CONFIG, STORE, out=tmp_path_factory.mktemp("trajectory") / "run", env=Dial())
 
 
+@pytest.mark.slow
 def test_plans_find_better_actions_than_the_datas_mean(run):
     [line] = read_lines(run / "evaluations.jsonl")
     assert line["target"] is None
     assert line["return_mean"] > 4.0
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_to_the_same_weights_and_rate(run, tmp_path):
     part = shutil.copytree(run, tmp_path / "part")
     shutil.rmtree(part / "checkpoints" / "60")
@@ -76,6 +78,7 @@ def test_an_episode_is_the_same_alone_and_beside_others(run):
     assert float(np.sum(actions)) == pytest.approx(together[1], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_action_error_is_that_of_the_likeliest_action_behind_what_was_recorded(run):
     """Where the last numbers of an action are predicted well, and rows behind an end do not count."""
     agent = jaxdt.Agent.load(run)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxdt.algorithms.token_schedule import TokenScheduledUpdate, TokensSeen
 from jaxdt.algorithms.trajectory_transformer import token_loss, token_weights, tokens_of
@@ -66,6 +67,7 @@ def test_the_authors_rate_rises_again_behind_its_end():
     np.testing.assert_allclose(factors, [0.5, 1, 0.1, 0.1, 0.106, 1, 0.377], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_ten_updates_are_the_originals():
     def num_tokens(batch):
         return jnp.sum(batch[:, 1:] != CONFIG["bins"], dtype=jnp.int32)
@@ -103,6 +105,7 @@ def test_cached_logits_are_those_of_a_full_forward_at_every_place():
     np.testing.assert_allclose(behind, expected, atol=1e-5)  # each place overwritten in turn, junk behind it
 
 
+@pytest.mark.slow
 def test_ways_that_share_their_past_are_as_each_alone():
     params, other = ours("param"), (TOKENS[:, :-1] + 2) % 10
     model, first, steps = model_of().with_params(params), 10, 3

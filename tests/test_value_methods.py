@@ -67,6 +67,7 @@ def runs(tmp_path_factory):
 IQL_SLOW = [pytest.param("iql", marks=pytest.mark.slow), "td3-bc"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IQL_SLOW)
 def test_values_find_better_actions_than_the_datas_mean(runs, name):
     [line] = read_lines(runs[name] / "evaluations.jsonl")

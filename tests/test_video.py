@@ -51,6 +51,7 @@ def test_an_episode_becomes_a_film_or_the_machine_says_what_is_missing(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # imageio's
 def test_discrete_actions_become_a_film_too(tmp_path):
     import imageio.v3 as imageio
