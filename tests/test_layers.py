@@ -6,12 +6,21 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.errors import KeyReuseError
+from jaxtyping import TypeCheckError
 
 from jaxdt.config import ModelConfig
 from jaxdt.models import building
 from jaxdt.models.building import build_model
-from jaxdt.models.layers import drop, layer_norm, normalize
+from jaxdt.models.layers import dense, drop, layer_norm, normalize
 from tests.conftest import random_window
+
+
+@pytest.mark.parametrize("x", [jnp.ones((2, 3), jnp.int32), jnp.ones(())], ids=["kind", "shape"])
+def test_in_tests_an_array_must_be_what_the_signature_says(x):
+    layer = nnx.Linear(3, 3, rngs=nnx.Rngs(0))
+    assert dense(layer, jnp.ones((2, 3))).shape == (2, 3)
+    with pytest.raises(TypeCheckError, match=r"jaxdt\.models\.layers\.dense"):
+        dense(layer, x)
 
 
 def kept(key, rate=0.1, shape=(1 << 10, 1 << 10)):
