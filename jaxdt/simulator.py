@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -171,12 +171,12 @@ def identity(env_id: str) -> str:
     return versioned if game is None else f"ALE/{game}-v5"
 
 
-def is_plain_env_id(env_id: str) -> bool:
-    """Whether an id names a registered environment only, and no module to import (`module:Name-v0`); `mjx:` is none.
+def is_plain_env_id(env_id: Any) -> TypeGuard[str]:
+    """Whether a value names a registered environment only, and no module to import (`module:Name-v0`); `mjx:` is none.
 
     What a file says must pass this; what a user types need not.
     """
-    return re.fullmatch(r"(?:[\w-]+/)?[\w.-]+", gymnasium_id(env_id)) is not None
+    return isinstance(env_id, str) and re.fullmatch(r"(?:[\w-]+/)?[\w.-]+", gymnasium_id(env_id)) is not None
 
 
 def are_plain_kwargs(kwargs: Any) -> bool:
@@ -199,7 +199,7 @@ def flags_of(env: str, kwargs: Mapping[str, Any] | None) -> str:
 
 def checked_env_id(value: Any, where: str) -> str:
     """The environment id that a file gives; raises JaxdtError, which begins with `where`, for one that is not plain."""
-    if not isinstance(value, str) or not is_plain_env_id(value):
+    if not is_plain_env_id(value):
         raise JaxdtError(f"{where}: env_id must be a Gymnasium id such as HalfCheetah-v5; got {value!r:.80}.")
     return value
 

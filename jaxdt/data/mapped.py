@@ -213,7 +213,7 @@ def _opened(entry: Path) -> EpisodeStore | None:
     actions = found["actions"]
     if actions.dtype != (np.int32 if actions.ndim == 1 else np.float32):
         return None
-    if env_id is not None and not (isinstance(env_id, str) and is_plain_env_id(env_id)):
+    if env_id is not None and not is_plain_env_id(env_id):
         return None
     if kwargs is not None and not (isinstance(kwargs, dict) and are_plain_kwargs(kwargs)):
         return None

@@ -126,7 +126,7 @@ def not_from_a_file(
 
 def with_what_a_file_may_say(config: TrainConfig) -> TrainConfig:
     """Of a file: without an environment and keyword arguments that must be given again."""
-    env = config.env if config.env is not None and is_plain_env_id(config.env) else None
+    env = config.env if is_plain_env_id(config.env) else None
     kwargs = config.env_kwargs if are_plain_kwargs(config.env_kwargs or {}) else None
     return dataclasses.replace(config, env=env, env_kwargs=kwargs)
 
