@@ -17,10 +17,11 @@ from jaxdt.cli import run as command
 from jaxdt.errors import JaxdtError, StoppedError
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.loggers import read_lines
-from jaxdt.parallel import choose_layout, stacked
+from jaxdt.parallel import choose_layout
 from jaxdt.run import loop
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.stopping import never
+from jaxdt.stacking import stacked
 from tests.children import everything_saved, pendulum_episodes
 from tests.conftest import EVERY_DROPOUT, tiny_algorithm
 from tests.runs import STORE

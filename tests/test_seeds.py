@@ -16,10 +16,10 @@ from jaxdt.errors import JaxdtError, NonFiniteError, RunError, SimulationError
 from jaxdt.evaluation.environments import make_environment
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.loggers import read_lines
-from jaxdt.parallel import stacked
 from jaxdt.progress import decimals
 from jaxdt.run import loop
 from jaxdt.run.directory import RunDirectory, read_record
+from jaxdt.stacking import stacked
 from jaxdt.types import Evaluation
 from tests.children import everything_saved, pendulum_episodes
 from tests.conftest import EVERY_DROPOUT, make_store, tiny_algorithm
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("quick_plots")
 @pytest.fixture(params=["lax.map", pytest.param("vmap", marks=pytest.mark.slow)])
 def mapping(request, monkeypatch):
     """Both ways over seeds, whatever this machine would choose."""
-    monkeypatch.setattr("jaxdt.parallel._one_after_the_other", lambda: request.param == "lax.map")
+    monkeypatch.setattr("jaxdt.stacking._one_after_the_other", lambda: request.param == "lax.map")
     loop.compiled.cache_clear()
     yield
     loop.compiled.cache_clear()

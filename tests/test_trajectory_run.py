@@ -130,6 +130,7 @@ def test_errors_of_plans_are_in_standard_deviations_by_steps_ahead():
     np.testing.assert_allclose(errors.unchanged, [0, 2 / std / 2])
 
 
+@pytest.mark.slow
 def test_plans_are_drawn_of_a_policy_that_plans_alone_and_as_a_figure(finished, run, tmp_path):
     with pytest.raises(jaxdt.JaxdtError, match=r"must be a file that ends in .*; got 'plan'"):
         jaxdt.evaluate(run, Dial(), plot_plan="plan")

@@ -18,7 +18,7 @@ from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.windows import WindowSampler
 from jaxdt.errors import JaxdtError
 from jaxdt.models import Apply, DecodeStep, build_decoder, build_model
-from jaxdt.parallel import in_cpu_blocks
+from jaxdt.stacking import in_cpu_blocks
 from jaxdt.training import GradientUpdate, TrainState, TrainStep, compile_update, initial_state
 from jaxdt.types import Algorithm, Box, Policy, Spec, Window
 

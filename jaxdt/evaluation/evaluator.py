@@ -12,8 +12,8 @@ from jaxtyping import PyTree
 from jaxdt.data.d4rl import normalized_score, reference_name
 from jaxdt.errors import SimulationError
 from jaxdt.evaluation.rollout import FAILURES, Episodes, make_rollout
-from jaxdt.parallel import policy_of_seeds
 from jaxdt.progress import Progress
+from jaxdt.stacking import policy_of_seeds
 from jaxdt.types import Environment, Evaluation, Evaluations, Policy
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Num
 from jaxdt.config.atari_dt import STACK, convolutions_for
 from jaxdt.models.initialization import Uniform
 from jaxdt.models.layers import dense, table, torch_linear
-from jaxdt.parallel import in_cpu_blocks
+from jaxdt.stacking import in_cpu_blocks
 
 
 BLOCK = 10

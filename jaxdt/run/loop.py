@@ -20,7 +20,7 @@ from jaxdt.algorithms import make_algorithm
 from jaxdt.config import AlgorithmConfig, TrainConfig, functions_of
 from jaxdt.errors import RunError, SimulationError, StoppedError
 from jaxdt.evaluation.evaluator import Evaluator
-from jaxdt.parallel import Layout, Vote, stacked
+from jaxdt.parallel import Layout, Vote
 from jaxdt.progress import Progress, decimals
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunRecord
@@ -29,6 +29,7 @@ from jaxdt.run.seed_group import SeedGroup, summarize
 from jaxdt.run.stopping import Stop
 from jaxdt.run.validation import Validation
 from jaxdt.run.writer import RunWriter
+from jaxdt.stacking import stacked
 from jaxdt.training import TrainState, TrainStep, compile_update
 from jaxdt.types import Evaluation, Sampler, Spec
 

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxdt.algorithms import make_algorithm
-from jaxdt.parallel import over_seeds, unstacked
 from jaxdt.run.prepare import Prepared
+from jaxdt.stacking import over_seeds, unstacked
 
 
 BATCHES = 4

@@ -12,11 +12,11 @@ from jaxdt import hosts
 from jaxdt.checkpoint import CheckpointWriter, checkpoint_steps, load_checkpoint, read_metadata
 from jaxdt.errors import NonFiniteError
 from jaxdt.loggers import append_line, cut_lines, evaluation_scalars, read_evaluations, read_lines, training_scalars
-from jaxdt.parallel import stacked, unstacked
 from jaxdt.plots import plot_finetuning, plot_loss, plot_returns
 from jaxdt.run.directory import RunDirectory, RunRecord, write_record
 from jaxdt.run.mirrors import open_mirrors
 from jaxdt.run.seed_group import SeedGroup
+from jaxdt.stacking import stacked, unstacked
 from jaxdt.training import Metrics, TrainState
 from jaxdt.types import Evaluation
 

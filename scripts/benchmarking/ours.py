@@ -26,10 +26,11 @@ from jaxdt.data.writing import write_episodes
 from jaxdt.evaluation.environments import make_environment
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.loggers import read_lines
-from jaxdt.parallel import Layout, stacked
+from jaxdt.parallel import Layout
 from jaxdt.run.loop import next_batches
 from jaxdt.run.prepare import MOST_UPDATES_PER_CALL
 from jaxdt.simulator import usable_cores
+from jaxdt.stacking import stacked
 from jaxdt.training import compile_update
 from jaxdt.types import Algorithm, Box, Sampler, Spec, Window
 

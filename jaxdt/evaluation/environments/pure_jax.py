@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
 from jaxdt.choice import JaxEnvironment
 from jaxdt.errors import JaxdtError, SimulationError, one_line
-from jaxdt.parallel import in_cpu_blocks
+from jaxdt.stacking import in_cpu_blocks
 from jaxdt.types import Box, Spec
 
 
