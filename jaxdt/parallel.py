@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import itertools
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -21,10 +22,13 @@ from jaxdt.stacking import over_seeds
 
 _AXIS = "data"
 
+_SMALL = 4096
+"""Elements of an array of which every device holds all: putting it together again would cost more than it takes."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The devices that train, and what each has: its share of every batch and the whole state, or seeds of its own.
+    """The devices that train, and what each has: its share of every batch and the state, or seeds of its own.
 
     Windows, dropout and losses are the same, but for rounding, whatever the layout.
     """
@@ -33,16 +37,33 @@ class Layout:
     """Of JAX, as many of each process, one process after the other; the first also evaluates."""
     seeds: int = 1
     """All that train in one program."""
+    shard_parameters: bool = False
+    """Each device holds its part of every large array of the state, not the whole: less memory, and more to send."""
 
     @property
     def splits_seeds(self) -> bool:
         """Whether each device has whole seeds of its own, so that none waits for another."""
-        return len(self.devices) > 1 and self.seeds % len(self.devices) == 0
+        return len(self.devices) > 1 and self.seeds % len(self.devices) == 0 and not self.shard_parameters
 
     @property
-    def state(self) -> Sharding:
-        """Of states, keys and metrics."""
+    def splits_state(self) -> bool:
+        """Whether no device has the whole state of a seed."""
+        return len(self.devices) > 1 and self.shard_parameters
+
+    @property
+    def whole(self) -> Sharding:
+        """Of keys and metrics, and of states that are not split."""
         return self._sharding(_AXIS) if self.splits_seeds else self._sharding()
+
+    def state(self, tree: PyTree[Array]) -> PyTree[Sharding]:
+        """Of each array of a state, or of anything of such arrays: their longest axis that the devices divide."""
+        return jax.tree.map(lambda leaf: self._split(leaf.shape) if self.splits_state else self.whole, tree)
+
+    def _split(self, shape: tuple[int, ...]) -> Sharding:
+        possible = [axis for axis, length in enumerate(shape) if length % len(self.devices) == 0]
+        if math.prod(shape) < _SMALL or not possible:
+            return self.whole
+        return self._sharding(*[None] * max(possible, key=shape.__getitem__), _AXIS)
 
     @property
     def batches(self) -> Sharding:
@@ -61,8 +82,8 @@ class Layout:
     def place_state(self, tree: PyTree[Array]) -> PyTree[Array]:
         """States or keys, the same in all processes, on the devices."""
         if not self._is_of_several_processes:
-            return jax.device_put(tree, self.state)
-        return jax.tree.map(self._copy_to_all, tree)
+            return jax.device_put(tree, self.state(tree))
+        return jax.tree.map(self._copy_to_all, tree, self.state(tree))
 
     def place_batches(self, batches: PyTree[np.ndarray]) -> PyTree[Array]:
         """What one call of several updates takes, of which each process gives its rows."""
@@ -86,14 +107,14 @@ class Layout:
         return jax.shard_map(function, mesh=self._mesh, in_specs=share, out_specs=share, check_vma=False)
 
     def on_first(self, tree: PyTree[Array]) -> PyTree[Array]:
-        """A state, or a part of one, on the first device alone, or the first of each process."""
+        """A state, or a part of one, on the first device alone, or the first of each process; all must ask for it."""
         if self._is_of_several_processes:
-            return hosts.here(tree)
+            return hosts.here(self._put_together(tree) if self.splits_state else tree)
         return tree if len(self.devices) == 1 else jax.device_put(tree, self.devices[0])
 
     def to_save(self, state: PyTree[Array]) -> PyTree[Array]:
-        """The state as a checkpoint takes it, which several processes write together."""
-        return state if self._is_of_several_processes else self.on_first(state)
+        """The state as a checkpoint takes it, which several processes write together; split, it is not put together."""
+        return state if self._is_of_several_processes or self.splits_state else self.on_first(state)
 
     @functools.cached_property
     def _places_here(self) -> list[int]:
@@ -105,11 +126,15 @@ class Layout:
     def _is_of_several_processes(self) -> bool:
         return len({device.process_index for device in self.devices}) > 1
 
-    def _copy_to_all(self, leaf: Array) -> Array:
+    @functools.cached_property
+    def _put_together(self) -> Callable[[PyTree[Array]], PyTree[Array]]:
+        return jax.jit(lambda tree: tree, out_shardings=self.whole)
+
+    def _copy_to_all(self, leaf: Array, sharding: Sharding) -> Array:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(self._copy_to_all(jax.random.key_data(leaf)))
+            return jax.random.wrap_key_data(self._copy_to_all(jax.random.key_data(leaf), sharding))
         values = np.asarray(leaf)
-        return jax.make_array_from_callback(values.shape, self.state, lambda index: values[index])
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
     def describe(self, batch_size: int) -> str:
         """What each device has, for people."""
@@ -118,7 +143,8 @@ class Layout:
         if not self.splits_seeds:
             share = f"{batch_size // count} of the {batch_size} windows of a batch"
         among = f" of {hosts.count()} processes" if self._is_of_several_processes else ""
-        return f"trains on {count} devices{among}, each with {share}"
+        held = f" and 1/{count} of the state" if self.splits_state else ""
+        return f"trains on {count} devices{among}, each with {share}{held}"
 
     @property
     def _mesh(self) -> Mesh:
@@ -139,7 +165,7 @@ class Vote:
     def __init__(self, layout: Layout):
         self._layout = layout
         self._given: collections.deque[Array] = collections.deque(maxlen=3)
-        self._largest = jax.jit(lambda rows: rows.max(axis=0), out_shardings=layout.state)
+        self._largest = jax.jit(lambda rows: rows.max(axis=0), out_shardings=layout.whole)
 
     def __call__(self, *numbers: int) -> tuple[int, ...]:
         """To be called by all, after every call of updates."""
@@ -155,11 +181,14 @@ class Vote:
         self._given.clear()
 
 
-def choose_layout(batch_size: int, *, seeds: int = 1, devices: int | None = None) -> Layout:
+def choose_layout(
+    batch_size: int, *, seeds: int = 1, devices: int | None = None, shard_parameters: bool = False
+) -> Layout:
     """For a run, or for the runs of several seeds in one program.
 
     `devices`: how many, of all processes together; None: of a CPU one a process, of accelerators as many as the batch
-    or the seeds can be divided by. Raises JaxdtError for more than are there, and for a number that divides neither.
+    or the seeds can be divided by. `shard_parameters`: they share the state out too, and so never the seeds. Raises
+    JaxdtError for more than are there, and for a number that divides neither.
     """
     processes = hosts.count()
     there = _devices_of_each_process()
@@ -172,17 +201,20 @@ def choose_layout(batch_size: int, *, seeds: int = 1, devices: int | None = None
             f"devices= (--devices){more}."
         )
     if processes > 1:
-        return _over_processes(there, batch_size, processes, wanted, devices)
-    count = max(n for n in range(1, wanted + 1) if batch_size % n == 0 or seeds % n == 0)
+        layout = _over_processes(there, batch_size, processes, wanted, devices)
+        return dataclasses.replace(layout, shard_parameters=shard_parameters)
+    divisible, named = [batch_size, seeds], "batch_size, or the number of seeds,"
+    if shard_parameters:
+        divisible, named = [batch_size], "batch_size"
+    count = max(n for n in range(1, wanted + 1) if any(number % n == 0 for number in divisible))
     if count < wanted and devices is not None:
         raise JaxdtError(
-            f"batch_size, or the number of seeds, must be a multiple of devices; got batch_size={batch_size}, {seeds} "
-            f"seed{'s' * (seeds > 1)} and devices={devices}; give devices={count} (--devices {count}), or "
-            "another batch_size= (--batch-size)."
+            f"{named} must be a multiple of devices; got batch_size={batch_size}, {seeds} seed{'s' * (seeds > 1)} and "
+            f"devices={devices}; give devices={count} (--devices {count}), or another batch_size= (--batch-size)."
         )
     if count < wanted:
         _warn_of_idle(batch_size, count, wanted)
-    return Layout(tuple(there[:count]), seeds)
+    return Layout(tuple(there[:count]), seeds, shard_parameters)
 
 
 def _over_processes(there: list[Any], batch_size: int, processes: int, wanted: int, devices: int | None) -> Layout:

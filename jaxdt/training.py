@@ -193,6 +193,7 @@ def compile_update(
     is stacked along one more axis before all others: each seed's state, batches and key are its own. `layout`: of which
     seeds and devices; None: of one seed, where the state lies.
     """
+    splits_state = layout is not None and layout.splits_state
 
     def checked(one: Update) -> Update:
         def step(state: TrainState, batch: PyTree, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
@@ -207,7 +208,7 @@ def compile_update(
         return step
 
     def steps(state: TrainState, batches: PyTree, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
-        if isinstance(update, GradientUpdate):
+        if isinstance(update, GradientUpdate) and not splits_state:  # one long vector would be put together first
             state = flatten_like(state, state.params)
         assert updates_per_call is not None
         turns: tuple[Update, ...] = (update,)
@@ -229,7 +230,15 @@ def compile_update(
     if layout is None:
         return jax.jit(called, donate_argnums=0)
     # Said, not left to XLA: a state that came back otherwise would be compiled for anew.
-    return jax.jit(layout.over_seeds(called), donate_argnums=0, out_shardings=layout.state)
+    called = layout.over_seeds(called)
+    if not splits_state:
+        return jax.jit(called, donate_argnums=0, out_shardings=layout.whole)
+
+    def split(state: TrainState, batches: PyTree, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
+        state, metrics = called(state, batches, key)
+        return jax.lax.with_sharding_constraint((state, metrics), (layout.state(state), layout.whole))
+
+    return jax.jit(split, donate_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnames="config")  # else each of its many arrays is made by a program of its own

@@ -55,15 +55,15 @@ class Trained(NamedTuple):
 
 
 @functools.cache
-def twenty_updates(devices: int, *seeds: int) -> Trained:
+def twenty_updates(devices: int, *seeds: int, shard_parameters: bool = False) -> Trained:
     """As the loop makes them, dropout on."""
-    layout = choose_layout(8, seeds=len(seeds), devices=devices)
+    layout = choose_layout(8, seeds=len(seeds), devices=devices, shard_parameters=shard_parameters)
     init, update = cast(Any, loop.compiled(ALGORITHM, DRIFT_SPEC, UPDATES, layout))
     sampler = make_algorithm(ALGORITHM, DRIFT_SPEC).sampler
     samplers = [sampler(STORE, batch_size=8, seed=seed) for seed in seeds]
     keys = [jax.random.split(jax.random.key(seed)) for seed in seeds]
-    state, key = jax.device_put(
-        (stacked([init(first) for first, _ in keys]), stacked([second for _, second in keys])), layout.state
+    state, key = layout.place_state(
+        (stacked([init(first) for first, _ in keys]), stacked([second for _, second in keys]))
     )
     batch, losses, windows = loop.next_batches(samplers, UPDATES, layout), [], []
     program = update.lower(state, batch, key).compile().as_text()
@@ -94,6 +94,22 @@ def test_each_device_has_its_share_of_a_batch_and_gradients_are_summed_over_all(
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(trained.state))
 
 
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_state_that_is_split_trains_to_the_same_losses_and_takes_its_share_of_memory(monkeypatch, devices):
+    monkeypatch.setattr("jaxdt.parallel._SMALL", 64)
+    ours, one = twenty_updates(devices, 0, shard_parameters=True), twenty_updates(1, 0)
+    jax.tree.map(np.testing.assert_array_equal, ours.windows, one.windows)
+    np.testing.assert_allclose(ours.losses, one.losses, rtol=1e-5)
+    assert ours.programs == 1
+    assert "all-gather" in ours.collectives
+    held = [0] * devices
+    for leaf in jax.tree.leaves(ours.state):
+        for place, shard in enumerate(leaf.addressable_shards):
+            held[place] += shard.data.nbytes
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(ours.state))
+    assert max(held) < 1.2 * whole / devices
+
+
 @pytest.mark.slow
 def test_seeds_that_the_devices_divide_are_shared_out_and_never_speak():
     trained = twenty_updates(2, 0, 1)
@@ -119,8 +135,8 @@ def on_one(tmp_path_factory, quick_plots):
     return jaxdt.train(RUN, STORE, out=tmp_path_factory.mktemp("devices") / "on-one")
 
 
-def train_on(devices: int, out, *, seed=0, stopped_after=None, **options):
-    config = dataclasses.replace(RUN, devices=devices, seed=seed)
+def train_on(devices: int, out, *, seed=0, stopped_after=None, shard_parameters=False, **options):
+    config = dataclasses.replace(RUN, devices=devices, seed=seed, shard_parameters=shard_parameters)
     with contextlib.nullcontext() if stopped_after is None else pytest.raises(StoppedError):
         stop = never if stopped_after is None else stop_at(stopped_after)
         jaxdt.train(config, STORE, out=out, resume=True, stop=stop, **options)
@@ -134,9 +150,11 @@ def is_close(out, whole):
 
 
 @pytest.mark.slow
-def test_a_run_resumes_on_fewer_and_on_more_devices(on_one, tmp_path):
+@pytest.mark.parametrize("shard_parameters", [False, True])
+def test_a_run_resumes_on_fewer_and_on_more_devices(on_one, tmp_path, monkeypatch, shard_parameters):
+    monkeypatch.setattr("jaxdt.parallel._SMALL", 64)
     for devices, updates in ((2, 2), (1, 2)):
-        train_on(devices, tmp_path, stopped_after=updates)
+        train_on(devices, tmp_path, stopped_after=updates, shard_parameters=shard_parameters)
     train_on(2, tmp_path)
     record = read_record(RunDirectory(tmp_path))
     assert (record.config.devices, record.made_with["devices"]) == (2, 2)

@@ -105,15 +105,19 @@ def is_close(ours: Together, whole: Together) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_trains(shared, tmp_path):
+@pytest.mark.parametrize(
+    ("flags", "held"),
+    [("--env none", ""), ("--shard-parameters --width 64 --eval-episodes 1", " and 1/2 of the state")],
+)
+def test_two_processes_train_what_one_trains(shared, tmp_path, flags, held):
     run, whole = Together(shared, tmp_path / "two"), Together(shared, tmp_path / "one")
-    run.finish(2, "--env", "none", "--steps", "6")
+    run.finish(2, *flags.split(), "--steps", "6")
     jaxdt.train(read_record(RunDirectory(run.out)).config, shared / "data.npz", out=whole.out)
     is_close(run, whole)
     made = read_record(RunDirectory(run.out)).made_with
     assert (made["devices"], made["process_count"]) == (2, 2)
     first, second = (path.read_text() for path in run.logs)
-    assert "trains on 2 devices of 2 processes, each with 6 of the 12 windows of a batch" in first
+    assert f"trains on 2 devices of 2 processes, each with 6 of the 12 windows of a batch{held}\n" in first
     assert "trained on" in first
     assert not re.sub(r"\[Gloo\].*\n", "", second)
 

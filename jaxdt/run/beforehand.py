@@ -25,7 +25,8 @@ def check_beforehand(config: TrainConfig, environment: Any, *, seeds: int | None
         if getattr(config, kind):
             check_installed(kind)
     if config.devices is not None and seeds is not None:
-        choose_layout(config.batch_size, seeds=seeds, devices=config.devices)
+        sharded = config.shard_parameters
+        choose_layout(config.batch_size, seeds=seeds, devices=config.devices, shard_parameters=sharded)
     env = demo.env_id if config.env is None and demo is not None else config.env
     if environment is not None or seeds is None or env in (None, "none", CUSTOM):
         return  # a run that goes on has keyword arguments of its own

@@ -172,7 +172,11 @@ def _compiling_beside(
     """Compiles the update, for what it will be called with, beside what is done meanwhile; JAX then finds it again."""
 
     def placed(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.state), tree)
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            tree,
+            layout.state(tree),
+        )
 
     def compile_it() -> None:
         keys = [jax.eval_shape(jax.random.key, 0)] * layout.seeds

@@ -106,7 +106,8 @@ def prepare_run(
         config = _with_arguments_of_data(config, store)
     choice = choice_of(config, environment, int(store.lengths.max()))
     _check_extras(config, choice)
-    layout = choose_layout(config.batch_size, seeds=seeds, devices=config.devices)
+    sharded = config.shard_parameters
+    layout = choose_layout(config.batch_size, seeds=seeds, devices=config.devices, shard_parameters=sharded)
     played_in = None if env == "none" else make_environment(choice)
     try:
         if isinstance(played_in, GymnasiumEnvironment) and choice.parallel != 1:

@@ -45,7 +45,7 @@ def explore_and_train(
         init_key, update_key = run_keys(finetuning.config.seed)
         state = init(init_key)
         state = writer.restore([state if group.steps else start_from(state)])
-        state, key = jax.device_put((state, update_key), layout.state)
+        state, key = layout.place_state((state, update_key))
         writer.write_records()
         rounds = _Rounds(group, prepared, finetuning, writer, progress, stop)
         progress.start("fine-tune", finetuning.config.rounds, "round", rounds.before(int(state.step))[0])

@@ -80,7 +80,7 @@ def _train(
     layout = Layout(tuple(jax.devices()[:1]), seeds)
     step = compile_update(algorithm.update, updates_per_call=updates, layout=layout)
     first = jax.jit(algorithm.init)(jax.random.key(0))
-    state = jax.device_put(stacked([first] * seeds), layout.state)
+    state = layout.place_state(stacked([first] * seeds))
     windows = next_batches(samplers, updates)
     keys = stacked([jax.random.key(seed) for seed in range(seeds)])
 
