@@ -1,6 +1,7 @@
 """What models of several sizes need: `python scripts/model_sizes.py`."""
 
 import dataclasses
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import tyro
 from benchmarking.ours import make_benchmark_algorithm
 from benchmarking.products import update_operations
 from benchmarking.shapes import LARGE, Shapes
+from jaxdt.parallel import Layout
 from jaxdt.training import compile_update
 from jaxdt.types import Window
 
@@ -37,16 +39,19 @@ class Arguments:
     """A GPU's description as text, as XLA has them in xla/tools/hlo_opt/gpu_specs; needs jax's CUDA plugin only."""
     dtype: str = "bfloat16"
     """Of the computations."""
+    devices: int = 1
+    """How many share batch and state (`--shard-parameters`); the memory is then that of each. Parts of a CPU are made
+    by JAX_NUM_CPU_DEVICES."""
 
 
 def main() -> None:
     arguments = tyro.cli(Arguments, prog="python scripts/model_sizes.py")
-    sharding = jax.sharding.SingleDeviceSharding(_device(arguments.gpu))
+    layout = Layout(tuple(_devices(arguments)), shard_parameters=True)
     print("size: parameters; a batch of an update; operations of its products; weights and AdamW; compiled in, and its")
     print("temporaries: as it is | with --rematerialize")
     for name in arguments.only or SIZES:
         shapes = dataclasses.replace(SIZES[name], dtype=arguments.dtype)
-        count, kept = _count(shapes)
+        count, kept = _count(shapes, layout)
         print(
             f"{name}: {count / 1e6:,.1f} M; {shapes.batch_size} x K {shapes.context_length}; "
             f"{update_operations(shapes) / 1e12:,.3g} TFLOP; {kept / 2**30:.3g} GiB",
@@ -54,35 +59,40 @@ def main() -> None:
             flush=True,
         )
         for rematerialize in (False, True):
-            seconds, temporaries = _compiled(dataclasses.replace(shapes, rematerialize=rematerialize), sharding)
+            seconds, temporaries = _compiled(dataclasses.replace(shapes, rematerialize=rematerialize), layout)
             print(
                 f"{' |' if rematerialize else ';'} {seconds:.0f} s, {temporaries / 2**30:.3g} GiB", end="", flush=True
             )
         print()
 
 
-def _device(gpu: Path | None) -> Any:
-    if gpu is None:
-        return jax.devices()[0]
+def _devices(arguments: Arguments) -> list[Any]:
+    if arguments.gpu is None:
+        return jax.devices()[: arguments.devices]
     from jax.experimental import topologies
 
-    [device] = topologies.get_topology_desc(
-        platform="cuda", topology_name="described", topology="1x1x1", target_config=gpu.read_text()
+    return topologies.get_topology_desc(
+        platform="cuda",
+        topology_name="described",
+        topology=f"1x1x{arguments.devices}",
+        target_config=arguments.gpu.read_text(),
     ).devices
-    return device
 
 
-def _count(shapes: Shapes) -> tuple[int, int]:
-    """Parameters, and bytes of them and of what the optimiser keeps."""
+def _count(shapes: Shapes, layout: Layout) -> tuple[int, int]:
+    """Parameters, and bytes of them and of what the optimiser keeps on each device."""
     state = jax.eval_shape(make_benchmark_algorithm(shapes).init, jax.random.key(0))
-    leaves = jax.tree.leaves((state.params, state.opt_state))
-    return sum(leaf.size for leaf in jax.tree.leaves(state.params)), sum(
-        leaf.size * leaf.dtype.itemsize for leaf in leaves
+    held = (state.params, state.opt_state)
+    sizes = jax.tree.map(
+        lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
+        held,
+        layout.state(held),
     )
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params)), sum(jax.tree.leaves(sizes))
 
 
-def _compiled(shapes: Shapes, sharding: Any) -> tuple[float, int]:
-    """Seconds to compile an update, and the bytes that it needs beside the state."""
+def _compiled(shapes: Shapes, layout: Layout) -> tuple[float, int]:
+    """Seconds to compile an update, and the bytes that each device needs beside the state."""
     algorithm, key = make_benchmark_algorithm(shapes), jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(algorithm.init, key)
     steps = (1, shapes.batch_size, shapes.context_length)
@@ -93,8 +103,9 @@ def _compiled(shapes: Shapes, sharding: Any) -> tuple[float, int]:
         timesteps=jax.ShapeDtypeStruct(steps, "int32"),
         mask=jax.ShapeDtypeStruct(steps, "bool"),
     )
-    there = jax.tree.map(lambda leaf: leaf.update(sharding=sharding), (state, batch, key))
-    lowered = compile_update(algorithm.update, updates_per_call=1).lower(*there)
+    where = (layout.state(state), jax.tree.map(lambda _: layout.batches, batch), layout.whole)
+    there = jax.tree.map(lambda leaf, sharding: leaf.update(sharding=sharding), (state, batch, key), where)
+    lowered = compile_update(algorithm.update, updates_per_call=1, layout=layout).lower(*there)
     began = time.perf_counter()
     compiled = lowered.compile()
     return time.perf_counter() - began, compiled.memory_analysis().temp_size_in_bytes
