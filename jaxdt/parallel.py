@@ -106,6 +106,11 @@ class Layout:
         share = PartitionSpec(_AXIS)
         return jax.shard_map(function, mesh=self._mesh, in_specs=share, out_specs=share, check_vma=False)
 
+    @property
+    def here(self) -> tuple[Any, ...]:
+        """The devices of this process."""
+        return tuple(self.devices[i] for i in self._places_here)
+
     def on_first(self, tree: PyTree[Array]) -> PyTree[Array]:
         """A state, or a part of one, on the first device alone, or the first of each process; all must ask for it."""
         if self._is_of_several_processes:
@@ -256,6 +261,12 @@ def _devices_of_each_process() -> list[Any]:
 
 def _process(device: Any) -> int:
     return device.process_index
+
+
+def devices_to_play_on() -> list[Any]:
+    """All accelerators of this process; of a CPU its first device."""
+    there = jax.local_devices()
+    return there[:1] if jax.default_backend() == "cpu" else there
 
 
 def _number_by_default(there: int) -> int:

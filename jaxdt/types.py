@@ -117,6 +117,8 @@ class Environment(Protocol):
     max_episode_steps: int
     on_step: Callable[[int], None]
     """Called on the host after each step of the batch, with its number; where there is no host, never."""
+    on_device: bool
+    """Whether the host takes no part in it, so that several devices may play a share of the batch each."""
 
     def reset(self, seeds: Any) -> tuple[Any, Any]:
         """`(state, observation (b, *s))`; episode `i` depends on `seeds[i]` alone."""

@@ -13,10 +13,13 @@ import pytest
 import jaxdt
 from jaxdt import BehaviorCloningConfig
 from jaxdt.algorithms import make_algorithm
+from jaxdt.algorithms.decision_transformer import with_sizes
 from jaxdt.cli import run as command
 from jaxdt.errors import JaxdtError, StoppedError
+from jaxdt.evaluation.environments import make_environment
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.loggers import read_lines
+from jaxdt.models import build_model
 from jaxdt.parallel import choose_layout
 from jaxdt.run import loop
 from jaxdt.run.directory import RunDirectory, read_record
@@ -26,7 +29,7 @@ from tests.children import everything_saved, pendulum_episodes
 from tests.conftest import EVERY_DROPOUT, tiny_algorithm
 from tests.runs import STORE
 from tests.test_stopping import stop_at
-from tests.toys import DRIFT_SPEC
+from tests.toys import DRIFT_SPEC, Drift
 
 
 pytestmark = pytest.mark.usefixtures("quick_plots")
@@ -190,6 +193,19 @@ def test_the_command_trains_on_several_devices_and_plays_on_one(tmp_path, capsys
     assert re.search(r"trained on +2 x cpu", printed.out)
     assert [line["step"] for line in read_lines(out / "evaluations.jsonl")] == [1]
     assert played_on == [{jax.devices()[0]}] * len(played_on) != []
+
+
+@pytest.mark.parametrize(("episodes", "used"), [(4, 4), (3, 3), (5, 1)])
+def test_episodes_that_need_no_host_are_shared_out_and_are_what_they_are_on_one_device(episodes, used):
+    policy = make_algorithm(ALGORITHM, DRIFT_SPEC).policy
+    init, _ = build_model(with_sizes(ALGORITHM.model, DRIFT_SPEC))
+    params, environment = jax.jit(init)(jax.random.key(0)), make_environment(Drift())
+    alone, shared = (Evaluator(policy, environment, record=True, devices=jax.devices()[:n]) for n in (1, 4))
+    wanted, ours = (each.run_episodes(params, [2.0], episodes, 7) for each in (alone, shared))
+    assert {shard.device for shard in ours.returns.addressable_shards} == set(jax.devices()[:used])
+    assert {shard.data.shape for shard in ours.returns.addressable_shards} == {(episodes // used,)}
+    assert len(np.unique(ours.returns)) == episodes
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, wanted)
 
 
 @pytest.mark.parametrize(

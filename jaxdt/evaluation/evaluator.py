@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree
 
 from jaxdt.data.d4rl import normalized_score, reference_name
 from jaxdt.errors import SimulationError
@@ -23,6 +24,8 @@ class Evaluator:
     - `training_seeds`: of the models that play side by side, whose params are stacked; (): one model, not stacked.
     - `parallel`: most episodes that are played at once, of one model; None: all of all models.
     - `record`: keep every step. `progress` may be replaced at any time.
+    - `devices`: that share out the episodes, as many as divide them, of an environment that is on the device; (): JAX's
+      first alone.
     """
 
     def __init__(
@@ -34,10 +37,12 @@ class Evaluator:
         parallel: int | None = None,
         record: bool = False,
         progress: Progress | None = None,
+        devices: Sequence[Any] = (),
     ):
         self.environment = environment
         self.progress = progress or Progress()
         self._training_seeds, self._parallel = training_seeds, parallel
+        self._devices = devices if environment.on_device else ()
         if training_seeds and parallel is None:
             policy = policy_of_seeds(policy, len(training_seeds))
         self._rollout = make_rollout(policy, environment, record=record)
@@ -79,7 +84,7 @@ class Evaluator:
         environment.on_step = lambda step: self.progress.advance(step)  # another Evaluator may have played in it
         self.progress.start(title, environment.max_episode_steps, "step")
         try:
-            played = jax.block_until_ready(self._rollout(params, jnp.asarray(seeds), jnp.asarray(wanted)))
+            played = jax.block_until_ready(self._rollout(*self._placed(params, seeds, wanted)))
         except jax.errors.JaxRuntimeError as error:  # a callback in the environment raised, or memory ran out
             lines = str(error).splitlines() or [""]
             reason = lines[-1] if "Traceback" in str(error) else lines[0]
@@ -93,6 +98,15 @@ class Evaluator:
             i, step = int(failed[np.argmin(last)]), last.min()
             raise SimulationError(f"{environment.name}, {name(i)}, step {step}: {FAILURES[played.failures[i]]}.")
         return played
+
+    def _placed(self, params: PyTree, seeds: np.ndarray, wanted: np.ndarray) -> tuple[PyTree, Array, Array]:
+        """The arguments of a rollout where they are needed."""
+        count = max((n for n in range(1, len(self._devices) + 1) if len(seeds) % n == 0), default=1)
+        if count == 1:
+            return params, jnp.asarray(seeds), jnp.asarray(wanted)
+        mesh = Mesh(self._devices[:count], ("episodes",), axis_types=(AxisType.Auto,))
+        rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("episodes",), ()))
+        return jax.device_put((params, seeds, wanted), (whole, rows, rows))
 
     def evaluate(self, params: PyTree, targets: Sequence[float | None], episodes: int, seed: int) -> list[Evaluations]:
         """Of each model one Evaluation a target, in the order given; one model where there are no training seeds."""

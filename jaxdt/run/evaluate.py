@@ -22,6 +22,7 @@ from jaxdt.evaluation.rollout import Episodes, sees_pictures
 from jaxdt.evaluation.video import Take, render_episode, try_filming
 from jaxdt.files import open_atomically
 from jaxdt.games import game_of
+from jaxdt.parallel import devices_to_play_on
 from jaxdt.plots import plot_plan as draw_plan
 from jaxdt.progress import Progress
 from jaxdt.run.agent import Agent
@@ -286,7 +287,7 @@ def _make_evaluator(agent: Agent, choice: EnvironmentChoice, *, record: bool = F
     except JaxdtError:
         made.close()
         raise
-    return Evaluator(agent.policy, made, parallel=choice.parallel, record=record)
+    return Evaluator(agent.policy, made, parallel=choice.parallel, record=record, devices=devices_to_play_on())
 
 
 def _registered(env_id: str) -> Any:

@@ -108,6 +108,7 @@ def train_and_evaluate(
                 training_seeds=training_seeds,
                 parallel=config.parallel_environments,
                 progress=progress,
+                devices=layout.here,
             )
         recent: collections.deque[Any] = collections.deque(maxlen=3)
         validate, clock, saved_at = Validation(prepared), _Clock(), time.perf_counter()

@@ -81,11 +81,11 @@ class _Rounds:
         self._finetuning, self._config = finetuning, finetuning.config
         algorithm, spec = prepared.record.config.algorithm, prepared.record.spec
         assert prepared.environment is not None
-        environment, parallel = prepared.environment, prepared.choice.parallel
+        environment, parallel, layout = prepared.environment, prepared.choice.parallel, prepared.layout
         policy = make_algorithm(algorithm, spec).policy
-        self._evaluator = Evaluator(policy, environment, parallel=parallel, progress=progress)
+        self._evaluator = Evaluator(policy, environment, parallel=parallel, progress=progress, devices=layout.here)
         drawing = make_algorithm(that_explores(algorithm), spec).policy
-        explorer = Evaluator(drawing, environment, parallel=parallel, record=True)
+        explorer = Evaluator(drawing, environment, parallel=parallel, record=True, devices=layout.here)
         self._exploration = Exploration(
             group.runs[0].replay,
             self._config,

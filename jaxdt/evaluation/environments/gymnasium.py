@@ -27,6 +27,8 @@ class GymnasiumEnvironment:
     `raise_failure` reports it when the rollout has returned.
     """
 
+    on_device = False
+
     def __init__(self, environment: Any, make_pool: Callable[[Any, Any], Pool] = SimulatorPool):
         """`environment`: an EnvironmentChoice, or its `env`.
 

@@ -24,6 +24,8 @@ class VectorizedEnvironment:
     - `name`: default: of its class. `cpu_block`: most episodes that a CPU steps at once; None: all.
     """
 
+    on_device = True
+
     def __init__(
         self,
         environment: JaxEnvironment,
