@@ -11,11 +11,10 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from jaxdt.errors import JaxdtError
-from jaxdt.games import game_of
+from jaxdt.games import GREY_PICTURE, game_of
 from jaxdt.resizing import RESIZES, Resize, resize
 
 
-FRAME_SIZE = (84, 84)
 _FRAMES_A_SECOND = 60
 _MOST_FRAMES = 2**24  # of an episode
 _OURS = "jaxdt.atari:AtariGame"
@@ -106,7 +105,7 @@ class AtariGame(gymnasium.Env):
         )
         self.render_mode = render_mode
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": _FRAMES_A_SECOND / self.settings.frameskip}
-        self.observation_space = gymnasium.spaces.Box(0, 255, FRAME_SIZE, np.uint8)
+        self.observation_space = gymnasium.spaces.Box(0, 255, GREY_PICTURE, np.uint8)
         self._seen: Any = self.emulators(1)
         self._shown: Any = self.emulators(1, colour=True) if render_mode == "rgb_array" else None  # plays the same
         self._screen: Any = None
@@ -132,7 +131,7 @@ class AtariGame(gymnasium.Env):
 
     def seen(self, screens: UInt8[np.ndarray, "b 1 h w"]) -> UInt8[np.ndarray, "b y x"]:
         """What is observed of `emulators`' screens."""
-        return resize(screens[:, 0], FRAME_SIZE, self.settings.resize)
+        return resize(screens[:, 0], GREY_PICTURE, self.settings.resize)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)

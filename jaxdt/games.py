@@ -19,6 +19,9 @@ VideoChess VideoCube VideoPinball WizardOfWor WordZapper YarsRevenge Zaxxon
 GAMES = frozenset(_NAMES.split())
 """As Gymnasium's ids call them."""
 
+GREY_PICTURE = (84, 84)
+"""Height and width of what a player is shown of a screen, since Mnih et al. (2015)."""
+
 _IDS = (
     r"(?:ale_py:)?ALE/(\w+?)(?:-v5)?",  # namespace and module name no others
     r"(\w+?)(?:NoFrameskip|Deterministic)(?:-v[04])?",

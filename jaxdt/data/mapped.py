@@ -78,7 +78,7 @@ def load_mapped(
     if store is not None:
         return store
     busy = f"{label}: another process is unpacking it; waiting for that"
-    with sole_process(cache / f".{stem}.lock", busy, progress):
+    with in_turn(cache / f".{stem}.lock", busy, progress):
         store = _opened(entry)
         if store is None:
             unfinished = cache / f".{stem}-{_FORMAT}.tmp"
@@ -127,7 +127,7 @@ def _kept_if_shards_are_done(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def sole_process(path: Path, busy: str, progress: Progress) -> Iterator[None]:
+def in_turn(path: Path, busy: str, progress: Progress) -> Iterator[None]:
     """Says `busy` and waits where another process holds the lock at `path`; one that dies lets go."""
     lock = FileLock(path)
     try:

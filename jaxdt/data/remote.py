@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxdt.data.formats import FORMATS
-from jaxdt.data.mapped import short_hash, sole_process
+from jaxdt.data.mapped import in_turn, short_hash
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.files import open_atomically, private_cache, remove_unfinished
 from jaxdt.progress import Progress
@@ -68,7 +68,7 @@ def find_remote(spec: str, progress: Progress) -> Path:
         )
     directory = cache / f"{re.sub(r'[^A-Za-z0-9.-]', '_', address)[-40:].strip('._')}-{short_hash(spec)}"
     busy = f"{spec}: another process is copying it; waiting for that"
-    with sole_process(cache / f".{directory.name}.lock", busy, progress):
+    with in_turn(cache / f".{directory.name}.lock", busy, progress):
         _copy(spec, system, files, directory, progress)
     return directory if is_directory else directory / files[0].name
 

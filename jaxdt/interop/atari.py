@@ -7,13 +7,12 @@ import numpy as np
 from jaxdt.config import AtariDTConfig
 from jaxdt.config.atari_dt import NATURE, STACK
 from jaxdt.errors import JaxdtError
+from jaxdt.games import GREY_PICTURE
 from jaxdt.interop.mingpt import take_block, take_norm, without_buffers
 from jaxdt.interop.names import put, take
 from jaxdt.interop.tensors import Tensors
 
 
-SCREEN = (84, 84)
-"""Height and width of a picture, which the encoder's last layer is made for."""
 UNTRAINED = "tok_emb.weight"
 
 
@@ -91,7 +90,7 @@ def _sizes(tensors: Tensors, source: str) -> tuple[int, int, int, int]:
 def _encoder(left: Tensors, width: int, source: str) -> dict[str, Any]:
     """PyTorch keeps a kernel as (out, in, height, width), and pictures with their channels first."""
     encoder: dict[str, Any] = {}
-    inputs, side = STACK, SCREEN[0]
+    inputs, side = STACK, GREY_PICTURE[0]  # which the encoder's last layer is made for
     for i, (outputs, size, stride) in enumerate(NATURE):
         kernel = take(left, f"state_encoder.{2 * i}.weight", (outputs, inputs, size, size), source)
         put(encoder, ("convolutions", f"convolution_{i}", "kernel"), kernel.transpose(2, 3, 1, 0))

@@ -18,7 +18,8 @@ from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments import make_environment
 from jaxdt.files import check_is_free, directory_atomically
-from jaxdt.interop.atari import SCREEN, atari_from_tensors, is_atari
+from jaxdt.games import GREY_PICTURE
+from jaxdt.interop.atari import atari_from_tensors, is_atari
 from jaxdt.interop.names import discrete_params
 from jaxdt.interop.source import Imported, PartialSpec, read_json, read_model, read_partial_spec, read_weights
 from jaxdt.interop.tensors import Tensors
@@ -142,7 +143,7 @@ def _atari_agent(
     steps = TrainConfig().steps  # which a run that trains on chooses anew
     assert steps is not None
     spec = Spec(
-        observation_shape=SCREEN,
+        observation_shape=GREY_PICTURE,
         observation_dtype="uint8",
         action=Discrete(imported.num_actions),
         constants={"longest_episode": np.float32(imported.last_timestep), "windows": np.zeros((), np.float32)},

@@ -19,11 +19,12 @@ from jaxdt.data.fields import ending_fields, flat_episodes, warn_of_unused_cut
 from jaxdt.data.formats.hdf5_heap import read_byte_strings
 from jaxdt.data.formats.limits import Budget, are_pictures, array_bytes, kept_bytes
 from jaxdt.data.formats.picture_files import PictureReader
-from jaxdt.data.formats.pictures import GREY_PICTURE, is_screen
+from jaxdt.data.formats.pictures import is_screen
 from jaxdt.data.joining import join_episodes
 from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.files import open_atomically
+from jaxdt.games import GREY_PICTURE
 from jaxdt.simulator import checked_env_id, checked_env_kwargs, registered_id
 
 

@@ -15,7 +15,6 @@ from jaxdt.data.fields import ending_fields, flat_episodes
 from jaxdt.data.formats.limits import Budget, are_pictures, array_bytes, kept_bytes
 from jaxdt.data.formats.pictures import (
     COLOUR_SCREEN,
-    GREY_PICTURE,
     grey_pictures,
     is_screen,
     warn_of_screens,
@@ -24,6 +23,7 @@ from jaxdt.data.formats.pictures import (
 from jaxdt.data.storage import LARGE, MEMORY, Storage
 from jaxdt.errors import JaxdtError, one_line
 from jaxdt.files import open_atomically
+from jaxdt.games import GREY_PICTURE
 from jaxdt.simulator import checked_env_id, checked_env_kwargs, registered_id
 
 

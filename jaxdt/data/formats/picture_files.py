@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from jaxdt.data.formats.limits import TIMES_OF_PICTURES, size_limit
-from jaxdt.data.formats.pictures import GREY_PICTURE, grey_pictures, is_screen, warn_of_screens, with_their_resizing
+from jaxdt.data.formats.pictures import grey_pictures, is_screen, warn_of_screens, with_their_resizing
 from jaxdt.errors import JaxdtError, one_line
+from jaxdt.games import GREY_PICTURE
 
 
 _BLOCK = 128  # pictures that lie decoded beside what they become

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxdt.games import game_of
+from jaxdt.games import GREY_PICTURE, game_of
 
 
 COLOUR_SCREEN = (210, 160, 3)
-GREY_PICTURE = (84, 84)
 _MADE_WITH = {"resize": "antialiased"}
 
 
