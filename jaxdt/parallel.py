@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ from jaxdt.stacking import over_seeds
 _AXIS = "data"
 
 _SMALL = 4096
-"""Elements of an array of which every device holds all: putting it together again would cost more than it takes."""
+"""An array of fewer elements is held whole by every device: putting it together would cost more than it takes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,35 +34,36 @@ class Layout:
     """
 
     devices: tuple[Any, ...]
-    """Of JAX, as many of each process, one process after the other; the first also evaluates."""
+    """Of JAX, as many of each process, one process after the other; those of the first also evaluate."""
     seeds: int = 1
     """All that train in one program."""
     shard_parameters: bool = False
-    """Each device holds its part of every large array of the state, not the whole: less memory, and more to send."""
+    """Of one seed: each device holds its part of the large arrays of the state, which is less to hold and more to send.
+    """
 
     @property
     def splits_seeds(self) -> bool:
         """Whether each device has whole seeds of its own, so that none waits for another."""
-        return len(self.devices) > 1 and self.seeds % len(self.devices) == 0 and not self.shard_parameters
+        return len(self.devices) > 1 and self.seeds % len(self.devices) == 0
 
     @property
     def splits_state(self) -> bool:
-        """Whether no device has the whole state of a seed."""
+        """Whether each device has a part of the large arrays of the state."""
         return len(self.devices) > 1 and self.shard_parameters
 
     @property
-    def whole(self) -> Sharding:
+    def by_seed(self) -> Sharding:
         """Of keys and metrics, and of states that are not split."""
         return self._sharding(_AXIS) if self.splits_seeds else self._sharding()
 
-    def state(self, tree: PyTree[Array]) -> PyTree[Sharding]:
-        """Of each array of a state, or of anything of such arrays: their longest axis that the devices divide."""
-        return jax.tree.map(lambda leaf: self._split(leaf.shape) if self.splits_state else self.whole, tree)
+    def state(self, tree: PyTree) -> PyTree[Sharding]:
+        """Of each array of a state or of a part of one; where they are split, along the longest axis that can be."""
+        return jax.tree.map(lambda leaf: self._split(leaf.shape) if self.splits_state else self.by_seed, tree)
 
     def _split(self, shape: tuple[int, ...]) -> Sharding:
         possible = [axis for axis, length in enumerate(shape) if length % len(self.devices) == 0]
         if math.prod(shape) < _SMALL or not possible:
-            return self.whole
+            return self.by_seed
         return self._sharding(*[None] * max(possible, key=shape.__getitem__), _AXIS)
 
     @property
@@ -78,6 +79,12 @@ class Layout:
             return None
         mine, each = self._places_here, batch_size // len(self.devices)
         return slice(mine[0] * each, (mine[-1] + 1) * each)
+
+    def compile_init(self, init: Callable[..., PyTree[Array]]) -> Callable[..., PyTree[Array]]:
+        """`init(key)`, jitted; a state that is split is so from the start, unless several processes have to agree."""
+        if not self.splits_state or self._is_of_several_processes:
+            return jax.jit(init)
+        return jax.jit(init, out_shardings=self.state(jax.eval_shape(init, jax.random.key(0))))
 
     def place_state(self, tree: PyTree[Array]) -> PyTree[Array]:
         """States or keys, the same in all processes, on the devices."""
@@ -133,7 +140,7 @@ class Layout:
 
     @functools.cached_property
     def _put_together(self) -> Callable[[PyTree[Array]], PyTree[Array]]:
-        return jax.jit(lambda tree: tree, out_shardings=self.whole)
+        return jax.jit(lambda tree: tree, out_shardings=self.by_seed)
 
     def _copy_to_all(self, leaf: Array, sharding: Sharding) -> Array:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -148,17 +155,23 @@ class Layout:
         if not self.splits_seeds:
             share = f"{batch_size // count} of the {batch_size} windows of a batch"
         among = f" of {hosts.count()} processes" if self._is_of_several_processes else ""
-        held = f" and 1/{count} of the state" if self.splits_state else ""
-        return f"trains on {count} devices{among}, each with {share}{held}"
+        return f"trains on {count} devices{among}, each with {share}"
 
     @property
     def _mesh(self) -> Mesh:
-        return Mesh(list(self.devices), (_AXIS,), axis_types=(AxisType.Auto,))
+        return _mesh_of(self.devices)
 
     def _sharding(self, *axes: str | None) -> Sharding:
         if len(self.devices) == 1:
             return SingleDeviceSharding(self.devices[0])
         return NamedSharding(self._mesh, PartitionSpec(*axes))
+
+
+def describe_share(state: PyTree[Array]) -> str:
+    """How much of a state the first device holds, as all do, for people."""
+    leaves = jax.tree.leaves(state)
+    share = sum(leaf.addressable_data(0).nbytes for leaf in leaves) / sum(leaf.nbytes for leaf in leaves)
+    return f"each device holds {share:.0%} of weights and optimiser's state"
 
 
 class Vote:
@@ -170,7 +183,7 @@ class Vote:
     def __init__(self, layout: Layout):
         self._layout = layout
         self._given: collections.deque[Array] = collections.deque(maxlen=3)
-        self._largest = jax.jit(lambda rows: rows.max(axis=0), out_shardings=layout.whole)
+        self._largest = jax.jit(lambda rows: rows.max(axis=0), out_shardings=layout.by_seed)
 
     def __call__(self, *numbers: int) -> tuple[int, ...]:
         """To be called by all, after every call of updates."""
@@ -192,9 +205,14 @@ def choose_layout(
     """For a run, or for the runs of several seeds in one program.
 
     `devices`: how many, of all processes together; None: of a CPU one a process, of accelerators as many as the batch
-    or the seeds can be divided by. `shard_parameters`: they share the state out too, and so never the seeds. Raises
-    JaxdtError for more than are there, and for a number that divides neither.
+    or the seeds can be divided by. `shard_parameters`: of one seed; they share the state out too. Raises JaxdtError for
+    more than are there, and for a number that divides neither.
     """
+    if shard_parameters and seeds > 1:
+        raise JaxdtError(
+            f"shard_parameters must be off where several seeds train in one program; got {seeds} seeds; leave "
+            "shard_parameters= (--shard-parameters) out, or train one seed at a time."
+        )
     processes = hosts.count()
     there = _devices_of_each_process()
     wanted = devices or _number_by_default(len(there))
@@ -208,17 +226,17 @@ def choose_layout(
     if processes > 1:
         layout = _over_processes(there, batch_size, processes, wanted, devices)
         return dataclasses.replace(layout, shard_parameters=shard_parameters)
-    divisible, named = [batch_size, seeds], "batch_size, or the number of seeds,"
-    if shard_parameters:
-        divisible, named = [batch_size], "batch_size"
-    count = max(n for n in range(1, wanted + 1) if any(number % n == 0 for number in divisible))
+    count = max(n for n in range(1, wanted + 1) if batch_size % n == 0 or seeds % n == 0)
     if count < wanted and devices is not None:
         raise JaxdtError(
-            f"{named} must be a multiple of devices; got batch_size={batch_size}, {seeds} seed{'s' * (seeds > 1)} and "
-            f"devices={devices}; give devices={count} (--devices {count}), or another batch_size= (--batch-size)."
+            f"batch_size, or the number of seeds, must be a multiple of devices; got batch_size={batch_size}, {seeds} "
+            f"seed{'s' * (seeds > 1)} and devices={devices}; give devices={count} (--devices {count}), or "
+            "another batch_size= (--batch-size)."
         )
     if count < wanted:
         _warn_of_idle(batch_size, count, wanted)
+    if shard_parameters and count == 1:
+        warnings.warn("--shard-parameters (shard_parameters=) does nothing on one device.", stacklevel=2)
     return Layout(tuple(there[:count]), seeds, shard_parameters)
 
 
@@ -261,6 +279,15 @@ def _devices_of_each_process() -> list[Any]:
 
 def _process(device: Any) -> int:
     return device.process_index
+
+
+def over_devices(devices: Sequence[Any]) -> tuple[Sharding, Sharding]:
+    """Of what each of them holds whole, and of rows that they share out."""
+    return NamedSharding(_mesh_of(devices), PartitionSpec()), NamedSharding(_mesh_of(devices), PartitionSpec(_AXIS))
+
+
+def _mesh_of(devices: Sequence[Any]) -> Mesh:
+    return Mesh(list(devices), (_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def devices_to_play_on() -> list[Any]:

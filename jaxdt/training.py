@@ -232,11 +232,11 @@ def compile_update(
     # Said, not left to XLA: a state that came back otherwise would be compiled for anew.
     called = layout.over_seeds(called)
     if not splits_state:
-        return jax.jit(called, donate_argnums=0, out_shardings=layout.whole)
+        return jax.jit(called, donate_argnums=0, out_shardings=layout.by_seed)
 
     def split(state: TrainState, batches: PyTree, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
         state, metrics = called(state, batches, key)
-        return jax.lax.with_sharding_constraint((state, metrics), (layout.state(state), layout.whole))
+        return jax.lax.with_sharding_constraint((state, metrics), (layout.state(state), layout.by_seed))
 
     return jax.jit(split, donate_argnums=0)
 

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 import tyro
@@ -12,7 +11,7 @@ import tyro
 from benchmarking.ours import make_benchmark_algorithm
 from benchmarking.products import update_operations
 from benchmarking.shapes import LARGE, Shapes
-from jaxdt.parallel import Layout
+from jaxdt.parallel import Layout, choose_layout
 from jaxdt.training import compile_update
 from jaxdt.types import Window
 
@@ -46,7 +45,7 @@ class Arguments:
 
 def main() -> None:
     arguments = tyro.cli(Arguments, prog="python scripts/model_sizes.py")
-    layout = Layout(tuple(_devices(arguments)), shard_parameters=True)
+    layout = _layout(arguments)
     print("size: parameters; a batch of an update; operations of its products; weights and AdamW; compiled in, and its")
     print("temporaries: as it is | with --rematerialize")
     for name in arguments.only or SIZES:
@@ -66,17 +65,19 @@ def main() -> None:
         print()
 
 
-def _devices(arguments: Arguments) -> list[Any]:
+def _layout(arguments: Arguments) -> Layout:
+    shared = arguments.devices > 1
     if arguments.gpu is None:
-        return jax.devices()[: arguments.devices]
+        return choose_layout(256, devices=arguments.devices, shard_parameters=shared)
     from jax.experimental import topologies
 
-    return topologies.get_topology_desc(
+    described = topologies.get_topology_desc(
         platform="cuda",
         topology_name="described",
         topology=f"1x1x{arguments.devices}",
         target_config=arguments.gpu.read_text(),
-    ).devices
+    )
+    return Layout(tuple(described.devices), shard_parameters=shared)
 
 
 def _count(shapes: Shapes, layout: Layout) -> tuple[int, int]:

@@ -35,7 +35,8 @@ MAY_IMPORT = {
     "flat": set(),
     "training": BASE | {"parallel", "flat"},
     "algorithms": BASE | {"data", "models", "stacking", "training"},
-    "evaluation": BASE | {"games", "atari", "choice", "stepping", "simulator", "progress", "stacking", "data"},
+    "evaluation": BASE
+    | {"games", "atari", "choice", "stepping", "simulator", "progress", "stacking", "parallel", "data"},
     "interop": BASE | {"games", "pickles", "simulator", "data"},
     "checkpoint": BASE | {"hosts"},
     "loggers": BASE,

@@ -1,5 +1,6 @@
 """Several processes train one run: real ones, which speak over this machine's loopback."""
 
+import dataclasses
 import os
 import random
 import re
@@ -106,18 +107,20 @@ def is_close(ours: Together, whole: Together) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flags", "held"),
-    [("--env none", ""), ("--shard-parameters --width 64 --eval-episodes 1", " and 1/2 of the state")],
+    ("flags", "splits_state"),
+    [("--env none", False), ("--shard-parameters --width 128 --num-layers 2 --eval-episodes 1", True)],
 )
-def test_two_processes_train_what_one_trains(shared, tmp_path, flags, held):
+def test_two_processes_train_what_one_trains(shared, tmp_path, flags, splits_state):
     run, whole = Together(shared, tmp_path / "two"), Together(shared, tmp_path / "one")
     run.finish(2, *flags.split(), "--steps", "6")
-    jaxdt.train(read_record(RunDirectory(run.out)).config, shared / "data.npz", out=whole.out)
+    config = dataclasses.replace(read_record(RunDirectory(run.out)).config, shard_parameters=False)
+    jaxdt.train(config, shared / "data.npz", out=whole.out)
     is_close(run, whole)
     made = read_record(RunDirectory(run.out)).made_with
     assert (made["devices"], made["process_count"]) == (2, 2)
     first, second = (path.read_text() for path in run.logs)
-    assert f"trains on 2 devices of 2 processes, each with 6 of the 12 windows of a batch{held}\n" in first
+    assert "trains on 2 devices of 2 processes, each with 6 of the 12 windows of a batch" in first
+    assert bool(re.search("each device holds 5[0-9]% of weights", first)) == splits_state
     assert "trained on" in first
     assert not re.sub(r"\[Gloo\].*\n", "", second)
 

@@ -87,7 +87,7 @@ def test_normalisation_is_flaxes_with_the_exact_variance(dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_vectors_for_each_window_change_neither_predictions_nor_gradients(dtype, monkeypatch):
     config = ModelConfig(state_dim=3, action_dim=2, width=16, num_layers=1, context_length=4, dtype=dtype)
     init, apply = build_model(config)

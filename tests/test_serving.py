@@ -182,7 +182,7 @@ def test_each_operation_gives_what_jax_gives():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [pytest.param("stablehlo", marks=pytest.mark.slow), "onnx"])
+@pytest.mark.parametrize("kind", ["stablehlo", "onnx"])
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_policy_of_frames_is_exported(kind, tmp_path):
     config = jaxdt.AtariDTConfig(

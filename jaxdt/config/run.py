@@ -82,8 +82,8 @@ class TrainConfig:
     """How many GPUs, TPUs or parts of a CPU train; they must divide `batch-size` or the number of seeds.
     None: all GPUs or TPUs that do; a CPU whole. When a run goes on, another number changes rounding only."""
     shard_parameters: bool = False
-    """Each device holds its part of the weights and the optimiser's state, not all of them, as models need that fill
-    one device's memory; the same losses to rounding, and more to send between devices."""
+    """Of several devices each holds its part of the weights and the optimiser's state, for models that fill one
+    device's memory; the same losses to rounding, and more to send. To be played the weights must fit into one."""
     seed: int = 0
     """Of the initial weights, the windows and dropout; evaluation uses environment seeds of its own."""
     best_fraction: float = 1.0

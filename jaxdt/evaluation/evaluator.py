@@ -1,5 +1,6 @@
 """Playing batches of episodes with a policy, and what comes of them."""
 
+import functools
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
@@ -7,12 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, PyTree
+from jax.sharding import Sharding
+from jaxtyping import PyTree
 
 from jaxdt.data.d4rl import normalized_score, reference_name
 from jaxdt.errors import SimulationError
 from jaxdt.evaluation.rollout import FAILURES, Episodes, make_rollout
+from jaxdt.parallel import over_devices
 from jaxdt.progress import Progress
 from jaxdt.stacking import policy_of_seeds
 from jaxdt.types import Environment, Evaluation, Evaluations, Policy
@@ -24,8 +26,8 @@ class Evaluator:
     - `training_seeds`: of the models that play side by side, whose params are stacked; (): one model, not stacked.
     - `parallel`: most episodes that are played at once, of one model; None: all of all models.
     - `record`: keep every step. `progress` may be replaced at any time.
-    - `devices`: that share out the episodes, as many as divide them, of an environment that is on the device; (): JAX's
-      first alone.
+    - `devices`: that share out the episodes of an environment on the device, as many as divide the number of every
+      batch, and each hold all weights; (): JAX's first alone.
     """
 
     def __init__(
@@ -66,25 +68,42 @@ class Evaluator:
 
         batch = f"evaluate {f'{models} seeds x ' if models > 1 else ''}{len(targets)} targets x {episodes} episodes"
         if self._parallel is None:
-            return self._play(batch, params, seeds, wanted, name)
+            params, rows = self._placed(params, [len(seeds)])
+            return self._play(batch, params, seeds, wanted, rows, name)
         parts, each = [], len(seeds) // models
-        for first in (m * each + i for m in range(models) for i in range(0, each, self._parallel)):
-            model = first // each
-            some = slice(first, min(first + self._parallel, (model + 1) * each))
-            title = f"{batch}, {first + 1} to {some.stop} of {len(seeds)}"
-            chosen = jax.tree.map(itemgetter(model), params) if self._training_seeds else params
-            parts.append(self._play(title, chosen, seeds[some], wanted[some], lambda i, first=first: name(first + i)))
+        firsts = [m * each + i for m in range(models) for i in range(0, each, self._parallel)]
+        spans = [slice(first, min(first + self._parallel, (first // each + 1) * each)) for first in firsts]
+        params, rows = self._placed(params, [span.stop - span.start for span in spans])
+        for span in spans:
+            title = f"{batch}, {span.start + 1} to {span.stop} of {len(seeds)}"
+            chosen = jax.tree.map(itemgetter(span.start // each), params) if self._training_seeds else params
+            named = functools.partial(lambda first, i: name(first + i), span.start)
+            parts.append(self._play(title, chosen, seeds[span], wanted[span], rows, named))
         return _joined(parts)
 
+    def _placed(self, params: PyTree, batches: Sequence[int]) -> tuple[PyTree, Sharding | None]:
+        """The params where batches of so many episodes are played, and where their rows go; None: where they are."""
+        count = max((n for n in range(1, len(self._devices) + 1) if all(b % n == 0 for b in batches)), default=1)
+        if count == 1:
+            return params, None
+        whole, rows = over_devices(self._devices[:count])
+        return jax.device_put(params, whole), rows
+
     def _play(
-        self, title: str, params: PyTree, seeds: np.ndarray, wanted: np.ndarray, name: Callable[[int], str]
+        self,
+        title: str,
+        params: PyTree,
+        seeds: np.ndarray,
+        wanted: np.ndarray,
+        rows: Sharding | None,
+        name: Callable[[int], str],
     ) -> Episodes:
         """One batch; `name` names its episodes."""
         environment = self.environment
         environment.on_step = lambda step: self.progress.advance(step)  # another Evaluator may have played in it
         self.progress.start(title, environment.max_episode_steps, "step")
         try:
-            played = jax.block_until_ready(self._rollout(*self._placed(params, seeds, wanted)))
+            played = jax.block_until_ready(self._rollout(params, *jax.device_put((seeds, wanted), rows)))
         except jax.errors.JaxRuntimeError as error:  # a callback in the environment raised, or memory ran out
             lines = str(error).splitlines() or [""]
             reason = lines[-1] if "Traceback" in str(error) else lines[0]
@@ -98,15 +117,6 @@ class Evaluator:
             i, step = int(failed[np.argmin(last)]), last.min()
             raise SimulationError(f"{environment.name}, {name(i)}, step {step}: {FAILURES[played.failures[i]]}.")
         return played
-
-    def _placed(self, params: PyTree, seeds: np.ndarray, wanted: np.ndarray) -> tuple[PyTree, Array, Array]:
-        """The arguments of a rollout where they are needed."""
-        count = max((n for n in range(1, len(self._devices) + 1) if len(seeds) % n == 0), default=1)
-        if count == 1:
-            return params, jnp.asarray(seeds), jnp.asarray(wanted)
-        mesh = Mesh(self._devices[:count], ("episodes",), axis_types=(AxisType.Auto,))
-        rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("episodes",), ()))
-        return jax.device_put((params, seeds, wanted), (whole, rows, rows))
 
     def evaluate(self, params: PyTree, targets: Sequence[float | None], episodes: int, seed: int) -> list[Evaluations]:
         """Of each model one Evaluation a target, in the order given; one model where there are no training seeds."""

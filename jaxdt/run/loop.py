@@ -20,7 +20,7 @@ from jaxdt.algorithms import make_algorithm
 from jaxdt.config import AlgorithmConfig, TrainConfig, functions_of
 from jaxdt.errors import RunError, SimulationError, StoppedError
 from jaxdt.evaluation.evaluator import Evaluator
-from jaxdt.parallel import Layout, Vote
+from jaxdt.parallel import Layout, Vote, describe_share
 from jaxdt.progress import Progress, decimals
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunRecord
@@ -98,6 +98,8 @@ def train_and_evaluate(
         batches = next_batches(samplers, count, layout)
         with _compiling_beside(init, update, batches, layout):
             state, key = _first_state(group, writer, records, init, layout)
+        if layout.splits_state:
+            progress.say(describe_share(state))
         writer.write_records()
         evaluator = None
         if prepared.environment is not None:
@@ -163,7 +165,7 @@ def compiled(
     """Kept, so that another run of the same algorithm in this process compiles nothing anew."""
     algorithm = make_algorithm(config, spec)
     update = compile_update(algorithm.update, updates_per_call=updates_per_call, layout=layout)
-    return jax.jit(algorithm.init), update
+    return layout.compile_init(algorithm.init), update
 
 
 @contextlib.contextmanager

@@ -203,7 +203,7 @@ class _Rounds:
         return played
 
     def _save(self, state: TrainState) -> None:
-        self._writer.save(int(state.step), self._prepared.layout.on_first(state))
+        self._writer.save(int(state.step), self._prepared.layout.to_save(state))
         self._saved_at = time.perf_counter()
 
     @property
