@@ -236,7 +236,7 @@ def choose_layout(
     if count < wanted:
         _warn_of_idle(batch_size, count, wanted)
     if shard_parameters and count == 1:
-        warnings.warn("--shard-parameters (shard_parameters=) does nothing on one device.", stacklevel=2)
+        warnings.warn("shard_parameters= (--shard-parameters) does nothing on one device.", stacklevel=2)
     return Layout(tuple(there[:count]), seeds, shard_parameters)
 
 

@@ -114,6 +114,13 @@ def test_a_state_that_is_split_trains_to_the_same_losses_and_takes_its_share_of_
     assert max(held) < 1.3 * whole / devices
 
 
+def test_a_state_is_split_of_one_seed_and_on_several_devices():
+    with pytest.raises(JaxdtError, match=r"off where several seeds .* got 2 seeds; leave shard_parameters= .* out, or"):
+        choose_layout(8, seeds=2, devices=2, shard_parameters=True)
+    with pytest.warns(UserWarning, match=r"shard_parameters= \(--shard-parameters\) does nothing on one device"):
+        assert not choose_layout(8, shard_parameters=True).splits_state
+
+
 @pytest.mark.slow
 def test_seeds_that_the_devices_divide_are_shared_out_and_never_speak():
     trained = twenty_updates(2, 0, 1)

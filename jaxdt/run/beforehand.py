@@ -24,8 +24,8 @@ def check_beforehand(config: TrainConfig, environment: Any, *, seeds: int | None
     for kind in MIRRORS:
         if getattr(config, kind):
             check_installed(kind)
-    if config.devices is not None and seeds is not None:
-        sharded = config.shard_parameters
+    sharded = config.shard_parameters
+    if seeds is not None and (config.devices is not None or (sharded and seeds > 1)):
         choose_layout(config.batch_size, seeds=seeds, devices=config.devices, shard_parameters=sharded)
     env = demo.env_id if config.env is None and demo is not None else config.env
     if environment is not None or seeds is None or env in (None, "none", CUSTOM):
