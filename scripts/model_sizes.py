@@ -104,7 +104,7 @@ def _compiled(shapes: Shapes, layout: Layout) -> tuple[float, int]:
         timesteps=jax.ShapeDtypeStruct(steps, "int32"),
         mask=jax.ShapeDtypeStruct(steps, "bool"),
     )
-    where = (layout.state(state), jax.tree.map(lambda _: layout.batches, batch), layout.whole)
+    where = (layout.state(state), jax.tree.map(lambda _: layout.batches, batch), layout.by_seed)
     there = jax.tree.map(lambda leaf, sharding: leaf.update(sharding=sharding), (state, batch, key), where)
     lowered = compile_update(algorithm.update, updates_per_call=1, layout=layout).lower(*there)
     began = time.perf_counter()

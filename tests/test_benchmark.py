@@ -30,6 +30,7 @@ from benchmarking.timing import one_by_one, repeatedly
 from jaxdt.algorithms.decision_transformer import make_train_step, with_sizes
 from jaxdt.config import PAPER
 from jaxdt.models import build_model
+from jaxdt.parallel import Layout
 from jaxdt.simulator import usable_cores
 
 
@@ -353,6 +354,24 @@ def test_the_gpu_check_says_every_row_and_goes_on_after_one_that_fails(tmp_path,
     assert "no wrong results" in said
     document = json.loads((tmp_path / "out").read_text())
     assert [row["name"] for row in document["rows"]] == ["float32", "one", "none", "memory"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_sizes_are_those_of_each_device(monkeypatch, devices):
+    import model_sizes
+
+    monkeypatch.setattr("jaxdt.parallel._SMALL", 64)
+    shapes = dataclasses.replace(TINY, width=32, batch_size=4)
+    layout = model_sizes._layout(model_sizes.Arguments(devices=devices))
+    (count, held), (_, whole) = (
+        model_sizes._count(shapes, each) for each in (layout, Layout(tuple(jax.devices()[:1])))
+    )
+    assert whole / 4 == pytest.approx(3 * count, abs=2)  # weights, two moments, two counters
+    assert whole / devices <= held < 1.3 * whole / devices
+    seconds, temporaries = model_sizes._compiled(shapes, layout)
+    assert seconds > 0
+    assert temporaries > 0
 
 
 @pytest.mark.slow
