@@ -1,6 +1,5 @@
 """Playing batches of episodes with a policy, and what comes of them."""
 
-import functools
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
@@ -77,8 +76,10 @@ class Evaluator:
         for span in spans:
             title = f"{batch}, {span.start + 1} to {span.stop} of {len(seeds)}"
             chosen = jax.tree.map(itemgetter(span.start // each), params) if self._training_seeds else params
-            named = functools.partial(lambda first, i: name(first + i), span.start)
-            parts.append(self._play(title, chosen, seeds[span], wanted[span], rows, named))
+            played = self._play(
+                title, chosen, seeds[span], wanted[span], rows, lambda i, span=span: name(span.start + i)
+            )
+            parts.append(played)
         return _joined(parts)
 
     def _placed(self, params: PyTree, batches: Sequence[int]) -> tuple[PyTree, Sharding | None]:
