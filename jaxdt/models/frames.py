@@ -1,9 +1,8 @@
 """What a network sees of pictures: stacks of the last ones, and convolutions over each stack.
 
 XLA's gradient of a convolution within a scan takes 13 to 20 times as long on a CPU as outside of one, and training
-scans over the updates of a call. So a CPU multiplies matrices instead, a few stacks at a time, whose results stay in
-its caches and are computed anew in the backward pass. Other devices convolve all stacks at once. The numbers agree but
-for rounding.
+scans over the updates of a call. So a CPU multiplies matrices instead, a few stacks at a time, which stay in its
+caches. Other devices convolve all stacks at once. The numbers agree but for rounding.
 """
 
 import math
@@ -12,6 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, Num
 
 from jaxdt.config.atari_dt import STACK, convolutions_for
@@ -22,6 +22,7 @@ from jaxdt.stacking import in_cpu_blocks
 
 BLOCK = 10
 """Most stacks that a CPU convolves at once."""
+_CONVOLVED = "convolved"
 
 
 def stacks_of(frames: Num[Array, "b n *s"], timesteps: Int[Array, "b t"] | None = None) -> Num[Array, "b t h w c"]:
@@ -68,21 +69,25 @@ class FrameEncoder(nnx.Module):
         if jax.default_backend() != "cpu":
             return self._encode(frames, timesteps, _convolve)
         encode = partial(self._encode, convolve=_convolve_by_products)
-        if learning:  # computed anew in the backward pass, or what all blocks compute would be kept
-            encode = jax.checkpoint(encode)
+        if learning:  # copies that only the products need are made anew in the backward pass, not kept of all blocks
+            encode = jax.checkpoint(encode, policy=jax.checkpoint_policies.save_only_these_names(_CONVOLVED))
         return in_cpu_blocks(encode, max(1, BLOCK // steps), frames, timesteps)
 
     def _encode(
         self, frames: Num[Array, "b n *s"], timesteps: Int[Array, "b t"] | None, convolve
     ) -> Float[Array, "b t d"]:
-        scale = 255 if jnp.issubdtype(frames.dtype, jnp.integer) else 1
-        stacks = stacks_of(frames, timesteps)
-        x = stacks.reshape(-1, *stacks.shape[2:]).astype(jnp.float32) / scale
-        for i, stride in enumerate(self.strides):
-            layer = self.convolutions[f"convolution_{i}"]
-            x = jax.nn.relu(
-                convolve(x, jnp.asarray(layer["kernel"][...]), stride) + layer["bias"][...][None, None, None]
-            )
+        layers = [self.convolutions[f"convolution_{i}"] for i in range(len(self.strides))]
+        kernels, strides = [jnp.asarray(layer["kernel"][...]) for layer in layers], list(self.strides)
+        frames = frames[..., None] if frames.ndim == 4 else frames
+        x = frames.astype(jnp.float32) / (255 if jnp.issubdtype(frames.dtype, jnp.integer) else 1)
+        if convolve is _convolve_by_products and len(kernels[0]) == 2 * strides[0]:
+            # Cut into tiles here, each picture is once, and not in each of its four stacks.
+            x, kernels[0], strides[0] = _tiles(x, strides[0]), _of_tiles(kernels[0], strides[0]), 1
+        stacks = stacks_of(x, timesteps)
+        x = stacks.reshape(-1, *stacks.shape[2:])
+        for layer, kernel, stride in zip(layers, kernels, strides, strict=True):
+            x = convolve(x, kernel, stride) + layer["bias"][...][None, None, None]
+            x = jax.nn.relu(checkpoint_name(x, _CONVOLVED))
         return jnp.tanh(dense(self.project, x.reshape(*stacks.shape[:2], -1)))
 
 
@@ -100,12 +105,11 @@ def _convolve_by_products(
     rows, columns = ((side - size) // stride + 1 for side in x.shape[1:3])
     if size != 2 * stride:
         patches = [_cut(x, rows, columns, i, j, stride) for i in range(size) for j in range(size)]
-        return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, outputs)
+        return _times(jnp.concatenate(patches, axis=-1), kernel.reshape(-1, outputs))
     # A kernel of two strides: tiles of one stride are multiplied by its four quarters, and shifted sums of them are it.
-    tiled = _cut(x, stride * (rows + 1), stride * (columns + 1))
-    tiled = tiled.reshape(-1, rows + 1, stride, columns + 1, stride, inputs).swapaxes(2, 3)
+    tiled = _tiles(x, stride)
     quarters = kernel.reshape(2, stride, 2, stride, inputs, outputs).transpose(1, 3, 4, 0, 2, 5)
-    each = tiled.reshape(*tiled.shape[:3], -1) @ quarters.reshape(-1, 4 * outputs)
+    each = _times(tiled, quarters.reshape(-1, 4 * outputs))
     shifted = [
         _cut(part, rows, columns, i, j) for part, (i, j) in zip(jnp.split(each, 4, axis=-1), _QUARTERS, strict=True)
     ]
@@ -113,6 +117,27 @@ def _convolve_by_products(
 
 
 _QUARTERS = ((0, 0), (0, 1), (1, 0), (1, 1))
+
+
+def _times(x: Float[Array, "*rows i"], matrix: Float[Array, "i o"]) -> Float[Array, "*rows o"]:
+    # On flattened rows XLA computes the matrix's gradient without transposing its inputs.
+    return jnp.dot(x.reshape(-1, x.shape[-1]), matrix).reshape(*x.shape[:-1], matrix.shape[-1])
+
+
+def _tiles(x: Float[Array, "*b h w c"], side: int) -> Float[Array, "*b y x d"]:
+    """Squares of so many pixels a side as channels; what is left at the right and the bottom is not seen."""
+    *batch, height, across, channels = x.shape
+    rows, columns = height // side, across // side
+    x = jax.lax.slice_in_dim(jax.lax.slice_in_dim(x, 0, rows * side, axis=-3), 0, columns * side, axis=-2)
+    x = x.reshape(*batch, rows, side, columns, side, channels)
+    return x.swapaxes(-4, -3).reshape(*batch, rows, columns, side * side * channels)
+
+
+def _of_tiles(kernel: Float[Array, "k k i o"], stride: int) -> Float[Array, "2 2 d o"]:
+    """What gives of stacks of tiles, at a stride of 1, what a kernel of two strides gives of stacks of pictures."""
+    outputs = kernel.shape[-1]
+    split = kernel.reshape(2, stride, 2, stride, STACK, -1, outputs)
+    return split.transpose(0, 2, 4, 1, 3, 5, 6).reshape(2, 2, -1, outputs)
 
 
 def _cut(
