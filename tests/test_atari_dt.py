@@ -275,28 +275,39 @@ SMALL = AtariDTConfig(
 
 
 @pytest.mark.parametrize(
-    ("when", "conditioned", "told"),
+    "chosen",
     [
-        ("first", True, True),
-        pytest.param("newest", True, True, marks=pytest.mark.slow),
-        pytest.param("first", False, False, marks=pytest.mark.slow),
+        {},
+        {"positions": "step", "context": "cached", "num_layers": 1},
+        pytest.param({"timestep_when_acting": "newest"}, marks=pytest.mark.slow),
+        pytest.param({"conditioned": False, "timestep_embedding": False}, marks=pytest.mark.slow),
+        pytest.param({"positions": "step"}, marks=pytest.mark.slow),
+        pytest.param(
+            {"positions": "step", "context": "cached", "num_layers": 1, "conditioned": False}, marks=pytest.mark.slow
+        ),
     ],
+    ids=lambda chosen: ", ".join(map(str, chosen.values())) or "default",
 )
-def test_acting_reads_what_training_reads(when, conditioned, told):
-    """The stack of each step is encoded once; the logits are those of the whole window, at each step of an episode."""
-    config = dataclasses.replace(SMALL, timestep_when_acting=when, conditioned=conditioned, timestep_embedding=told)
+def test_acting_reads_what_training_reads(chosen):
+    """The stack of each step is encoded once; the logits are those of the whole window, at each step of an episode.
+
+    From cached keys and values they are so of one block, which reads no more of a step than was there when it was new.
+    """
+    config = dataclasses.replace(SMALL, **chosen)
     spec = make_spec(config, frame_store((12, 12)))
     algorithm = make_algorithm(config, spec)
     params = algorithm.init(jax.random.key(0)).params
+    told, places = config.timestep_embedding, config.positions == "window"
     model = build_atari_model(
         ModelConfig(
-            width=32, num_layers=2, num_heads=2, context_length=4, activation="gelu", embedding_dropout=0.0,
-            attention_dropout=0.0, residual_dropout=0.0,
+            width=32, num_layers=config.num_layers, num_heads=2, context_length=4, activation="gelu",
+            embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0,
         ),
-        observation_shape=(6, 6), num_actions=3, timesteps=13 if told else None, conditioned=conditioned,
+        observation_shape=(6, 6), num_actions=3, timesteps=13 if told else None, conditioned=config.conditioned,
+        places=places,
     )  # fmt: skip
     rng = np.random.default_rng(0)
-    assert ("timestep_table" in params) == told
+    assert ("timestep_table" in params, "position_table" in params) == (told, places)
     params = jax.tree.map(lambda leaf: 2 * leaf, params)  # so that all that is remembered tells
     for name in [name for name in params if name in ("timestep_table", "position_table", "action_table")]:
         params[name] = jnp.asarray(rng.normal(size=params[name].shape).astype(np.float32))
@@ -311,17 +322,53 @@ def test_acting_reads_what_training_reads(when, conditioned, told):
         memory, action = act(params, memory, pictures[:, t], reward, None)
         seen = np.concatenate([np.zeros((2, 6, 6, 6), np.uint8), pictures], axis=1)[:, t : t + 7]
         steps = np.maximum(np.arange(t - 3, t + 1), 0)
+        told_steps = steps if config.timestep_when_acting == "first" else np.full_like(steps, t)
         window = Window(
             states=seen,
             actions=np.stack([*actions[-3:], np.zeros(2, np.int32)], axis=1),
             returns_to_go=np.stack(worth[-4:], axis=1),
-            timesteps=np.tile(steps if when == "first" else np.full_like(steps, t), (2, 1)).astype(np.int32),
+            timesteps=np.tile(told_steps, (2, 1)).astype(np.int32),
             mask=np.tile(np.arange(t - 3, t + 1) >= 0, (2, 1)),
         )
         logits = apply(params, window, newest_only=True)[:, 0]
         np.testing.assert_array_equal(action, np.argmax(logits, axis=-1))
         actions.append(np.asarray(action, np.int32))
     assert len(np.unique(actions[3:])) > 1
+
+
+@pytest.mark.parametrize("conditioned", [True, False])
+def test_cached_logits_are_those_of_the_window(conditioned):
+    """Of one block always; of two while nothing has left the window."""
+    rng = np.random.default_rng(0)
+    length, steps = 4, 9
+    returns = rng.normal(size=(2, steps)).astype(np.float32)
+    actions, encoded = rng.integers(0, 3, (2, steps), np.int32), rng.normal(size=(2, steps, 32)).astype(np.float32)
+    for num_layers in (1, 2):
+        sizes = ModelConfig(
+            width=32, num_layers=num_layers, num_heads=2, context_length=length, activation="gelu",
+            embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0,
+        )  # fmt: skip
+        model = build_atari_model(
+            sizes, observation_shape=(6, 6), num_actions=3, timesteps=7, conditioned=conditioned, places=False
+        )
+        params = jax.tree.map(lambda leaf: 4 * leaf, model.init(jax.random.key(0)))
+        params["timestep_table"] = jnp.asarray(rng.normal(size=(7, 32)).astype(np.float32))
+        cache, decode, predict = model.start(2), jax.jit(model.decode_step), jax.jit(model.predict)
+        apart = []
+        for t in range(steps):
+            cache, logits = decode(params, cache, actions[:, t - 1], encoded[:, t], returns[:, t], np.int32(t))
+            seen = slice(max(0, t - length + 1), t + 1)
+            count = seen.stop - seen.start
+            window = Window(
+                states=encoded[:, seen],
+                actions=actions[:, seen],
+                returns_to_go=returns[:, seen],
+                timesteps=np.tile(np.arange(seen.start, seen.stop, dtype=np.int32), (2, 1)),
+                mask=np.ones((2, count), bool),
+            )
+            apart.append(np.abs(predict(params, window)[:, -1] - logits).max())
+        assert max(apart[:length]) < 1e-5
+        assert (max(apart) < 1e-5) == (num_layers == 1)
 
 
 @pytest.mark.slow
@@ -384,6 +431,15 @@ def test_what_it_is_not_for_is_one_sentence():
     scheduled = make_algorithm(dataclasses.replace(config, token_schedule=True), whole_replay).update
     assert isinstance(scheduled, TokenScheduledUpdate)
     assert scheduled.final == 9_000_000_000
+    with pytest.raises(JaxdtError, match="context must be exact where tokens are told their place"):
+        dataclasses.replace(config, context="cached")
+    by_step = dataclasses.replace(config, positions="step", context="cached")
+    for name, value, rule in (
+        ("timestep_embedding", False, "leave timestep_embedding on"),
+        ("timestep_when_acting", "newest", "each step is told its own"),
+    ):
+        with pytest.raises(JaxdtError, match=rule):
+            dataclasses.replace(by_step, **{name: value})
     with pytest.raises(JaxdtError, match="token_schedule counts the windows"):
         dataclasses.replace(config, token_schedule=True).trained_on_from(config)
     dim = jaxdt.EpisodeStore.from_arrays(np.ones((4, 9, 9), np.uint8), np.arange(4) % 2, np.ones(4), episode_ends=[4])

@@ -111,6 +111,7 @@ def _network(config: AtariDTConfig, spec: Spec) -> AtariModel:
         num_actions=spec.action.n,
         timesteps=int(spec.constants["longest_episode"]) + 1 if config.timestep_embedding else None,
         conditioned=config.conditioned,
+        places=config.positions == "window",
     )
 
 
@@ -137,8 +138,9 @@ class _Memory(NamedTuple):
 
     frames: Num[Array, "b before *s"]
     """The last pictures, black before the first."""
-    window: Window
-    """The last steps, newest at the right, their stacks as the encoder gave them, so that each is read once."""
+    context: PyTree
+    """The last steps as a Window, newest at the right, their stacks as the encoder gave them, so that each is read
+    once; or what is kept of them."""
     action: Int[Array, " b"]
     """The newest one, from 0 on."""
     return_to_go: Float[Array, " b"]
@@ -147,13 +149,13 @@ class _Memory(NamedTuple):
 
 
 def _policy(config: AtariDTConfig, spec: Spec, model: AtariModel, center: Center) -> Policy:
-    encoded = Spec(observation_shape=(config.width,), action=spec.action)
+    encoded, cached = Spec(observation_shape=(config.width,), action=spec.action), config.context == "cached"
 
     def start(targets: Float[Array, " b"]) -> _Memory:
         batch = targets.shape[0]
         return _Memory(
             frames=jnp.zeros((batch, BEFORE, *spec.observation_shape), spec.observation_dtype),
-            window=empty_window(config.context_length, encoded, batch),
+            context=model.start(batch) if cached else empty_window(config.context_length, encoded, batch),
             action=jnp.zeros(batch, jnp.int32),
             return_to_go=targets,
             timestep=jnp.zeros((), jnp.int32),
@@ -161,6 +163,14 @@ def _policy(config: AtariDTConfig, spec: Spec, model: AtariModel, center: Center
 
     def predict(params: PyTree[Array], window: Window) -> Float[Array, "b n"]:
         return model.predict(params, window, newest_only=True)[:, 0]
+
+    def see(params: PyTree[Array], memory: _Memory, state, return_to_go) -> tuple[Window, Float[Array, "b n"]]:
+        window = memory.context._replace(actions=memory.context.actions.at[:, -1].set(memory.action))
+        window = push(window, state, return_to_go, memory.timestep)
+        seen = window
+        if config.timestep_when_acting == "newest":
+            seen = window._replace(timesteps=jnp.full_like(window.timesteps, memory.timestep))
+        return window, in_cpu_blocks(partial(predict, params), BLOCK, seen)
 
     def act(
         params: PyTree[Array],
@@ -172,14 +182,15 @@ def _policy(config: AtariDTConfig, spec: Spec, model: AtariModel, center: Center
         frames = jnp.concatenate([memory.frames, observation.astype(memory.frames.dtype)[:, None]], axis=1)
         state = model.encode(params, center(frames))[:, 0]
         return_to_go = memory.return_to_go if spec.delayed_reward else memory.return_to_go - reward
-        window = memory.window._replace(actions=memory.window.actions.at[:, -1].set(memory.action))
-        window = push(window, state, return_to_go, memory.timestep)
-        seen = window
-        if config.timestep_when_acting == "newest":
-            seen = window._replace(timesteps=jnp.full_like(window.timesteps, memory.timestep))
-        logits = _among_likeliest(in_cpu_blocks(partial(predict, params), BLOCK, seen), config.top_k)
+        if cached:
+            context, logits = model.decode_step(
+                params, memory.context, memory.action, state, return_to_go, memory.timestep
+            )
+        else:
+            context, logits = see(params, memory, state, return_to_go)
+        logits = _among_likeliest(logits, config.top_k)
         action = choose_action(logits, spec, temperature=config.drawing_temperature, keys=keys)
-        memory = _Memory(frames[:, 1:], window, action, return_to_go, memory.timestep + 1)
+        memory = _Memory(frames[:, 1:], context, action, return_to_go, memory.timestep + 1)
         return memory, to_environment(action, spec)
 
     return Policy(start, act)

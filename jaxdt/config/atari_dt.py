@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from tyro.conf import OmitArgPrefixes
 
 from jaxdt.config.checks import Sampling, at_least, at_most, check_sampling, one_of, within
+from jaxdt.config.decision_transformer import Context
 from jaxdt.config.optimizer import OptimizerConfig
 from jaxdt.config.shared import AnyReturns, ChosenActions, OneOptimizer, fitted, mingpt_optimizer
 from jaxdt.errors import JaxdtError
@@ -16,6 +17,10 @@ from jaxdt.types import Box, Spec
 
 MeasuredAt = Literal["first", "newest"]
 """Which of a window's steps says the one timestep that its tokens are told."""
+
+
+Positions = Literal["window", "step"]
+"""What tells tokens where they stand: their place in the window, or the timestep of their step."""
 
 
 STACK = 4
@@ -47,7 +52,7 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
 
     name: ClassVar[str] = "atari-dt"
     learns_values: ClassVar[bool] = False
-    acting_options: ClassVar[tuple[str, ...]] = ("sampling", "temperature", "top_k", "timestep_when_acting")
+    acting_options: ClassVar[tuple[str, ...]] = ("context", "sampling", "temperature", "top_k", "timestep_when_acting")
 
     conditioned: bool = True
     """On returns-to-go. Otherwise it imitates the data, whatever it is asked for: the authors' `naive`, their behaviour
@@ -63,6 +68,10 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
     timestep_embedding: bool = True
     """Tell a window the timestep of its first step, each of which has a row of a table. With few episodes that table
     learns by heart what they did, and all else is in vain; without it the policy does not know how late it is."""
+    positions: Positions = "window"
+    """How tokens are told where they stand; window: by their place in the window, and all by one timestep, as the
+    authors do; step: each by its own step's timestep. Then a token stays what it is while the window moves on, and what
+    was computed of it can be kept (`context`)."""
     width: int = 128
     """Size of a token's embedding."""
     num_layers: int = 6
@@ -73,6 +82,10 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
     """Probability of dropping an element, of embeddings, attention weights and what a block adds."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computations in the blocks; the weights, the optimiser and the loss are float32 in either case."""
+    context: Context = "exact"
+    """Acting; exact: from the last `context_length` steps, read anew at each; cached: from keys and values computed
+    once a step, for `positions="step"`; many times as fast, and close to exact once the episode is longer than the
+    window."""
     sampling: Sampling = "sample"
     """Acting; greedy: the likeliest action; sample: drawn from the predicted distribution, as the authors do."""
     temperature: float = 1.0
@@ -101,6 +114,23 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
         check_sampling(self)
         one_of(self, "dtype", ("float32", "bfloat16"))
         one_of(self, "timestep_when_acting", typing.get_args(MeasuredAt))
+        one_of(self, "positions", typing.get_args(Positions))
+        one_of(self, "context", typing.get_args(Context))
+        if self.positions == "step" and not self.timestep_embedding:
+            raise JaxdtError(
+                'positions="step" (--positions step) tells steps apart by their timesteps alone; leave '
+                "timestep_embedding on (--timestep-embedding)."
+            )
+        if self.positions == "step" and self.timestep_when_acting == "newest":
+            raise JaxdtError(
+                "timestep_when_acting says which one timestep a window is told, and with positions=step (--positions "
+                "step) each step is told its own; leave it out."
+            )
+        if self.context == "cached" and self.positions == "window":
+            raise JaxdtError(
+                "context must be exact where tokens are told their place in the window, which changes at each step; "
+                "train with positions=step (--positions step) to act from cached ones."
+            )
 
     @property
     def takes_target(self) -> bool:
@@ -125,7 +155,7 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
                 "token_schedule counts the windows of the data that weights were first trained on; leave it out, with "
                 "token_schedule=False (--no-token-schedule); the learning rate then falls along one cosine."
             )
-        shape = ("context_length", "timestep_embedding", "width", "num_layers", "num_heads")
+        shape = ("context_length", "timestep_embedding", "positions", "width", "num_layers", "num_heads")
         fit = fitted(self, trained, ("conditioned", "center_frames", *shape))
         return dataclasses.replace(fit, token_schedule=False)
 

@@ -1,7 +1,8 @@
 """The Decision Transformer for frames and discrete actions (Chen et al. 2021; the original's `model_atari.py`).
 
 It differs from the one for vectors: a token's embedding is squashed, and to it is added what was learned of its place
-in the window, and of one timestep for the whole window; nothing normalises the sum.
+in the window, and of one timestep for the whole window; nothing normalises the sum. Another form of it is told of each
+step its own timestep instead, which does not change while the window moves on.
 """
 
 import functools
@@ -14,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from jaxdt.config import ModelConfig
-from jaxdt.models.attention import causal_and_real
+from jaxdt.models.attention import KVCache, causal_and_real, newest_may_attend
 from jaxdt.models.frames import FrameEncoder
 from jaxdt.models.functional import Init, Params, as_functions
 from jaxdt.models.initialization import Constant, Normal
@@ -29,7 +30,7 @@ from jaxdt.models.layers import (
     table,
     torch_linear,
 )
-from jaxdt.models.transformer import Block
+from jaxdt.models.transformer import Block, DecodeCache
 from jaxdt.types import Window
 
 
@@ -51,6 +52,7 @@ class AtariTransformer(nnx.Module):
         num_actions: int,
         timesteps: int | None,
         conditioned: bool,
+        places: bool,
         rngs: nnx.Rngs,
     ):
         width, self.tokens = model.width, 3 if conditioned else 2
@@ -59,7 +61,8 @@ class AtariTransformer(nnx.Module):
         self.embed_return = torch_linear(1, width, rngs) if conditioned else None
         # Not called `embedding` or `kernel`, for these are not decayed.
         self.action_table = table((num_actions, width), Normal(STD))
-        self.position_table = table((self.tokens * model.context_length, width), Constant(0.0))
+        rows = self.tokens * model.context_length
+        self.position_table = table((rows, width), Constant(0.0)) if places else None
         self.timestep_table = None if timesteps is None else table((timesteps, width), Constant(0.0))
         self.blocks = nnx.Dict({f"block_{i}": Block(model, rngs=rngs) for i in range(model.num_layers)})
         self.final_norm = layer_norm(width, EPSILON, rngs)
@@ -83,15 +86,14 @@ class AtariTransformer(nnx.Module):
         for i, block_key in enumerate(block_keys):
             queries = states if i == len(block_keys) - 1 else slice(None)
             x = self.blocks[f"block_{i}"](x, may_attend, queries=queries, key=block_key)
-        return normalize(self.final_norm, x.astype(jnp.float32)) @ self.head["kernel"][...]
+        return self._logits(x)
 
     def _embed(self, window: Window, encoded: Float[Array, "b t d"]) -> Float[Array, "b l d"]:
         b, t = window.mask.shape
-        actions = jnp.tanh(_rows(self.action_table, window.actions))
-        tokens = [encoded, actions]
-        if self.embed_return is not None:
-            tokens.insert(0, jnp.tanh(dense(self.embed_return, window.returns_to_go[..., None])))
+        tokens = [*self._returns(window.returns_to_go), encoded, self._actions(window.actions)]
         x = jnp.stack(tokens, axis=2).reshape(b, self.tokens * t, -1)
+        if self.position_table is None:
+            return x + jnp.repeat(self._time(window.timesteps), self.tokens, axis=1)
         padding = jnp.sum(~window.mask, axis=1)  # places are counted from the first real step
         places = jnp.arange(self.tokens * t)[None] - self.tokens * padding[:, None]
         x = x + _rows(self.position_table, places)
@@ -100,6 +102,41 @@ class AtariTransformer(nnx.Module):
         is_first = jnp.arange(t)[None] == jnp.minimum(padding, t - 1)[:, None]
         first = jnp.sum(jnp.where(is_first, window.timesteps, 0), axis=1, keepdims=True)
         return x + _rows(self.timestep_table, first)
+
+    def decode_step(
+        self,
+        cache: DecodeCache,
+        previous_action: Int[Array, " b"],
+        encoded: Float[Array, "b d"],
+        returns_to_go: Float[Array, " b"],
+        timestep: Int[Array, ""],
+    ) -> tuple[DecodeCache, Float[Array, "b n"]]:
+        """The logits at a new step, from its new tokens: the action before it, its return-to-go and its state."""
+        now, before = self._time(timestep)[None], self._time(cache.timestep)[None]
+        tokens = [*self._returns(returns_to_go), encoded]
+        x = jnp.stack([self._actions(previous_action) + before, *[token + now for token in tokens]], axis=1)
+        x, blocks, length = x.astype(self.dtype), [], cache.blocks[0].keys.shape[-1] // self.tokens
+        slot, may_attend = cache.steps_seen % length, newest_may_attend(cache.steps_seen, length, self.tokens)
+        for i, old in enumerate(cache.blocks):
+            queries = slice(-1, None) if i == len(cache.blocks) - 1 else slice(None)
+            x, new = self.blocks[f"block_{i}"].extend(x, old, self.tokens * slot, may_attend, queries=queries)
+            blocks.append(new)
+        logits = self._logits(x)[:, 0]
+        return DecodeCache(tuple(blocks), timestep, cache.steps_seen + 1), logits
+
+    def _logits(self, x: Float[Array, "b q d"]) -> Float[Array, "b q n"]:
+        return normalize(self.final_norm, x.astype(jnp.float32)) @ self.head["kernel"][...]
+
+    def _returns(self, returns_to_go: Float[Array, "*b"]) -> list[Float[Array, "*b d"]]:
+        """One, or nothing where it is not conditioned."""
+        return [] if self.embed_return is None else [jnp.tanh(dense(self.embed_return, returns_to_go[..., None]))]
+
+    def _actions(self, actions: Int[Array, "*b"]) -> Float[Array, "*b d"]:
+        return jnp.tanh(_rows(self.action_table, actions))
+
+    def _time(self, timesteps: Int[Array, "*b"]) -> Float[Array, "*b d"]:
+        assert self.timestep_table is not None
+        return _rows(self.timestep_table, timesteps)
 
 
 def _rows(rows: nnx.Param, index: Int[Array, "*n"]) -> Float[Array, "*n d"]:
@@ -123,6 +160,13 @@ class AtariModel(NamedTuple):
     """`encode(params, frames)`: of each step's last four pictures one vector; t is n - 3."""
     predict: Callable[..., Float[Array, "b q n"]]
     """As `apply`, of a window whose `states` are encoded, (b, t, d)."""
+    start: Callable[[int], DecodeCache]
+    """Of so many episodes, before their first step. For a model without `places`."""
+    decode_step: Callable[..., tuple[DecodeCache, Float[Array, "b n"]]]
+    """`decode_step(params, cache, previous_action, encoded, returns_to_go, timestep)`, from cached keys and values.
+
+    The first `context_length` logits are those of `predict`; later ones have seen what has left the window since.
+    """
 
 
 @functools.lru_cache(maxsize=8)
@@ -133,10 +177,13 @@ def build_atari_model(
     num_actions: int,
     timesteps: int | None,
     conditioned: bool = True,
+    places: bool = True,
 ) -> AtariModel:
     """Of `model` the sizes, dropouts and dtype are used; kept, so that the same model is compiled once.
 
     - `timesteps`: rows of the table of timesteps; later ones share the last; None: it is told none.
+    - `places`: it is told a token's place in the window and one timestep for all of it; otherwise of each step its own
+      timestep.
     - `conditioned`: on returns-to-go; otherwise it imitates all that it is shown (the original's `naive`).
     """
 
@@ -147,6 +194,7 @@ def build_atari_model(
             num_actions=num_actions,
             timesteps=timesteps,
             conditioned=conditioned,
+            places=places,
             rngs=rngs,
         )
 
@@ -180,4 +228,13 @@ def build_atari_model(
         window = window._replace(states=encoded)
         return predict(params, window, newest_only=newest_only, key=key)
 
-    return AtariModel(init, apply, encode, predict)
+    def start(batch: int) -> DecodeCache:
+        length, head = (2 + conditioned) * model.context_length, model.width // model.num_heads
+        empty = KVCache.empty(batch, model.num_heads, head, length, model.dtype)
+        zero = jnp.zeros((), jnp.int32)
+        return DecodeCache((empty,) * model.num_layers, timestep=zero, steps_seen=zero)
+
+    def decode_step(params: Params, cache: DecodeCache, *new: Array) -> tuple[DecodeCache, Float[Array, "b n"]]:
+        return with_params(params).decode_step(cache, *new)
+
+    return AtariModel(init, apply, encode, predict, start, decode_step)

@@ -61,14 +61,14 @@ def causal_and_real(mask: Bool[Array, "b t"], tokens: int = 3) -> Bool[Array, "b
     return jnp.tril(jnp.ones((is_real.shape[1],) * 2, bool))[None] & is_real[:, None, :]
 
 
-def newest_may_attend(steps_seen: Int[Array, ""], length: int) -> Bool[Array, "1 3 l"]:
-    """Which of a ring's tokens the three new ones see: those of the last `length` steps, themselves causally.
+def newest_may_attend(steps_seen: Int[Array, ""], length: int, tokens: int = 3) -> Bool[Array, "1 n l"]:
+    """Which of a ring's tokens a step's new ones see: those of the last `length` steps, themselves causally.
 
-    Of each step's three the first is the action before it.
+    Of each step's `tokens` the first is the action before it.
     """
     age = jnp.mod(steps_seen - jnp.arange(length), length)  # in steps, of each place in the ring
     is_step = age <= steps_seen
     has_action = (age < steps_seen) & (age < length - 1)  # the oldest step's is of one that is out of sight
-    is_real = jnp.stack([has_action, is_step, is_step], axis=1)
-    causal = jnp.tril(jnp.ones((3, 3), bool))[:, None] | (age > 0)[None, :, None]
-    return (is_real[None] & causal).reshape(1, 3, 3 * length)
+    is_real = jnp.stack([has_action, *[is_step] * (tokens - 1)], axis=1)
+    causal = jnp.tril(jnp.ones((tokens, tokens), bool))[:, None] | (age > 0)[None, :, None]
+    return (is_real[None] & causal).reshape(1, tokens, tokens * length)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,13 +15,13 @@ from jaxdt.training import compile_update
 from jaxdt.types import Discrete, Spec
 
 
-def _algorithm(shapes: Shapes, *, dropout: float = 0.1) -> tuple[jaxdt.AtariDTConfig, Spec]:
+def _algorithm(shapes: Shapes, **chosen: Any) -> tuple[jaxdt.AtariDTConfig, Spec]:
     config = jaxdt.AtariDTConfig(
         context_length=shapes.context_length,
         width=shapes.width,
         num_layers=shapes.num_layers,
         num_heads=shapes.num_heads,
-        dropout=dropout,
+        **chosen,
     ).for_steps(10**6)
     constants = {"longest_episode": np.float32(shapes.max_episode_length), "windows": np.float32(10**6)}
     action = Discrete(shapes.action_dim)
@@ -51,9 +52,12 @@ def train_frames(shapes: Shapes, updates: int = 2) -> Iterator[float]:
     return (seconds / updates for seconds in repeatedly(update, jax.block_until_ready))
 
 
-def evaluate_games(shapes: Shapes, episodes: int = 10, steps: int = 150) -> Iterator[float]:
-    """Seconds an environment step of the whole call `evaluate`, of games that are cut off after `steps`."""
-    config, spec = _algorithm(shapes)
+def evaluate_games(shapes: Shapes, episodes: int = 10, steps: int = 150, context: str = "exact") -> Iterator[float]:
+    """Seconds an environment step of the whole call `evaluate`, of games that are cut off after `steps`.
+
+    With a cached context the model is the one that is told the timestep of each step.
+    """
+    config, spec = _algorithm(shapes, context=context, positions="step" if context == "cached" else "window")
     params = jax.jit(jaxdt.make_algorithm(config, spec).init)(jax.random.key(0)).params
     agent = jaxdt.Agent(config, params, spec, env_id=GAME)
     choice = EnvironmentChoice(env=GAME, max_episode_steps=steps)

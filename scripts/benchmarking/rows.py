@@ -108,13 +108,14 @@ def make_rows(shapes: Shapes, directory: Path, device: str) -> dict[str, list[Ro
         ],
         "evaluate-atari": [
             Row(
-                name="evaluate, 10 games",
-                ours=Call("evaluate_games", {"episodes": 10}),
+                name="evaluate, 10 games" + ", cached" * (context == "cached"),
+                ours=Call("evaluate_games", {"episodes": 10, "context": context}),
                 peer=Call("evaluate_games"),
                 is_rate=True,
                 repeats=LONG,
                 shapes=ATARI,
             )
+            for context in ("exact", "cached")
         ],
         "act": [_act(shapes, environments, device) for environments in (1, 16, 64, 256)],
         "evaluate": [
