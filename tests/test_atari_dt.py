@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 import jaxdt
 from jaxdt.algorithms import atari_dt, make_algorithm
+from jaxdt.algorithms.atari_dt import _shifted
 from jaxdt.algorithms.token_schedule import TokenScheduledUpdate
 from jaxdt.cli import run as run_command
 from jaxdt.config import AtariDTConfig, ModelConfig, OptimizerConfig
@@ -369,6 +370,33 @@ def test_cached_logits_are_those_of_the_window(conditioned):
             apart.append(np.abs(predict(params, window)[:, -1] - logits).max())
         assert max(apart[:length]) < 1e-5
         assert (max(apart) < 1e-5) == (num_layers == 1)
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (6, 7, 2)])
+def test_random_shift_moves_the_pictures_of_a_window_alike(shape):
+    frames = np.random.default_rng(0).integers(0, 256, (40, 5, *shape), np.uint8)
+    shifted = np.asarray(_shifted(jnp.asarray(frames), 2, jax.random.key(0)))
+    padded = np.pad(frames, [(0, 0), (0, 0), (2, 2), (2, 2), (0, 0)][: frames.ndim], mode="edge")
+    corners = [
+        [(i, j) for i in range(5) for j in range(5) if np.array_equal(before[:, i : i + 6, j : j + 7], after)]
+        for before, after in zip(padded, shifted, strict=True)
+    ]
+    assert all(len(found) == 1 for found in corners)
+    for axis in (0, 1):
+        assert {found[0][axis] for found in corners} == set(range(5))
+
+
+def test_random_shift_is_for_training_alone():
+    store = frame_store((12, 12))
+    spec = make_spec(SMALL, store)
+    plain, moved = (make_algorithm(dataclasses.replace(SMALL, random_shift=most), spec) for most in (0, 2))
+    state, window = plain.init(jax.random.key(0)), next(plain.sampler(store, batch_size=8, seed=0))
+    window = jax.tree.map(jnp.asarray, window)
+    updates = [jax.jit(algorithm.update.__call__) for algorithm in (plain, moved)]
+    losses = [update(state, window, jax.random.key(1))[1]["loss"] for update in updates]
+    assert losses[0] != losses[1]
+    validated = [jax.jit(algorithm.validate)(state.params, window)["loss"] for algorithm in (plain, moved)]
+    assert validated[0] == validated[1]
 
 
 @pytest.mark.slow

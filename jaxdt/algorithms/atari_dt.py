@@ -63,6 +63,9 @@ def make(config: AtariDTConfig, spec: Spec) -> Algorithm:
 
     def predict(params: PyTree[Array], window: Window, key: PRNGKeyArray | None = None) -> Float[Array, "b t n"]:
         window = window._replace(states=center(window.states))
+        if config.random_shift and key is not None:
+            key, shift_key = jax.random.split(key)
+            window = window._replace(states=_shifted(window.states, config.random_shift, shift_key))
         return model.apply(params, window, across_episodes=config.windows_cross_episodes, key=key)
 
     def loss(params: PyTree[Array], window: Window, key: PRNGKeyArray | None) -> Float[Array, ""]:
@@ -131,6 +134,18 @@ def _centering(config: AtariDTConfig, spec: Spec) -> Center:
         return jnp.where(is_black, 0.0, (frames.astype(jnp.float32) - mean) / std)
 
     return center
+
+
+def _shifted(frames: Num[Array, "b n *s"], most: int, key: PRNGKeyArray) -> Num[Array, "b n *s"]:
+    """All pictures of a window by as many pixels, drawn from -most ... most for each axis, their edges drawn out."""
+    sides = [(most, most), (most, most), (0, 0)][: frames.ndim - 2]
+    padded = jnp.pad(frames, [(0, 0), (0, 0), *sides], mode="edge")
+    corners = jax.random.randint(key, (len(frames), 2), 0, 2 * most + 1)
+
+    def cut(pictures: Num[Array, "n *p"], corner: Int[Array, "2"]) -> Num[Array, "n *s"]:
+        return jax.lax.dynamic_slice(pictures, (0, *corner, 0)[: pictures.ndim], frames.shape[1:])
+
+    return jax.vmap(cut)(padded, corners)
 
 
 class _Memory(NamedTuple):

@@ -65,6 +65,9 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
     center_frames: bool = False
     """See of a picture how it differs from the data's mean picture, in standard deviations of all pixels, instead of
     its numbers divided by 255. What is small and moves, such as a ball, then stands out at once."""
+    random_shift: int = 0
+    """Training: the pictures of each window are moved by up to so many pixels each way (Kostrikov et al. 2021, who take
+    4), so that few pictures are not learned by heart."""
     timestep_embedding: bool = True
     """Tell a window the timestep of its first step, each of which has a row of a table. With few episodes that table
     learns by heart what they did, and all else is in vain; without it the policy does not know how late it is."""
@@ -106,6 +109,8 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
             at_least(self, name, 1)
             at_most(self, name, 4096)
         at_least(self, "top_k", 0)
+        at_least(self, "random_shift", 0)
+        at_most(self, "random_shift", 64)
         if self.width % self.num_heads:
             raise JaxdtError(
                 f"width must be divisible by num_heads; got width={self.width}, num_heads={self.num_heads}."
