@@ -41,7 +41,7 @@ TITLE = (
     "numbers observed, {0.action_dim} acted), {0.max_episode_length:,} timesteps, dropout 0.1 (IQL, TD3+BC: batch "
     "{1.batch_size}, {1.num_layers} x {1.width} units; plan: Trajectory Transformer, width {2.width}, {2.num_layers} "
     "layers, {2.context_length} transitions; atari: batch {3.batch_size}, K {3.context_length}, {3.num_layers} layers "
-    "of {3.num_heads} heads, Breakout, games of 150 steps); medians (least to most)"
+    "of {3.num_heads} heads, Pong of at most 1,000 steps); medians (least to most)"
 )
 
 

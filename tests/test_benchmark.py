@@ -293,7 +293,7 @@ def test_our_tasks_and_floors_measure_small_shapes(hasty, episodes, tmp_path):
     measured = [ours.train(shallow, updates=2, seeds=2), ours.train_values(shallow, "td3-bc", updates=2, seeds=2)]
     measured += [ours.sample(TINY), ours.act(shallow, 2), ours.load(TINY, path)]
     measured += [ours.plan(dataclasses.replace(shallow, state_dim=3, action_dim=1), horizon=1, beam_width=2)]
-    game = dataclasses.replace(shallow, action_dim=4)
+    game = dataclasses.replace(shallow, action_dim=6)
     measured += [ours.train_frames(game, updates=1), ours.evaluate_games(game, episodes=2, steps=3)]
     for seconds in map(next, [*measured, floors.copy(TINY), floors.read(TINY, path), floors.physics(TINY, 2)]):
         assert 0 < seconds < 10
@@ -446,7 +446,7 @@ def test_peers_tasks_measure_small_shapes(episodes, tmp_path):
         peers.plan(TINY, horizon=2, beam_width=2),
         peers.load(TINY, **given),
         peers.train_frames(TINY, device="cpu"),
-        peers.evaluate_games(dataclasses.replace(TINY, action_dim=4), steps=5),
+        peers.evaluate_games(dataclasses.replace(TINY, action_dim=6), steps=5),
     ]
     for seconds in map(next, measured):
         assert 0 < seconds < 10

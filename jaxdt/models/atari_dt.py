@@ -117,11 +117,10 @@ class AtariTransformer(nnx.Module):
         x = jnp.stack([self._actions(previous_action) + before, *[token + now for token in tokens]], axis=1)
         x, blocks, length = x.astype(self.dtype), [], cache.blocks[0].keys.shape[-1] // self.tokens
         slot, may_attend = cache.steps_seen % length, newest_may_attend(cache.steps_seen, length, self.tokens)
-        for i, old in enumerate(cache.blocks):
-            queries = slice(-1, None) if i == len(cache.blocks) - 1 else slice(None)
-            x, new = self.blocks[f"block_{i}"].extend(x, old, self.tokens * slot, may_attend, queries=queries)
+        for i, old in enumerate(cache.blocks):  # of one query the last block would take as long as of all, on a CPU
+            x, new = self.blocks[f"block_{i}"].extend(x, old, self.tokens * slot, may_attend)
             blocks.append(new)
-        logits = self._logits(x)[:, 0]
+        logits = self._logits(x[:, -1:])[:, 0]
         return DecodeCache(tuple(blocks), timestep, cache.steps_seen + 1), logits
 
     def _logits(self, x: Float[Array, "b q d"]) -> Float[Array, "b q n"]:

@@ -52,7 +52,7 @@ def train_frames(shapes: Shapes, updates: int = 2) -> Iterator[float]:
     return (seconds / updates for seconds in repeatedly(update, jax.block_until_ready))
 
 
-def evaluate_games(shapes: Shapes, episodes: int = 10, steps: int = 150, context: str = "exact") -> Iterator[float]:
+def evaluate_games(shapes: Shapes, episodes: int = 10, steps: int = 1_000, context: str = "exact") -> Iterator[float]:
     """Seconds an environment step of the whole call `evaluate`, of games that are cut off after `steps`.
 
     With a cached context the model is the one that is told the timestep of each step.

@@ -195,7 +195,7 @@ def train_frames(shapes: Shapes, device: str) -> Iterator[float]:
     return repeatedly(lambda: update(stacks, actions, returns, first), _synchronize)
 
 
-def evaluate_games(shapes: Shapes, steps: int = 150) -> Iterator[float]:
+def evaluate_games(shapes: Shapes, steps: int = 1_000) -> Iterator[float]:
     """Seconds an environment step of one game after the other, on the CPU, of games that are cut off after `steps`."""
     model, game = _atari_model(shapes), make_simulator(GAME)
     return one_by_one(lambda: restated_atari.play(model, game, GAME_TARGET, steps))
