@@ -23,6 +23,8 @@ from jaxdt.evaluation.environments import make_environment
 from jaxdt.evaluation.rollout import make_rollout
 from jaxdt.interop.atari import atari_from_tensors
 from jaxdt.models import build_atari_model, frames
+from jaxdt.models.frames import FrameEncoder
+from jaxdt.models.functional import as_functions
 from jaxdt.run.prepare import make_spec
 from jaxdt.training import compile_update
 from jaxdt.types import Discrete, Spec, Window
@@ -164,20 +166,22 @@ def test_its_file_becomes_a_run_that_gives_its_logits(tmp_path, capsys):
     "shape", [*(pytest.param(large, marks=pytest.mark.slow) for large in ((84, 84), (45, 52, 3))), (10, 12, 4)], ids=str
 )
 def test_products_give_what_convolutions_give(shape):
-    """And so do their gradients; channels, odd sizes and small pictures included."""
-    model = build_atari_model(
-        dataclasses.replace(MODEL, context_length=3), observation_shape=shape, num_actions=2, timesteps=5
-    )
-    params = model.init(jax.random.key(0))
+    """And so do their gradients; channels, odd sizes, small pictures and beginnings of episodes included."""
+    init, with_params = as_functions(lambda rngs: FrameEncoder(shape, 16, rngs=rngs))
+    params = init(jax.random.key(0))
     pictures = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 6, *shape)).astype(np.uint8))
+    timesteps = jnp.array([[0, 1, 2], [5, 6, 7], [7, 0, 1], [1, 2, 3]])
 
-    def total(params):
-        return jnp.sum(jnp.sin(3 * model.encode(params, pictures)))
+    def total(params, by_products):
+        encoder = with_params(params)
+        if by_products:
+            encoded = encoder(pictures, timesteps, learning=True)
+        else:
+            encoded = encoder._encode(pictures, timesteps, by_products=False)
+        return jnp.sum(jnp.sin(3 * encoded))
 
-    by_products, gradients = jax.jit(jax.value_and_grad(total))(params)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frames, "_convolve_by_products", frames._convolve)
-        by_convolution, others = jax.jit(jax.value_and_grad(total))(params)
+    both = jax.jit(jax.value_and_grad(total), static_argnums=1)
+    (by_products, gradients), (by_convolution, others) = both(params, True), both(params, False)
     assert float(by_products) == pytest.approx(float(by_convolution), abs=1e-4)
     jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, atol=1e-3), gradients, others)
 
@@ -298,17 +302,17 @@ def test_acting_reads_what_training_reads(chosen):
     spec = make_spec(config, frame_store((12, 12)))
     algorithm = make_algorithm(config, spec)
     params = algorithm.init(jax.random.key(0)).params
-    told, places = config.timestep_embedding, config.positions == "window"
+    told = config.timestep_embedding
     model = build_atari_model(
         ModelConfig(
             width=32, num_layers=config.num_layers, num_heads=2, context_length=4, activation="gelu",
             embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0,
         ),
         observation_shape=(6, 6), num_actions=3, timesteps=13 if told else None, conditioned=config.conditioned,
-        places=places,
+        positions=config.positions,
     )  # fmt: skip
     rng = np.random.default_rng(0)
-    assert ("timestep_table" in params, "position_table" in params) == (told, places)
+    assert ("timestep_table" in params, "position_table" in params) == (told, config.positions == "window")
     params = jax.tree.map(lambda leaf: 2 * leaf, params)  # so that all that is remembered tells
     for name in [name for name in params if name in ("timestep_table", "position_table", "action_table")]:
         params[name] = jnp.asarray(rng.normal(size=params[name].shape).astype(np.float32))
@@ -350,7 +354,7 @@ def test_cached_logits_are_those_of_the_window(conditioned):
             embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0,
         )  # fmt: skip
         model = build_atari_model(
-            sizes, observation_shape=(6, 6), num_actions=3, timesteps=7, conditioned=conditioned, places=False
+            sizes, observation_shape=(6, 6), num_actions=3, timesteps=7, conditioned=conditioned, positions="step"
         )
         params = jax.tree.map(lambda leaf: 4 * leaf, model.init(jax.random.key(0)))
         params["timestep_table"] = jnp.asarray(rng.normal(size=(7, 32)).astype(np.float32))
@@ -463,11 +467,14 @@ def test_what_it_is_not_for_is_one_sentence():
         dataclasses.replace(config, context="cached")
     by_step = dataclasses.replace(config, positions="step", context="cached")
     for name, value, rule in (
-        ("timestep_embedding", False, "leave timestep_embedding on"),
-        ("timestep_when_acting", "newest", "each step is told its own"),
+        ("timestep_embedding", False, "timestep_embedding must be on"),
+        ("windows_cross_episodes", True, "windows_cross_episodes must be off"),
+        ("timestep_when_acting", "newest", "timestep_when_acting, the one timestep of a window, has no meaning"),
     ):
         with pytest.raises(JaxdtError, match=rule):
             dataclasses.replace(by_step, **{name: value})
+    with pytest.raises(JaxdtError, match=r"random_shift must be less than half a side .*; got 42"):
+        make_algorithm(dataclasses.replace(config, random_shift=42), single)
     with pytest.raises(JaxdtError, match="token_schedule counts the windows"):
         dataclasses.replace(config, token_schedule=True).trained_on_from(config)
     dim = jaxdt.EpisodeStore.from_arrays(np.ones((4, 9, 9), np.uint8), np.arange(4) % 2, np.ones(4), episode_ends=[4])

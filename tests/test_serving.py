@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
 import jaxdt
 from jaxdt.cli import run as run_command
@@ -153,7 +154,7 @@ def _operations(x, y, i):
     placed = jax.lax.dynamic_update_slice(rows, 2 * rows[:, :, :2], (0, 0, i[1]))  # does not fit there: at 2
     return [
         z,
-        jnp.einsum("bij,bkj->bik", rows, rows) @ table[:3],
+        checkpoint_name(jnp.einsum("bij,bkj->bik", rows, rows), "named") @ table[:3],
         table[jnp.clip(i, 0, 3)].sum(axis=-1) + jnp.linalg.norm(y, axis=-1),
         jnp.argmax(x, axis=-1).astype(jnp.int32) % 3 - i,
         jax.nn.softmax(halves[0] - halves[1], axis=-1)[:, ::2, 1],
@@ -183,10 +184,18 @@ def test_each_operation_gives_what_jax_gives():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["stablehlo", "onnx"])
+@pytest.mark.parametrize("context", ["exact", "cached"])
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_policy_of_frames_is_exported(kind, tmp_path):
+def test_a_policy_of_frames_is_exported(kind, context, tmp_path):
     config = jaxdt.AtariDTConfig(
-        width=16, num_layers=1, num_heads=2, context_length=3, sampling="greedy", center_frames=True
+        width=16,
+        num_layers=1,
+        num_heads=2,
+        context_length=3,
+        sampling="greedy",
+        center_frames=True,
+        positions="step" if context == "cached" else "window",
+        context=context,
     ).for_steps(1)
     store = light_episodes(4)
     spec = jaxdt.make_spec(config, store)

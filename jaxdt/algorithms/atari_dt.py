@@ -19,6 +19,7 @@ from jaxdt.data.frames import BEFORE, FrameSampler
 from jaxdt.data.statistics import statistics_of
 from jaxdt.data.storage import chunks
 from jaxdt.models import AtariModel, build_atari_model
+from jaxdt.models.transformer import DecodeCache
 from jaxdt.stacking import in_cpu_blocks
 from jaxdt.training import GradientUpdate, initial_state
 from jaxdt.types import Algorithm, Discrete, Policy, Spec, Window
@@ -112,10 +113,16 @@ def _network(config: AtariDTConfig, spec: Spec) -> AtariModel:
         sizes,
         observation_shape=spec.observation_shape,
         num_actions=spec.action.n,
-        timesteps=int(spec.constants["longest_episode"]) + 1 if config.timestep_embedding else None,
+        timesteps=_timesteps(config, spec),
         conditioned=config.conditioned,
-        places=config.positions == "window",
+        positions=config.positions,
     )
+
+
+def _timesteps(config: AtariDTConfig, spec: Spec) -> int | None:
+    """Rows of the table of timesteps. One is left over, as in the original, unless later steps would share it."""
+    longest = int(spec.constants["longest_episode"])
+    return longest + (config.positions == "window") if config.timestep_embedding else None
 
 
 def _num_tokens(window: Window) -> Int[Array, ""]:
@@ -153,7 +160,7 @@ class _Memory(NamedTuple):
 
     frames: Num[Array, "b before *s"]
     """The last pictures, black before the first."""
-    context: PyTree
+    context: Window | DecodeCache
     """The last steps as a Window, newest at the right, their stacks as the encoder gave them, so that each is read
     once; or what is kept of them."""
     action: Int[Array, " b"]
@@ -179,7 +186,10 @@ def _policy(config: AtariDTConfig, spec: Spec, model: AtariModel, center: Center
     def predict(params: PyTree[Array], window: Window) -> Float[Array, "b n"]:
         return model.predict(params, window, newest_only=True)[:, 0]
 
-    def see(params: PyTree[Array], memory: _Memory, state, return_to_go) -> tuple[Window, Float[Array, "b n"]]:
+    def see(
+        params: PyTree[Array], memory: _Memory, state: Array, return_to_go: Array
+    ) -> tuple[Window, Float[Array, "b n"]]:
+        assert isinstance(memory.context, Window)
         window = memory.context._replace(actions=memory.context.actions.at[:, -1].set(memory.action))
         window = push(window, state, return_to_go, memory.timestep)
         seen = window

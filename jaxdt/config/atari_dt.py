@@ -69,12 +69,14 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
     """Training: the pictures of each window are moved by up to so many pixels each way (Kostrikov et al. 2021, who take
     4), so that few pictures are not learned by heart."""
     timestep_embedding: bool = True
-    """Tell a window the timestep of its first step, each of which has a row of a table. With few episodes that table
+    """Tell a window the timestep of its first step, each of which has a row of a table (with `positions="step"` each
+    step its own). With few episodes that table
     learns by heart what they did, and all else is in vain; without it the policy does not know how late it is."""
     positions: Positions = "window"
     """How tokens are told where they stand; window: by their place in the window, and all by one timestep, as the
-    authors do; step: each by its own step's timestep. Then a token stays what it is while the window moves on, and what
-    was computed of it can be kept (`context`)."""
+    authors do; step: each by its own step's timestep and nothing else. Then a token stays what it is while the window
+    moves on, and what was computed of it can be kept (`context`); but steps beyond the data's longest episode share the
+    timestep of its last."""
     width: int = 128
     """Size of a token's embedding."""
     num_layers: int = 6
@@ -86,9 +88,9 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computations in the blocks; the weights, the optimiser and the loss are float32 in either case."""
     context: Context = "exact"
-    """Acting; exact: from the last `context_length` steps, read anew at each; cached: from keys and values computed
-    once a step, for `positions="step"`; many times as fast, and close to exact once the episode is longer than the
-    window."""
+    """Acting; exact: from the last `context_length` steps, read anew at each; cached, for `positions="step"`: from keys
+    and values computed once a step: faster, and the same policy until the episode is longer than the context, another
+    one after."""
     sampling: Sampling = "sample"
     """Acting; greedy: the likeliest action; sample: drawn from the predicted distribution, as the authors do."""
     temperature: float = 1.0
@@ -110,7 +112,6 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
             at_most(self, name, 4096)
         at_least(self, "top_k", 0)
         at_least(self, "random_shift", 0)
-        at_most(self, "random_shift", 64)
         if self.width % self.num_heads:
             raise JaxdtError(
                 f"width must be divisible by num_heads; got width={self.width}, num_heads={self.num_heads}."
@@ -121,20 +122,24 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
         one_of(self, "timestep_when_acting", typing.get_args(MeasuredAt))
         one_of(self, "positions", typing.get_args(Positions))
         one_of(self, "context", typing.get_args(Context))
-        if self.positions == "step" and not self.timestep_embedding:
-            raise JaxdtError(
-                'positions="step" (--positions step) tells steps apart by their timesteps alone; leave '
-                "timestep_embedding on (--timestep-embedding)."
-            )
-        if self.positions == "step" and self.timestep_when_acting == "newest":
-            raise JaxdtError(
-                "timestep_when_acting says which one timestep a window is told, and with positions=step (--positions "
-                "step) each step is told its own; leave it out."
-            )
-        if self.context == "cached" and self.positions == "window":
+        if self.positions == "step":
+            self._check_steps_are_told_apart()
+        elif self.context == "cached":
             raise JaxdtError(
                 "context must be exact where tokens are told their place in the window, which changes at each step; "
-                "train with positions=step (--positions step) to act from cached ones."
+                "got cached; train with positions='step' (--positions step) for it."
+            )
+
+    def _check_steps_are_told_apart(self) -> None:
+        by = "with positions='step' (--positions step), which tells steps apart by their own timesteps"
+        if not self.timestep_embedding:
+            raise JaxdtError(f"timestep_embedding must be on (--timestep-embedding) {by}; got False.")
+        if self.windows_cross_episodes:  # two beginnings of episodes in one window have the same timesteps
+            raise JaxdtError(f"windows_cross_episodes must be off (--no-windows-cross-episodes) {by}; got True.")
+        if self.timestep_when_acting != "first":
+            raise JaxdtError(
+                f"timestep_when_acting, the one timestep of a window, has no meaning {by}; leave it out; got "
+                f"{self.timestep_when_acting}."
             )
 
     @property
@@ -173,6 +178,11 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
             )
         if min(spec.observation_shape[:2]) < 3 or math.prod(spec.observation_shape) >= 2**24:
             raise JaxdtError(f"pictures must be at least 3 x 3 and below 2**24 numbers; got {spec.observation_shape}.")
+        if 2 * self.random_shift >= min(spec.observation_shape[:2]):
+            raise JaxdtError(
+                f"random_shift must be less than half a side of the pictures, {spec.observation_shape}; got "
+                f"{self.random_shift}."
+            )
         if len(spec.observation_shape) == 3 and spec.observation_shape[0] <= 4 < min(spec.observation_shape[1:]):
             raise JaxdtError(
                 "pictures must be (height, width) or (height, width, channels), one a step, for stacks are made here; "

@@ -17,6 +17,7 @@ SAME = {
     **{"cos": "Cos", "floor": "Floor", "sign": "Sign", "pow": "Pow"},
     **{"eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual"},
     **{"copy": "Identity", "stop_gradient": "Identity", "optimization_barrier": "Identity"},
+    **{"name": "Identity"},
 }
 """Primitives that ONNX has as they are."""
 

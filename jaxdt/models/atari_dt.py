@@ -15,6 +15,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from jaxdt.config import ModelConfig
+from jaxdt.config.atari_dt import Positions
+from jaxdt.errors import JaxdtError
 from jaxdt.models.attention import KVCache, causal_and_real, newest_may_attend
 from jaxdt.models.frames import FrameEncoder
 from jaxdt.models.functional import Init, Params, as_functions
@@ -52,7 +54,7 @@ class AtariTransformer(nnx.Module):
         num_actions: int,
         timesteps: int | None,
         conditioned: bool,
-        places: bool,
+        positions: Positions,
         rngs: nnx.Rngs,
     ):
         width, self.tokens = model.width, 3 if conditioned else 2
@@ -62,7 +64,7 @@ class AtariTransformer(nnx.Module):
         # Not called `embedding` or `kernel`, for these are not decayed.
         self.action_table = table((num_actions, width), Normal(STD))
         rows = self.tokens * model.context_length
-        self.position_table = table((rows, width), Constant(0.0)) if places else None
+        self.position_table = table((rows, width), Constant(0.0)) if positions == "window" else None
         self.timestep_table = None if timesteps is None else table((timesteps, width), Constant(0.0))
         self.blocks = nnx.Dict({f"block_{i}": Block(model, rngs=rngs) for i in range(model.num_layers)})
         self.final_norm = layer_norm(width, EPSILON, rngs)
@@ -115,7 +117,8 @@ class AtariTransformer(nnx.Module):
         now, before = self._time(timestep)[None], self._time(cache.timestep)[None]
         tokens = [*self._returns(returns_to_go), encoded]
         x = jnp.stack([self._actions(previous_action) + before, *[token + now for token in tokens]], axis=1)
-        x, blocks, length = x.astype(self.dtype), [], cache.blocks[0].keys.shape[-1] // self.tokens
+        x, blocks = x.astype(self.dtype), []
+        length = cache.blocks[0].keys.shape[-1] // self.tokens
         slot, may_attend = cache.steps_seen % length, newest_may_attend(cache.steps_seen, length, self.tokens)
         for i, old in enumerate(cache.blocks):  # of one query the last block would take as long as of all, on a CPU
             x, new = self.blocks[f"block_{i}"].extend(x, old, self.tokens * slot, may_attend)
@@ -160,7 +163,7 @@ class AtariModel(NamedTuple):
     predict: Callable[..., Float[Array, "b q n"]]
     """As `apply`, of a window whose `states` are encoded, (b, t, d)."""
     start: Callable[[int], DecodeCache]
-    """Of so many episodes, before their first step. For a model without `places`."""
+    """Of so many episodes, before their first step. Of a model that is told each step's own timestep."""
     decode_step: Callable[..., tuple[DecodeCache, Float[Array, "b n"]]]
     """`decode_step(params, cache, previous_action, encoded, returns_to_go, timestep)`, from cached keys and values.
 
@@ -176,15 +179,20 @@ def build_atari_model(
     num_actions: int,
     timesteps: int | None,
     conditioned: bool = True,
-    places: bool = True,
+    positions: Positions = "window",
 ) -> AtariModel:
     """Of `model` the sizes, dropouts and dtype are used; kept, so that the same model is compiled once.
 
     - `timesteps`: rows of the table of timesteps; later ones share the last; None: it is told none.
-    - `places`: it is told a token's place in the window and one timestep for all of it; otherwise of each step its own
-      timestep.
+    - `positions`: window: it is told a token's place in the window, and one timestep for all of it; step: of each step
+      its own timestep.
     - `conditioned`: on returns-to-go; otherwise it imitates all that it is shown (the original's `naive`).
+
+    Raises JaxdtError for steps that nothing tells apart.
     """
+
+    if positions == "step" and timesteps is None:
+        raise JaxdtError("positions='step' tells steps apart by their timesteps; give timesteps.")
 
     def make(rngs: nnx.Rngs) -> AtariTransformer:
         return AtariTransformer(
@@ -193,7 +201,7 @@ def build_atari_model(
             num_actions=num_actions,
             timesteps=timesteps,
             conditioned=conditioned,
-            places=places,
+            positions=positions,
             rngs=rngs,
         )
 
@@ -228,6 +236,8 @@ def build_atari_model(
         return predict(params, window, newest_only=newest_only, key=key)
 
     def start(batch: int) -> DecodeCache:
+        if positions != "step":
+            raise JaxdtError("keys and values change as the window moves on; they are kept with positions='step'.")
         length, head = (2 + conditioned) * model.context_length, model.width // model.num_heads
         empty = KVCache.empty(batch, model.num_heads, head, length, model.dtype)
         zero = jnp.zeros((), jnp.int32)

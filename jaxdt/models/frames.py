@@ -1,8 +1,9 @@
 """What a network sees of pictures: stacks of the last ones, and convolutions over each stack.
 
 XLA's gradient of a convolution within a scan takes 13 to 20 times as long on a CPU as outside of one, and training
-scans over the updates of a call. So a CPU multiplies matrices instead, a few stacks at a time, which stay in its
-caches. Other devices convolve all stacks at once. The numbers agree but for rounding.
+scans over the updates of a call. So a CPU multiplies matrices instead, a few stacks at a time, whose copies stay in its
+caches; for the backward pass only what each convolution gave is kept of all, 84 KB a stack of 84 x 84 pixels. Other
+devices convolve all stacks at once. The numbers agree but for rounding.
 """
 
 import math
@@ -67,26 +68,27 @@ class FrameEncoder(nnx.Module):
         """
         steps = frames.shape[1] - STACK + 1
         if jax.default_backend() != "cpu":
-            return self._encode(frames, timesteps, _convolve)
-        encode = partial(self._encode, convolve=_convolve_by_products)
+            return self._encode(frames, timesteps, by_products=False)
+        encode = partial(self._encode, by_products=True)
         if learning:  # copies that only the products need are made anew in the backward pass, not kept of all blocks
             encode = jax.checkpoint(encode, policy=jax.checkpoint_policies.save_only_these_names(_CONVOLVED))
         return in_cpu_blocks(encode, max(1, BLOCK // steps), frames, timesteps)
 
     def _encode(
-        self, frames: Num[Array, "b n *s"], timesteps: Int[Array, "b t"] | None, convolve
+        self, frames: Num[Array, "b n *s"], timesteps: Int[Array, "b t"] | None, *, by_products: bool
     ) -> Float[Array, "b t d"]:
         layers = [self.convolutions[f"convolution_{i}"] for i in range(len(self.strides))]
         kernels, strides = [jnp.asarray(layer["kernel"][...]) for layer in layers], list(self.strides)
         frames = frames[..., None] if frames.ndim == 4 else frames
         x = frames.astype(jnp.float32) / (255 if jnp.issubdtype(frames.dtype, jnp.integer) else 1)
-        if convolve is _convolve_by_products and len(kernels[0]) == 2 * strides[0]:
+        if by_products and len(kernels[0]) == 2 * strides[0]:
             # Cut into tiles here, each picture is once, and not in each of its four stacks.
             x, kernels[0], strides[0] = _tiles(x, strides[0]), _of_tiles(kernels[0], strides[0]), 1
         stacks = stacks_of(x, timesteps)
         x = stacks.reshape(-1, *stacks.shape[2:])
         for layer, kernel, stride in zip(layers, kernels, strides, strict=True):
-            x = convolve(x, kernel, stride) + layer["bias"][...][None, None, None]
+            convolved = (_convolve_by_products if by_products else _convolve)(x, kernel, stride)
+            x = convolved + layer["bias"][...][None, None, None]
             x = jax.nn.relu(checkpoint_name(x, _CONVOLVED))
         return jnp.tanh(dense(self.project, x.reshape(*stacks.shape[:2], -1)))
 

@@ -104,7 +104,7 @@ class DecodeCache(NamedTuple):
     """What `decode_step` keeps of `b` episodes, each step of which is computed once, when it is new."""
 
     blocks: tuple[KVCache, ...]
-    """Of each block; a ring of `context_length` steps of three tokens, the action before a step first."""
+    """Of each block; a ring of `context_length` steps, of each its tokens, the action before it first."""
     timestep: Int[Array, ""]
     """Of the newest step."""
     steps_seen: Int[Array, ""]
