@@ -467,9 +467,9 @@ def test_what_it_is_not_for_is_one_sentence():
         dataclasses.replace(config, context="cached")
     by_step = dataclasses.replace(config, positions="step", context="cached")
     for name, value, rule in (
-        ("timestep_embedding", False, "timestep_embedding must be on"),
-        ("windows_cross_episodes", True, "windows_cross_episodes must be off"),
-        ("timestep_when_acting", "newest", "timestep_when_acting, the one timestep of a window, has no meaning"),
+        ("timestep_embedding", False, "give timestep_embedding=True"),
+        ("windows_cross_episodes", True, "give windows_cross_episodes=False"),
+        ("timestep_when_acting", "newest", "timestep_when_acting, the one timestep of a window, says nothing then"),
     ):
         with pytest.raises(JaxdtError, match=rule):
             dataclasses.replace(by_step, **{name: value})

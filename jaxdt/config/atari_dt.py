@@ -131,14 +131,14 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
             )
 
     def _check_steps_are_told_apart(self) -> None:
-        by = "with positions='step' (--positions step), which tells steps apart by their own timesteps"
+        rule = "positions='step' (--positions step) tells steps apart by their own timesteps"
         if not self.timestep_embedding:
-            raise JaxdtError(f"timestep_embedding must be on (--timestep-embedding) {by}; got False.")
+            raise JaxdtError(f"{rule}; give timestep_embedding=True (--timestep-embedding); got False.")
         if self.windows_cross_episodes:  # two beginnings of episodes in one window have the same timesteps
-            raise JaxdtError(f"windows_cross_episodes must be off (--no-windows-cross-episodes) {by}; got True.")
+            raise JaxdtError(f"{rule}; give windows_cross_episodes=False (--no-windows-cross-episodes); got True.")
         if self.timestep_when_acting != "first":
             raise JaxdtError(
-                f"timestep_when_acting, the one timestep of a window, has no meaning {by}; leave it out; got "
+                f"{rule}; timestep_when_acting, the one timestep of a window, says nothing then and is left out; got "
                 f"{self.timestep_when_acting}."
             )
 
