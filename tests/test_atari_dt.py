@@ -341,7 +341,7 @@ def test_acting_reads_what_training_reads(chosen):
     assert len(np.unique(actions[3:])) > 1
 
 
-@pytest.mark.parametrize("conditioned", [True, False])
+@pytest.mark.parametrize("conditioned", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_cached_logits_are_those_of_the_window(conditioned):
     """Of one block always; of two while nothing has left the window."""
     rng = np.random.default_rng(0)
