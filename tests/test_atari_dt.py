@@ -534,4 +534,4 @@ def test_centered_frames_are_what_differs_from_the_mean_picture():
     memories = [
         jax.jit(each.policy.act)(params, each.policy.start(jnp.ones(4)), *first, None)[0] for each in (algorithm, plain)
     ]
-    assert not np.allclose(memories[0].window.states, memories[1].window.states)
+    assert not np.allclose(memories[0].context.states, memories[1].context.states)
