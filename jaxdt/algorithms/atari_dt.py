@@ -19,7 +19,7 @@ from jaxdt.data.frames import BEFORE, FrameSampler
 from jaxdt.data.statistics import statistics_of
 from jaxdt.data.storage import chunks
 from jaxdt.models import AtariModel, build_atari_model
-from jaxdt.models.transformer import DecodeCache
+from jaxdt.models.attention import DecodeCache
 from jaxdt.stacking import in_cpu_blocks
 from jaxdt.training import GradientUpdate, initial_state
 from jaxdt.types import Algorithm, Discrete, Policy, Spec, Window

@@ -70,8 +70,8 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
     4), so that few pictures are not learned by heart."""
     timestep_embedding: bool = True
     """Tell a window the timestep of its first step, each of which has a row of a table (with `positions="step"` each
-    step its own). With few episodes that table
-    learns by heart what they did, and all else is in vain; without it the policy does not know how late it is."""
+    step its own). With few episodes that table learns by heart what they did, and all else is in vain; without it the
+    policy does not know how late it is."""
     positions: Positions = "window"
     """How tokens are told where they stand; window: by their place in the window, and all by one timestep, as the
     authors do; step: each by its own step's timestep and nothing else. Then a token stays what it is while the window

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 from jaxdt.config import ModelConfig
 from jaxdt.config.atari_dt import Positions
 from jaxdt.errors import JaxdtError
-from jaxdt.models.attention import KVCache, causal_and_real, newest_may_attend
+from jaxdt.models.attention import DecodeCache, causal_and_real, newest_may_attend
 from jaxdt.models.frames import FrameEncoder
 from jaxdt.models.functional import Init, Params, as_functions
 from jaxdt.models.initialization import Constant, Normal
@@ -32,7 +32,7 @@ from jaxdt.models.layers import (
     table,
     torch_linear,
 )
-from jaxdt.models.transformer import Block, DecodeCache
+from jaxdt.models.transformer import Block
 from jaxdt.types import Window
 
 
@@ -238,10 +238,14 @@ def build_atari_model(
     def start(batch: int) -> DecodeCache:
         if positions != "step":
             raise JaxdtError("keys and values change as the window moves on; they are kept with positions='step'.")
-        length, head = (2 + conditioned) * model.context_length, model.width // model.num_heads
-        empty = KVCache.empty(batch, model.num_heads, head, length, model.dtype)
-        zero = jnp.zeros((), jnp.int32)
-        return DecodeCache((empty,) * model.num_layers, timestep=zero, steps_seen=zero)
+        return DecodeCache.empty(
+            batch,
+            num_layers=model.num_layers,
+            num_heads=model.num_heads,
+            width=model.width,
+            length=(2 + conditioned) * model.context_length,
+            dtype=model.dtype,
+        )
 
     def decode_step(params: Params, cache: DecodeCache, *new: Array) -> tuple[DecodeCache, Float[Array, "b n"]]:
         return with_params(params).decode_step(cache, *new)

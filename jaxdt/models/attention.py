@@ -33,6 +33,25 @@ class KVCache(NamedTuple):
         )
 
 
+class DecodeCache(NamedTuple):
+    """What `decode_step` keeps of `b` episodes, each step of which is computed once, when it is new."""
+
+    blocks: tuple[KVCache, ...]
+    """Of each block; a ring of `context_length` steps, of each its tokens, the action before it first."""
+    timestep: Int[Array, ""]
+    """Of the newest step."""
+    steps_seen: Int[Array, ""]
+
+    @classmethod
+    def empty(
+        cls, batch: int, *, num_layers: int, num_heads: int, width: int, length: int, dtype: str = "float32"
+    ) -> "DecodeCache":
+        """Of `batch` episodes before their first step; `length`: of the ring, in tokens."""
+        block = KVCache.empty(batch, num_heads, width // num_heads, length, dtype)
+        zero = jnp.zeros((), jnp.int32)
+        return cls((block,) * num_layers, timestep=zero, steps_seen=zero)
+
+
 def attend(
     query: Float[Array, "b q d"],
     cache: KVCache,

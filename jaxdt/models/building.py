@@ -10,10 +10,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jaxdt.config import ModelConfig
 from jaxdt.errors import JaxdtError
-from jaxdt.models.attention import KVCache
+from jaxdt.models.attention import DecodeCache
 from jaxdt.models.functional import Init, Params, as_functions
 from jaxdt.models.layers import for_each_window
-from jaxdt.models.transformer import DecisionTransformer, DecodeCache
+from jaxdt.models.transformer import DecisionTransformer
 from jaxdt.types import Window
 
 
@@ -83,12 +83,16 @@ def build_decoder(config: ModelConfig, *, gaussian: bool = False) -> tuple[Calla
     token from the window alone, while the cached ones have seen what has left the window since.
     """
     _, with_params = _functions(config, gaussian)
-    heads, head, length = config.num_heads, config.width // config.num_heads, 3 * config.context_length
 
     def start(batch: int) -> DecodeCache:
-        empty = KVCache.empty(batch, heads, head, length, config.dtype)
-        zero = jnp.zeros((), jnp.int32)
-        return DecodeCache((empty,) * config.num_layers, timestep=zero, steps_seen=zero)
+        return DecodeCache.empty(
+            batch,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            width=config.width,
+            length=3 * config.context_length,
+            dtype=config.dtype,
+        )
 
     def decode_step(
         params: Params,

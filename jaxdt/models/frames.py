@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from jaxdt.config.atari_dt import STACK, convolutions_for
 from jaxdt.models.initialization import Uniform
-from jaxdt.models.layers import dense, table, torch_linear
+from jaxdt.models.layers import dense, table, times, torch_linear
 from jaxdt.stacking import in_cpu_blocks
 
 
@@ -107,11 +107,11 @@ def _convolve_by_products(
     rows, columns = ((side - size) // stride + 1 for side in x.shape[1:3])
     if size != 2 * stride:
         patches = [_cut(x, rows, columns, i, j, stride) for i in range(size) for j in range(size)]
-        return _times(jnp.concatenate(patches, axis=-1), kernel.reshape(-1, outputs))
+        return times(jnp.concatenate(patches, axis=-1), kernel.reshape(-1, outputs))
     # A kernel of two strides: tiles of one stride are multiplied by its four quarters, and shifted sums of them are it.
     tiled = _tiles(x, stride)
     quarters = kernel.reshape(2, stride, 2, stride, inputs, outputs).transpose(1, 3, 4, 0, 2, 5)
-    each = _times(tiled, quarters.reshape(-1, 4 * outputs))
+    each = times(tiled, quarters.reshape(-1, 4 * outputs))
     shifted = [
         _cut(part, rows, columns, i, j) for part, (i, j) in zip(jnp.split(each, 4, axis=-1), _QUARTERS, strict=True)
     ]
@@ -119,11 +119,6 @@ def _convolve_by_products(
 
 
 _QUARTERS = ((0, 0), (0, 1), (1, 0), (1, 1))
-
-
-def _times(x: Float[Array, "*rows i"], matrix: Float[Array, "i o"]) -> Float[Array, "*rows o"]:
-    # On flattened rows XLA computes the matrix's gradient without transposing its inputs.
-    return jnp.dot(x.reshape(-1, x.shape[-1]), matrix).reshape(*x.shape[:-1], matrix.shape[-1])
 
 
 def _tiles(x: Float[Array, "*b h w c"], side: int) -> Float[Array, "*b y x d"]:

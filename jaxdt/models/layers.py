@@ -54,9 +54,12 @@ def table(shape: tuple[int, ...], distribution: Distribution) -> nnx.Param:
 
 
 def dense(layer: nnx.Linear, x: Float[Array, "*rows i"]) -> Float[Array, "*rows o"]:
-    # On flattened rows XLA computes the weight gradient without transposing its inputs: 1.7 x a whole step on CPU.
-    product = jnp.dot(x.reshape(-1, x.shape[-1]), layer.kernel[...]).reshape(*x.shape[:-1], layer.out_features)
-    return product + _for_rows(layer.bias, x)
+    return times(x, layer.kernel[...]) + _for_rows(layer.bias, x)
+
+
+def times(x: Float[Array, "*rows i"], matrix: Float[Array, "i o"]) -> Float[Array, "*rows o"]:
+    # On flattened rows XLA computes the matrix's gradient without transposing its inputs: 1.7 x a whole step on CPU.
+    return jnp.dot(x.reshape(-1, x.shape[-1]), matrix).reshape(*x.shape[:-1], matrix.shape[-1])
 
 
 def normalize(layer: nnx.LayerNorm, x: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:

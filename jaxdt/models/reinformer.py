@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxdt.config import ReinformerConfig
-from jaxdt.models.attention import KVCache, attend, causal_and_real, newest_may_attend
+from jaxdt.models.attention import DecodeCache, KVCache, attend, causal_and_real, newest_may_attend
 from jaxdt.models.functional import Init, Params, as_functions
 from jaxdt.models.initialization import Constant
 from jaxdt.models.layers import dense, drop, embedding, layer_norm, normalize, split, torch_linear
@@ -71,16 +71,6 @@ class PostNormBlock(nnx.Module):
         x = normalize(self.attention_norm, x + drop(dense(self.attention_out, attended), self.dropout, out_key))
         hidden = jax.nn.gelu(dense(self.mlp_in, x), approximate=False)
         return normalize(self.mlp_norm, x + drop(dense(self.mlp_out, hidden), self.dropout, mlp_key))
-
-
-class DecodeCache(NamedTuple):
-    """What is kept of `b` episodes, each token of which is computed once, when it is new."""
-
-    blocks: tuple[KVCache, ...]
-    """Of each block; a ring of `context_length` steps of three tokens, the action before a step first."""
-    timestep: Int[Array, ""]
-    """Of the newest step."""
-    steps_seen: Int[Array, ""]
 
 
 class Reinformer(nnx.Module):
@@ -187,10 +177,13 @@ def build_reinformer(config: ReinformerConfig, spec: Spec) -> Functions:
         return with_params(params)(jax.tree.map(jnp.asarray, window), key=key)
 
     def start(batch: int) -> DecodeCache:
-        heads, head = config.num_heads, config.width // config.num_heads
-        empty = KVCache.empty(batch, heads, head, 3 * config.context_length, "float32")
-        zero = jnp.zeros((), jnp.int32)
-        return DecodeCache((empty,) * config.num_layers, timestep=zero, steps_seen=zero)
+        return DecodeCache.empty(
+            batch,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            width=config.width,
+            length=3 * config.context_length,
+        )
 
     def decode_step(
         params: Params,

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxdt.config import ModelConfig
-from jaxdt.models.attention import KVCache, attend, causal_and_real, newest_may_attend
+from jaxdt.models.attention import DecodeCache, KVCache, attend, causal_and_real, newest_may_attend
 from jaxdt.models.layers import (
     STD,
     dense,
@@ -98,16 +97,6 @@ class Block(nnx.Module):
         x = x + drop(dense(self.attention_out, attended), self.residual_dropout, out_key)
         hidden = self.activation(dense(self.mlp_in, normalize(self.mlp_norm, x)))
         return x + drop(dense(self.mlp_out, hidden), self.residual_dropout, mlp_key)
-
-
-class DecodeCache(NamedTuple):
-    """What `decode_step` keeps of `b` episodes, each step of which is computed once, when it is new."""
-
-    blocks: tuple[KVCache, ...]
-    """Of each block; a ring of `context_length` steps, of each its tokens, the action before it first."""
-    timestep: Int[Array, ""]
-    """Of the newest step."""
-    steps_seen: Int[Array, ""]
 
 
 class DecisionTransformer(nnx.Module):
