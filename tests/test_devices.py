@@ -22,6 +22,7 @@ from jaxdt.loggers import read_lines
 from jaxdt.models import build_model
 from jaxdt.parallel import choose_layout
 from jaxdt.run import loop
+from jaxdt.run.beforehand import check_beforehand
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.stopping import never
 from jaxdt.stacking import stacked
@@ -119,6 +120,8 @@ def test_a_state_is_split_of_one_seed_and_on_several_devices():
         choose_layout(8, seeds=2, devices=2, shard_parameters=True)
     with pytest.warns(UserWarning, match=r"shard_parameters= \(--shard-parameters\) does nothing on one device"):
         assert not choose_layout(8, shard_parameters=True).splits_state
+    config = jaxdt.preset("bc", env="none", devices=1, shard_parameters=True)
+    check_beforehand(config, None, seeds=1)  # where it would be said a second time
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """What is refused before any episode is loaded or collected."""
 
 import dataclasses
+import warnings
 from typing import Any
 
 from jaxdt.choice import EnvironmentChoice
@@ -26,7 +27,8 @@ def check_beforehand(config: TrainConfig, environment: Any, *, seeds: int | None
             check_installed(kind)
     sharded = config.shard_parameters
     if seeds is not None and (config.devices is not None or (sharded and seeds > 1)):
-        choose_layout(config.batch_size, seeds=seeds, devices=config.devices, shard_parameters=sharded)
+        with warnings.catch_warnings(action="ignore"):  # it is chosen again, and warned of, once the data are there
+            choose_layout(config.batch_size, seeds=seeds, devices=config.devices, shard_parameters=sharded)
     env = demo.env_id if config.env is None and demo is not None else config.env
     if environment is not None or seeds is None or env in (None, "none", CUSTOM):
         return  # a run that goes on has keyword arguments of its own
