@@ -11,7 +11,7 @@ from jaxtyping import TypeCheckError
 from jaxdt.config import ModelConfig
 from jaxdt.models import building
 from jaxdt.models.building import build_model
-from jaxdt.models.layers import dense, drop, layer_norm, normalize
+from jaxdt.models.layers import dense, drop, layer_norm, normalize, times
 from tests.conftest import random_window
 
 
@@ -105,3 +105,23 @@ def test_vectors_for_each_window_change_neither_predictions_nor_gradients(dtype,
     close = {"float32": {"rtol": 1e-5, "atol": 1e-5}, "bfloat16": {"rtol": 0.05, "atol": 0.05}}[dtype]
     np.testing.assert_allclose(spread_value, value, **close)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), spread_gradients, gradients)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("inputs", "outputs"), [(48, 8), (8, 48)])
+def test_on_a_cpu_the_gradient_of_a_matrix_is_computed_with_its_long_axis_last(inputs, outputs, dtype):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (2, 32, inputs), dtype)
+    matrix = jax.random.normal(keys[1], (inputs, outputs), dtype)
+    weights = jax.random.normal(keys[2], (2, 32, outputs), dtype)
+
+    def gradients_of(product):
+        return jax.jit(jax.grad(lambda x, matrix: jnp.sum(product(x, matrix) * weights), argnums=(0, 1)))
+
+    gradients = gradients_of(times)
+    close = {"float32": {"rtol": 1e-5, "atol": 1e-5}, "bfloat16": {"rtol": 0.02, "atol": 0.1}}[dtype]
+    for ours, plain in zip(gradients(x, matrix), gradients_of(jnp.matmul)(x, matrix), strict=True):
+        assert ours.dtype == plain.dtype
+        np.testing.assert_allclose(ours.astype(jnp.float32), plain.astype(jnp.float32), **close)
+    if dtype == "float32":
+        assert "f32[8,48]{1,0} dot(" in gradients.lower(x, matrix).compile().as_text()

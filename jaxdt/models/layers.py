@@ -59,7 +59,35 @@ def dense(layer: nnx.Linear, x: Float[Array, "*rows i"]) -> Float[Array, "*rows 
 
 def times(x: Float[Array, "*rows i"], matrix: Float[Array, "i o"]) -> Float[Array, "*rows o"]:
     # On flattened rows XLA computes the matrix's gradient without transposing its inputs: 1.7 x a whole step on CPU.
-    return jnp.dot(x.reshape(-1, x.shape[-1]), matrix).reshape(*x.shape[:-1], matrix.shape[-1])
+    rows = x.reshape(-1, x.shape[-1])
+    narrows = matrix.shape[1] < matrix.shape[0]
+    product = _narrowing_product if narrows and jax.default_backend() == "cpu" else jnp.dot
+    return product(rows, matrix).reshape(*x.shape[:-1], matrix.shape[-1])
+
+
+@jax.custom_vjp
+def _narrowing_product(rows: Float[Array, "n i"], matrix: Float[Array, "i o"]) -> Float[Array, "n o"]:
+    """A product whose matrix has a gradient that XLA's CPU computes 1.3 to 8 times as fast with its long axis last.
+
+    4,000 rows of 256 numbers, to 32: 0.7 ms instead of 2.2.
+    """
+    return jnp.dot(rows, matrix)
+
+
+def _narrowing_forward(rows: Array, matrix: Array) -> tuple[Array, tuple[Array, Array]]:
+    return jnp.dot(rows, matrix), (rows, matrix)
+
+
+def _narrowing_backward(known: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    rows, matrix = known
+    if len(rows) <= matrix.shape[1]:  # too little to compute for the transposition of what comes out
+        of_matrix = jnp.dot(rows.T, gradient)
+    else:  # without the barrier XLA would move the transposition into the product again
+        of_matrix = jax.lax.optimization_barrier(jnp.dot(gradient.T, rows)).T
+    return jnp.dot(gradient, matrix.T), of_matrix
+
+
+_narrowing_product.defvjp(_narrowing_forward, _narrowing_backward)
 
 
 def normalize(layer: nnx.LayerNorm, x: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:
