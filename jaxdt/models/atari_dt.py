@@ -30,6 +30,7 @@ from jaxdt.models.layers import (
     normalize,
     split,
     table,
+    times,
     torch_linear,
 )
 from jaxdt.models.transformer import Block
@@ -127,7 +128,7 @@ class AtariTransformer(nnx.Module):
         return DecodeCache(tuple(blocks), timestep, cache.steps_seen + 1), logits
 
     def _logits(self, x: Float[Array, "b q d"]) -> Float[Array, "b q n"]:
-        return normalize(self.final_norm, x.astype(jnp.float32)) @ self.head["kernel"][...]
+        return times(normalize(self.final_norm, x.astype(jnp.float32)), self.head["kernel"][...])
 
     def _returns(self, returns_to_go: Float[Array, "*b"]) -> list[Float[Array, "*b d"]]:
         """One, or nothing where it is not conditioned."""
