@@ -315,6 +315,8 @@ def test_emulators_are_kept_for_as_many_episodes_and_made_anew_for_others():
     pool, observations = AtariPool(game()), np.zeros((2, *SIZE), np.uint8)
     pool.reset(np.arange(2), observations)
     first, before = pool._emulators, observations.copy()
+    pool.step(np.arange(2), np.ones(2, np.int32), observations, np.zeros(2, np.float32), np.zeros((2, 2), bool))
+    pool.close()  # as an evaluation does at its end
     pool.reset(np.arange(2), observations)
     assert pool._emulators is first
     np.testing.assert_array_equal(observations, before)

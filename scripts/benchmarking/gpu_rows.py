@@ -8,7 +8,7 @@ from typing import Any
 from benchmarking.measure import Call
 from benchmarking.products import update_operations
 from benchmarking.report import PAPER_UPDATES, share_of_peak
-from benchmarking.shapes import ENV_ID, LARGE, PLANNING, Shapes
+from benchmarking.shapes import ATARI, ENV_ID, LARGE, PLANNING, Shapes
 
 
 SECTIONS = {
@@ -21,12 +21,15 @@ SECTIONS = {
     "peer": "Hugging Face's model in PyTorch on the same card",
     "plan": "the Trajectory Transformer at its authors' sizes: HalfCheetah, each step planned anew",
     "large": "width 1024, 12 layers of 16 heads, K 64, bfloat16",
+    "frames": "the Decision Transformer for Atari at its authors' sizes; games of at most 1,000 steps",
     "batch": "one update of larger batches",
     "graphs": "the paper's shape, ten updates a call, with other command buffers (CUDA graphs)",
 }
 """What `--only` takes, in the order of measuring: a first call compiles for 10 to 30 s, and time may run out."""
 FLOAT32 = {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}
 """Else jax multiplies float32 on a GPU as TF32."""
+FRAME_EPOCHS, FRAME_TRANSITIONS = 5, 500_000
+"""What the authors of the Decision Transformer train on a game."""
 AGREE_WITHIN = {"highest": 1e-4, "default": 3e-3}
 """Relative difference of losses and gradient norms in 20 updates, by the precision of products."""
 LARGEST_STEP = 4e-3
@@ -70,8 +73,11 @@ def make_rows(directory: Path, device: str) -> dict[str, list[Row]]:
                 Row(name=f"{n} a call, TF32, sampled", call=Call("train", {"updates": n, "sampling": True}))
                 for n in (10, 100)
             ),
-            Row(name="10 a call, bfloat16", call=Call("train"), shapes=bfloat16),
-            Row(name="10 a call, float32", call=Call("train"), settings=FLOAT32),
+            *(
+                Row(name=f"{n} a call, {kind}", call=Call("train", {"updates": n}), shapes=shapes, settings=settings)
+                for n in (10, 1, 100)
+                for kind, shapes, settings in (("bfloat16", bfloat16, {}), ("float32", Shapes(), FLOAT32))
+            ),
         ],
         "run": [
             Row(name=name, call=Call("pipeline", there | {"updates": 5000}), shapes=shapes, repeats=1)
@@ -89,6 +95,7 @@ def make_rows(directory: Path, device: str) -> dict[str, list[Row]]:
             *(_play(n, ENV_ID) for n in (64, 1024)),
             _play(64, ENV_ID, context="exact"),
             *(_play(n, f"mjx:{ENV_ID}") for n in (1024, 8192, 64)),
+            _play(8192, ENV_ID),
         ],
         "plan": [
             Row(
@@ -99,6 +106,24 @@ def make_rows(directory: Path, device: str) -> dict[str, list[Row]]:
             for horizon, width, n in ((5, 32, 1), (15, 128, 64))
         ],
         "seeds": [Row(name=f"{n} seeds", call=Call("train", {"seeds": n}), seeds=n) for n in (5, 16, 64)],
+        "frames": [
+            Row(name="train, batch 128", call=Call("train_frames"), shapes=ATARI),
+            Row(
+                name="train, batch 128, PyTorch",
+                call=Call("train_frames", peer),
+                shapes=ATARI,
+                module="benchmarking.peers",
+            ),
+            *(
+                Row(
+                    name=f"evaluate, 10 games, {context}",
+                    call=Call("evaluate_games", {"context": context}),
+                    shapes=ATARI,
+                    repeats=1,
+                )
+                for context in ("exact", "cached")
+            ),
+        ],
         "batch": [
             Row(
                 name=f"batch {n:,}, {kind}", call=Call("train", {"updates": 1}), shapes=Shapes(batch_size=n, dtype=kind)
@@ -137,8 +162,12 @@ def show(row: Row, values: list[Any], machine: dict[str, Any]) -> str:
             return f"{value / 2**30:.1f} GiB"
         case "act":
             return f"{1e3 * value:.3f} ms"
-        case "rollout" | "plan":
+        case "rollout" | "plan" | "evaluate_games":
             return f"{1 / value:,.0f} steps/s"
+        case "train_frames":
+            seconds = value * FRAME_EPOCHS * FRAME_TRANSITIONS / row.shapes.batch_size
+            epochs = f"{FRAME_EPOCHS} epochs of {FRAME_TRANSITIONS:,} transitions"
+            return f"{1e3 * value:.3f} ms, {1 / value:,.1f} a second; {epochs} in {seconds:.0f} s"
         case "pipeline":
             return f"{1e3 * value:.3f} ms an update; {PAPER_UPDATES:,} in {PAPER_UPDATES * value:.0f} s"
     shown = f"{1e3 * value:.3f} ms, {1 / value:,.0f} a second"
