@@ -47,7 +47,7 @@ def main() -> None:
     arguments = tyro.cli(Arguments, prog="python scripts/model_sizes.py")
     layout = _layout(arguments)
     print("size: parameters; a batch of an update; operations of its products; weights and AdamW; compiled in, and its")
-    print("temporaries: as it is | with --rematerialize")
+    print("temporaries: as it is | with --rematerialize | with --scan-layers | with both")
     for name in arguments.only or SIZES:
         shapes = dataclasses.replace(SIZES[name], dtype=arguments.dtype)
         count, kept = _count(shapes, layout)
@@ -57,11 +57,10 @@ def main() -> None:
             end="",
             flush=True,
         )
-        for rematerialize in (False, True):
-            seconds, temporaries = _compiled(dataclasses.replace(shapes, rematerialize=rematerialize), layout)
-            print(
-                f"{' |' if rematerialize else ';'} {seconds:.0f} s, {temporaries / 2**30:.3g} GiB", end="", flush=True
-            )
+        for scan, anew in ((False, False), (False, True), (True, False), (True, True)):
+            changed = dataclasses.replace(shapes, rematerialize=anew, scan_layers=scan)
+            seconds, temporaries = _compiled(changed, layout)
+            print(f"{' |' if scan or anew else ';'} {seconds:.3g} s, {temporaries / 2**30:.3g} GiB", end="", flush=True)
         print()
 
 

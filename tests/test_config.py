@@ -50,6 +50,7 @@ def test_the_model_defaults_to_the_papers():
         "initialization": "original",
         "dtype": "float32",
         "rematerialize": False,
+        "scan_layers": False,
         "embedding_dropout": 0.1,
         "attention_dropout": 0.1,
         "residual_dropout": 0.1,

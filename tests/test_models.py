@@ -1,4 +1,5 @@
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -393,18 +394,40 @@ def test_the_first_decoded_prediction_does_not_look_at_the_previous_action(model
 
 
 @pytest.mark.slow
-def test_rematerialised_blocks_keep_less_and_give_the_same_gradients_and_dropout():
-    config = tiny_model(num_layers=2, embedding_dropout=0.3, attention_dropout=0.3, residual_dropout=0.3)
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_rematerialised_blocks_keep_less_and_give_the_same_gradients_and_dropout(scan_layers):
+    config = tiny_model(num_layers=3, embedding_dropout=0.3, attention_dropout=0.3, residual_dropout=0.3)
     init, apply = build_model(config)
-    _, anew = build_model(dataclasses.replace(config, rematerialize=True))
+    _, kept_all = build_model(dataclasses.replace(config, scan_layers=scan_layers))
+    _, anew = build_model(dataclasses.replace(config, rematerialize=True, scan_layers=scan_layers))
     params, window = init(jax.random.key(0)), random_window(config)
 
     def kept_for_the_backward_pass(apply):
         kept = jax.eval_shape(lambda p: jax.vjp(lambda p: apply(p, window, key=jax.random.key(1)), p)[1], params)
         return sum(leaf.size for leaf in jax.tree.leaves(kept))
 
-    def gradients(apply):
-        return jax.jit(jax.grad(lambda p: jnp.sum(apply(p, window, key=jax.random.key(1)) ** 2)))(params)
+    assert kept_for_the_backward_pass(anew) < 0.5 * kept_for_the_backward_pass(kept_all)
+    expected = gradients(apply, params, window)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), gradients(anew, params, window), expected
+    )
 
-    assert kept_for_the_backward_pass(anew) < 0.5 * kept_for_the_backward_pass(apply)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), gradients(anew), gradients(apply))
+
+def gradients(apply, params, window):
+    return jax.jit(jax.grad(lambda p: jnp.sum(apply(p, window, key=jax.random.key(1)) ** 2)))(params)
+
+
+def test_scanned_layers_compute_what_each_by_itself_does_and_are_written_down_once():
+    config = tiny_model(num_layers=4, embedding_dropout=0.3, attention_dropout=0.3, residual_dropout=0.3)
+    init, apply = build_model(config)
+    _, scanned = build_model(dataclasses.replace(config, scan_layers=True))
+    params, window = init(jax.random.key(0)), random_window(config)
+    _, coarse = build_model(dataclasses.replace(config, scan_layers=True, dtype="bfloat16"))
+    np.testing.assert_allclose(coarse(params, window), apply(params, window), atol=0.05)
+    for newest_only in (False, True):
+        each = [np.asarray(jax.jit(partial(f, newest_only=newest_only))(params, window)) for f in (apply, scanned)]
+        np.testing.assert_allclose(*each, rtol=1e-5, atol=1e-5)
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    jax.tree.map(close, gradients(scanned, params, window), gradients(apply, params, window))
+    products = [jax.jit(f).lower(params, window).as_text().count("dot_general") for f in (apply, scanned)]
+    assert products[0] - products[1] == 2 * 7  # of the second and third block, which are as the first

@@ -20,6 +20,7 @@ class ModelConfig:
         "context_length",
         "dtype",
         "rematerialize",
+        "scan_layers",
         "embedding_dropout",
         "attention_dropout",
         "residual_dropout",
@@ -59,6 +60,9 @@ class ModelConfig:
     """Of the computations; the weights, the optimiser and the loss are float32 in either case."""
     rematerialize: bool = False
     """Compute each block anew in the backward pass instead of keeping what it computed: less memory, more time."""
+    scan_layers: bool = False
+    """Compile one block and loop over all but the last, instead of each by itself: a deep model compiles much sooner,
+    and `rematerialize` saves memory on a CPU too."""
     embedding_dropout: float = 0.1
     """Probability of dropping an element after the embedding LayerNorm."""
     attention_dropout: float = 0.1

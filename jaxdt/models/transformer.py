@@ -99,6 +99,27 @@ class Block(nnx.Module):
         return x + drop(dense(self.mlp_out, hidden), self.residual_dropout, mlp_key)
 
 
+def _scan(
+    through: Callable[[Block, Array, PRNGKeyArray | None], Array],
+    blocks: list[Block],
+    x: Float[Array, "b l d"],
+    keys: list[PRNGKeyArray | None],
+) -> Float[Array, "b l d"]:
+    """`through(block, x, key)` of one block after the other, written down once."""
+    definition, parameters = nnx.split(blocks[0])[0], [nnx.split(block)[1] for block in blocks]
+    # As numbers, for jax's check of keys takes a loop and its backward pass for two uses of them.
+    numbers = [None if key is None else jax.random.key_data(key) for key in keys]
+    kind = None if keys[0] is None else jax.random.key_impl(keys[0])
+    stacked = jax.tree.map(lambda *each: jnp.stack(each), *zip(parameters, numbers, strict=True))
+
+    def step(x: Array, layer: tuple[nnx.State, Array | None]) -> tuple[Array, None]:
+        state, number = layer
+        key = None if number is None else jax.random.wrap_key_data(number, impl=kind)
+        return through(nnx.merge(definition, state), x, key), None
+
+    return jax.lax.scan(step, x, stacked)[0]
+
+
 class DecisionTransformer(nnx.Module):
     """Causal transformer over the tokens (return-to-go, state, action) of each step.
 
@@ -125,7 +146,8 @@ class DecisionTransformer(nnx.Module):
         self.embed_action = embedding(outputs, width, rngs) if self.is_discrete else linear(outputs, width, rngs)
         # Hugging Face adds the one row wpe[0] of a position table to every token: here it is part of this bias.
         self.embed_norm = layer_norm(width, _TORCH_EPSILON, rngs, bias_std=STD if as_huggingface else 0.0)
-        self.embedding_dropout, self.rematerialize = config.embedding_dropout, config.rematerialize
+        self.embedding_dropout = config.embedding_dropout
+        self.rematerialize, self.scan_layers = config.rematerialize, config.scan_layers
         self.blocks = nnx.Dict({f"block_{i}": Block(config, rngs=rngs) for i in range(config.num_layers)})
         self.final_norm = layer_norm(width, config.layer_norm_epsilon, rngs)
         self.predict_action = None if gaussian else linear(width, outputs, rngs)
@@ -141,12 +163,20 @@ class DecisionTransformer(nnx.Module):
         may_attend = causal_and_real(window.mask)
         # Only state tokens predict, so the last block computes nothing else.
         states = slice(3 * t - 2, 3 * t - 1) if newest_only else slice(1, None, 3)
-        last = len(self.blocks) - 1
-        for i, block_key in enumerate(block_keys):
-            block = partial(self.blocks[f"block_{i}"], queries=states if i == last else slice(None))
+
+        def through(block: Block, x: Array, key: PRNGKeyArray | None, queries: slice = slice(None)) -> Array:
+            call = partial(block, queries=queries)
             # What a block draws follows from its key, so computing it again drops the same elements.
-            block = jax.checkpoint(block) if self.rematerialize and block_key is not None else block
-            x = block(x, may_attend, key=block_key)
+            call = jax.checkpoint(call) if self.rematerialize and key is not None else call
+            return call(x, may_attend, key=key)
+
+        *blocks, last = [self.blocks[f"block_{i}"] for i in range(len(self.blocks))]
+        if self.scan_layers and blocks:
+            x = _scan(through, blocks, x, block_keys[:-1])
+        else:
+            for block, block_key in zip(blocks, block_keys, strict=False):
+                x = through(block, x, block_key)
+        x = through(last, x, block_keys[-1], states)
         return self._predict(x)
 
     def decode_step(

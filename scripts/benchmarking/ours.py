@@ -232,6 +232,7 @@ def _config(shapes: Shapes) -> jaxdt.DecisionTransformerConfig:
         num_heads=shapes.num_heads,
         dtype=shapes.dtype,
         rematerialize=shapes.rematerialize,
+        scan_layers=shapes.scan_layers,
     )
     return jaxdt.DecisionTransformerConfig(return_scale=RETURN_SCALE, model=model)
 

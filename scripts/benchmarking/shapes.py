@@ -25,6 +25,7 @@ class Shapes:
     num_heads: int = 1
     dtype: Literal["float32", "bfloat16"] = "float32"
     rematerialize: bool = False
+    scan_layers: bool = False
     state_dim: int = 17
     action_dim: int = 6
     max_episode_length: int = 1000
