@@ -137,6 +137,26 @@ class Environment(Protocol):
         ...
 
 
+@runtime_checkable
+class HostEnvironment(Environment, Protocol):
+    """An environment that is simulated on the host."""
+
+    stopped: bool
+    """While it is True every episode ends at its next step."""
+
+    def another(self, episodes: int) -> "HostEnvironment | None":
+        """One more of it, for a thread of its own to play so many at the same time.
+
+        None: it allows no such thing, or is no sooner done with so few.
+        """
+        ...
+
+    @property
+    def failed_at(self) -> int | None:
+        """The step since the last reset at which an episode failed, and all ended."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
     """Episodes played at one target return."""

@@ -1,11 +1,12 @@
 """Playing batches of episodes with a policy, and what comes of them."""
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 from jaxtyping import PyTree
@@ -13,10 +14,11 @@ from jaxtyping import PyTree
 from jaxdt.data.d4rl import normalized_score, reference_name
 from jaxdt.errors import SimulationError
 from jaxdt.evaluation.rollout import FAILURES, Episodes, make_rollout
+from jaxdt.evaluation.turns import Half, InTurns, halves_of, joined
 from jaxdt.parallel import over_devices
 from jaxdt.progress import Progress
 from jaxdt.stacking import policy_of_seeds
-from jaxdt.types import Environment, Evaluation, Evaluations, Policy
+from jaxdt.types import Environment, Evaluation, Evaluations, HostEnvironment, Policy
 
 
 class Evaluator:
@@ -46,7 +48,9 @@ class Evaluator:
         self._devices = devices if environment.on_device else ()
         if training_seeds and parallel is None:
             policy = policy_of_seeds(policy, len(training_seeds))
-        self._rollout = make_rollout(policy, environment, record=record)
+        self._make_rollout = partial(make_rollout, policy, record=record)
+        self._rollout = self._make_rollout(environment)
+        self._in_turns: InTurns | None = None
 
     def run_episodes(self, params: PyTree, targets: Sequence[float | None], episodes: int, seed: int) -> Episodes:
         """Every target's `episodes` in one batch, target by target; episode `j` starts from `seed + j`.
@@ -80,7 +84,7 @@ class Evaluator:
                 title, chosen, seeds[span], wanted[span], rows, lambda i, span=span: name(span.start + i)
             )
             parts.append(played)
-        return _joined(parts)
+        return joined(parts)
 
     def _placed(self, params: PyTree, batches: Sequence[int]) -> tuple[PyTree, Sharding | None]:
         """The params where batches of so many episodes are played, and where their rows go; None: where they are."""
@@ -89,6 +93,18 @@ class Evaluator:
             return params, None
         whole, rows = over_devices(self._devices[:count])
         return jax.device_put(params, whole), rows
+
+    def _halves(self, count: int) -> list[Half] | None:
+        """Of a batch of so many episodes, that are played in turns; None: it is played as a whole."""
+        models, environment = 1 if self._parallel else len(self._training_seeds) or 1, self.environment
+        halves = halves_of(count, models)
+        if halves is None or not isinstance(environment, HostEnvironment):
+            return None
+        other = environment.another(count // 2)
+        if other is None:
+            return None
+        self._in_turns = self._in_turns or InTurns((environment, other), self._make_rollout)
+        return halves
 
     def _play(
         self,
@@ -104,14 +120,21 @@ class Evaluator:
         environment.on_step = lambda step: self.progress.advance(step)  # another Evaluator may have played in it
         self.progress.start(title, environment.max_episode_steps, "step")
         try:
-            played = jax.block_until_ready(self._rollout(params, *jax.device_put((seeds, wanted), rows)))
+            halves = self._halves(len(seeds))
+            if self._in_turns is not None and halves is not None:
+                played = self._in_turns(params, seeds, wanted, halves)
+                parts = list(zip(self._in_turns.environments, halves, strict=True))
+            else:
+                played = jax.block_until_ready(self._rollout(params, *jax.device_put((seeds, wanted), rows)))
+                parts = [(environment, np.arange(len(seeds)))]
         except jax.errors.JaxRuntimeError as error:  # a callback in the environment raised, or memory ran out
             lines = str(error).splitlines() or [""]
             reason = lines[-1] if "Traceback" in str(error) else lines[0]
             raise SimulationError(f"{environment.name} could not be played: {reason}") from error
         finally:
             self.progress.stop()
-        environment.raise_failure(name)
+        for part, episodes in sorted(parts, key=_failed_at):
+            part.raise_failure(lambda i, episodes=episodes: name(int(episodes[i])))
         failed = np.flatnonzero(played.failures)
         if len(failed):
             last = np.maximum(np.asarray(played.lengths)[failed] - 1, 0)
@@ -143,13 +166,10 @@ class Evaluator:
         ]
 
     def close(self) -> None:
-        self.environment.close()
+        for each in (self.environment,) if self._in_turns is None else self._in_turns.environments:
+            each.close()
 
 
-def _joined(parts: Sequence[Episodes]) -> Episodes:
-    """Batches that were played one after the other as one."""
-
-    def episodes(*arrays: Any) -> Any:
-        return jnp.concatenate(arrays, axis=min(1, arrays[0].ndim - 1))  # steps come before episodes, where recorded
-
-    return jax.tree.map(episodes, *parts)
+def _failed_at(part: tuple[Environment, Half]) -> float:
+    at = part[0].failed_at if isinstance(part[0], HostEnvironment) else None
+    return math.inf if at is None else float(at)

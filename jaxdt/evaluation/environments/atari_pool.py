@@ -10,6 +10,10 @@ from jaxdt.evaluation.environments.pools import EpisodeError
 from jaxdt.simulator import usable_cores
 
 
+_LEAST_HALF = 4
+"""Games: two threads with five each played a third sooner than one with ten."""
+
+
 class AtariPool:
     """Episodes of `game`, which is not stepped itself.
 
@@ -48,6 +52,9 @@ class AtariPool:
             raise EpisodeError(next(iter(alive.tolist()), 0), error) from error
         rewards[alive] = earned[alive]
         ended[:, alive] = terminated[alive], truncated[alive]
+
+    def another(self, episodes: int) -> "AtariPool | None":
+        return AtariPool(self._game) if episodes >= _LEAST_HALF else None
 
     def close(self) -> None:
         """The emulators stay: ten take a second to make, and each reset by a seed begins anew."""

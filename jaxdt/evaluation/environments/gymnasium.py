@@ -1,6 +1,7 @@
 """Gymnasium's environments on the host, behind JAX's ordered callback."""
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -55,6 +56,7 @@ class GymnasiumEnvironment:
         self._ended = np.zeros((2, 0), bool)  # terminated and truncated, of each episode
         self._step_count = 0
         self._failure: tuple[int, int, str] | None = None
+        self.stopped = False
 
     def reset(self, seeds: Int[Array, " b"]) -> tuple[PyTree, Num[Array, "b *s"]]:
         return (), io_callback(self._reset_on_host, self._observations(len(seeds)), seeds, ordered=True)
@@ -89,8 +91,21 @@ class GymnasiumEnvironment:
         if self._failure is not None:
             raise JaxdtError(f"environment {self.name!r} cannot be played: {self._failure[2]}.")
 
+    def another(self, episodes: int) -> "GymnasiumEnvironment | None":
+        pool = self._pool.another(episodes)
+        if pool is None:
+            return None
+        other = copy.copy(self)
+        other._pool, other.on_step, other._failure = pool, lambda step: None, None
+        other._ended = np.zeros((2, 0), bool)
+        return other
+
+    @property
+    def failed_at(self) -> int | None:
+        return None if self._failure is None else self._failure[1]
+
     def close(self) -> None:
-        """The next reset makes new simulators."""
+        """The next reset may make new simulators."""
         self._pool.close()
 
     def _reset_on_host(self, seeds: Any) -> np.ndarray:
@@ -111,6 +126,7 @@ class GymnasiumEnvironment:
         actions = self._playable(np.asarray(actions))
         observations = np.zeros((len(actions), *self.spec.observation_shape), self.spec.observation_dtype)
         rewards = np.zeros(len(actions), np.float32)
+        self._ended[0] |= self.stopped
         alive = np.flatnonzero(~self._ended.any(axis=0))
         # Each check of the whole batch at once: NumPy is slow at few numbers.
         unusable = self._unusable(actions[alive])

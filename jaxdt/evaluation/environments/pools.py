@@ -48,8 +48,15 @@ class Pool(Protocol):
         """
         ...
 
+    def another(self, episodes: int) -> "Pool | None":
+        """One of the same simulators, for another thread to step so many at the same time.
+
+        None: they allow no such thing, or so few are stepped as soon by one.
+        """
+        ...
+
     def close(self) -> None:
-        """Lets go of the simulators; the next reset makes new ones."""
+        """Lets go of the simulators; the next reset may make new ones."""
         ...
 
 
@@ -66,7 +73,7 @@ class SimulatorPool:
         try:
             for i, seed in enumerate(seeds):
                 if i == len(self.simulators):
-                    self.simulators.append(self._another())
+                    self.simulators.append(self._one_more())
                 observations[i] = stepping.reset(self.simulators[i], int(seed))
         except (Exception, SystemExit) as error:  # a simulator raises what its authors liked
             raise EpisodeError(i, error) from error
@@ -89,7 +96,10 @@ class SimulatorPool:
         except (Exception, SystemExit) as error:  # a simulator raises what its authors liked
             raise EpisodeError(i, error) from error
 
-    def _another(self) -> Any:
+    def another(self, episodes: int) -> None:
+        """Who wrote the simulators may not have thought of threads."""
+
+    def _one_more(self) -> Any:
         try:
             simulator = make_simulator(self._environment)
         except JaxdtError as error:
