@@ -61,8 +61,8 @@ class ModelConfig:
     rematerialize: bool = False
     """Compute each block anew in the backward pass instead of keeping what it computed: less memory, more time."""
     scan_layers: bool = False
-    """Compile one block and loop over all but the last, instead of each by itself: a deep model compiles much sooner,
-    and `rematerialize` saves memory on a CPU too."""
+    """Loop over all blocks but the last instead of compiling each by itself: a deep model compiles sooner, and on a CPU
+    too `rematerialize` then saves memory."""
     embedding_dropout: float = 0.1
     """Probability of dropping an element after the embedding LayerNorm."""
     attention_dropout: float = 0.1

@@ -1,0 +1,67 @@
+"""Examples of scripts/usage.md that need other libraries."""
+
+import json
+import re
+import warnings
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdt
+from jaxdt.algorithms.decision_transformer import with_sizes
+from jaxdt.types import Box, Spec
+from tests.conftest import make_store, tiny_algorithm
+
+
+PAGE = Path(__file__).parent.parent / "scripts" / "usage.md"
+
+
+def example_with(word):
+    [example] = [code for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if word in code]
+    return example
+
+
+@pytest.mark.parity
+def test_jobs_of_submitit_train_and_go_on(tmp_path, monkeypatch):
+    import submitit
+
+    make_store().save(tmp_path / "halfcheetah.npz")
+    example = example_with("submitit")
+    for whole, short in (
+        ("for rate in (1e-4, 3e-4) for seed in (0, 1, 2)", "for rate in (1e-4,) for seed in (0, 1)"),
+        ('"huggingface", ', '"demo", env="none", steps=2, eval_every=2, save_every=1, width=8, num_layers=1, '),
+        (", cpus_per_task=8, gpus_per_node=1", ""),
+    ):
+        assert example.count(whole) == 1
+        example = example.replace(whole, short)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(submitit, "AutoExecutor", partial(submitit.AutoExecutor, cluster="local"))
+    names = {"__name__": "__main__"}
+    exec(example, names)
+    assert names["runs"] == [Path(f"runs/sweep/0.0001-{seed}") for seed in (0, 1)]
+    for seed, run in enumerate(names["runs"]):
+        assert json.loads((run / "config.json").read_text())["config"]["seed"] == seed
+    again = names["Training"]()
+    assert again.checkpoint(0, 1e-4).function is again  # what SLURM submits again
+    assert again(0, 1e-4) == names["runs"][0]  # and it finds the run finished
+
+
+@pytest.mark.parity
+def test_the_adapter_plays_brax():
+    ones = np.ones(1, np.float32)
+    constants = {"state_mean": np.zeros(4, np.float32), "state_std": np.ones(4, np.float32)}
+    spec = Spec(observation_shape=(4,), action=Box(-ones, ones), constants=constants)
+    config = tiny_algorithm(embedding_dropout=0.0)
+    init, _ = jaxdt.build_model(with_sizes(config.model, spec))
+    agent = jaxdt.Agent(config, init(jax.random.key(0)), spec)
+    names = {"jaxdt": jaxdt, "agent": agent}
+    with warnings.catch_warnings(), jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
+        warnings.simplefilter("ignore")  # Brax's own code is freer than ours
+        exec(example_with("brax"), names)
+    [result] = names["results"]
+    assert result.lengths.min() > 1  # it stands for a while
+    assert result.lengths.max() < 1000  # and falls, since nothing was learned
+    np.testing.assert_array_equal(result.returns, result.lengths)  # a step earns 1
