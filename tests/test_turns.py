@@ -95,3 +95,5 @@ def test_a_failure_in_one_half_is_named_and_ends_the_other(agents, monkeypatch, 
     with pytest.raises(SimulationError, match=f"{episode}, step 2: the environment's observation or reward"):
         evaluator.run_episodes(agents[0].params, [100.0, 3000.0], 8, 0)
     assert max(steps.values()) < 1000
+    monkeypatch.setattr(MujocoPool, "step", step)
+    assert evaluator.run_episodes(agents[0].params, [100.0], 2, 0).lengths.min() > 2  # as a whole, and goes on

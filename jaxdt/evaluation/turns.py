@@ -50,11 +50,13 @@ class InTurns:
                 self.environments[1 - part].stopped = failed
             return played
 
-        for each in self.environments:
-            each.stopped = False
-        with ThreadPoolExecutor(1) as thread:
-            second = thread.submit(play, 1)
-            parts = [play(0), second.result()]
+        try:
+            with ThreadPoolExecutor(1) as thread:
+                second = thread.submit(play, 1)
+                parts = [play(0), second.result()]
+        finally:
+            for each in self.environments:
+                each.stopped = False
         order = np.argsort(np.concatenate(halves))
         return jax.tree.map(lambda leaf: jnp.take(leaf, order, axis=min(1, leaf.ndim - 1)), joined(parts))
 
