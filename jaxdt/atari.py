@@ -210,6 +210,7 @@ def seeds_for_ale(seeds: Int[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
     return seeds.astype(np.int64) % 2**31
 
 
+@lru_cache  # two threads that make emulators must not both switch warnings off, and on again
 def _vector_env() -> Any:
     try:
         with warnings.catch_warnings():

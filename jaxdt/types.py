@@ -133,7 +133,7 @@ class Environment(Protocol):
         ...
 
     def close(self) -> None:
-        """Lets go of what it holds on the host; it may be reset again."""
+        """Lets go of what it holds on the host, but what is slow to make and can begin anew; it may be reset again."""
         ...
 
 

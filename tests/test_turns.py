@@ -1,5 +1,9 @@
 """Halves of a batch that take turns between simulator and policy give what the whole batch gives."""
 
+import signal
+import threading
+import time
+
 import jax
 import numpy as np
 import pytest
@@ -64,15 +68,15 @@ def test_halves_give_what_the_whole_batch_gives_in_the_same_order(agents, monkey
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), halves, whole)
 
 
-def test_few_episodes_an_odd_number_and_simulators_of_others_are_played_as_a_whole(agents, monkeypatch):
+def test_few_episodes_and_simulators_of_others_are_played_as_a_whole(agents, monkeypatch):
     batches = count_resets(monkeypatch)
     evaluator = Evaluator(agents[0].policy, hopper())
     evaluator.run_episodes(agents[0].params, [100.0], 14, 0)
     evaluator.run_episodes(agents[0].params, [100.0], 17, 0)
-    assert batches == [14, 17]
+    assert sorted(batches) == [8, 9, 14]
     assert make_environment("Pendulum-v1").another(64) is None
-    assert halves_of(18, 2) is None  # nine of each model
-    np.testing.assert_array_equal(halves_of(8, 2), [[0, 1, 4, 5], [2, 3, 6, 7]])
+    assert halves_of(2, 2) is None  # one of each model
+    assert [half.tolist() for half in halves_of(6, 2)] == [[0, 2, 3, 5], [1, 4]]
 
 
 @pytest.mark.parametrize("half", [0, 1])
@@ -91,9 +95,39 @@ def test_a_failure_in_one_half_is_named_and_ends_the_other(agents, monkeypatch, 
             ended[0, alive] = False  # Hopper falls, but here nobody ends it
 
     monkeypatch.setattr(MujocoPool, "step", failing)
-    episode = {0: "target 100, episode 2", 1: "target 3000, episode 2"}[half]
+    episode = {0: "target 100, episode 4", 1: "target 100, episode 5"}[half]
     with pytest.raises(SimulationError, match=f"{episode}, step 2: the environment's observation or reward"):
         evaluator.run_episodes(agents[0].params, [100.0, 3000.0], 8, 0)
     assert max(steps.values()) < 1000
     monkeypatch.setattr(MujocoPool, "step", step)
     assert evaluator.run_episodes(agents[0].params, [100.0], 2, 0).lengths.min() > 2  # as a whole, and goes on
+
+
+def test_ctrl_c_while_only_the_second_half_plays_ends_it(agents, monkeypatch):
+    environment, steps, step = hopper(), [], MujocoPool.step
+    environment.max_episode_steps = 1000
+
+    def interrupted(pool, alive, actions, observations, rewards, ended):
+        step(pool, alive, actions, observations, rewards, ended)
+        ended[0, alive] = pool is environment._pool
+        if pool is not environment._pool:
+            steps.append(len(alive))
+            time.sleep(0.01 if len(steps) < 200 else 0)  # the first half is over
+            if len(steps) == 200:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    monkeypatch.setattr(MujocoPool, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Evaluator(agents[0].policy, environment).run_episodes(agents[0].params, [100.0], 16, 0)
+    assert 200 <= sum(alive > 0 for alive in steps) < 900
+
+
+def test_evaluators_share_the_second_environment_of_one_and_batches_may_change_their_size(agents):
+    environment = hopper()
+    explorer = Evaluator(agents[0].policy, environment, record=True)
+    evaluator = Evaluator(agents[0].policy, environment)
+    for episodes in (16, 20, 16):
+        explored, played = (each.run_episodes(agents[0].params, [100.0], episodes, 3) for each in (explorer, evaluator))
+        np.testing.assert_array_equal(explored.returns, played.returns)
+        assert explored.trajectory.rewards.shape == (STEPS, episodes)
+    assert explorer._in_turns.environments[1] is evaluator._in_turns.environments[1]

@@ -24,6 +24,8 @@ from jaxdt.types import Environment, Evaluation, Evaluations, HostEnvironment, P
 class Evaluator:
     """Plays batches of episodes of a policy in an environment; compiles once for each number of episodes.
 
+    Two halves that take turns (`turns.py`) compile once each.
+
     - `training_seeds`: of the models that play side by side, whose params are stacked; (): one model, not stacked.
     - `parallel`: most episodes that are played at once, of one model; None: all of all models.
     - `record`: keep every step. `progress` may be replaced at any time.
@@ -103,7 +105,7 @@ class Evaluator:
         other = environment.another(count // 2)
         if other is None:
             return None
-        self._in_turns = self._in_turns or InTurns((environment, other), self._make_rollout)
+        self._in_turns = self._in_turns or InTurns((environment, other), (self._rollout, self._make_rollout(other)))
         return halves
 
     def _play(
@@ -125,12 +127,16 @@ class Evaluator:
                 played = self._in_turns(params, seeds, wanted, halves)
                 parts = list(zip(self._in_turns.environments, halves, strict=True))
             else:
+                _set_stopped(environment, False)
                 played = jax.block_until_ready(self._rollout(params, *jax.device_put((seeds, wanted), rows)))
                 parts = [(environment, np.arange(len(seeds)))]
         except jax.errors.JaxRuntimeError as error:  # a callback in the environment raised, or memory ran out
             lines = str(error).splitlines() or [""]
             reason = lines[-1] if "Traceback" in str(error) else lines[0]
             raise SimulationError(f"{environment.name} could not be played: {reason}") from error
+        except BaseException:  # an interrupted program may be playing on, in a thread of JAX's
+            _set_stopped(environment, True)
+            raise
         finally:
             self.progress.stop()
         for part, episodes in sorted(parts, key=_failed_at):
@@ -166,8 +172,12 @@ class Evaluator:
         ]
 
     def close(self) -> None:
-        for each in (self.environment,) if self._in_turns is None else self._in_turns.environments:
-            each.close()
+        self.environment.close()
+
+
+def _set_stopped(environment: Environment, stopped: bool) -> None:
+    if isinstance(environment, HostEnvironment):
+        environment.stopped = stopped
 
 
 def _failed_at(part: tuple[Environment, Half]) -> float:

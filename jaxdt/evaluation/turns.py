@@ -1,6 +1,6 @@
 """Two halves of a batch of episodes that take turns: while one is simulated, the policy acts in the other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -9,31 +9,35 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxdt.evaluation.rollout import Episodes, Rollout
-from jaxdt.types import Environment, HostEnvironment
+from jaxdt.simulator import usable_cores
+from jaxdt.types import HostEnvironment
 
 
-Half = Int[np.ndarray, " half"]
+Half = Int[np.ndarray, " _"]
 """Numbers of the episodes that are played in it."""
 
 
 def halves_of(count: int, models: int) -> list[Half] | None:
     """The episodes of either half, as many of each model, whose episodes are side by side.
 
-    None where they cannot be halved. Only a CPU gains by it: a GPU plays one program after the other.
+    Every other one, so that each half has its share of targets at which episodes end early. None where it would gain
+    nothing: a GPU plays one program after the other, and so does a single core.
     """
-    if jax.default_backend() != "cpu" or count % (2 * models):
+    if jax.default_backend() != "cpu" or usable_cores() < 2 or count < 2 * models:
         return None
-    by_model = np.arange(count).reshape(models, 2, -1)
-    return [by_model[:, half].reshape(-1) for half in (0, 1)]
+    by_model = np.arange(count).reshape(models, -1)
+    return [by_model[:, half::2].reshape(-1) for half in (0, 1)]
 
 
 class InTurns:
-    """A rollout of two halves of a batch, each in an environment and a thread of its own."""
+    """A rollout of two halves of a batch, each in an environment and a thread of its own.
 
-    def __init__(self, environments: Sequence[HostEnvironment], make_rollout: Callable[[Environment], Rollout]):
-        """`environments`: the one that the episodes are of, and what its `another` gave."""
-        self.environments = environments
-        self._rollouts = [make_rollout(each) for each in environments]
+    What a `with` sets of JAX in the caller's thread holds for the first half alone.
+    """
+
+    def __init__(self, environments: Sequence[HostEnvironment], rollouts: Sequence[Rollout]):
+        """`environments`: the one that the episodes are of, and what its `another` gave; a rollout of each."""
+        self.environments, self._rollouts = environments, rollouts
 
     def __call__(
         self, params: PyTree, seeds: Int[np.ndarray, " b"], targets: Float[np.ndarray, " b"], halves: Sequence[Half]
@@ -41,24 +45,33 @@ class InTurns:
         """As a Rollout. What fails in one half ends the other."""
 
         def play(part: int) -> Episodes:
-            rows, failed = halves[part], True
+            rows = halves[part]
             try:
                 played = self._rollouts[part](params, *jax.device_put((seeds[rows], targets[rows])))
                 jax.block_until_ready(played)
-                failed = self.environments[part].failed_at is not None
-            finally:
-                self.environments[1 - part].stopped = failed
+            except BaseException:
+                self.stop()
+                raise
+            if self.environments[part].failed_at is not None:
+                self.stop()
             return played
 
-        try:
-            with ThreadPoolExecutor(1) as thread:
-                second = thread.submit(play, 1)
+        for each in self.environments:
+            each.stopped = False
+        with ThreadPoolExecutor(1) as thread:
+            second = thread.submit(play, 1)
+            try:
                 parts = [play(0), second.result()]
-        finally:
-            for each in self.environments:
-                each.stopped = False
+            except BaseException:  # such as Ctrl-C while only the second half still plays
+                self.stop()
+                raise
         order = np.argsort(np.concatenate(halves))
         return jax.tree.map(lambda leaf: jnp.take(leaf, order, axis=min(1, leaf.ndim - 1)), joined(parts))
+
+    def stop(self) -> None:
+        """Ends what is still played at its next step."""
+        for each in self.environments:
+            each.stopped = True
 
 
 def joined(parts: Sequence[Episodes]) -> Episodes:

@@ -105,7 +105,7 @@ def _scan(
     x: Float[Array, "b l d"],
     keys: list[PRNGKeyArray | None],
 ) -> Float[Array, "b l d"]:
-    """`through(block, x, key)` of one block after the other, written down once."""
+    """`through(block, x, key)` of one block after the other, written down once; each call stacks their weights."""
     definition, parameters = nnx.split(blocks[0])[0], [nnx.split(block)[1] for block in blocks]
     # As numbers, for jax's check of keys takes a loop and its backward pass for two uses of them.
     numbers = [None if key is None else jax.random.key_data(key) for key in keys]
@@ -171,7 +171,7 @@ class DecisionTransformer(nnx.Module):
             return call(x, may_attend, key=key)
 
         *blocks, last = [self.blocks[f"block_{i}"] for i in range(len(self.blocks))]
-        if self.scan_layers and blocks:
+        if self.scan_layers and blocks and not newest_only:  # acting has one program for all, and exports it
             x = _scan(through, blocks, x, block_keys[:-1])
         else:
             for block, block_key in zip(blocks, block_keys, strict=False):

@@ -11,7 +11,7 @@ from jaxdt.simulator import usable_cores
 
 
 _LEAST_HALF = 4
-"""Games: two threads with five each played a third sooner than one with ten."""
+"""Fewest games of a half that is worth a thread: two halves of five made a third more steps a second than ten."""
 
 
 class AtariPool:

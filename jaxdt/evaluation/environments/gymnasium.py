@@ -57,6 +57,7 @@ class GymnasiumEnvironment:
         self._step_count = 0
         self._failure: tuple[int, int, str] | None = None
         self.stopped = False
+        self._other: GymnasiumEnvironment | None = None
 
     def reset(self, seeds: Int[Array, " b"]) -> tuple[PyTree, Num[Array, "b *s"]]:
         return (), io_callback(self._reset_on_host, self._observations(len(seeds)), seeds, ordered=True)
@@ -93,12 +94,11 @@ class GymnasiumEnvironment:
 
     def another(self, episodes: int) -> "GymnasiumEnvironment | None":
         pool = self._pool.another(episodes)
-        if pool is None:
-            return None
-        other = copy.copy(self)
-        other._pool, other.on_step, other._failure = pool, lambda step: None, None
-        other._ended = np.zeros((2, 0), bool)
-        return other
+        if pool is not None and self._other is None:
+            self._other = copy.copy(self)
+            self._other._pool, self._other.on_step, self._other._failure = pool, lambda step: None, None
+            self._other._ended = np.zeros((2, 0), bool)
+        return None if pool is None else self._other
 
     @property
     def failed_at(self) -> int | None:
@@ -107,6 +107,8 @@ class GymnasiumEnvironment:
     def close(self) -> None:
         """The next reset may make new simulators."""
         self._pool.close()
+        if self._other is not None:
+            self._other.close()
 
     def _reset_on_host(self, seeds: Any) -> np.ndarray:
         seeds = np.asarray(seeds)

@@ -56,7 +56,7 @@ class Pool(Protocol):
         ...
 
     def close(self) -> None:
-        """Lets go of the simulators; the next reset may make new ones."""
+        """Lets go of the simulators, unless they are slow to make and begin anew by a seed; it may be reset again."""
         ...
 
 
