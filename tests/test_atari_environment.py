@@ -37,7 +37,7 @@ from jaxdt.types import Discrete, Evaluation, Policy, Spec
 
 ale_py = pytest.importorskip("ale_py")
 
-from jaxdt.atari import AtariGame, seeds_for_ale  # noqa: E402, loads gymnasium
+from jaxdt.atari import AtariGame, _vector_env, seeds_for_ale  # noqa: E402, loads gymnasium
 from jaxdt.evaluation.environments.atari_pool import AtariPool  # noqa: E402
 
 
@@ -204,6 +204,7 @@ def test_an_unknown_game_is_named_and_a_missing_ale_py_too(monkeypatch):
     with pytest.raises(JaxdtError, match=r"environment 'ALE/Pongg-v5' cannot be made: .*Pongg"):
         make_simulator("ALE/Pongg-v5")
     monkeypatch.setitem(sys.modules, "ale_py", None)
+    _vector_env.cache_clear()  # as in a process that has played no game
     with pytest.raises(
         JaxdtError, match=re.escape("Atari games need ale-py 0.12 or newer; pip install 'jaxdt[atari]'")
     ):
