@@ -45,7 +45,8 @@ def of_arrays(*, typechecker):
 jaxtyping.jaxtyped = of_arrays
 
 import jaxdt  # noqa: E402
-from jaxdt.types import Window  # noqa: E402
+from jaxdt.algorithms.decision_transformer import with_sizes  # noqa: E402
+from jaxdt.types import Box, Spec, Window  # noqa: E402
 
 
 gc.set_threshold(20_000, 20, 20)  # what libraries and caches hold need not be looked through all the time
@@ -151,6 +152,16 @@ def tiny_algorithm(*, return_scale=10.0, optimizer=None, **model) -> jaxdt.Decis
         model=tiny_model(**{"state_dim": None, "action_dim": None, **model}),
         optimizer=optimizer or jaxdt.OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
     )
+
+
+def untrained_agent(state_dim: int, action_dim: int, seed: int = 0) -> jaxdt.Agent:
+    """That takes observations as they are, and acts in [-1, 1]."""
+    ones = np.ones(action_dim, np.float32)
+    constants = {"state_mean": np.zeros(state_dim, np.float32), "state_std": np.ones(state_dim, np.float32)}
+    spec = Spec(observation_shape=(state_dim,), action=Box(-ones, ones), constants=constants)
+    config = tiny_algorithm(embedding_dropout=0.0)
+    init, _ = jaxdt.build_model(with_sizes(config.model, spec))
+    return jaxdt.Agent(config, init(jax.random.key(seed)), spec)
 
 
 @pytest.fixture

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 
 import jaxdt
-from jaxdt.algorithms.decision_transformer import with_sizes
-from jaxdt.types import Box, Spec
-from tests.conftest import make_store, tiny_algorithm
+from tests.conftest import make_store, untrained_agent
 
 
 PAGE = Path(__file__).parent.parent / "scripts" / "usage.md"
@@ -51,13 +49,7 @@ def test_jobs_of_submitit_train_and_go_on(tmp_path, monkeypatch):
 
 @pytest.mark.parity
 def test_the_adapter_plays_brax():
-    ones = np.ones(1, np.float32)
-    constants = {"state_mean": np.zeros(4, np.float32), "state_std": np.ones(4, np.float32)}
-    spec = Spec(observation_shape=(4,), action=Box(-ones, ones), constants=constants)
-    config = tiny_algorithm(embedding_dropout=0.0)
-    init, _ = jaxdt.build_model(with_sizes(config.model, spec))
-    agent = jaxdt.Agent(config, init(jax.random.key(0)), spec)
-    names = {"jaxdt": jaxdt, "agent": agent}
+    names = {"jaxdt": jaxdt, "agent": untrained_agent(4, 1)}
     with warnings.catch_warnings(), jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
         warnings.simplefilter("ignore")  # Brax's own code is freer than ours
         exec(example_with("brax"), names)

@@ -8,8 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-import jaxdt
-from jaxdt.algorithms.decision_transformer import with_sizes
 from jaxdt.errors import SimulationError
 from jaxdt.evaluation import evaluator as evaluator_module
 from jaxdt.evaluation.environments import make_environment
@@ -17,8 +15,7 @@ from jaxdt.evaluation.environments.mujoco_pool import MujocoPool
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.evaluation.turns import halves_of
 from jaxdt.stacking import stacked
-from jaxdt.types import Box, Spec
-from tests.conftest import tiny_algorithm
+from tests.conftest import untrained_agent
 
 
 STEPS = 12
@@ -27,12 +24,7 @@ STEPS = 12
 @pytest.fixture(scope="module")
 def agents():
     """Two, of one policy with other weights, that play Hopper."""
-    ones = np.ones(3, np.float32)
-    constants = {"state_mean": np.zeros(11, np.float32), "state_std": np.ones(11, np.float32)}
-    spec = Spec(observation_shape=(11,), action=Box(-ones, ones), constants=constants)
-    config = tiny_algorithm(embedding_dropout=0.0)
-    init, _ = jaxdt.build_model(with_sizes(config.model, spec))
-    return [jaxdt.Agent(config, init(jax.random.key(seed)), spec) for seed in (0, 1)]
+    return [untrained_agent(11, 3, seed) for seed in (0, 1)]
 
 
 def hopper():

@@ -96,8 +96,8 @@ class Evaluator:
         whole, rows = over_devices(self._devices[:count])
         return jax.device_put(params, whole), rows
 
-    def _halves(self, count: int) -> list[Half] | None:
-        """Of a batch of so many episodes, that are played in turns; None: it is played as a whole."""
+    def _turns_of(self, count: int) -> tuple[InTurns, list[Half]] | None:
+        """What plays a batch of so many episodes in turns, and its halves; None: it is played as a whole."""
         models, environment = 1 if self._parallel else len(self._training_seeds) or 1, self.environment
         halves = halves_of(count, models)
         if halves is None or not isinstance(environment, HostEnvironment):
@@ -106,7 +106,7 @@ class Evaluator:
         if other is None:
             return None
         self._in_turns = self._in_turns or InTurns((environment, other), (self._rollout, self._make_rollout(other)))
-        return halves
+        return self._in_turns, halves
 
     def _play(
         self,
@@ -122,10 +122,10 @@ class Evaluator:
         environment.on_step = lambda step: self.progress.advance(step)  # another Evaluator may have played in it
         self.progress.start(title, environment.max_episode_steps, "step")
         try:
-            halves = self._halves(len(seeds))
-            if self._in_turns is not None and halves is not None:
-                played = self._in_turns(params, seeds, wanted, halves)
-                parts = list(zip(self._in_turns.environments, halves, strict=True))
+            if turns := self._turns_of(len(seeds)):
+                in_turns, halves = turns
+                played = in_turns(params, seeds, wanted, halves)
+                parts = list(zip(in_turns.environments, halves, strict=True))
             else:
                 _set_stopped(environment, False)
                 played = jax.block_until_ready(self._rollout(params, *jax.device_put((seeds, wanted), rows)))

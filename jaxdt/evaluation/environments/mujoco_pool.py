@@ -1,5 +1,6 @@
 """MuJoCo simulations stepped on all cores, where that is proved to give Gymnasium's own numbers. Loads no jax."""
 
+import copy
 import inspect
 from typing import Any
 
@@ -38,7 +39,6 @@ class MujocoPool:
     """
 
     def __init__(self, task: MujocoTask, simulator: Any, limit: int, threads: int | None = None):
-        self._simulator = simulator
         self._task, self._model, self._dt, self._limit = task, simulator.model, simulator.dt, limit
         self._threads = threads or usable_cores()
         self._batch: Any = None
@@ -94,8 +94,11 @@ class MujocoPool:
             raise _blamed(error, next(iter(alive.tolist()), 0)) from error
 
     def another(self, episodes: int) -> "MujocoPool | None":
-        enough = episodes >= _LEAST_HALF
-        return MujocoPool(self._task, self._simulator, self._limit, self._threads) if enough else None
+        if episodes < _LEAST_HALF:
+            return None
+        other = copy.copy(self)
+        other.close()  # its simulations are its own
+        return other
 
     def close(self) -> None:
         self._batch = self._qpos = self._qvel = self._ctrl = None
