@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "choice": {"errors", "games", "atari"},
     "stepping": {"errors"},
     "simulator": {"errors", "types", "choice", "games"},
-    "data": BASE | {"games", "resizing", "choice", "stepping", "simulator", "pickles", "progress"},
+    "pools": {"errors", "games", "atari", "stepping", "simulator"},
+    "data": BASE | {"games", "resizing", "choice", "stepping", "simulator", "pools", "pickles", "progress"},
     "models": BASE | {"stacking"},
     "hosts": {"errors"},
     "parallel": BASE | {"hosts", "stacking"},
@@ -35,8 +36,7 @@ MAY_IMPORT = {
     "flat": set(),
     "training": BASE | {"parallel", "flat"},
     "algorithms": BASE | {"data", "models", "stacking", "training"},
-    "evaluation": BASE
-    | {"games", "atari", "choice", "stepping", "simulator", "progress", "stacking", "parallel", "data"},
+    "evaluation": BASE | {"choice", "stepping", "simulator", "pools", "progress", "stacking", "parallel", "data"},
     "interop": BASE | {"games", "pickles", "simulator", "data"},
     "checkpoint": BASE | {"hosts"},
     "loggers": BASE,
@@ -88,7 +88,7 @@ def test_rooms_import_only_what_the_design_allows(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_data_never_imports_jax_and_only_models_imports_flax(path):
     libraries = {module.split(".")[0] for module in imported_modules(path)}
-    simulators = {"games", "resizing", "atari", "choice", "stepping", "simulator"}
+    simulators = {"games", "resizing", "atari", "choice", "stepping", "simulator", "pools"}
     if room_of(path) in BASE | simulators | {"data", "pickles", "progress"}:
         assert not libraries & {"jax", "optax", "orbax"}
     if room_of(path) != "models":

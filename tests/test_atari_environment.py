@@ -20,12 +20,12 @@ from jaxdt.data.collecting import Behaviour, collect_episodes
 from jaxdt.data.d4rl import normalized_score, paper_targets, reference_name, score_name
 from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.evaluation.environments import GymnasiumEnvironment, make_environment
-from jaxdt.evaluation.environments.pools import SimulatorPool
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.evaluation.rollout import make_rollout
 from jaxdt.evaluation.video import _with_text
 from jaxdt.games import GAMES, game_of
 from jaxdt.interop import card
+from jaxdt.pools.simulators import SimulatorPool
 from jaxdt.resizing import resize
 from jaxdt.run import comparison, comparison_files
 from jaxdt.run.environment import remembered
@@ -38,7 +38,7 @@ from jaxdt.types import Discrete, Evaluation, Policy, Spec
 ale_py = pytest.importorskip("ale_py")
 
 from jaxdt.atari import AtariGame, _vector_env, seeds_for_ale  # noqa: E402, loads gymnasium
-from jaxdt.evaluation.environments.atari_pool import AtariPool  # noqa: E402
+from jaxdt.pools.atari import AtariPool  # noqa: E402
 
 
 SIZE = (84, 84)

@@ -16,11 +16,12 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import TimeLimit, TransformReward
 
 from jaxdt.errors import SimulationError
-from jaxdt.evaluation.environments import GymnasiumEnvironment, make_environment, mujoco_pool
-from jaxdt.evaluation.environments.mujoco_pool import MujocoPool, make_pool
-from jaxdt.evaluation.environments.mujoco_tasks import TASKS
-from jaxdt.evaluation.environments.pools import EpisodeError, SimulatorPool
+from jaxdt.evaluation.environments import GymnasiumEnvironment, make_environment
 from jaxdt.evaluation.rollout import make_rollout
+from jaxdt.pools import make_pool
+from jaxdt.pools.mujoco import MujocoPool
+from jaxdt.pools.mujoco_tasks import TASKS
+from jaxdt.pools.simulators import EpisodeError, SimulatorPool
 from jaxdt.simulator import make_simulator, usable_cores
 from jaxdt.types import Policy
 
@@ -209,7 +210,7 @@ def test_a_class_that_computes_other_numbers_is_left_to_gymnasium(method, change
 
 def test_a_task_that_differs_in_what_random_actions_do_not_show_is_left_to_gymnasium(monkeypatch):
     task = dataclasses.replace(TASKS["Hopper-v5"], healthy_state_range=(-200.0, 200.0))
-    monkeypatch.setattr(mujoco_pool, "_TASKS_BY_CLASS", {task.entry_point: task})
+    monkeypatch.setattr("jaxdt.pools.mujoco._TASKS_BY_CLASS", {task.entry_point: task})
     assert pool_of(make_simulator("Hopper-v5")) is SimulatorPool
 
 

@@ -11,9 +11,9 @@ import pytest
 from jaxdt.errors import SimulationError
 from jaxdt.evaluation import evaluator as evaluator_module
 from jaxdt.evaluation.environments import make_environment
-from jaxdt.evaluation.environments.mujoco_pool import MujocoPool
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.evaluation.turns import halves_of
+from jaxdt.pools.mujoco import MujocoPool
 from jaxdt.stacking import stacked
 from tests.conftest import untrained_agent
 

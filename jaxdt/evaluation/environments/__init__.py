@@ -6,10 +6,8 @@ from jaxdt.choice import JaxEnvironment as JaxEnvironment, as_choice, is_jax_env
 from jaxdt.errors import JaxdtError
 from jaxdt.evaluation.environments.gymnasium import GymnasiumEnvironment as GymnasiumEnvironment
 from jaxdt.evaluation.environments.mjx import CPU_BLOCK, MjxEnvironment
-from jaxdt.evaluation.environments.mujoco_pool import make_pool
-from jaxdt.evaluation.environments.pools import Pool
 from jaxdt.evaluation.environments.pure_jax import VectorizedEnvironment as VectorizedEnvironment
-from jaxdt.games import game_of
+from jaxdt.pools import make_pool
 from jaxdt.simulator import MJX, gymnasium_id
 from jaxdt.types import Environment
 
@@ -19,7 +17,7 @@ def make_environment(environment: Any) -> Environment:
     choice = as_choice(environment)
     on_device = isinstance(choice.env, str) and choice.env.startswith(MJX)
     if not on_device and not is_jax_environment(choice.env):
-        return GymnasiumEnvironment(choice, _fastest_pool)
+        return GymnasiumEnvironment(choice, make_pool)
     if choice.kwargs:
         raise JaxdtError(f"{choice.name} takes no keyword arguments; leave them out (got {dict(choice.kwargs)}).")
     if on_device:
@@ -31,13 +29,3 @@ def make_environment(environment: Any) -> Environment:
         made.check()
     made.max_episode_steps = choice.max_episode_steps or made.max_episode_steps
     return made
-
-
-def _fastest_pool(environment: Any, simulator: Any) -> Pool:
-    """What gives the numbers of this simulator, and soonest."""
-    if game_of(getattr(simulator.spec, "id", "")) is None:
-        return make_pool(environment, simulator)
-    from jaxdt.atari import AtariGame  # which loads gymnasium
-    from jaxdt.evaluation.environments.atari_pool import AtariPool
-
-    return AtariPool(simulator) if type(simulator) is AtariGame else make_pool(environment, simulator)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 
 from jaxdt.choice import as_choice, no_time_limit
 from jaxdt.errors import JaxdtError, SimulationError
-from jaxdt.evaluation.environments.pools import EpisodeError, Pool, SimulatorPool
+from jaxdt.pools.simulators import EpisodeError, Pool, SimulatorPool
 from jaxdt.simulator import episode_limit, make_simulator, spec_of
 from jaxdt.stepping import try_out
 from jaxdt.types import Discrete

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from jaxdt.choice import DEFAULT_LIMIT
 from jaxdt.errors import JaxdtError, one_line
-from jaxdt.evaluation.environments.mujoco_tasks import TASKS
+from jaxdt.pools.mujoco_tasks import TASKS
 from jaxdt.simulator import action_space, episode_limit, make_simulator
 from jaxdt.types import Spec
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from jaxdt.atari import AtariGame, seeds_for_ale
-from jaxdt.evaluation.environments.pools import EpisodeError
+from jaxdt.pools.simulators import EpisodeError
 from jaxdt.simulator import usable_cores
 
 
@@ -19,6 +19,8 @@ class AtariPool:
 
     ALE steps all of them always: those that ended begin anew and go on, doing nothing, unseen.
     """
+
+    together = True
 
     def __init__(self, game: AtariGame):
         self._game = game

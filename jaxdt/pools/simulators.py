@@ -30,6 +30,9 @@ class EpisodeError(Exception):
 class Pool(Protocol):
     """As many simulators as there are seeds at the last reset. Raises nothing but EpisodeError."""
 
+    together: bool
+    """Whether many are sooner stepped side by side than one after the other."""
+
     def reset(self, seeds: Int[np.ndarray, " b"], observations: Num[np.ndarray, "b *s"]) -> None:
         """Begins episode `i` from `seeds[i]` alone, and fills `observations`."""
         ...
@@ -62,6 +65,8 @@ class Pool(Protocol):
 
 class SimulatorPool:
     """Any of Gymnasium's simulators, one after the other in one thread."""
+
+    together = False
 
     def __init__(self, environment: Any, first: Any):
         """`environment`: what `make_simulator` takes, of which `first` was made."""

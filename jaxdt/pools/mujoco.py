@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxdt.evaluation.environments.mujoco_tasks import TASKS, MujocoTask
-from jaxdt.evaluation.environments.pools import EpisodeError, Pool, SimulatorPool
+from jaxdt.pools.mujoco_tasks import TASKS, MujocoTask
+from jaxdt.pools.simulators import EpisodeError
 from jaxdt.simulator import usable_cores
 
 
@@ -22,21 +22,14 @@ where the policy reads whole windows, and as many from kept keys and values."""
 _TASKS_BY_CLASS = {task.entry_point: task for task in TASKS.values()}
 
 
-def make_pool(environment: Any, simulator: Any) -> Pool:
-    """MuJoCo's threads if one of them repeats this simulator's numbers bit for bit; Gymnasium's simulators if not."""
-    pool = _proved(simulator)
-    if pool is None:
-        return SimulatorPool(environment, simulator)
-    simulator.close()
-    return pool
-
-
 class MujocoPool:
     """Simulations of one model on the thread pool of `mujoco.batch`, by the rules of a task.
 
     - `simulator`: Gymnasium's, unwrapped, whose model it is; it is not stepped.
     - `limit`: environment steps after which an episode is truncated.
     """
+
+    together = True
 
     def __init__(self, task: MujocoTask, simulator: Any, limit: int, threads: int | None = None):
         self._task, self._model, self._dt, self._limit = task, simulator.model, simulator.dt, limit
@@ -110,8 +103,11 @@ def _blamed(error: Exception, episode: int) -> EpisodeError:
     return EpisodeError(int(ids[0]) if len(ids) else episode, error)
 
 
-def _proved(simulator: Any) -> MujocoPool | None:
-    """None where anything differs, or keeps it from being tried: an older mujoco, callbacks in Python, ..."""
+def proved_pool(simulator: Any) -> MujocoPool | None:
+    """MuJoCo's threads where one of them repeats this simulator's numbers bit for bit.
+
+    None where anything differs, or keeps it from being tried: an older mujoco, callbacks in Python, ...
+    """
     task = _task_of(simulator)
     if task is None:
         return None
