@@ -3,9 +3,11 @@ import numpy as np
 import pytest
 
 from jaxdt import JaxdtError
+from jaxdt.data import collecting
 from jaxdt.data.collecting import Behaviour, collect_episodes, random_policy
 from jaxdt.errors import SimulationError
-from jaxdt.simulator import make_simulator
+from jaxdt.pools import SimulatorPool, make_pool
+from jaxdt.simulator import action_space, make_simulator
 from jaxdt.types import Box, Discrete
 
 
@@ -83,6 +85,35 @@ def test_replaying_the_stored_actions_from_the_seed_gives_the_stored_episode(env
         observation, reward, *_ = env.step(store.actions[i])
         assert reward == pytest.approx(store.rewards[i], rel=1e-5, abs=1e-6)
     env.close()
+
+
+@pytest.mark.parametrize(("env_id", "limit"), [("Hopper-v5", None), ("Walker2d-v5", 15), ("ALE/Breakout-v5", 150)])
+def test_episodes_that_are_played_side_by_side_are_those_of_one_by_one(env_id, limit, monkeypatch):
+    """Of different lengths, whose policies and noise differ, and more than are played at once."""
+    if env_id.startswith("ALE"):
+        pytest.importorskip("ale_py")
+    simulator = make_simulator(env_id)
+    assert make_pool(env_id, simulator).together
+    uniform = random_policy(action_space(simulator))
+    behaviours = [Behaviour(uniform, 2), Behaviour(uniform, 2, noise=0 if "ALE" in env_id else 0.3)]
+    kwargs = {"seed": 7, "max_episode_steps": limit, "progress": lambda done, total: told.append(done)}
+    monkeypatch.setattr(collecting, "_TOGETHER", 3)
+    told: list[int] = []
+    together = collect_episodes(env_id, behaviours, **kwargs)
+    monkeypatch.setattr(collecting, "make_pool", SimulatorPool)
+    alone = collect_episodes(env_id, behaviours, **kwargs)
+    assert together.fingerprint == alone.fingerprint
+    assert len(set(together.lengths.tolist())) > 1
+    assert told == [1, 2, 3, 4] * 2
+    for flags in ("terminations", "truncations"):
+        np.testing.assert_array_equal(getattr(together, flags), getattr(alone, flags))
+
+
+def test_what_a_policy_does_wrong_in_one_of_several_names_its_episode():
+    nan_later = Behaviour(lambda observation, rng: np.full(3, np.nan if abs(observation[0] - 1.25) > 0.02 else 0.0), 1)
+    quiet = Behaviour(lambda observation, rng: np.zeros(3), 1)
+    with pytest.raises(SimulationError, match=r"gave no action of the environment in episode 1, step [1-9]\d*\.$"):
+        collect_episodes("Hopper-v5", [quiet, nan_later, quiet])
 
 
 def test_progress_is_told_of_every_episode():
@@ -187,6 +218,20 @@ class Reusing(gymnasium.Env):
         self.steps += 1
         self.observation += 1
         return self.observation, np.array([0.5]), self.steps == self.ends, False, {}
+
+
+def test_an_environment_that_fails_is_named_with_episode_and_step(counter):
+    class Breaking(Reusing):
+        def step(self, action):
+            if self.steps == 2:
+                raise OSError("the motor is gone")
+            return super().step(action)
+
+    gymnasium.register("Breaking-v0", Breaking, kwargs={"ends": 9})
+    with pytest.raises(
+        SimulationError, match=r"^the environment raised OSError: the motor is gone \(episode 0, step 2\)"
+    ):
+        collect_episodes("Breaking-v0", [Behaviour(steady(0), 2)])
 
 
 @pytest.fixture
