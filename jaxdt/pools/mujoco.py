@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxdt.pools.mujoco_tasks import TASKS, MujocoTask
+from jaxdt.pools.mujoco_tasks import TASKS, MujocoTask, Physics
 from jaxdt.pools.simulators import EpisodeError
 from jaxdt.simulator import usable_cores
 
@@ -38,6 +38,8 @@ class MujocoPool:
         self._qpos: Any = None  # (b, q), and below (b, v) and (b, a): the simulations' own, written and read in place
         self._qvel: Any = None
         self._ctrl: Any = None
+        self._derived: dict[str, np.ndarray] = {}  # the task's, of all simulations (b, ...)
+        self._data: Any = None  # where a simulation is looked at
         self._steps = 0
 
     def reset(self, seeds: Int[np.ndarray, " b"], observations: Float[np.ndarray, "b *s"]) -> None:
@@ -52,7 +54,8 @@ class MujocoPool:
         from mujoco.batch import Batch  # type: ignore[import-untyped]
 
         if self._batch is None or self._batch.nsim != len(seeds):
-            self._batch = batch = Batch(self._model, len(seeds), min(self._threads, len(seeds)))
+            threads, whole = min(self._threads, len(seeds)), bool(self._task.derived)
+            self._batch = batch = Batch(self._model, len(seeds), threads, persistent=whole)
             self._qpos, self._qvel, self._ctrl = batch.bind("qpos"), batch.bind("qvel"), batch.bind("ctrl")
         # As Gymnasium does it, whose forward may leave the solver a guess (that of MuJoCo 4.0 leaves none).
         self._batch.reset(stage=mjtStage.mjSTAGE_NONE.value)
@@ -62,7 +65,13 @@ class MujocoPool:
             self._qvel[i] += qvel
         self._batch.forward()
         self._steps = 0
-        observations[:] = self._task.observation(np, self._qpos, self._qvel)
+        if self._task.derived:
+            data = self._batch.get_data(0)
+            shapes = {name: getattr(data, name).shape for name in self._task.derived}
+            self._derived = {name: np.zeros((len(seeds), *shape)) for name, shape in shapes.items()}
+        everyone = np.arange(len(seeds))
+        self._derive(everyone)
+        observations[:] = self._task.observation(np, self._physics(everyone))
 
     def step(
         self,
@@ -74,17 +83,39 @@ class MujocoPool:
     ) -> None:
         self._steps += 1
         try:
-            before, actions = self._qpos[alive], actions[alive]
+            before, actions = self._physics(alive), actions[alive]
             self._ctrl[alive] = actions
             self._batch.step(alive, nstep=self._task.frame_skip)
-            qpos, qvel = self._qpos[alive], self._qvel[alive]
+            self._derive(alive, forces=True)
+            after = self._physics(alive)
             with np.errstate(over="ignore", invalid="ignore"):  # who asks looks for what is not finite
-                observations[alive] = self._task.observation(np, qpos, qvel)
-                rewards[alive] = self._task.reward(np, before, qpos, qvel, actions, self._dt)
-            ended[0, alive] = self._task.terminated(np, qpos, qvel)
+                observations[alive] = self._task.observation(np, after)
+                rewards[alive] = self._task.reward(np, before, after, actions, self._dt)
+            ended[0, alive] = self._task.terminated(np, after)
             ended[1, alive] = self._steps >= self._limit
         except Exception as error:
             raise _blamed(error, next(iter(alive.tolist()), 0)) from error
+
+    def _physics(self, ids: Int[np.ndarray, " ids"]) -> Physics:
+        derived = {name: values[ids] for name, values in self._derived.items()}
+        return Physics(
+            self._qpos[ids], self._qvel[ids], derived | {"body_mass": self._model.body_mass} if derived else {}
+        )
+
+    def _derive(self, ids: Int[np.ndarray, " ids"], *, forces: bool = False) -> None:
+        """Fills `_derived`, one simulation after the other; `forces`: those of contacts are computed before."""
+        if not self._derived:
+            return
+        import mujoco  # type: ignore[import-untyped]
+
+        if self._data is None:
+            self._data = mujoco.MjData(self._model)
+        for i in ids.tolist():
+            self._batch.get_data(i, self._data)
+            if forces:
+                mujoco.mj_rnePostConstraint(self._model, self._data)  # type: ignore[attr-defined]
+            for name, values in self._derived.items():
+                values[i] = getattr(self._data, name)
 
     def another(self, episodes: int) -> "MujocoPool | None":
         if episodes < _LEAST_HALF:
@@ -94,7 +125,8 @@ class MujocoPool:
         return other
 
     def close(self) -> None:
-        self._batch = self._qpos = self._qvel = self._ctrl = None
+        self._batch = self._qpos = self._qvel = self._ctrl = self._data = None
+        self._derived = {}
 
 
 def _blamed(error: Exception, episode: int) -> EpisodeError:

@@ -1,14 +1,16 @@
-"""The rules of Gymnasium's MuJoCo tasks: numbers, and functions of many episodes' positions and velocities.
+"""The rules of Gymnasium's MuJoCo tasks: numbers, and functions of the states of many episodes.
 
 Functions take the array module `xp`, numpy or jax.numpy. In NumPy every result is Gymnasium's own to the last bit: same
 operations, same order, same types (the action is float32, and so is what it costs; all else is float64).
 """
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from math import inf
 from pathlib import Path
-from types import ModuleType
-from typing import Literal
+from types import MappingProxyType, ModuleType
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -17,9 +19,22 @@ from jaxtyping import Array, Bool, Float
 Numbers = np.ndarray | Array
 
 
+class Physics(NamedTuple):
+    """What the rules read of many episodes, or of one."""
+
+    qpos: Float[Numbers, "*b q"]
+    qvel: Float[Numbers, "*b v"]
+    derived: Mapping[str, Float[np.ndarray, "..."]] = MappingProxyType({})
+    """Other arrays of MuJoCo's `MjData`, those that the task names, and `body_mass` of its model. As in Gymnasium they
+    are of the last physics step's beginning, and so are the forces of contacts."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MujocoTask:
     """One of Gymnasium's classes, as its default arguments make it; a field named like an argument is its value."""
+
+    derived: ClassVar[tuple[str, ...]] = ()
+    """What the rules read beside positions and velocities. A task that names any has rules for NumPy alone."""
 
     entry_point: str
     """The class, as Gymnasium's registry names it."""
@@ -50,34 +65,26 @@ class MujocoTask:
 
         return Path(mujoco.__path__[0], "assets", self.xml_file)
 
-    def observation(
-        self, xp: ModuleType, qpos: Float[Numbers, "*b q"], qvel: Float[Numbers, "*b v"]
-    ) -> Float[Numbers, "*b s"]:
+    def observation(self, xp: ModuleType, physics: Physics) -> Float[Numbers, "*b s"]:
         """All but how far it has come."""
-        return xp.concatenate([qpos[..., 1:], xp.clip(qvel, -self.velocity_limit, self.velocity_limit)], axis=-1)
+        qvel = xp.clip(physics.qvel, -self.velocity_limit, self.velocity_limit)
+        return xp.concatenate([physics.qpos[..., 1:], qvel], axis=-1)
 
     def reward(
-        self,
-        xp: ModuleType,
-        qpos_before: Float[Numbers, "*b q"],
-        qpos: Float[Numbers, "*b q"],
-        qvel: Float[Numbers, "*b v"],
-        action: Float[Numbers, "*b a"],
-        dt: float,
+        self, xp: ModuleType, before: Physics, after: Physics, action: Float[Numbers, "*b a"], dt: float
     ) -> Float[Numbers, "*b"]:
         """Of one environment step; `dt`: its seconds, the model's timestep times `frame_skip`."""
-        forward = (qpos[..., 0] - qpos_before[..., 0]) / dt
+        forward = (after.qpos[..., 0] - before.qpos[..., 0]) / dt
         ctrl_cost = self.ctrl_cost_weight * xp.sum(xp.square(action), axis=-1)
         if self.pays_fall:
             forward = forward + self.healthy_reward
         elif self.healthy_reward:
-            forward = forward + ~self.terminated(xp, qpos, qvel) * self.healthy_reward
+            forward = forward + ~self.terminated(xp, after) * self.healthy_reward
         return forward - ctrl_cost
 
-    def terminated(
-        self, xp: ModuleType, qpos: Float[Numbers, "*b q"], qvel: Float[Numbers, "*b v"]
-    ) -> Bool[Numbers, "*b"]:
+    def terminated(self, xp: ModuleType, physics: Physics) -> Bool[Numbers, "*b"]:
         """Whether the episode ends in this state."""
+        qpos, qvel = physics.qpos, physics.qvel
         if self.healthy_z_range is None:
             return xp.zeros(qpos.shape[:-1], bool)
         healthy = _inside(qpos[..., 1], self.healthy_z_range) & _inside(qpos[..., 2], self.healthy_angle_range)
@@ -95,6 +102,73 @@ class MujocoTask:
         if self.qvel_noise == "normal":
             return qpos, scale * generator.standard_normal(nv)
         return qpos, generator.uniform(low=-scale, high=scale, size=nv)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _AntTask(MujocoTask):
+    """It also pays for the forces of its contacts, and sees them."""
+
+    derived = ("xpos", "cfrc_ext")
+    contact_cost_weight: float = 5e-4
+    contact_force_range: tuple[float, float] = (-1.0, 1.0)
+    main_body: int = 1
+
+    def observation(self, xp: ModuleType, physics: Physics) -> Float[Numbers, "b s"]:
+        forces = _rows(self._forces(xp, physics)[:, 1:])
+        return xp.concatenate([physics.qpos[:, 2:], physics.qvel, forces], axis=-1)
+
+    def reward(
+        self, xp: ModuleType, before: Physics, after: Physics, action: Float[Numbers, "b a"], dt: float
+    ) -> Float[Numbers, " b"]:
+        forward = (after.derived["xpos"][:, self.main_body, 0] - before.derived["xpos"][:, self.main_body, 0]) / dt
+        earned = forward + ~self.terminated(xp, after) * self.healthy_reward
+        ctrl_cost = self.ctrl_cost_weight * xp.sum(xp.square(action), axis=-1)
+        return earned - (
+            ctrl_cost + self.contact_cost_weight * xp.sum(_rows(xp.square(self._forces(xp, after))), axis=-1)
+        )
+
+    def terminated(self, xp: ModuleType, physics: Physics) -> Bool[Numbers, " b"]:
+        """Both ends of the heights are healthy."""
+        low, high = self.healthy_z_range or (-inf, inf)
+        finite = xp.isfinite(physics.qpos).all(axis=1) & xp.isfinite(physics.qvel).all(axis=1)
+        return ~(finite & (low <= physics.qpos[:, 2]) & (physics.qpos[:, 2] <= high))
+
+    def _forces(self, xp: ModuleType, physics: Physics) -> Float[Numbers, "b body 6"]:
+        return xp.clip(physics.derived["cfrc_ext"], *self.contact_force_range)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _HumanoidTask(MujocoTask):
+    """It also sees inertias, velocities and forces of its bodies, and is paid for its centre of mass's way."""
+
+    derived = ("xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
+    contact_cost_weight: float = 5e-7
+    contact_cost_range: tuple[float, float] = (-inf, 10.0)
+    forward_reward_weight: float = 1.25
+
+    def observation(self, xp: ModuleType, physics: Physics) -> Float[Numbers, "b s"]:
+        derived = physics.derived
+        seen = [_rows(derived[name][:, 1:]) for name in ("cinert", "cvel")]
+        seen += [derived["qfrc_actuator"][:, 6:], _rows(derived["cfrc_ext"][:, 1:])]
+        return xp.concatenate([physics.qpos[:, 2:], physics.qvel, *seen], axis=-1)
+
+    def reward(
+        self, xp: ModuleType, before: Physics, after: Physics, action: Float[Numbers, "b a"], dt: float
+    ) -> Float[Numbers, " b"]:
+        mass = after.derived["body_mass"]
+        ends, starts = (xp.einsum("b,nbj->nj", mass, each.derived["xipos"]) / mass.sum() for each in (after, before))
+        forward = self.forward_reward_weight * ((ends[:, 0] - starts[:, 0]) / dt)
+        earned = forward + ~self.terminated(xp, after) * self.healthy_reward
+        ctrl_cost = self.ctrl_cost_weight * xp.sum(xp.square(action.astype(xp.float64)), axis=-1)
+        contact_cost = self.contact_cost_weight * xp.sum(_rows(xp.square(after.derived["cfrc_ext"])), axis=-1)
+        return earned - (ctrl_cost + xp.clip(contact_cost, *self.contact_cost_range))
+
+    def terminated(self, xp: ModuleType, physics: Physics) -> Bool[Numbers, " b"]:
+        return ~_inside(physics.qpos[:, 2], self.healthy_z_range or (-inf, inf))
+
+
+def _rows(values: Float[Numbers, "b *d"]) -> Float[Numbers, "b s"]:
+    return values.reshape(len(values), math.prod(values.shape[1:]))  # of no episode too
 
 
 def _inside(values: Numbers, bounds: tuple[float, float]) -> Numbers:
@@ -134,6 +208,26 @@ _WALKER = MujocoTask(
     healthy_angle_range=(-1.0, 1.0),
 )
 
+_ANT = _AntTask(
+    entry_point="gymnasium.envs.mujoco.ant_v5:AntEnv",
+    xml_file="ant.xml",
+    frame_skip=5,
+    ctrl_cost_weight=0.5,
+    reset_noise_scale=0.1,
+    qvel_noise="normal",
+    healthy_reward=1.0,
+    healthy_z_range=(0.2, 1.0),
+)
+_HUMANOID = _HumanoidTask(
+    entry_point="gymnasium.envs.mujoco.humanoid_v5:HumanoidEnv",
+    xml_file="humanoid.xml",
+    frame_skip=5,
+    ctrl_cost_weight=0.1,
+    reset_noise_scale=1e-2,
+    healthy_reward=5.0,
+    healthy_z_range=(1.0, 2.0),
+)
+
 TASKS = {
     "HalfCheetah-v5": _HALF_CHEETAH,
     "HalfCheetah-v4": dataclasses.replace(
@@ -148,5 +242,7 @@ TASKS = {
         xml_file="walker2d.xml",
         pays_fall=True,
     ),
+    "Ant-v5": _ANT,
+    "Humanoid-v5": _HUMANOID,
 }
 """By Gymnasium's id."""

@@ -11,10 +11,12 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from jaxdt.choice import DEFAULT_LIMIT
 from jaxdt.errors import JaxdtError, one_line
-from jaxdt.pools.mujoco_tasks import TASKS
+from jaxdt.pools.mujoco_tasks import TASKS, Physics
 from jaxdt.simulator import action_space, episode_limit, make_simulator
 from jaxdt.types import Spec
 
+
+_TASKS = {env_id: task for env_id, task in TASKS.items() if not task.derived}
 
 CPU_BLOCK = 64
 """Most episodes that a CPU steps at once. The Cholesky factors of many more are shared out among XLA's threads, which
@@ -43,10 +45,10 @@ class MjxEnvironment:
     """
 
     def __init__(self, env_id: str, *, iterations: int = 8, ls_iterations: int = 8):
-        if env_id not in TASKS:
-            raise JaxdtError(f"mjx: plays {', '.join(sorted(TASKS))}; got {env_id!r:.80}.")
+        if env_id not in _TASKS:
+            raise JaxdtError(f"mjx: plays {', '.join(sorted(_TASKS))}; got {env_id!r:.80}.")
         self._mjx = _import_mjx()
-        self._task: Any = TASKS[env_id]  # its functions return arrays of the module that they are given
+        self._task: Any = _TASKS[env_id]  # its functions return arrays of the module that they are given
         simulator: Any = make_simulator(env_id)
         self.spec = Spec(observation_shape=simulator.observation_space.shape, action=action_space(simulator))
         self.max_episode_steps = episode_limit(simulator) or DEFAULT_LIMIT
@@ -67,7 +69,7 @@ class MjxEnvironment:
         else:
             qvel = jax.random.uniform(qvel_key, still.shape, still.dtype, -scale, scale)
         state = MjxState(self._data.qpos + noise, qvel, qacc_warmstart=still)
-        return state, self._task.observation(jnp, state.qpos, state.qvel)
+        return state, self._task.observation(jnp, Physics(state.qpos, state.qvel))
 
     def step(
         self, state: MjxState, action: Float[Array, " a"]
@@ -77,9 +79,9 @@ class MjxEnvironment:
         after, _ = jax.lax.scan(
             lambda state, _: (self._physics_step(state, action), None), state, length=task.frame_skip
         )
-        reward = task.reward(jnp, state.qpos, after.qpos, after.qvel, action, self._dt)
-        terminated = task.terminated(jnp, after.qpos, after.qvel)
-        return after, task.observation(jnp, after.qpos, after.qvel), reward, terminated
+        began, ended = Physics(state.qpos, state.qvel), Physics(after.qpos, after.qvel)
+        reward = task.reward(jnp, began, ended, action, self._dt)
+        return after, task.observation(jnp, ended), reward, task.terminated(jnp, ended)
 
     def _physics_step(self, state: MjxState, action: Float[Array, " a"]) -> MjxState:
         model, data = _on_device(self._model), _on_device(self._data)
