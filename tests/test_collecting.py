@@ -253,6 +253,8 @@ def test_episodes_without_a_time_limit_are_cut_off_where_asked_or_with_a_warning
     asked = collect_episodes(reusing, [Behaviour(steady(0), 1)], **long, max_episode_steps=np.int64(20))
     assert (asked.lengths.tolist(), np.flatnonzero(asked.truncations).tolist()) == ([20], [19])
     assert asked.env_kwargs == {"ends": 30, "max_episode_steps": 20}
+    ending = collect_episodes(reusing, [Behaviour(steady(0), 1)], env_kwargs={"ends": 20}, max_episode_steps=20)
+    assert (ending.terminations.sum(), np.flatnonzero(ending.terminations)[0]) == (1, 19)
     monkeypatch.setattr("jaxdt.data.collecting.DEFAULT_LIMIT", 10)
     with pytest.warns(UserWarning, match=r"^Reusing-v0 has no time limit of its own, and 2 of 2 episodes were cut off"):
         assert collect_episodes(reusing, [Behaviour(steady(0), 2)], **long).lengths.tolist() == [10, 10]

@@ -163,31 +163,32 @@ def _play(
     - `seen`: of the shape and type of an observation.
     - `on_end(episodes)`: is told when so many more are over.
     """
-    count, cut_off = len(players), 0
+    count = len(players)
     observations, rewards, ended = np.stack([seen] * count), np.zeros(count), np.zeros((2, count), bool)
     actions = np.zeros((count, *_shape(space)), np.int64 if isinstance(space, Discrete) else np.float32)
-    alive, steps = np.arange(count), []
+    alive, acting, steps = np.arange(count), players, []
     try:
         pool.reset(np.array([player.seed for player in players]), observations)
-        while len(alive):
-            # Copies: policies and environments may write into what they are given.
-            actions[alive] = _chosen([players[i] for i in alive], observations[alive], space, len(steps))
+        while acting and len(steps) < limit:
             before = observations[alive]
-            pool.step(alive, actions.copy(), observations, rewards, ended)
-            truncated = ended[1, alive]
-            over = ended[0, alive] | truncated
-            if len(steps) + 1 == limit:
-                cut_off = int((~over).sum())
-                truncated, over = np.ones_like(truncated), np.ones_like(over)
-            steps.append((alive, before, actions[alive], rewards[alive], ended[0, alive], truncated))
-            alive = alive[~over]
-            on_end(int(over.sum()))
+            actions[alive] = _chosen(acting, before, space, len(steps))
+            pool.step(alive, actions.copy(), observations, rewards, ended)  # which an environment may write into
+            flags = ended[:, alive]
+            steps.append((alive, before, actions[alive], rewards[alive], *flags))
+            if flags.any():
+                alive = alive[~flags.any(axis=0)]
+                on_end(len(acting) - len(alive))
+                acting = [players[i] for i in alive.tolist()]
     except EpisodeError as error:
         episode = players[error.episode].episode
         raise SimulationError(f"{error} (episode {episode}, step {len(steps)}).") from error
+    if acting:
+        *_, terminated, truncated = steps[-1]
+        truncated |= ~terminated
+        on_end(len(acting))
     owners, *columns = (np.concatenate(column) for column in zip(*steps, strict=True))
     order = np.argsort(owners, kind="stable")  # episode after episode
-    return _Recorded([column[order] for column in columns], np.bincount(owners, minlength=count), cut_off)
+    return _Recorded([column[order] for column in columns], np.bincount(owners, minlength=count), len(acting))
 
 
 def _chosen(
@@ -196,19 +197,19 @@ def _chosen(
     """What the environment is given; raises SimulationError where a policy gave nothing of the kind."""
     wanted = [player.act(observation, space) for player, observation in zip(players, observations, strict=True)]
     if isinstance(space, Discrete):
-        bad, actions = [action is None for action in wanted], wanted
+        bad, actions = [action is None for action in wanted], np.array(wanted)
     else:
         rows = np.zeros((len(wanted), *space.low.shape))
         for i, action in enumerate(wanted):
             rows[i] = action
         actions = np.clip(rows, space.low, space.high).astype(np.float32)
         bad = (~np.isfinite(actions).all(axis=1)).tolist()
-    if any(bad):
-        episode = players[bad.index(True)].episode
+    if True in bad:
         raise SimulationError(
-            f"the behaviour policy gave no action of the environment in episode {episode}, step {step}."
+            f"the behaviour policy gave no action of the environment in episode {players[bad.index(True)].episode}, "
+            f"step {step}."
         )
-    return np.asarray(actions)
+    return actions
 
 
 def _shape(space: Box | Discrete) -> tuple[int, ...]:
