@@ -46,7 +46,7 @@ jaxtyping.jaxtyped = of_arrays
 
 import jaxdt  # noqa: E402
 from jaxdt.algorithms.decision_transformer import with_sizes  # noqa: E402
-from jaxdt.types import Box, Spec, Window  # noqa: E402
+from jaxdt.types import Box, Discrete, Spec, Window  # noqa: E402
 
 
 gc.set_threshold(20_000, 20, 20)  # what libraries and caches hold need not be looked through all the time
@@ -154,11 +154,12 @@ def tiny_algorithm(*, return_scale=10.0, optimizer=None, **model) -> jaxdt.Decis
     )
 
 
-def untrained_agent(state_dim: int, action_dim: int, seed: int = 0) -> jaxdt.Agent:
-    """That takes observations as they are, and acts in [-1, 1]."""
+def untrained_agent(state_dim: int, action_dim: int = 0, seed: int = 0, discrete: int | None = None) -> jaxdt.Agent:
+    """That takes observations as they are, and acts in [-1, 1], or takes one of so many discrete actions."""
     ones = np.ones(action_dim, np.float32)
+    action = Box(-ones, ones) if discrete is None else Discrete(discrete)
     constants = {"state_mean": np.zeros(state_dim, np.float32), "state_std": np.ones(state_dim, np.float32)}
-    spec = Spec(observation_shape=(state_dim,), action=Box(-ones, ones), constants=constants)
+    spec = Spec(observation_shape=(state_dim,), action=action, constants=constants)
     config = tiny_algorithm(embedding_dropout=0.0)
     init, _ = jaxdt.build_model(with_sizes(config.model, spec))
     return jaxdt.Agent(config, init(jax.random.key(seed)), spec)

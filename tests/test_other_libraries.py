@@ -57,3 +57,41 @@ def test_the_adapter_plays_brax():
     assert result.lengths.min() > 1  # it stands for a while
     assert result.lengths.max() < 1000  # and falls, since nothing was learned
     np.testing.assert_array_equal(result.returns, result.lengths)  # a step earns 1
+
+
+@pytest.mark.parity
+def test_the_adapter_plays_gymnax():
+    names = {"jaxdt": jaxdt, "jax": jax, "agent": untrained_agent(4, discrete=2)}
+    with warnings.catch_warnings(), jax.numpy_rank_promotion("allow"):
+        warnings.simplefilter("ignore")
+        exec(example_with("gymnax"), names)
+    [result] = names["results"]
+    assert 8 <= result.lengths.min() <= result.lengths.max() < 500  # a pole falls, since nothing was learned
+    np.testing.assert_array_equal(result.returns, result.lengths)  # a step earns 1
+    again = jaxdt.evaluate(names["agent"], names["GymnaxEnvironment"]("CartPole-v1"), targets=[500.0], episodes=4)
+    np.testing.assert_array_equal(again[0].returns, result.returns)
+
+
+@pytest.mark.parity
+def test_raw_files_become_shards_by_duckdb(tmp_path, monkeypatch):
+    """Two episodes a file, whose steps are in no order."""
+    store, rng = make_store(), np.random.default_rng(0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "raw").mkdir()
+    vectors = [f"observation_{i}" for i in range(store.state_dim)] + [f"action_{i}" for i in range(store.action_dim)]
+    for first in range(0, store.num_episodes, 2):
+        lines = []
+        for number in range(first, min(first + 2, store.num_episodes)):
+            episode = store[number]
+            for step, rewarded in enumerate(episode["rewards"]):
+                numbers = *episode["observations"][step], *episode["actions"][step], rewarded
+                ended = str(bool(episode["terminations"][step])).lower()
+                lines.append(",".join([str(number), str(step), *(repr(float(x)) for x in numbers), ended]))
+        rng.shuffle(lines)
+        header = ",".join(["episode", "step", *vectors, "reward", "terminated"])
+        (tmp_path / "raw" / f"{first:04d}.csv").write_text("\n".join([header, *lines]) + "\n")
+    exec(example_with("duckdb").replace("200", "1"), {})
+    assert len(list((tmp_path / "shards").iterdir())) > 1
+    read = jaxdt.load_episodes("shards")
+    assert read.fingerprint == store.fingerprint
+    np.testing.assert_array_equal(read.offsets, store.offsets)
