@@ -60,11 +60,15 @@ class Trained(NamedTuple):
 
 
 @functools.cache
-def twenty_updates(devices: int, *seeds: int, shard_parameters: bool = False) -> Trained:
+def twenty_updates(
+    devices: int, *seeds: int, shard_parameters: bool = False, scan_layers: bool = False, num_layers: int = 1
+) -> Trained:
     """As the loop makes them, dropout on."""
+    model = dataclasses.replace(ALGORITHM.model, scan_layers=scan_layers, num_layers=num_layers)
+    algorithm = dataclasses.replace(ALGORITHM, model=model)
     layout = choose_layout(8, seeds=len(seeds), devices=devices, shard_parameters=shard_parameters)
-    init, update = cast(Any, loop.compiled(ALGORITHM, DRIFT_SPEC, UPDATES, layout))
-    sampler = make_algorithm(ALGORITHM, DRIFT_SPEC).sampler
+    init, update = cast(Any, loop.compiled(algorithm, DRIFT_SPEC, UPDATES, layout))
+    sampler = make_algorithm(algorithm, DRIFT_SPEC).sampler
     samplers = [sampler(STORE, batch_size=8, seed=seed) for seed in seeds]
     keys = [jax.random.split(jax.random.key(seed)) for seed in seeds]
     state, key = layout.place_state(
@@ -97,6 +101,19 @@ def test_each_device_has_its_share_of_a_batch_and_gradients_are_summed_over_all(
         assert shares == dict.fromkeys(jax.devices()[:devices], (UPDATES, 8 // devices, *leaf.shape[2:]))
     assert trained.collectives == {"all-reduce"}
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(trained.state))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("devices", "seeds", "shard_parameters"),
+    [(2, (0,), False), (2, (0,), True), (1, (0, 1), False), (2, (0, 1), False)],
+)
+def test_blocks_that_are_looped_over_train_to_the_same_losses(monkeypatch, devices, seeds, shard_parameters):
+    monkeypatch.setattr("jaxdt.parallel._SMALL", 64)
+    looped = twenty_updates(devices, *seeds, shard_parameters=shard_parameters, scan_layers=True, num_layers=3)
+    one = twenty_updates(1, *seeds, num_layers=3)
+    np.testing.assert_allclose(looped.losses, one.losses, rtol=1e-5)
+    assert jax.tree.structure(looped.state) == jax.tree.structure(one.state)
 
 
 @pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])

@@ -24,6 +24,7 @@ STORE = make_store()
 METHODS = {
     "exact": tiny_algorithm(),
     "cached": jaxdt.DecisionTransformerConfig(model=tiny_algorithm().model, return_scale=10.0, context="cached"),
+    "looped": tiny_algorithm(num_layers=2, scan_layers=True),
     "bc": jaxdt.BehaviorCloningConfig(width=16, context_length=4),
     "rvs": jaxdt.RvSConfig(width=16),
     "iql": jaxdt.IQLConfig(width=16),

@@ -5,6 +5,7 @@ import threading
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.evaluation.turns import halves_of
 from jaxdt.pools.mujoco import MujocoPool
 from jaxdt.stacking import stacked
+from jaxdt.types import Policy
 from tests.conftest import untrained_agent
 
 
@@ -58,6 +60,47 @@ def test_halves_give_what_the_whole_batch_gives_in_the_same_order(agents, monkey
     assert batches[2:] == [16 * models]
     assert len(np.unique(whole.returns)) > 8  # so that an order that is another shows
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), halves, whole)
+
+
+def test_models_that_are_played_one_after_the_other_take_turns_too(agents, monkeypatch):
+    params, targets = stacked([agent.params for agent in agents]), [100.0, 3000.0]
+    options = {"training_seeds": (0, 1), "parallel": 16}
+    batches = count_resets(monkeypatch)
+    halves = Evaluator(agents[0].policy, hopper(), **options).run_episodes(params, targets, 10, 5)
+    assert sorted(batches) == [4, 4, 8, 8, 8, 8] or batches == [8, 8, 4, 8, 8, 4]
+    monkeypatch.setattr(evaluator_module, "halves_of", lambda count, models: None)
+    whole = Evaluator(agents[0].policy, hopper(), **options).run_episodes(params, targets, 10, 5)
+    assert len(np.unique(whole.returns)) > 20
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), halves, whole)
+
+
+def test_halves_of_games_give_what_the_whole_batch_gives(monkeypatch):
+    pytest.importorskip("ale_py")
+    from jaxdt.pools.atari import AtariPool
+
+    batches, reset = [], AtariPool.reset
+
+    def counted(pool, seeds, observations):
+        batches.append(len(seeds))
+        reset(pool, seeds, observations)
+
+    def act(params, memory, seen, reward, keys):  # which a single other pixel changes
+        return memory, jnp.sum(seen.astype(jnp.int32), axis=(1, 2)) % 6
+
+    def play():
+        environment = make_environment("ALE/Pong-v5")
+        environment.max_episode_steps = STEPS
+        return Evaluator(Policy(lambda targets: (), act), environment, record=True).run_episodes((), [None], 9, 3)
+
+    monkeypatch.setattr(AtariPool, "reset", counted)
+    halves = play()
+    assert sorted(batches) == [4, 5]
+    monkeypatch.setattr(evaluator_module, "halves_of", lambda count, models: None)
+    whole = play()
+    assert batches[2:] == [9]
+    actions = np.asarray(whole.trajectory.actions)
+    assert len(np.unique(actions, axis=1).T) > 5  # some seeds begin alike
+    jax.tree.map(np.testing.assert_array_equal, halves, whole)
 
 
 def test_few_episodes_and_simulators_of_others_are_played_as_a_whole(agents, monkeypatch):
