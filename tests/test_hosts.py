@@ -237,22 +237,23 @@ def test_a_process_that_is_killed_ends_the_other_with_one_sentence_and_any_numbe
 
 
 @pytest.mark.slow
-def test_killed_ten_times_at_random_the_run_ends_as_what_it_would_have_been(shared, whole, tmp_path):
+@pytest.mark.parametrize("count", [2, 3])
+def test_killed_ten_times_at_random_the_run_ends_as_what_it_would_have_been(shared, whole, tmp_path, count):
     run, chance = Together(shared, tmp_path / "run", *LONG), random.Random(0)
     for _ in range(10):
         before = max(checkpoint_steps(run.out / "checkpoints"), default=0)
-        processes = run.start(2, "--resume")
-        while "on 2 x cpu" not in run.logs[0].read_text():  # before it the others wait longer
+        processes = run.start(count, "--resume")
+        while f"on {count} x cpu" not in run.logs[0].read_text():  # before it the others wait longer
             assert all(process.poll() is None for process in processes), run.said()
             time.sleep(0.01)
         if chance.random() < 0.7:
             run.wait_for(min(before + chance.randrange(2, 12), 56), processes)
         time.sleep(chance.uniform(0, 1.5))
-        processes[chance.randrange(2)].kill()
+        processes[chance.randrange(count)].kill()
         codes = run.wait(processes)
         assert set(codes) <= {0, 1, -signal.SIGKILL}, run.said()
         assert "Traceback" not in run.said()
-    run.finish(2, "--resume")
+    run.finish(count, "--resume")
     is_close(run, whole)
 
 
