@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Num, UInt8
+from jaxtyping import Bool, Shaped, UInt8
 
 from jaxdt.errors import JaxdtError, one_line
 
@@ -12,7 +12,7 @@ class BadStep(Exception):
     """What an environment returned and should not have."""
 
 
-def reset(simulator: Any, seed: int) -> Num[np.ndarray, "*s"]:
+def reset(simulator: Any, seed: int) -> Shaped[np.ndarray, "*s"]:
     """The first observation; raises BadStep for what Gymnasium does not allow, and whatever the environment raises."""
     try:
         returned = simulator.reset(seed=seed)
@@ -26,8 +26,12 @@ def reset(simulator: Any, seed: int) -> Num[np.ndarray, "*s"]:
     return _observation(returned[0], simulator)
 
 
-def step(simulator: Any, action: Any) -> tuple[Num[np.ndarray, "*s"], float, bool, bool]:
-    """`(observation, reward, terminated, truncated)`; raises as `reset` does."""
+def step(simulator: Any, action: Any) -> tuple[Shaped[np.ndarray, "*s"], float, bool, bool]:
+    """`(observation, reward, terminated, truncated)`; raises as `reset` does.
+
+    A discrete action is given as a number of Python's own.
+    """
+    action = int(action) if isinstance(action, np.integer) else action
     rule = "its step must return (observation, reward, terminated, truncated, info)"
     try:
         returned = simulator.step(action)

@@ -2,13 +2,18 @@ import gymnasium
 import numpy as np
 import pytest
 
+import jaxdt
 from jaxdt import JaxdtError
+from jaxdt.choice import EnvironmentChoice
 from jaxdt.data import collecting
 from jaxdt.data.collecting import Behaviour, collect_episodes, random_policy
+from jaxdt.data.episodes import FIELDS
 from jaxdt.errors import SimulationError
-from jaxdt.pools import SimulatorPool, make_pool
+from jaxdt.pools import EpisodeError, SimulatorPool, make_pool
+from jaxdt.pools.mujoco import MujocoPool
 from jaxdt.simulator import action_space, make_simulator
 from jaxdt.types import Box, Discrete
+from tests.conftest import untrained_agent
 
 
 pendulum = "Pendulum-v1"
@@ -99,14 +104,49 @@ def test_episodes_that_are_played_side_by_side_are_those_of_one_by_one(env_id, l
     kwargs = {"seed": 7, "max_episode_steps": limit, "progress": lambda done, total: told.append(done)}
     monkeypatch.setattr(collecting, "_TOGETHER", 3)
     told: list[int] = []
-    together = collect_episodes(env_id, behaviours, **kwargs)
+    store = collect_episodes(env_id, behaviours, **kwargs)
+    alone = [played_plainly(env_id, behaviours[episode // 2], 7 + episode, limit) for episode in range(4)]
+    np.testing.assert_array_equal(store.lengths, [len(rewards) for _, _, rewards, _, _ in alone])
+    assert len(set(store.lengths.tolist())) > 1
+    for name, *parts in zip(FIELDS, *alone, strict=True):
+        recorded = getattr(store, name)
+        np.testing.assert_array_equal(recorded, np.concatenate(parts).astype(recorded.dtype))
+    assert told == [1, 2, 3, 4]
     monkeypatch.setattr(collecting, "make_pool", SimulatorPool)
-    alone = collect_episodes(env_id, behaviours, **kwargs)
-    assert together.fingerprint == alone.fingerprint
-    assert len(set(together.lengths.tolist())) > 1
-    assert told == [1, 2, 3, 4] * 2
-    for flags in ("terminations", "truncations"):
-        np.testing.assert_array_equal(getattr(together, flags), getattr(alone, flags))
+    assert collect_episodes(env_id, behaviours, **kwargs).fingerprint == store.fingerprint
+
+
+def played_plainly(env_id, behaviour, seed, limit):
+    """The columns of one episode by Gymnasium's own loop."""
+    simulator = make_simulator(EnvironmentChoice(env=env_id, max_episode_steps=limit))
+    space, rng, rows = action_space(simulator), np.random.default_rng([seed, 1]), []
+    observation, ended = simulator.reset(seed=seed)[0], False
+    while not ended:
+        action = behaviour.policy(observation, rng)
+        if isinstance(space, Box):
+            half = (space.high - space.low) / 2
+            noise = behaviour.noise * half * rng.standard_normal(half.shape) if behaviour.noise else 0
+            action = np.clip(np.asarray(action, np.float32) + noise, space.low, space.high).astype(np.float32)
+        before = observation
+        observation, reward, *flags, _ = simulator.step(action)
+        rows.append((before, action, reward, *flags))
+        ended = any(flags)
+    return [np.array(column) for column in zip(*rows, strict=True)]
+
+
+def test_what_fails_in_a_later_batch_names_its_episode(monkeypatch):
+    monkeypatch.setattr(collecting, "_TOGETHER", 3)
+    step, batches = MujocoPool.step, []
+
+    def failing(pool, alive, actions, observations, rewards, ended):
+        batches.append(len(actions))
+        if len(actions) == 2 and batches.count(2) == 4:
+            raise EpisodeError(1, OSError("gone"))
+        step(pool, alive, actions, observations, rewards, ended)
+
+    monkeypatch.setattr(MujocoPool, "step", failing)
+    with pytest.raises(SimulationError, match=r"^the environment raised OSError: gone \(episode 4, step 3\)\.$"):
+        collect_episodes("HalfCheetah-v5", [Behaviour(lambda *_: np.zeros(6), 5)], max_episode_steps=6)
 
 
 def test_what_a_policy_does_wrong_in_one_of_several_names_its_episode():
@@ -129,12 +169,17 @@ def test_progress_is_told_of_every_episode():
         (Behaviour(uniform, 0), 0, "episodes must be at least 1; got 0"),
         (Behaviour(uniform, 1, noise=-0.1), 0, "noise must be at least 0 and finite; got -0.1"),
         (Behaviour(uniform, 1, noise=float("nan")), 0, "noise must be at least 0 and finite; got nan"),
-        (Behaviour(uniform, 1), -1, "seed must be at least 0; got -1"),
+        (Behaviour(uniform, 1), -1, "seed must be at least 0 and below 2.62; got -1"),
     ],
 )
 def test_what_cannot_be_collected_is_refused(behaviour, seed, message):
     with pytest.raises(JaxdtError, match=f"^{message}"):
         collect_episodes(pendulum, [behaviour], seed=seed)
+
+
+def test_no_behaviour_is_refused():
+    with pytest.raises(JaxdtError, match=r"^behaviours must be at least one; got none"):
+        collect_episodes(pendulum, [])
 
 
 def test_an_environment_we_cannot_collect_in_is_refused():
@@ -238,6 +283,55 @@ def test_an_environment_that_fails_is_named_with_episode_and_step(counter):
 def reusing(counter) -> str:
     gymnasium.register("Reusing-v0", Reusing)
     return "Reusing-v0"
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.bool_])
+def test_vectors_of_whole_numbers_and_of_truth_values_are_recorded_as_floats(counter, dtype):
+    class Whole(Counter):
+        observation_space = gymnasium.spaces.Box(0, 1, (1,), dtype)
+
+        def reset(self, *, seed=None, options=None):
+            return super().reset(seed=seed)[0].astype(dtype), {}
+
+        def step(self, action):
+            observation, *others = super().step(action)
+            return (observation % 2).astype(dtype), *others
+
+    def policy(observation, rng):
+        assert observation.dtype == dtype
+        return 3
+
+    gymnasium.register("Whole-v0", entry_point=lambda **_: Whole())
+    store = collect_episodes("Whole-v0", [Behaviour(policy, 1)])
+    assert store.observations.dtype == np.float32
+    assert store.observations.ravel().tolist() == [0, 1, 0, 1]
+
+
+def test_a_discrete_action_is_a_number_of_pythons_own(counter):
+    class Strict(Counter):
+        action_space = gymnasium.spaces.Discrete(3)
+
+        def step(self, action):
+            assert type(action) is int
+            return super().step(action)
+
+    gymnasium.register("Strict-v0", entry_point=lambda **_: Strict())
+    assert collect_episodes("Strict-v0", [Behaviour(lambda observation, rng: np.int64(2), 1)]).returns.tolist() == [8]
+    jaxdt.evaluate(untrained_agent(1, discrete=3), "Strict-v0", targets=[1.0], episodes=2)
+
+
+@pytest.mark.parametrize("at", ["reset", "step"])
+def test_what_an_environment_returns_and_should_not_is_said(counter, at):
+    class Odd(Counter):
+        def reset(self, *, seed=None, options=None):
+            return super().reset(seed=seed)[: 1 if at == "reset" else 2]
+
+        def step(self, action):
+            return super().step(action)[:4]
+
+    gymnasium.register("Odd-v0", entry_point=lambda **_: Odd(), order_enforce=False)
+    with pytest.raises(SimulationError, match=rf"^the environment cannot be played: its {at} must return .*episode 0"):
+        collect_episodes("Odd-v0", [Behaviour(lambda observation, rng: 3, 1)])
 
 
 def test_what_an_environment_does_to_its_arrays_later_does_not_change_the_recording(reusing):

@@ -78,7 +78,7 @@ def test_every_number_of_whole_episodes_is_gymnasiums(env_id, threads):
     ours.step()  # of nobody
     assert ours.bits() == before
     assert ours.ended.tolist() == ([[False] * 3, [True] * 3] if steps == 1000 else [[True] * 3, [False] * 3])
-    assert (steps == 1000) == env_id.startswith("HalfCheetah") or env_id == "Ant-v5"
+    assert (steps == 1000) == env_id.startswith("HalfCheetah")
 
 
 def test_an_episode_that_ended_stays_as_it_is():
@@ -108,8 +108,9 @@ def test_an_episode_that_begins_in_contact_is_gymnasiums_too(tmp_path, monkeypat
         theirs.step(), ours.step()
 
 
-def test_a_simulation_gone_wild_begins_anew_as_in_gymnasium(caplog):
-    theirs, ours = both("HalfCheetah-v5", seeds=[0, 1])
+@pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "Ant-v5", "Humanoid-v5"])
+def test_a_simulation_gone_wild_begins_anew_as_in_gymnasium(env_id, caplog):
+    theirs, ours = both(env_id, seeds=[0, 1])
     theirs.pool.simulators[1].unwrapped.data.qvel[:] = 1e12
     ours.pool._qvel[1] = 1e12
     theirs.step(), ours.step()
@@ -117,14 +118,15 @@ def test_a_simulation_gone_wild_begins_anew_as_in_gymnasium(caplog):
     assert caplog.text.count("QVEL") == 2  # MuJoCo's message, passed on from its threads too
 
 
-def test_a_pool_is_reset_to_other_episodes_and_closed():
-    _, ours = both("HalfCheetah-v5", seeds=[4, 9, 2])
+@pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "Humanoid-v5"])
+def test_a_pool_is_reset_to_other_episodes_and_closed(env_id):
+    _, ours = both(env_id, seeds=[4, 9, 2])
     first = ours.observations.copy()
     ours.step()
     ours.pool.reset(np.array([2, 9, 4]), ours.observations)
     np.testing.assert_array_equal(ours.observations, first[::-1])
     for _ in range(2):
-        fewer = np.zeros((1, 17))
+        fewer = np.zeros((1, ours.observations.shape[1]))
         ours.pool.reset(np.array([9]), fewer)
         np.testing.assert_array_equal(fewer[0], first[1])
         ours.pool.close()
@@ -184,6 +186,11 @@ class Subclass(HalfCheetahEnv):
         lambda: gymnasium.make("Hopper-v5", healthy_state_range=(-90.0, 90.0)),  # no random action leads there
         lambda: gymnasium.make("Hopper-v5", terminate_when_unhealthy=False),
         lambda: gymnasium.make("Walker2d-v5", healthy_reward=0.0),
+        lambda: gymnasium.make("Ant-v5", contact_force_range=(-9.0, 9.0)),
+        lambda: gymnasium.make("Ant-v5", main_body=2),
+        lambda: gymnasium.make("Ant-v5", include_cfrc_ext_in_observation=False),
+        lambda: gymnasium.make("Humanoid-v5", contact_cost_range=(-np.inf, 9.0)),
+        lambda: gymnasium.make("Humanoid-v5", include_cvel_in_observation=False),
     ],
 )
 def test_another_class_other_wrappers_or_settings_are_left_to_gymnasium(make):
@@ -296,3 +303,38 @@ def test_the_rules_are_gymnasiums_where_random_actions_do_not_lead_and_the_same_
     in_jax = jax.jit(lambda *of: task.reward(jnp, Physics(of[0], of[2]), Physics(of[1], of[2]), of[3], 0.05))
     rewards = task.reward(np, began, physics, action, 0.05)
     np.testing.assert_allclose(in_jax(before, qpos, qvel, action), rewards, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("env_id", ["Ant-v5", "Humanoid-v5"])
+def test_the_rules_of_contacts_are_gymnasiums_where_random_actions_do_not_lead(env_id):
+    """Of any arrays that MuJoCo's data might hold."""
+    task, rng, simulator = TASKS[env_id], np.random.default_rng(0), make_simulator(env_id).unwrapped
+    data, healthy, costly = simulator.data, [], 0
+    low, high = task.healthy_z_range
+    for height in [low, high, low - 1e-9, high + 1e-9, *rng.uniform(low - 0.2, high + 0.2, 40)]:
+        before = physics_of(task, simulator)
+        for name in ("qpos", "qvel", *task.derived):
+            values = getattr(data, name)
+            values[:] = rng.normal(0, 1e3 if name == "cfrc_ext" and height > 1 else 1, values.shape)
+        data.qpos[2], data.qvel[3] = height, np.nan if len(healthy) == 9 else 0.5
+        action = rng.uniform(-0.4, 0.4, simulator.model.nu).astype(np.float32)
+        after = physics_of(task, simulator)
+        np.testing.assert_array_equal(task.observation(np, after)[0], simulator._get_obs())
+        assert task.terminated(np, after)[0] == (not simulator.is_healthy)
+        masses = simulator.model.body_mass
+        places = [
+            each.derived["xpos"][0, 1] if env_id == "Ant-v5" else (masses @ each.derived["xipos"][0]) / masses.sum()
+            for each in (before, after)
+        ]
+        wanted, _ = simulator._get_rew((places[1][0] - places[0][0]) / simulator.dt, action)
+        np.testing.assert_allclose(task.reward(np, before, after, action[None], simulator.dt)[0], wanted, rtol=1e-12)
+        healthy.append(simulator.is_healthy)
+        costly += simulator.contact_cost > 9
+    assert {True, False} == {bool(each) for each in healthy}
+    assert env_id == "Ant-v5" or costly > 5
+
+
+def physics_of(task, simulator):
+    data = simulator.data
+    derived = {name: getattr(data, name).copy()[None] for name in task.derived}
+    return Physics(data.qpos.copy()[None], data.qvel.copy()[None], derived, simulator.model.body_mass)

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Int, Num, Shaped
 
+from jaxdt import stepping
 from jaxdt.choice import DEFAULT_LIMIT, EnvironmentChoice, no_time_limit
 from jaxdt.config import whole
 from jaxdt.config.checks import as_json_or_none
@@ -17,10 +18,11 @@ from jaxdt.simulator import action_space, episode_limit, make_simulator, registe
 from jaxdt.types import Box, Discrete
 
 
-BehaviourPolicy = Callable[[Num[np.ndarray, "*s"], np.random.Generator], Float[np.ndarray, " a"] | int]
+BehaviourPolicy = Callable[[Shaped[np.ndarray, "*s"], np.random.Generator], Float[np.ndarray, " a"] | int]
 """`(observation, rng) -> action`, in the environment's own units: a vector, which collecting clips to the action space,
-or where actions are discrete one of its numbers. Where simulators are stepped together, as MuJoCo's and ALE's, it acts
-in several episodes of its behaviour in turn: one that remembers something is a behaviour of one episode."""
+or where actions are discrete one of its numbers. Where simulators are stepped together (games of ALE, tasks on MuJoCo's
+threads) it acts in several episodes of its behaviour in turn: one that remembers something needs a Behaviour of one
+episode."""
 
 _TOGETHER = 16
 """Episodes that are played side by side where simulators are stepped together: HalfCheetah's steps are as fast as with
@@ -62,8 +64,10 @@ def collect_episodes(
         max_episode_steps = whole(max_episode_steps, "max_episode_steps")
         if max_episode_steps < 1:
             raise JaxdtError(f"max_episode_steps must be at least 1; got {max_episode_steps}.")
-    if seed < 0:
-        raise JaxdtError(f"seed must be at least 0; got {seed}.")
+    if not behaviours:
+        raise JaxdtError("behaviours must be at least one; got none.")
+    if not 0 <= seed < 2**62:
+        raise JaxdtError(f"seed must be at least 0 and below 2^62; got {seed}.")
     for behaviour in behaviours:
         if behaviour.episodes < 1:
             raise JaxdtError(f"episodes must be at least 1; got {behaviour.episodes}.")
@@ -71,42 +75,13 @@ def collect_episodes(
             raise JaxdtError(f"noise must be at least 0 and finite; got {behaviour.noise}.")
     env_id = with_version(env_id)
     choice = EnvironmentChoice(env=env_id, kwargs=env_kwargs, max_episode_steps=max_episode_steps, parallel=1)
-    simulator = make_simulator(choice)
-    limit = max_episode_steps or episode_limit(simulator)
-    space, spec = action_space(simulator), spec_of(simulator)
-    if isinstance(space, Discrete) and any(behaviour.noise for behaviour in behaviours):
-        simulator.close()
-        raise JaxdtError(f"noise is for continuous actions and {env_id} has discrete ones; leave it at 0.")
-    # What the policy sees is of the environment's own type, which may be wider than the record's; pictures are bytes.
-    space_dtype: Any = simulator.observation_space.dtype
-    seen = np.zeros(spec.observation_shape, "uint8" if spec.observation_dtype == "uint8" else space_dtype)
-    pool = make_pool(choice, simulator)
-    plays = [behaviour for behaviour in behaviours for _ in range(behaviour.episodes)]
-    # Generators of actions are apart from the environment's, which are seeded with the same numbers.
-    players = [_Player(plays[j], j, seed + j, np.random.default_rng([seed + j, 1])) for j in range(len(plays))]
-    parts: list[_Recorded] = []
-    done = 0
-
-    def ended(episodes: int) -> None:
-        nonlocal done
-        for _ in range(episodes):
-            done += 1
-            progress(done, len(players))
-
-    at_once = _TOGETHER if pool.together else 1
-    try:
-        for first in range(0, len(players), at_once):
-            parts.append(_play(pool, players[first : first + at_once], space, seen, limit or DEFAULT_LIMIT, ended))
-    finally:
-        pool.close()
-    cut_off = sum(part.cut_off for part in parts)
-    if cut_off and limit is None:
-        warnings.warn(no_time_limit(env_id, cut_off, len(players), DEFAULT_LIMIT), stacklevel=2)
+    recorded, is_limited = _record(choice, behaviours, seed, progress)
+    if recorded.cut_off and not is_limited:
+        warnings.warn(no_time_limit(env_id, recorded.cut_off, len(recorded.lengths), DEFAULT_LIMIT), stacklevel=2)
     limited = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
-    columns = [np.concatenate(column) for column in zip(*(part.columns for part in parts), strict=True)]
     return EpisodeStore.from_arrays(
-        *columns,
-        episode_ends=np.cumsum(np.concatenate([part.lengths for part in parts])),
+        *recorded.columns,
+        episode_ends=np.cumsum(recorded.lengths),
         env_id=registered_id(env_id),
         env_kwargs=as_json_or_none({**(env_kwargs or {}), **limited}, "env_kwargs"),
         source=f"episodes of {env_id}",
@@ -129,7 +104,7 @@ class _Player(NamedTuple):
     """The environment's."""
     rng: np.random.Generator
 
-    def act(self, observation: Num[np.ndarray, "*s"], space: Box | Discrete) -> Any:
+    def act(self, observation: Shaped[np.ndarray, "*s"], space: Box | Discrete) -> Any:
         """Not clipped yet; a discrete action is None where there is no such one."""
         action: Any = self.behaviour.policy(observation, self.rng)
         if isinstance(space, Discrete):
@@ -150,17 +125,57 @@ class _Recorded(NamedTuple):
     """Episodes that were over at the limit, and not for the environment."""
 
 
+def _record(
+    choice: EnvironmentChoice, behaviours: Sequence[Behaviour], seed: int, progress: Progress
+) -> tuple[_Recorded, bool]:
+    """All episodes, and whether anybody named a limit of their steps."""
+    opened: Any = make_simulator(choice)
+    try:
+        limit = choice.max_episode_steps or episode_limit(opened)
+        space, kept = action_space(opened), spec_of(opened).observation_dtype
+        if isinstance(space, Discrete) and any(behaviour.noise for behaviour in behaviours):
+            raise JaxdtError(f"noise is for continuous actions and {choice.env} has discrete ones; leave it at 0.")
+        # The environment's own, whatever its space says: a policy sees what it would see alone.
+        try:
+            seen = np.array(stepping.reset(opened, seed))
+        except (Exception, SystemExit) as error:  # a simulator raises what its authors liked
+            raise _failure(EpisodeError(0, error), error, 0, 0) from error
+        opened = pool = make_pool(choice, opened)
+        plays = [behaviour for behaviour in behaviours for _ in range(behaviour.episodes)]
+        # Generators of actions are apart from the environment's, which are seeded with the same numbers.
+        players = [_Player(plays[j], j, seed + j, np.random.default_rng([seed + j, 1])) for j in range(len(plays))]
+        parts: list[_Recorded] = []
+        done = 0
+
+        def ended(episodes: int) -> None:
+            nonlocal done
+            for _ in range(episodes):
+                done += 1
+                progress(done, len(players))
+
+        at_once = _TOGETHER if pool.together else 1
+        for first in range(0, len(players), at_once):
+            some = players[first : first + at_once]
+            parts.append(_play(pool, some, space, seen, kept, limit or DEFAULT_LIMIT, ended))
+    finally:
+        opened.close()
+    columns = [np.concatenate(column) for column in zip(*(part.columns for part in parts), strict=True)]
+    lengths, cut_off = np.concatenate([part.lengths for part in parts]), sum(part.cut_off for part in parts)
+    return _Recorded(columns, lengths, cut_off), limit is not None
+
+
 def _play(
     pool: Pool,
     players: list[_Player],
     space: Box | Discrete,
-    seen: Num[np.ndarray, "*s"],
+    seen: Shaped[np.ndarray, "*s"],
+    kept: str,
     limit: int,
     on_end: Callable[[int], None],
 ) -> _Recorded:
     """Plays their episodes side by side.
 
-    - `seen`: of the shape and type of an observation.
+    - `seen`, `kept`: an observation, and the type in which observations are recorded.
     - `on_end(episodes)`: is told when so many more are over.
     """
     count = len(players)
@@ -174,14 +189,13 @@ def _play(
             actions[alive] = _chosen(acting, before, space, len(steps))
             pool.step(alive, actions.copy(), observations, rewards, ended)  # which an environment may write into
             flags = ended[:, alive]
-            steps.append((alive, before, actions[alive], rewards[alive], *flags))
+            steps.append((alive, before.astype(kept, copy=False), actions[alive], rewards[alive], *flags))
             if flags.any():
                 alive = alive[~flags.any(axis=0)]
                 on_end(len(acting) - len(alive))
                 acting = [players[i] for i in alive.tolist()]
     except EpisodeError as error:
-        episode = players[error.episode].episode
-        raise SimulationError(f"{error} (episode {episode}, step {len(steps)}).") from error
+        raise _failure(error, error.__cause__, players[error.episode].episode, len(steps)) from error
     if acting:
         *_, terminated, truncated = steps[-1]
         truncated |= ~terminated
@@ -191,8 +205,13 @@ def _play(
     return _Recorded([column[order] for column in columns], np.bincount(owners, minlength=count), len(acting))
 
 
+def _failure(error: EpisodeError, cause: BaseException | None, episode: int, step: int) -> SimulationError:
+    said = "the environment cannot be played: " if isinstance(cause, stepping.BadStep) else ""
+    return SimulationError(f"{said}{error} (episode {episode}, step {step}).")
+
+
 def _chosen(
-    players: list[_Player], observations: Num[np.ndarray, "b *s"], space: Box | Discrete, step: int
+    players: list[_Player], observations: Shaped[np.ndarray, "b *s"], space: Box | Discrete, step: int
 ) -> Num[np.ndarray, "b *a"]:
     """What the environment is given; raises SimulationError where a policy gave nothing of the kind."""
     wanted = [player.act(observation, space) for player, observation in zip(players, observations, strict=True)]
@@ -203,8 +222,8 @@ def _chosen(
         for i, action in enumerate(wanted):
             rows[i] = action
         actions = np.clip(rows, space.low, space.high).astype(np.float32)
-        bad = (~np.isfinite(actions).all(axis=1)).tolist()
-    if True in bad:
+        bad = [not np.isfinite(action).all() for action in actions]
+    if any(bad):
         raise SimulationError(
             f"the behaviour policy gave no action of the environment in episode {players[bad.index(True)].episode}, "
             f"step {step}."

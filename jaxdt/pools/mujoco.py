@@ -98,9 +98,7 @@ class MujocoPool:
 
     def _physics(self, ids: Int[np.ndarray, " ids"]) -> Physics:
         derived = {name: values[ids] for name, values in self._derived.items()}
-        return Physics(
-            self._qpos[ids], self._qvel[ids], derived | {"body_mass": self._model.body_mass} if derived else {}
-        )
+        return Physics(self._qpos[ids], self._qvel[ids], derived, self._model.body_mass)
 
     def _derive(self, ids: Int[np.ndarray, " ids"], *, forces: bool = False) -> None:
         """Fills `_derived`, one simulation after the other; `forces`: those of contacts are computed before."""
@@ -109,7 +107,7 @@ class MujocoPool:
         import mujoco  # type: ignore[import-untyped]
 
         if self._data is None:
-            self._data = mujoco.MjData(self._model)
+            self._data = mujoco.MjData(self._model)  # type: ignore[attr-defined]
         for i in ids.tolist():
             self._batch.get_data(i, self._data)
             if forces:

@@ -25,8 +25,10 @@ class Physics(NamedTuple):
     qpos: Float[Numbers, "*b q"]
     qvel: Float[Numbers, "*b v"]
     derived: Mapping[str, Float[np.ndarray, "..."]] = MappingProxyType({})
-    """Other arrays of MuJoCo's `MjData`, those that the task names, and `body_mass` of its model. As in Gymnasium they
-    are of the last physics step's beginning, and so are the forces of contacts."""
+    """Other arrays of MuJoCo's `MjData`, those that the task names. As in Gymnasium they are of the last physics step's
+    beginning, and so are the forces of contacts."""
+    body_mass: Float[np.ndarray, " body"] | None = None
+    """The model's."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,7 +143,7 @@ class _AntTask(MujocoTask):
 class _HumanoidTask(MujocoTask):
     """It also sees inertias, velocities and forces of its bodies, and is paid for its centre of mass's way."""
 
-    derived = ("xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")
+    derived = ("xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext", "ctrl")
     contact_cost_weight: float = 5e-7
     contact_cost_range: tuple[float, float] = (-inf, 10.0)
     forward_reward_weight: float = 1.25
@@ -155,11 +157,13 @@ class _HumanoidTask(MujocoTask):
     def reward(
         self, xp: ModuleType, before: Physics, after: Physics, action: Float[Numbers, "b a"], dt: float
     ) -> Float[Numbers, " b"]:
-        mass = after.derived["body_mass"]
+        mass = after.body_mass
+        assert mass is not None
         ends, starts = (xp.einsum("b,nbj->nj", mass, each.derived["xipos"]) / mass.sum() for each in (after, before))
         forward = self.forward_reward_weight * ((ends[:, 0] - starts[:, 0]) / dt)
         earned = forward + ~self.terminated(xp, after) * self.healthy_reward
-        ctrl_cost = self.ctrl_cost_weight * xp.sum(xp.square(action.astype(xp.float64)), axis=-1)
+        # Of what the simulator holds: nothing where MuJoCo began it anew.
+        ctrl_cost = self.ctrl_cost_weight * xp.sum(xp.square(after.derived["ctrl"]), axis=-1)
         contact_cost = self.contact_cost_weight * xp.sum(_rows(xp.square(after.derived["cfrc_ext"])), axis=-1)
         return earned - (ctrl_cost + xp.clip(contact_cost, *self.contact_cost_range))
 

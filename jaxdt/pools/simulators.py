@@ -3,7 +3,7 @@
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num, Shaped
 
 from jaxdt import stepping
 from jaxdt.errors import JaxdtError
@@ -33,7 +33,7 @@ class Pool(Protocol):
     together: bool
     """Whether many are sooner stepped side by side than one after the other."""
 
-    def reset(self, seeds: Int[np.ndarray, " b"], observations: Num[np.ndarray, "b *s"]) -> None:
+    def reset(self, seeds: Int[np.ndarray, " b"], observations: Shaped[np.ndarray, "b *s"]) -> None:
         """Begins episode `i` from `seeds[i]` alone, and fills `observations`."""
         ...
 
@@ -41,7 +41,7 @@ class Pool(Protocol):
         self,
         alive: Int[np.ndarray, " alive"],
         actions: Num[np.ndarray, "b *a"],
-        observations: Num[np.ndarray, "b *s"],
+        observations: Shaped[np.ndarray, "b *s"],
         rewards: Float[np.ndarray, " b"],
         ended: Bool[np.ndarray, "2 b"],
     ) -> None:
@@ -73,7 +73,7 @@ class SimulatorPool:
         self._environment = environment
         self.simulators: list[Any] = [first]
 
-    def reset(self, seeds: Int[np.ndarray, " b"], observations: Num[np.ndarray, "b *s"]) -> None:
+    def reset(self, seeds: Int[np.ndarray, " b"], observations: Shaped[np.ndarray, "b *s"]) -> None:
         i = 0
         try:
             for i, seed in enumerate(seeds):
@@ -87,7 +87,7 @@ class SimulatorPool:
         self,
         alive: Int[np.ndarray, " alive"],
         actions: Num[np.ndarray, "b *a"],
-        observations: Num[np.ndarray, "b *s"],
+        observations: Shaped[np.ndarray, "b *s"],
         rewards: Float[np.ndarray, " b"],
         ended: Bool[np.ndarray, "2 b"],
     ) -> None:
