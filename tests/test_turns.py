@@ -152,8 +152,12 @@ def test_ctrl_c_while_only_the_second_half_plays_ends_it(agents, monkeypatch):
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     monkeypatch.setattr(MujocoPool, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        Evaluator(agents[0].policy, environment).run_episodes(agents[0].params, [100.0], 16, 0)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Evaluator(agents[0].policy, environment).run_episodes(agents[0].params, [100.0], 16, 0)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert 200 <= sum(alive > 0 for alive in steps) < 900
 
 

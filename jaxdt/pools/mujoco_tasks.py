@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from math import inf
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 
-Numbers = np.ndarray | Array
+Numbers = Any
+"""Arrays of NumPy or of JAX, which is not loaded here."""
 
 
 class Physics(NamedTuple):
