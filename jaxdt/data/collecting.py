@@ -14,8 +14,8 @@ from jaxdt.config.checks import as_json_or_none
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.pools import EpisodeError, Pool, make_pool
-from jaxdt.simulator import action_space, episode_limit, make_simulator, registered_id, spec_of, with_version
-from jaxdt.types import Box, Discrete
+from jaxdt.simulator import episode_limit, make_simulator, registered_id, spec_of, with_version
+from jaxdt.types import Box, Discrete, Spec
 
 
 BehaviourPolicy = Callable[[Shaped[np.ndarray, "*s"], np.random.Generator], Float[np.ndarray, " a"] | int]
@@ -132,8 +132,8 @@ def _record(
     opened: Any = make_simulator(choice)
     try:
         limit = choice.max_episode_steps or episode_limit(opened)
-        space, kept = action_space(opened), spec_of(opened).observation_dtype
-        if isinstance(space, Discrete) and any(behaviour.noise for behaviour in behaviours):
+        spec = spec_of(opened)
+        if isinstance(spec.action, Discrete) and any(behaviour.noise for behaviour in behaviours):
             raise JaxdtError(f"noise is for continuous actions and {choice.env} has discrete ones; leave it at 0.")
         # The environment's own, whatever its space says: a policy sees what it would see alone.
         try:
@@ -156,7 +156,7 @@ def _record(
         at_once = _TOGETHER if pool.together else 1
         for first in range(0, len(players), at_once):
             some = players[first : first + at_once]
-            parts.append(_play(pool, some, space, seen, kept, limit or DEFAULT_LIMIT, ended))
+            parts.append(_play(pool, some, spec, seen, limit or DEFAULT_LIMIT, ended))
     finally:
         opened.close()
     columns = [np.concatenate(column) for column in zip(*(part.columns for part in parts), strict=True)]
@@ -167,29 +167,30 @@ def _record(
 def _play(
     pool: Pool,
     players: list[_Player],
-    space: Box | Discrete,
+    spec: Spec,
     seen: Shaped[np.ndarray, "*s"],
-    kept: str,
     limit: int,
     on_end: Callable[[int], None],
 ) -> _Recorded:
     """Plays their episodes side by side.
 
-    - `seen`, `kept`: an observation, and the type in which observations are recorded.
+    - `seen`: an observation of the environment's own type; `spec` has the one in which observations are recorded.
     - `on_end(episodes)`: is told when so many more are over.
     """
     count = len(players)
     observations, rewards, ended = np.stack([seen] * count), np.zeros(count), np.zeros((2, count), bool)
-    actions = np.zeros((count, *_shape(space)), np.int64 if isinstance(space, Discrete) else np.float32)
+    actions = np.zeros((count, *spec.action_shape), spec.action_dtype)
     alive, acting, steps = np.arange(count), players, []
     try:
         pool.reset(np.array([player.seed for player in players]), observations)
         while acting and len(steps) < limit:
             before = observations[alive]
-            actions[alive] = _chosen(acting, before, space, len(steps))
+            actions[alive] = _chosen(acting, before, spec.action, len(steps))
             pool.step(alive, actions.copy(), observations, rewards, ended)  # which an environment may write into
             flags = ended[:, alive]
-            steps.append((alive, before.astype(kept, copy=False), actions[alive], rewards[alive], *flags))
+            steps.append(
+                (alive, before.astype(spec.observation_dtype, copy=False), actions[alive], rewards[alive], *flags)
+            )
             if flags.any():
                 alive = alive[~flags.any(axis=0)]
                 on_end(len(acting) - len(alive))
@@ -229,7 +230,3 @@ def _chosen(
             f"step {step}."
         )
     return actions
-
-
-def _shape(space: Box | Discrete) -> tuple[int, ...]:
-    return () if isinstance(space, Discrete) else space.low.shape
