@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -40,13 +40,48 @@ def connect(coordinator: str | None = None, num_processes: int | None = None, pr
     jax.config.update("jax_enable_preemption_service", False)  # which would keep SIGTERM for itself
     try:
         with _saying_so_on_abort():
-            jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT)
+            jax.distributed.initialize(
+                coordinator,
+                num_processes,
+                process_id,
+                local_device_ids=own_gpus(os.environ),
+                heartbeat_timeout_seconds=HEARTBEAT,
+            )
     except (ValueError, RuntimeError, TypeError, OSError) as error:
         why = one_line(error, 200).rstrip(".")
         raise JaxdtError(
             f"this process finds no others to train with: {why}; start it with srun or mpirun, on a TPU pod or in a "
             "Kubernetes job, or give --coordinator HOST:PORT, --num-processes N and --process-id I."
         ) from error
+
+
+def own_gpus(told: Mapping[str, str]) -> list[int] | None:
+    """Which of the GPUs that a scheduler shows this process it trains on; None: it does not say, so as jax chooses.
+
+    `told`: environment variables. Jax takes the one whose number is the process's own on its machine, which is not
+    there where each is shown its own alone (SLURM's `--gpus-per-task`; jax's issue 28194), and is one of many where a
+    machine has one process (issue 16788).
+    """
+    shown, ours = told.get("CUDA_VISIBLE_DEVICES", ""), _place_on_machine(told)
+    if not shown or ours is None or "JAX_LOCAL_DEVICE_IDS" in told:
+        return None
+    number, (place, processes) = shown.count(",") + 1, ours
+    if number < processes or told.get("SLURM_GPUS_PER_TASK", "").rpartition(":")[2] == str(number):
+        return list(range(number))  # shown to this process alone
+    each = number // processes
+    return list(range(place * each, (place + 1) * each))
+
+
+def _place_on_machine(told: Mapping[str, str]) -> tuple[int, int] | None:
+    """This process's number among those of its machine, and how many these are, as SLURM or Open MPI says."""
+    try:
+        if "OMPI_COMM_WORLD_LOCAL_RANK" in told:
+            return int(told["OMPI_COMM_WORLD_LOCAL_RANK"]), int(told["OMPI_COMM_WORLD_LOCAL_SIZE"])
+        of_each = re.findall(r"(\d+)(?:\(x(\d+)\))?", told["SLURM_STEP_TASKS_PER_NODE"])  # such as 4(x2),3
+        processes = [int(number) for number, times in of_each for _ in range(int(times or 1))]
+        return int(told["SLURM_LOCALID"]), processes[int(told["SLURM_NODEID"])]
+    except (KeyError, ValueError, IndexError):
+        return None
 
 
 def count() -> int:

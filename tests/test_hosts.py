@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 import jaxdt
-from jaxdt import FrameSampler, TrajectorySampler, TransitionSampler, WindowSampler
+from jaxdt import FrameSampler, TrajectorySampler, TransitionSampler, WindowSampler, hosts
 from jaxdt.checkpoint import checkpoint_steps
 from jaxdt.cli.training import train_command
 from jaxdt.errors import JaxdtError
 from jaxdt.loggers import read_lines
 from jaxdt.parallel import choose_layout
 from jaxdt.run.directory import RunDirectory, read_record
+from jaxdt.run.processes import as_the_first_sees
 from tests.children import everything_saved, pendulum_episodes, start
 from tests.conftest import make_store
 
@@ -44,24 +45,28 @@ class Together:
         *flags: str,
         of_one: dict[int, list[str]] | None = None,
         found_by: Callable[[int], list[str]] | None = None,
+        program: dict[int, str] | None = None,
     ) -> list[subprocess.Popen]:
-        """`of_one`: flags that one process alone is given. `found_by`: what a scheduler tells each; None: by flags."""
+        """`of_one`: flags that one process alone is given. `found_by`: what a scheduler tells each; None: by flags.
+
+        `program`: what one process runs in place of jaxdt itself.
+        """
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
         self.logs = [Path(f"{self.out}.{process}.log") for process in range(processes)]
-        command = f"-m jaxdt train bc --dataset {self.shared / 'data.npz'} --out {self.out}".split()
+        command = f"train bc --dataset {self.shared / 'data.npz'} --out {self.out}".split()
         started = []
         for process, path in enumerate(self.logs):
-            arguments = [*command, *FLAGS, *self.flags, *flags, *(of_one or {}).get(process, [])]
+            which = (program or {}).get(process, "-m jaxdt").split()
+            arguments = [*which, *command, *FLAGS, *self.flags, *flags, *(of_one or {}).get(process, [])]
             if found_by is not None:
                 arguments.append("--distributed")
             elif processes > 1:
                 arguments += ["--coordinator", address, "--num-processes", str(processes), "--process-id", str(process)]
             through = () if found_by is None else ("env", *found_by(process))
             with open(path, "w") as log:
-                program = start(arguments, self.shared / "cache", through, stdout=log, stderr=subprocess.STDOUT)
-            started.append(program)
+                started.append(start(arguments, self.shared / "cache", through, stdout=log, stderr=subprocess.STDOUT))
         return started
 
     def finish(self, processes: int, *flags: str) -> None:
@@ -308,9 +313,78 @@ def test_what_one_refuses_all_refuse_in_a_sentence(shared, tmp_path, monkeypatch
     assert not RunDirectory(run.out).holds_run
 
 
+FOUR = "SLURM_STEP_TASKS_PER_NODE=4(x2) SLURM_NODEID=1"
+
+
+@pytest.mark.parametrize(
+    ("told", "own"),
+    [
+        # What a scheduler shows, by the issues of jax that are named where it is decided.
+        (f"{FOUR} SLURM_LOCALID=3 SLURM_GPUS_PER_TASK=1 CUDA_VISIBLE_DEVICES=0", [0]),
+        (f"{FOUR} SLURM_LOCALID=3 SLURM_GPUS_PER_TASK=h100:1 CUDA_VISIBLE_DEVICES=GPU-8932f937", [0]),
+        (f"{FOUR} SLURM_LOCALID=3 CUDA_VISIBLE_DEVICES=0,1,2,3", [3]),
+        (f"{FOUR} SLURM_LOCALID=2 SLURM_GPUS_PER_TASK=1 CUDA_VISIBLE_DEVICES=0,1,2,3", [2]),  # --gpu-bind=closest
+        (f"{FOUR} SLURM_LOCALID=1 CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7", [2, 3]),
+        (f"{FOUR} SLURM_LOCALID=1 SLURM_GPUS_PER_TASK=4 CUDA_VISIBLE_DEVICES=4,5,6,7", [0, 1, 2, 3]),
+        ("SLURM_STEP_TASKS_PER_NODE=4,1 SLURM_NODEID=1 SLURM_LOCALID=0 CUDA_VISIBLE_DEVICES=0,1", [0, 1]),
+        (
+            "OMPI_COMM_WORLD_LOCAL_RANK=1 OMPI_COMM_WORLD_LOCAL_SIZE=2 CUDA_VISIBLE_DEVICES=0,1,2,3",
+            [2, 3],
+        ),
+        (f"{FOUR} SLURM_LOCALID=3", None),
+        (f"{FOUR} SLURM_LOCALID=3 CUDA_VISIBLE_DEVICES=0,1,2,3 JAX_LOCAL_DEVICE_IDS=1", None),
+        ("SLURM_STEP_TASKS_PER_NODE=4 SLURM_NODEID=1 SLURM_LOCALID=0 CUDA_VISIBLE_DEVICES=0,1", None),
+        ("CUDA_VISIBLE_DEVICES=0,1", None),
+    ],
+)
+def test_a_process_trains_on_the_gpus_that_are_its_own(monkeypatch, told, own):
+    given: dict[str, object] = {}
+    monkeypatch.setattr("os.environ", dict(each.split("=") for each in told.split()))
+    monkeypatch.setattr("jax.distributed.initialize", lambda *others, **named: given.update(named))
+    hosts.connect("127.0.0.1:1", 2, 0)
+    assert given["local_device_ids"] == own
+
+
+def test_what_another_process_does_not_see_yet_is_waited_for(monkeypatch, tmp_path):
+    monkeypatch.setattr("jaxdt.hosts.told", lambda mine: [True])  # by the first
+    monkeypatch.setattr("jaxdt.run.processes.time.sleep", lambda seconds: None)
+    looks = iter([[False], [False], [False], [True]])
+    assert as_the_first_sees(lambda: next(looks), tmp_path) == [True]
+    assert list(looks) == []
+    with pytest.raises(JaxdtError, match=r"on a disk that all processes share; got .*, which does not hold here"):
+        as_the_first_sees(lambda: [False], tmp_path, patience=0)
+
+
+LATE = """
+import sys
+from jaxdt.cli import main
+from jaxdt.run.directory import RunDirectory
+
+looks, holds_run = iter(range(1000)), RunDirectory.holds_run.fget
+RunDirectory.holds_run = property(lambda run: next(looks) not in (0, 1, 2, 5, 6) and holds_run(run))
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_one_process_sees_late_goes_on(shared, whole, tmp_path):
+    """As on a network file system: the second one finds nothing for a while, before its options are read and after."""
+    run = Together(shared, tmp_path / "run", *LONG)
+    run.finish(1, "--steps", "20")
+    (tmp_path / "late.py").write_text(LATE)
+    processes = run.start(2, "--resume", "--steps", "60", program={1: str(tmp_path / "late.py")})
+    assert run.wait(processes) == [0, 0], run.said()
+    is_close(run, whole)
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
+        (
+            "--coordinator localhost:1 --num-processes two --process-id 0",
+            "--num-processes takes a whole number, .* 'two'",
+        ),
+        ("--num_processes=2", "--coordinator, --num-processes and --process-id are given together"),
         ("--coordinator localhost:1", "--coordinator, --num-processes and --process-id are given together"),
         (
             "--coordinator localhost --num-processes 2 --process-id 0",

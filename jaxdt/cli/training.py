@@ -51,10 +51,10 @@ class TrainArguments:
 
 
 def train_command(arguments: list[str]) -> None:
-    parsed = parse_train(arguments)
+    alone = not any(_is_given(arguments, flag) for flag in ("distributed", *_OTHERS)) or "--help" in arguments
+    parsed = parse_train(arguments) if alone else _parse_with_others(arguments)
     if parsed.resume and parsed.out is None:
         raise JaxdtError("to resume a run, name its directory with --out.")
-    alone = not parsed.distributed and parsed.coordinator is None
     if parsed.config.dataset is not None and not parsed.resume and alone:  # jax, which takes seconds, is not loaded yet
         from jaxdt.data.loading import check_is_there
 
@@ -64,7 +64,6 @@ def train_command(arguments: list[str]) -> None:
     from jaxdt.run.stopping import stop_signals
     from jaxdt.run.train import train
 
-    _connect(parsed)
     keep_compiled_programs()
     progress = console_progress() if hosts.is_first() else Progress()
     if not hosts.is_first():
@@ -84,14 +83,27 @@ def train_command(arguments: list[str]) -> None:
         print(run_report(out))
 
 
-def _connect(parsed: TrainArguments) -> None:
-    from jaxdt import hosts
+_OTHERS = ("coordinator", "num-processes", "process-id")
 
-    named = (parsed.coordinator, parsed.num_processes, parsed.process_id)
-    if None in named and named != (None, None, None):
+
+def _parse_with_others(arguments: list[str]) -> TrainArguments:
+    """Once all processes have met, so that the run that goes on is the one that the first of them sees."""
+    from jaxdt import hosts
+    from jaxdt.run.processes import as_the_first_sees
+
+    named = [_value_of(arguments, flag) for flag in _OTHERS]
+    if None in named and named != [None] * 3:
         raise JaxdtError("--coordinator, --num-processes and --process-id are given together; one of them is missing.")
-    if parsed.distributed or None not in named:
-        hosts.connect(*named)
+    for flag, value in zip(_OTHERS[1:], named[1:], strict=True):
+        if value is not None and not value.isdecimal():
+            raise JaxdtError(f"--{flag} takes a whole number, 0 or more; got {value!r:.40}.")
+    coordinator, *numbers = named
+    hosts.connect(coordinator, *(None if number is None else int(number) for number in numbers))
+    with hosts.in_step():
+        out = _value_of(arguments, "out")
+        if out is not None and "--resume" in arguments:
+            as_the_first_sees(lambda: stored_config(out) is not None, out)
+        return parse_train(arguments)
 
 
 def parse_train(arguments: list[str]) -> TrainArguments:
@@ -155,13 +167,13 @@ def _starting_from(trained: RunRecord, preset: str | None) -> TrainConfig:
 
 
 def _is_given(arguments: list[str], flag: str) -> bool:
-    return any(argument.split("=")[0] == f"--{flag}" for argument in arguments)
+    return any(argument.split("=")[0].replace("_", "-") == f"--{flag}" for argument in arguments)
 
 
 def _value_of(arguments: list[str], flag: str) -> str | None:
     """What a flag is given, as `--flag VALUE` or `--flag=VALUE`."""
     for argument, following in itertools.zip_longest(arguments, arguments[1:]):
         name, equals, value = argument.partition("=")
-        if name == f"--{flag}":
+        if name.replace("_", "-") == f"--{flag}":
             return value if equals else following
     return None

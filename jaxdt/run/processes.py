@@ -2,13 +2,17 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from jaxdt import hosts
 from jaxdt.config import TrainConfig, flatten
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import JaxdtError
+
+
+Seen = TypeVar("Seen")
 
 
 def check_processes(config: TrainConfig, seeds: Sequence[int]) -> None:
@@ -40,23 +44,31 @@ def check_agreement(config: TrainConfig, episodes: EpisodeStore) -> None:
                 )
 
 
-def check_shared(directory: Path, patience: float = 40.0) -> None:
-    """Raises JaxdtError in a process that does not see within `patience` seconds what the first one has written.
+def check_shared(directory: Path) -> None:
+    """Raises JaxdtError in a process that does not see what the first one has written there."""
+    as_the_first_sees(lambda: _holder(directory), directory)
 
-    Network file systems may show it to others half a minute later.
+
+def _holder(directory: Path) -> str | None:
+    try:
+        return (directory / ".holder").read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def as_the_first_sees(look: Callable[[], Seen], directory: str | os.PathLike[str], patience: float = 40.0) -> Seen:
+    """What `look()` tells of a run directory in the first process, as JSON, once it tells the same here.
+
+    Network file systems may show to others half a minute later what one has written. What a process does with others
+    must not follow from what it alone does not see yet. Raises JaxdtError after `patience` seconds.
     """
-    token = directory / ".holder"
-    written = hosts.told(token.read_text(encoding="utf-8") if hosts.is_first() else None)
+    wanted = hosts.told(look())
     until = time.monotonic() + patience
-    while True:
-        try:
-            if token.read_text(encoding="utf-8") == written:
-                return
-        except OSError:
-            pass
+    while look() != wanted:
         if time.monotonic() > until:
             raise JaxdtError(
                 f"the run directory must be on a disk that all processes share; got {os.fspath(directory)}, which "
-                "holds nothing of the first one's here; choose another out= (--out)."
+                "does not hold here what it holds for the first one; choose another out= (--out)."
             )
         time.sleep(0.2)
+    return wanted

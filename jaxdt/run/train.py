@@ -27,7 +27,7 @@ from jaxdt.run.evaluate import render_videos, video_paths
 from jaxdt.run.lock import sole_process
 from jaxdt.run.loop import train_and_evaluate
 from jaxdt.run.prepare import Prepared, prepare_run
-from jaxdt.run.processes import check_agreement, check_processes, check_shared
+from jaxdt.run.processes import as_the_first_sees, check_agreement, check_processes, check_shared
 from jaxdt.run.resume import agree_with_records, is_finished, meet_at_one_checkpoint
 from jaxdt.run.seed_group import SeedGroup, check_seeds, open_seed_group
 from jaxdt.run.stopping import Stop, never
@@ -83,14 +83,16 @@ def train(
             check_seeds(config, seeds)
         config, episodes = with_store(config, store, progress)
         out = Path(hosts.told(os.fspath(_next_free_directory(config, episodes))))
+    as_the_first_sees(lambda: RunDirectory(out).holds_run, out)
     group = open_seed_group(out, config, seeds, resume)
     check_processes(config, group.seeds)
     with contextlib.ExitStack() as stack:
         stack.enter_context(saying_what_is_safe(group, "train"))
-        records = [read_record(run) if run.holds_run else None for run in group.runs]
-        previous, begun = next(filter(None, records), None), hosts.told(group.has_begun)
+        begun = hosts.told(group.has_begun)
         if begun:
             stack.enter_context(held(group))
+        records = [read_record(run) if run.holds_run else None for run in group.runs]
+        previous = next(filter(None, records), None)
         if previous is not None:
             config = _continued(config, group, records)
             if hosts.told(is_finished(group, config)):
