@@ -57,6 +57,15 @@ def test_rows_and_columns_of_dropout_are_kept_evenly():
         assert 0.9 < deviations.std() < 1.1
 
 
+def test_rows_of_more_elements_than_32_bits_count_are_dropped_apart(monkeypatch):
+    before = kept(jax.random.key(7))
+    monkeypatch.setattr("jaxdt.models.layers._COUNTED", before.size - 1)
+    share = np.asarray(jax.jit(lambda x: drop(x, 0.1, jax.random.key(7)))(jnp.ones(before.shape))) > 0
+    assert abs(share.mean() - 0.9) < 4 * 0.3 / np.sqrt(share.size)
+    for one, other in itertools.combinations((*share[:4], share[-1], before[-1]), 2):
+        assert abs(np.mean((one - 0.9) * (other - 0.9))) / 0.09 * np.sqrt(one.size) < 4.5
+
+
 def test_dropout_has_the_same_bits_under_vmap():
     keys, ones = jax.random.split(jax.random.key(0), 3), jnp.ones((3, 4, 5))
     mapped = jax.jit(jax.vmap(lambda x, key: drop(x, 0.5, key)))(ones, keys)

@@ -138,6 +138,10 @@ def _spread_backward(batch: int, _: None, gradients: list[Array]) -> tuple[list[
 _spread.defvjp(_spread_forward, _spread_backward)
 
 
+_COUNTED = 2**32
+"""Elements whose places have numbers of 32 bits."""
+
+
 def drop(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
     """Dropout whose bits are hashes of the key and an element's place, so that they are never written to memory.
 
@@ -145,9 +149,13 @@ def drop(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
     """
     if key is None or rate == 0:
         return x
-    words = jax.random.bits(key, (2,), jnp.uint32)
-    place = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape)
-    bits = _hash(_hash(place ^ words[0]) + words[1])
+    first, second = jax.random.bits(key, (2,), jnp.uint32)
+    if x.size <= _COUNTED:
+        place = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape)
+    else:  # counted in each row anew, and each row's second word is its own
+        place = jax.lax.iota(jnp.uint32, math.prod(x.shape[1:])).reshape(1, *x.shape[1:])
+        second = _hash(jax.lax.broadcasted_iota(jnp.uint32, (len(x), *[1] * (x.ndim - 1)), 0) ^ second)
+    bits = _hash(_hash(place ^ first) + second)
     return jnp.where(bits >= jnp.uint32(round(rate * 2**32)), x / (1 - rate), 0)
 
 
