@@ -39,7 +39,7 @@ class Arguments:
     repeats: int = 3
     """Times that each row is measured, about a second each; the median is shown."""
     minutes: float = 10.0
-    """No row is begun after that."""
+    """No row is begun after that, and one that is being measured is given up."""
     device: str = "gpu"
     """`cpu` tries the script out where there is no GPU."""
 
@@ -90,11 +90,12 @@ class _Check:
         print(f"{machine_lines(self._machine)}\ndriver: {self._machine['driver']}", flush=True)
 
     def _measure(self, section: str, row: Row) -> None:
-        if time.monotonic() - self._began > 60 * self._arguments.minutes:
+        left = 60 * self._arguments.minutes - (time.monotonic() - self._began)
+        if left <= 0:
             self._report(section, row, f"left out: {self._arguments.minutes:g} minutes are over")
             return
         worker = self._worker(row.module, row.settings, row.process)
-        given_up = threading.Timer(LONGEST_ROW, worker.kill)
+        given_up = threading.Timer(min(LONGEST_ROW, left), worker.kill)
         given_up.start()
         try:
             values = [worker.ask(row.call, row.shapes) for _ in range(row.repeats or self._arguments.repeats)]

@@ -322,14 +322,60 @@ def test_rows_name_tasks_that_are_there(tmp_path):
 
 
 def test_what_a_gpu_may_differ_by_depends_on_how_it_multiplies():
-    for settings, allowed in ((FLOAT32, 1e-4), ({}, 3e-3)):
+    for settings, allowed, recorded in ((FLOAT32, 1e-4, 1e-3), ({}, 3e-3, 3e-3)):
+        right = {"loss": 0.0, "grad_norm": 0.0, "weights": 0.0}
         row = GpuRow(name="", call=Call("agree"), settings=settings)
         assert failure(row, [{"loss": 0.9 * allowed, "grad_norm": 0.0, "weights": 1e-3}]) is None
         assert f"may differ by {allowed:g}" in failure(row, [{"loss": 0.0, "grad_norm": 1.1 * allowed, "weights": 0.0}])
         for name in ("loss", "grad_norm", "weights"):
             wrong = {"loss": 0.0, "grad_norm": 0.0, "weights": 0.0, name: float("nan")}
             assert failure(row, [wrong]) is not None
+        for away in (1.1 * recorded, float("nan")):
+            assert f"is recorded by {recorded:g}" in failure(row, [{**right, "recorded": away}])
+        assert failure(row, [{**right, "recorded": 0.9 * recorded}]) is None
     assert failure(GpuRow(name="", call=Call("train")), [1.0]) is None
+
+
+@pytest.mark.slow
+def test_twenty_updates_on_this_cpu_are_those_that_are_recorded():
+    [found] = ours.agree(Shapes())
+    assert found["loss"] == found["grad_norm"] == found["weights"] == 0
+    assert found["recorded"] < 1e-4
+
+
+def test_the_gpu_check_ends_in_time(tmp_path, monkeypatch, capsys):
+    """What is being measured when its minutes are over is given up, and nothing is begun after them."""
+    given_up, now = [], iter([0, 0, 0, 500, 599, 700, 800])
+
+    class Worker:
+        def __init__(self, *arguments):
+            pass
+
+        def ask(self, call, shapes):
+            return 1.0
+
+        def kill(self):
+            pass
+
+        close = kill
+
+    class Timer:
+        def __init__(self, seconds, function):
+            given_up.append(seconds)
+
+        start = cancel = lambda self: None
+
+    monkeypatch.setattr(gpu_check, "Worker", Worker)
+    monkeypatch.setattr(gpu_check.threading, "Timer", Timer)
+    monkeypatch.setattr(gpu_check.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(gpu_check._Check, "_say_machine", lambda check: None)
+    rows = {"paper": [GpuRow(name=str(i), call=Call("sample"), shapes=TINY) for i in range(5)]}
+    monkeypatch.setattr(gpu_check, "make_rows", lambda directory, device: rows)
+    check = gpu_check._Check(gpu_check.Arguments(minutes=10), tmp_path)
+    check._machine = {"device": "cpu"}
+    check.run()
+    assert given_up == [120, 120, 100, 1]
+    assert "left out: 10 minutes are over" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -12,10 +12,10 @@ from benchmarking.shapes import Shapes
 HEAD = ("", "ours", "peer", "times as fast", "floor", "our share of it")
 PAPER_UPDATES = 100_000
 PEAKS = {
-    "NVIDIA H200": {"TF32": 494.5e12, "bfloat16": 989e12},
-    "NVIDIA H100 80GB HBM3": {"TF32": 494.5e12, "bfloat16": 989e12},
-    "NVIDIA H100 PCIe": {"TF32": 378e12, "bfloat16": 756e12},
-    "NVIDIA A100": {"TF32": 156e12, "bfloat16": 312e12},
+    "NVIDIA H200": {"float32": 67e12, "TF32": 494.5e12, "bfloat16": 989e12},
+    "NVIDIA H100 80GB HBM3": {"float32": 67e12, "TF32": 494.5e12, "bfloat16": 989e12},
+    "NVIDIA H100 PCIe": {"float32": 51e12, "TF32": 378e12, "bfloat16": 756e12},
+    "NVIDIA A100": {"float32": 19.5e12, "TF32": 156e12, "bfloat16": 312e12},
 }
 """Dense operations a second of the data sheets, by how `device_kind` begins; jax multiplies float32 as TF32 there."""
 
