@@ -18,7 +18,7 @@ from jaxdt.data.actions import counted_from_zero, mapped_onto_unit
 from jaxdt.data.checks import checked_arrays
 from jaxdt.data.returns import returns_of, returns_to_go_of
 from jaxdt.data.statistics import Statistics, constant_columns, statistics_of
-from jaxdt.data.storage import MEMORY, TemporaryStorage, chunks, release_pages
+from jaxdt.data.storage import MEMORY, TemporaryStorage, chunks
 from jaxdt.errors import JaxdtError
 from jaxdt.types import Box, Discrete, Spec
 
@@ -286,21 +286,31 @@ class EpisodeStore:
         """Episodes in their order; `statistics`: None where they are to have their own."""
         kept = np.zeros(self.num_episodes, bool)
         kept[episodes] = True
-        rows = np.flatnonzero(np.repeat(kept, self.lengths))
+        steps = int(self.lengths[kept].sum())
 
         def selected(name: str) -> np.ndarray:
-            return self._like_ours(name, len(rows), _rows(getattr(self, name), rows))
+            return self._like_ours(name, steps, self._parts(name, kept))
 
         return dataclasses.replace(
             self,
             observations=selected("observations"),
             actions=selected("actions"),
-            rewards=self.rewards[rows],
-            terminations=self.terminations[rows],
-            truncations=self.truncations[rows],
+            rewards=selected("rewards"),
+            terminations=selected("terminations"),
+            truncations=selected("truncations"),
             offsets=np.concatenate([[0], np.cumsum(self.lengths[episodes])]),
             statistics_before_filters=statistics,
         )
+
+    def _parts(self, name: str, kept: Bool[np.ndarray, " episodes"]) -> Iterator[np.ndarray]:
+        """The steps of some episodes, without a list of them all, which would take 8 bytes a step."""
+        start = 0
+        for chunk in chunks(getattr(self, name)):
+            stop = start + len(chunk)
+            first, last = np.searchsorted(self.offsets, start, "right") - 1, np.searchsorted(self.offsets, stop)
+            inside = np.diff(np.clip(self.offsets[first : last + 1], start, stop))
+            yield chunk[np.repeat(kept[first:last], inside)]
+            start = stop
 
     def _like_ours(self, name: str, steps: int, parts: Iterable[np.ndarray]) -> np.ndarray:
         """An array like ours of other numbers, in memory or on the disk as ours is."""
@@ -310,9 +320,3 @@ class EpisodeStore:
         for part in parts:
             writer.append(part)
         return writer.done()
-
-
-def _rows(values: np.ndarray, rows: Int[np.ndarray, " k"]) -> Iterator[np.ndarray]:
-    for chunk in chunks(rows):
-        yield values[chunk]
-        release_pages(values)
