@@ -390,6 +390,7 @@ def test_random_shift_moves_the_pictures_of_a_window_alike(shape):
         assert {found[0][axis] for found in corners} == set(range(5))
 
 
+@pytest.mark.slow
 def test_random_shift_is_for_training_alone():
     store = frame_store((12, 12))
     spec = make_spec(SMALL, store)

@@ -92,7 +92,10 @@ def test_replaying_the_stored_actions_from_the_seed_gives_the_stored_episode(env
     env.close()
 
 
-@pytest.mark.parametrize(("env_id", "limit"), [("Hopper-v5", None), ("Walker2d-v5", 15), ("ALE/Breakout-v5", 150)])
+@pytest.mark.parametrize(
+    ("env_id", "limit"),
+    [("Hopper-v5", None), ("Walker2d-v5", 15), pytest.param("ALE/Breakout-v5", 150, marks=pytest.mark.slow)],
+)
 def test_episodes_that_are_played_side_by_side_are_those_of_one_by_one(env_id, limit, monkeypatch):
     """Of different lengths, whose policies and noise differ, and more than are played at once."""
     if env_id.startswith("ALE"):

@@ -61,9 +61,26 @@ class Trained(NamedTuple):
 
 @functools.cache
 def twenty_updates(
-    devices: int, *seeds: int, shard_parameters: bool = False, scan_layers: bool = False, num_layers: int = 1
+    devices: int,
+    *seeds: int,
+    shard_parameters: bool = False,
+    scan_layers: bool = False,
+    num_layers: int = 1,
+    backend: str = "cpu",
 ) -> Trained:
-    """As the loop makes them, dropout on."""
+    """As the loop makes them, dropout on; `backend`: whose program, for a GPU's differs in several places."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jax.default_backend", lambda: backend)
+        loop.compiled.cache_clear()
+        try:
+            return _twenty_updates(devices, seeds, shard_parameters, scan_layers, num_layers)
+        finally:
+            loop.compiled.cache_clear()
+
+
+def _twenty_updates(
+    devices: int, seeds: tuple[int, ...], shard_parameters: bool, scan_layers: bool, num_layers: int
+) -> Trained:
     model = dataclasses.replace(ALGORITHM.model, scan_layers=scan_layers, num_layers=num_layers)
     algorithm = dataclasses.replace(ALGORITHM, model=model)
     layout = choose_layout(8, seeds=len(seeds), devices=devices, shard_parameters=shard_parameters)
@@ -101,6 +118,29 @@ def test_each_device_has_its_share_of_a_batch_and_gradients_are_summed_over_all(
         assert shares == dict.fromkeys(jax.devices()[:devices], (UPDATES, 8 // devices, *leaf.shape[2:]))
     assert trained.collectives == {"all-reduce"}
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(trained.state))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("devices", "seeds", "shard_parameters", "collectives"),
+    [
+        (1, (0, 1), False, set()),
+        (2, (0,), False, {"all-reduce"}),
+        (4, (0,), False, {"all-reduce"}),
+        (2, (0, 1, 2), False, {"all-reduce"}),
+        (2, (0, 1), False, set()),
+        (2, (0,), True, None),
+    ],
+)
+def test_the_program_of_a_gpu_trains_to_the_same_losses(monkeypatch, devices, seeds, shard_parameters, collectives):
+    monkeypatch.setattr("jaxdt.parallel._SMALL", 64)
+    ours = twenty_updates(devices, *seeds, shard_parameters=shard_parameters, backend="gpu")
+    for place, seed in enumerate(seeds):
+        alone = twenty_updates(1, seed)
+        losses = ours.losses if len(seeds) == 1 else ours.losses[place]
+        np.testing.assert_allclose(losses, alone.losses, rtol=1e-5)
+    assert ours.programs == 1
+    assert collectives is None or ours.collectives == collectives
 
 
 @pytest.mark.slow
@@ -180,7 +220,8 @@ def is_close(out, whole):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *saved)
 
 
-@pytest.mark.parametrize("shard_parameters", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("shard_parameters", [False, True])
 def test_a_run_resumes_on_fewer_and_on_more_devices(on_one, tmp_path, monkeypatch, shard_parameters):
     monkeypatch.setattr("jaxdt.parallel._SMALL", 64)
     for devices in (4, 1 + shard_parameters):
@@ -229,7 +270,7 @@ def test_the_command_trains_on_several_devices_and_plays_on_one(tmp_path, capsys
     ("episodes", "options", "used"),
     [
         (4, {}, 4),
-        (3, {}, 3),
+        pytest.param(3, {}, 3, marks=pytest.mark.slow),
         (5, {}, 1),
         (10, {"parallel": 4}, 2),
         pytest.param(3, {"training_seeds": (8, 9)}, 3, marks=pytest.mark.slow),

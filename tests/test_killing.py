@@ -163,9 +163,8 @@ def test_two_processes_train_to_the_same_bits(shared, whole):
     is_what_it_would_have_been(other, whole)
 
 
-@pytest.mark.parametrize(
-    "left", [pytest.param([], marks=pytest.mark.slow), [".lock", ".holder", ".holder.x1.tmp", ".config.json.x2.tmp"]]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("left", [[], [".lock", ".holder", ".holder.x1.tmp", ".config.json.x2.tmp"]])
 def test_a_run_killed_before_its_config_begins_anew(shared, tmp_path, capsys, left):
     out = tmp_path / "run"
     out.mkdir()

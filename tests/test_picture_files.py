@@ -283,8 +283,9 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hdf5", "arrow", "parquet"])
-@pytest.mark.parametrize("name", [pytest.param("jpeg", marks=pytest.mark.slow), "raw", "same"])
+@pytest.mark.parametrize("name", ["jpeg", "raw", "same"])
 def test_minaris_atari_is_read_in_each_of_its_formats(root, monkeypatch, kind, name):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
     with pytest.warns(UserWarning, match=f"minari:atari/pong/{kind}-{name}-v0: colour pictures of 210 x 160"):

@@ -81,9 +81,8 @@ def wait_for(condition, seconds=120):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_command_saves_says_how_to_go_on_and_exits(tmp_path, number, code):
     make_store().save(tmp_path / "data.npz")
     command = "train paper --env none --width 16 --num-layers 1 --context-length 2 --batch-size 2 --steps 1000000"

@@ -62,6 +62,7 @@ def test_halves_give_what_the_whole_batch_gives_in_the_same_order(agents, monkey
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), halves, whole)
 
 
+@pytest.mark.slow
 def test_models_that_are_played_one_after_the_other_take_turns_too(agents, monkeypatch):
     params, targets = stacked([agent.params for agent in agents]), [100.0, 3000.0]
     options = {"training_seeds": (0, 1), "parallel": 16}
@@ -74,6 +75,7 @@ def test_models_that_are_played_one_after_the_other_take_turns_too(agents, monke
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), halves, whole)
 
 
+@pytest.mark.slow
 def test_halves_of_games_give_what_the_whole_batch_gives(monkeypatch):
     pytest.importorskip("ale_py")
     from jaxdt.pools.atari import AtariPool
@@ -161,6 +163,7 @@ def test_ctrl_c_while_only_the_second_half_plays_ends_it(agents, monkeypatch):
     assert 200 <= sum(alive > 0 for alive in steps) < 900
 
 
+@pytest.mark.slow
 def test_evaluators_share_the_second_environment_of_one_and_batches_may_change_their_size(agents):
     environment = hopper()
     explorer = Evaluator(agents[0].policy, environment, record=True)
