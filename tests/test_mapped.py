@@ -1,22 +1,25 @@
 import json
 import os
 import shutil
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jaxdt import EpisodeStore, JaxdtError, WindowSampler, load_episodes
+from jaxdt import EpisodeStore, JaxdtError, TrainConfig, WindowSampler, load_episodes
 from jaxdt.data import loading, mapped, storage
 from jaxdt.data.writing import write_episodes
 from jaxdt.progress import Progress
+from jaxdt.run.doubts import doubt_units_of_actions
 from jaxdt.types import Box, Discrete
 from tests.conftest import make_store
 from tests.test_arrow import write_parquet, write_saved
 from tests.test_hdf5 import write as write_hdf5
 from tests.test_loading import good_arrays, write_npz
 from tests.test_pickled import episodes_of, write as write_pickle
+from tests.toys import DRIFT_SPEC
 
 
 FIELDS = ("observations", "actions", "rewards", "terminations", "truncations", "offsets")
@@ -85,6 +88,30 @@ def test_a_mapped_store_is_bit_for_bit_the_one_in_memory(tmp_path, cache, kind, 
             assert one.dtype == other.dtype
             assert one.tobytes() == other.tobytes()
     assert [path.name for path in cache.iterdir() if not path.name.endswith(".lock")] == [store.mapped_in.name]
+
+
+@pytest.mark.parametrize(
+    "derive",
+    [
+        lambda s: s.best(0.5).returns_to_go,
+        lambda s: [part.returns_to_go for part in s.split(0.2)],
+        lambda s: s.with_delayed_rewards().returns_to_go,
+        lambda s: s.with_actions_of(Box(np.full(1, -1.0), np.full(1, 2.0))),
+        lambda s: doubt_units_of_actions(TrainConfig(), s, DRIFT_SPEC),
+    ],
+)
+def test_what_is_made_of_mapped_episodes_takes_no_memory_for_each_step(tmp_path, derive):
+    arrays = {"observations": np.zeros((1_000_000, 2), np.float32), "actions": np.ones((1_000_000, 1), np.float32)}
+    ends = np.arange(1000, 1_000_001, 1000)
+    np.savez(tmp_path / "a.npz", **arrays, rewards=np.ones(1_000_000, np.float32), episode_ends=ends)
+    store = load_episodes(tmp_path / "a.npz", map_above=0.0)
+    tracemalloc.start()
+    try:
+        kept = derive(store)
+        assert tracemalloc.get_traced_memory()[1] < 3.9e6  # blocks of 65,536 steps; of all a float32 takes 4e6
+    finally:
+        tracemalloc.stop()
+    del kept
 
 
 @pytest.mark.parametrize("kind", KINDS)

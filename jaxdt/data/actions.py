@@ -58,7 +58,11 @@ def counted_from_zero(
 
 
 def _rows_where(actions: np.ndarray, holds: Any) -> Int[np.ndarray, " _"]:
-    return np.flatnonzero(np.concatenate([holds(a) for a in chunks(actions)]))
+    start, rows = 0, []
+    for chunk in chunks(actions):
+        rows.append(start + np.flatnonzero(holds(chunk)))
+        start += len(chunk)
+    return np.concatenate(rows)
 
 
 def _episode_of(row: int, offsets: np.ndarray) -> int:

@@ -16,7 +16,7 @@ from jaxdt.config.checks import as_json
 from jaxdt.data import showing
 from jaxdt.data.actions import counted_from_zero, mapped_onto_unit
 from jaxdt.data.checks import checked_arrays
-from jaxdt.data.returns import returns_of, returns_to_go_of
+from jaxdt.data.returns import delayed_rewards_of, returns_of, returns_to_go_of
 from jaxdt.data.statistics import Statistics, constant_columns, statistics_of
 from jaxdt.data.storage import MEMORY, TemporaryStorage, chunks
 from jaxdt.errors import JaxdtError
@@ -182,12 +182,7 @@ class EpisodeStore:
     @cached_property
     def returns_to_go(self) -> Float[np.ndarray, " n"]:
         """Undiscounted sum of rewards from each step to its episode's end, float32, unscaled."""
-        remaining = np.empty(self.num_steps, np.float32)
-        row = 0
-        for block in returns_to_go_of(self.rewards, self.offsets):
-            remaining[row : row + len(block)] = block
-            row += len(block)
-        return remaining
+        return self._like_ours("rewards", self.num_steps, returns_to_go_of(self.rewards, self.offsets))
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -257,8 +252,8 @@ class EpisodeStore:
 
     def with_delayed_rewards(self) -> "EpisodeStore":
         """Each episode's whole return at its last step and nothing before (paper section 5.5)."""
-        rewards = np.zeros_like(self.rewards)
-        rewards[self.offsets[1:] - 1] = self.returns
+        delayed = delayed_rewards_of(self.returns, self.offsets)
+        rewards = self._like_ours("rewards", self.num_steps, delayed)
         return dataclasses.replace(self, rewards=rewards, statistics_before_filters=self.statistics_before_filters)
 
     def with_actions_of(self, space: Box | Discrete, *, clip: bool = False) -> "EpisodeStore":

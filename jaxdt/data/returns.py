@@ -42,3 +42,14 @@ def returns_to_go_of(
         yield (np.repeat(total[ends - starts[0]], ends - starts) - total[:-1]).astype(np.float32)
         before = total[-1]
         release_pages(rewards)
+
+
+def delayed_rewards_of(
+    returns: Float[np.ndarray, " e"], offsets: Int[np.ndarray, " _"]
+) -> Iterator[Float[np.ndarray, " _"]]:
+    """Blocks of rewards that are an episode's return at its last step and 0 before, float32."""
+    for episodes in episode_blocks(offsets):
+        begin, ends = offsets[episodes.start], offsets[episodes.start + 1 : episodes.stop + 1]
+        rewards = np.zeros(ends[-1] - begin, np.float32)
+        rewards[ends - begin - 1] = returns[episodes]
+        yield rewards

@@ -8,6 +8,7 @@ import numpy as np
 from jaxdt.config import PRESETS, TrainConfig, flatten
 from jaxdt.data.checks import shortened
 from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.storage import chunks
 from jaxdt.types import Box, Spec
 
 
@@ -76,7 +77,8 @@ def doubt_units_of_actions(config: TrainConfig, store: EpisodeStore, spec: Spec)
     """Actions that touch -1 or 1 and never pass them may be in the models' units, not in a wider space's own."""
     if config.normalized_actions or not isinstance(spec.action, Box) or store.is_discrete:
         return
-    largest, widest = float(np.abs(store.actions).max()), float(np.abs(np.stack(spec.action)).min())
+    largest = max(float(np.abs(chunk).max()) for chunk in chunks(store.actions))
+    widest = float(np.abs(np.stack(spec.action)).min())
     if 0.99 < largest <= 1.0 + 1e-6 and widest > 1.5:
         _warn(
             f"no recorded action passes {largest:g}, and the environment's go to {widest:g}; where they were recorded "
