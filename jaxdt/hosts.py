@@ -60,14 +60,21 @@ def own_gpus(told: Mapping[str, str]) -> list[int] | None:
 
     `told`: environment variables. Jax takes the one whose number is the process's own on its machine, which is not
     there where each is shown its own alone (SLURM's `--gpus-per-task`; jax's issue 28194), and is one of many where a
-    machine has one process (issue 16788).
+    machine has one process (issue 16788). Raises JaxdtError where it shows some, not all, of several processes' GPUs.
     """
     shown, ours = told.get("CUDA_VISIBLE_DEVICES", ""), _place_on_machine(told)
     if not shown or ours is None or "JAX_LOCAL_DEVICE_IDS" in told:
         return None
     number, (place, processes) = shown.count(",") + 1, ours
-    if number < processes or told.get("SLURM_GPUS_PER_TASK", "").rpartition(":")[2] == str(number):
+    there = int(told.get("SLURM_GPUS_ON_NODE", number))  # for all processes of this machine
+    if number == 1 or processes == 1 or number * processes == there:
         return list(range(number))  # shown to this process alone
+    if number != there or number % processes:
+        raise JaxdtError(
+            f"each of the {processes} processes of a machine needs GPUs of its own; this one is shown {number} "
+            f"(CUDA_VISIBLE_DEVICES={shown:.60}) of {there}; start one process a GPU (--gpus-per-task=1), or say in "
+            "JAX_LOCAL_DEVICE_IDS which of them it takes, such as 0,1."
+        )
     each = number // processes
     return list(range(place * each, (place + 1) * each))
 

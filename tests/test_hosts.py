@@ -297,6 +297,7 @@ def test_without_a_scheduler_nothing_is_found(shared, tmp_path):
         ("--batch-size 5", {}, "batch_size of devices; got 2 processes, one device a process and batch_size=5"),
         ("", {1: ["--seed", "1"]}, r"must train the same; seed is 0 in the first and 1 in process 1"),
         ("", {1: ["--dataset", "no.npz"]}, r"no.npz"),
+        ("", {1: ["--resume"]}, "all processes must be given --resume, or none"),
         ("", {1: ["--out", "elsewhere"]}, "must be on a disk that all processes share"),
     ],
 )
@@ -313,24 +314,23 @@ def test_what_one_refuses_all_refuse_in_a_sentence(shared, tmp_path, monkeypatch
     assert not RunDirectory(run.out).holds_run
 
 
-FOUR = "SLURM_STEP_TASKS_PER_NODE=4(x2) SLURM_NODEID=1"
+FOUR = "SLURM_STEP_TASKS_PER_NODE=4(x2) SLURM_NODEID=1"  # processes a machine
+OF_MPI = "OMPI_COMM_WORLD_LOCAL_RANK=1 OMPI_COMM_WORLD_LOCAL_SIZE=2"
 
 
 @pytest.mark.parametrize(
     ("told", "own"),
     [
-        # What a scheduler shows, by the issues of jax that are named where it is decided.
-        (f"{FOUR} SLURM_LOCALID=3 SLURM_GPUS_PER_TASK=1 CUDA_VISIBLE_DEVICES=0", [0]),
-        (f"{FOUR} SLURM_LOCALID=3 SLURM_GPUS_PER_TASK=h100:1 CUDA_VISIBLE_DEVICES=GPU-8932f937", [0]),
-        (f"{FOUR} SLURM_LOCALID=3 CUDA_VISIBLE_DEVICES=0,1,2,3", [3]),
-        (f"{FOUR} SLURM_LOCALID=2 SLURM_GPUS_PER_TASK=1 CUDA_VISIBLE_DEVICES=0,1,2,3", [2]),  # --gpu-bind=closest
-        (f"{FOUR} SLURM_LOCALID=1 CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7", [2, 3]),
-        (f"{FOUR} SLURM_LOCALID=1 SLURM_GPUS_PER_TASK=4 CUDA_VISIBLE_DEVICES=4,5,6,7", [0, 1, 2, 3]),
+        # Shown alone: --gpus-per-task=1 and =4, and one process a machine.
+        (f"{FOUR} SLURM_LOCALID=3 SLURM_GPUS_ON_NODE=4 CUDA_VISIBLE_DEVICES=0", [0]),
+        (f"{FOUR} SLURM_LOCALID=3 CUDA_VISIBLE_DEVICES=GPU-8932f937", [0]),
+        (f"{FOUR} SLURM_LOCALID=1 SLURM_GPUS_ON_NODE=16 CUDA_VISIBLE_DEVICES=4,5,6,7", [0, 1, 2, 3]),
         ("SLURM_STEP_TASKS_PER_NODE=4,1 SLURM_NODEID=1 SLURM_LOCALID=0 CUDA_VISIBLE_DEVICES=0,1", [0, 1]),
-        (
-            "OMPI_COMM_WORLD_LOCAL_RANK=1 OMPI_COMM_WORLD_LOCAL_SIZE=2 CUDA_VISIBLE_DEVICES=0,1,2,3",
-            [2, 3],
-        ),
+        # Shown those of all processes of the machine.
+        (f"{FOUR} SLURM_LOCALID=3 SLURM_GPUS_ON_NODE=4 CUDA_VISIBLE_DEVICES=0,1,2,3", [3]),
+        (f"{FOUR} SLURM_LOCALID=1 SLURM_GPUS_ON_NODE=8 CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7", [2, 3]),
+        (f"{OF_MPI} CUDA_VISIBLE_DEVICES=0,1,2,3", [2, 3]),
+        # It does not say.
         (f"{FOUR} SLURM_LOCALID=3", None),
         (f"{FOUR} SLURM_LOCALID=3 CUDA_VISIBLE_DEVICES=0,1,2,3 JAX_LOCAL_DEVICE_IDS=1", None),
         ("SLURM_STEP_TASKS_PER_NODE=4 SLURM_NODEID=1 SLURM_LOCALID=0 CUDA_VISIBLE_DEVICES=0,1", None),
@@ -345,11 +345,32 @@ def test_a_process_trains_on_the_gpus_that_are_its_own(monkeypatch, told, own):
     assert given["local_device_ids"] == own
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        f"{FOUR} SLURM_LOCALID=0 SLURM_GPUS_ON_NODE=8 CUDA_VISIBLE_DEVICES=0,1,2,3",  # as --gpu-bind=closest shows them
+        f"{FOUR} SLURM_LOCALID=0 CUDA_VISIBLE_DEVICES=0,1",
+        f"{OF_MPI} CUDA_VISIBLE_DEVICES=0,1,2",
+    ],
+)
+def test_gpus_that_other_processes_may_be_shown_too_are_refused(told):
+    with pytest.raises(JaxdtError, match=r"needs GPUs of its own; this one is shown \d .* say in JAX_LOCAL_DEVICE_IDS"):
+        hosts.own_gpus(dict(each.split("=") for each in told.split()))
+
+
 def test_what_another_process_does_not_see_yet_is_waited_for(monkeypatch, tmp_path):
+    monkeypatch.setattr("jaxdt.hosts.is_first", lambda: False)
     monkeypatch.setattr("jaxdt.hosts.told", lambda mine: [True])  # by the first
     monkeypatch.setattr("jaxdt.run.processes.time.sleep", lambda seconds: None)
-    looks = iter([[False], [False], [False], [True]])
-    assert as_the_first_sees(lambda: next(looks), tmp_path) == [True]
+    looks = iter([[False], JaxdtError("half of a file"), OSError(), [True]])
+
+    def look():
+        seen = next(looks)
+        if isinstance(seen, Exception):
+            raise seen
+        return seen
+
+    assert as_the_first_sees(look, tmp_path) == [True]
     assert list(looks) == []
     with pytest.raises(JaxdtError, match=r"on a disk that all processes share; got .*, which does not hold here"):
         as_the_first_sees(lambda: [False], tmp_path, patience=0)

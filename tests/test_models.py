@@ -9,7 +9,6 @@ import pytest
 
 import jaxdt
 from jaxdt.algorithms.decision_transformer import masked_cross_entropy
-from jaxdt.errors import JaxdtError
 from jaxdt.models import build_decoder, build_model
 from jaxdt.types import Window
 from tests.conftest import EVERY_DROPOUT, random_window, tiny_model
@@ -418,36 +417,6 @@ def gradients(apply, params, window):
     return jax.jit(jax.grad(lambda p: jnp.sum(apply(p, window, key=jax.random.key(1)) ** 2)))(params)
 
 
-@pytest.mark.parametrize("newest_only", [False, True])
-def test_fused_attention_gives_the_same_predictions_and_gradients(monkeypatch, newest_only):
-    config = tiny_model(num_layers=2, num_heads=2, attention_dropout=0.0, residual_dropout=0.3)
-    init, apply = build_model(config)
-    _, fused = build_model(dataclasses.replace(config, fused_attention=True))
-    params, window = init(jax.random.key(0)), random_window(config, real=[1, 2, 4])
-    real = window.mask[:, -1:] if newest_only else window.mask
-    calls, attention = [], jax.nn.dot_product_attention
-    monkeypatch.setattr(
-        jax.nn, "dot_product_attention", lambda *given, **named: calls.append(named) or attention(*given, **named)
-    )
-
-    def loss(apply, params):
-        prediction = apply(params, window, newest_only=newest_only, key=jax.random.key(1))
-        return jnp.sum(jnp.where(real[..., None], prediction, 0) ** 2), prediction
-
-    (_, plain), gradients = jax.jit(jax.value_and_grad(partial(loss, apply), has_aux=True))(params)
-    assert not calls
-    (_, ours), ours_gradients = jax.jit(jax.value_and_grad(partial(loss, fused), has_aux=True))(params)
-    assert [each["implementation"] for each in calls] == ["xla"] * 2
-    np.testing.assert_allclose(ours[real], plain[real], atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours_gradients, gradients)
-
-
-def test_fused_attention_drops_no_attention_weights():
-    with pytest.raises(JaxdtError, match=r"got attention_dropout=0\.1; give attention_dropout=0 \(--attention-dropout"):
-        tiny_model(fused_attention=True, attention_dropout=0.1)
-
-
-@pytest.mark.slow
 def test_scanned_layers_compute_what_each_by_itself_does_and_are_written_down_once():
     config = tiny_model(num_layers=4, embedding_dropout=0.3, attention_dropout=0.3, residual_dropout=0.3)
     init, apply = build_model(config)

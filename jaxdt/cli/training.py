@@ -51,10 +51,8 @@ class TrainArguments:
 
 
 def train_command(arguments: list[str]) -> None:
-    alone = not any(_is_given(arguments, flag) for flag in ("distributed", *_OTHERS)) or "--help" in arguments
+    alone = not any(_is_given(arguments, flag) for flag in ("distributed", *_OTHERS)) or {"-h", "--help"} & {*arguments}
     parsed = parse_train(arguments) if alone else _parse_with_others(arguments)
-    if parsed.resume and parsed.out is None:
-        raise JaxdtError("to resume a run, name its directory with --out.")
     if parsed.config.dataset is not None and not parsed.resume and alone:  # jax, which takes seconds, is not loaded yet
         from jaxdt.data.loading import check_is_there
 
@@ -97,11 +95,15 @@ def _parse_with_others(arguments: list[str]) -> TrainArguments:
     for flag, value in zip(_OTHERS[1:], named[1:], strict=True):
         if value is not None and not value.isdecimal():
             raise JaxdtError(f"--{flag} takes a whole number, 0 or more; got {value!r:.40}.")
+    out, resume = _value_of(arguments, "out"), "--resume" in arguments
+    if not resume:
+        parse_train(arguments)  # what can be refused before the others are there
     coordinator, *numbers = named
     hosts.connect(coordinator, *(None if number is None else int(number) for number in numbers))
     with hosts.in_step():
-        out = _value_of(arguments, "out")
-        if out is not None and "--resume" in arguments:
+        if len({*hosts.exchange(resume)}) > 1:
+            raise JaxdtError("all processes must be given --resume, or none; start all with the same command.")
+        if resume and out is not None:
             as_the_first_sees(lambda: stored_config(out) is not None, out)
         return parse_train(arguments)
 
@@ -113,6 +115,8 @@ def parse_train(arguments: list[str]) -> TrainArguments:
     config = PRESETS[preset or DEMO.preset]
     out, init = _value_of(arguments, "out"), _value_of(arguments, "init")
     resume = "--resume" in arguments
+    if resume and out is None:
+        raise JaxdtError("to resume a run, name its directory with --out.")
     stored = stored_config(out) if out is not None and resume else None
     if stored is not None:
         if preset not in (None, stored.preset):
@@ -171,9 +175,10 @@ def _is_given(arguments: list[str], flag: str) -> bool:
 
 
 def _value_of(arguments: list[str], flag: str) -> str | None:
-    """What a flag is given, as `--flag VALUE` or `--flag=VALUE`."""
+    """What a flag is given at last, as `--flag VALUE` or `--flag=VALUE`."""
+    given = None
     for argument, following in itertools.zip_longest(arguments, arguments[1:]):
         name, equals, value = argument.partition("=")
         if name.replace("_", "-") == f"--{flag}":
-            return value if equals else following
-    return None
+            given = value if equals else following
+    return given

@@ -21,7 +21,6 @@ class ModelConfig:
         "dtype",
         "rematerialize",
         "scan_layers",
-        "fused_attention",
         "embedding_dropout",
         "attention_dropout",
         "residual_dropout",
@@ -64,9 +63,6 @@ class ModelConfig:
     scan_layers: bool = False
     """Loop over all blocks but the last instead of compiling each by itself: a deep model compiles sooner, and on a CPU
     too `rematerialize` then saves memory."""
-    fused_attention: bool = False
-    """Attend by `jax.nn.dot_product_attention`, in bfloat16 on a GPU cuDNN's, which keeps no attention weights; they
-    cannot be dropped then (`attention_dropout` 0). Not where keys and values are cached."""
     embedding_dropout: float = 0.1
     """Probability of dropping an element after the embedding LayerNorm."""
     attention_dropout: float = 0.1
@@ -90,11 +86,6 @@ class ModelConfig:
             )
         for name in ("embedding_dropout", "attention_dropout", "residual_dropout"):
             within(self, name, 0.0, 1.0)
-        if self.fused_attention and self.attention_dropout:
-            raise JaxdtError(
-                "fused_attention= (--fused-attention) drops no attention weights; got attention_dropout="
-                f"{self.attention_dropout:g}; give attention_dropout=0 (--attention-dropout 0) too."
-            )
         if not 0 < self.layer_norm_epsilon < 1:
             raise JaxdtError(f"layer_norm_epsilon must be above 0 and below 1; got {self.layer_norm_epsilon}.")
         one_of(self, "activation", ("relu", "gelu", "gelu_new"))

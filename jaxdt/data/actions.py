@@ -23,11 +23,10 @@ def mapped_onto_unit(
         )
     low, high = space
     slack = 1e-5 * (high - low)
-    outside = _rows_where(actions, lambda a: ((a < low - slack) | (a > high + slack)).any(axis=1))
-    if len(outside) and not clip:
-        row = int(outside[0])
+    outside, row = _count_and_first(actions, lambda a: ((a < low - slack) | (a > high + slack)).any(axis=1))
+    if outside and not clip:
         raise JaxdtError(
-            f"{len(outside)} of {len(actions)} actions lie outside the action space [{_short(low)}, {_short(high)}] "
+            f"{outside} of {len(actions)} actions lie outside the action space [{_short(low)}, {_short(high)}] "
             f"(first: {_short(actions[row])}, episode {_episode_of(row, offsets)}); rescale them, clip them with "
             "clip_actions=True (--clip-actions), or say normalized_actions=True (--normalized-actions) where they "
             "are in [-1, 1] already."
@@ -46,23 +45,25 @@ def counted_from_zero(
             "the environment that the data were recorded in, or give them the shape (steps, size)."
         )
     n, start = space
-    outside = _rows_where(actions, lambda a: (a < start) | (a >= start + n))
-    if len(outside):
-        row = int(outside[0])
+    outside, row = _count_and_first(actions, lambda a: (a < start) | (a >= start + n))
+    if outside:
         raise JaxdtError(
-            f"{len(outside)} of {len(actions)} actions are not of the environment's, {_numbers(space)} (first: "
+            f"{outside} of {len(actions)} actions are not of the environment's, {_numbers(space)} (first: "
             f"{actions[row]}, episode {_episode_of(row, offsets)}); number them so, or choose the environment that "
             "the data were recorded in."
         )
     return (a - np.int32(start) for a in chunks(actions))
 
 
-def _rows_where(actions: np.ndarray, holds: Any) -> Int[np.ndarray, " _"]:
-    start, rows = 0, []
+def _count_and_first(actions: np.ndarray, holds: Any) -> tuple[int, int]:
+    """Of the rows where it holds."""
+    start, count, first = 0, 0, 0
     for chunk in chunks(actions):
-        rows.append(start + np.flatnonzero(holds(chunk)))
-        start += len(chunk)
-    return np.concatenate(rows)
+        rows = np.flatnonzero(holds(chunk))
+        if len(rows) and not count:
+            first = start + int(rows[0])
+        start, count = start + len(chunk), count + len(rows)
+    return count, first
 
 
 def _episode_of(row: int, offsets: np.ndarray) -> int:

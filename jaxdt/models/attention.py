@@ -69,18 +69,6 @@ def attend(
     return jnp.matmul(weights, cache.values).transpose(0, 2, 1, 3).reshape(query.shape)
 
 
-def attend_fused(
-    query: Float[Array, "b q d"], cache: KVCache, may_attend: Bool[Array, "#b q l"]
-) -> Float[Array, "b q d"]:
-    """`attend` without dropout, by what jax has for it: cuDNN's kernel of bfloat16 on a GPU, else XLA's products."""
-    by_token = query.reshape(*query.shape[:2], cache.keys.shape[1], -1)
-    kernel = "cudnn" if query.dtype == jnp.bfloat16 and jax.default_backend() == "gpu" else "xla"
-    keys, values = cache.keys.transpose(0, 3, 1, 2), cache.values.transpose(0, 2, 1, 3)
-    return jax.nn.dot_product_attention(
-        by_token, keys, values, mask=may_attend[:, None], implementation=kernel
-    ).reshape(query.shape)
-
-
 def _by_head(x: Float[Array, "b l d"], num_heads: int) -> Float[Array, "b heads l head"]:
     # Heads before tokens, so that no product has to transpose what it gives.
     return x.reshape(*x.shape[:2], num_heads, -1).transpose(0, 2, 1, 3)

@@ -10,14 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxdt.config import ModelConfig
-from jaxdt.models.attention import (
-    DecodeCache,
-    KVCache,
-    attend,
-    attend_fused,
-    causal_and_real,
-    newest_may_attend,
-)
+from jaxdt.models.attention import DecodeCache, KVCache, attend, causal_and_real, newest_may_attend
 from jaxdt.models.layers import (
     STD,
     dense,
@@ -56,7 +49,6 @@ class Block(nnx.Module):
         self.mlp_norm = layer_norm(width, config.layer_norm_epsilon, rngs)
         self.mlp_in = gpt2_linear(width, hidden, rngs)
         self.mlp_out = gpt2_linear(hidden, width, rngs, std=by_depth)
-        self.fused_attention = config.fused_attention
         self.attention_dropout, self.residual_dropout = config.attention_dropout, config.residual_dropout
 
     def __call__(
@@ -70,9 +62,8 @@ class Block(nnx.Module):
         """The tokens in the slice `queries`; keys and values always come from all tokens."""
         normed = normalize(self.attention_norm, x)
         return self._attend_and_mlp(
-            x[:, queries], normed[:, queries], self._keys_values(normed), may_attend[:, queries], key,
-            fused=self.fused_attention,
-        )  # fmt: skip
+            x[:, queries], normed[:, queries], self._keys_values(normed), may_attend[:, queries], key
+        )
 
     def extend(
         self,
@@ -99,15 +90,10 @@ class Block(nnx.Module):
         cache: KVCache,
         may_attend: Bool[Array, "#b q l"],
         key: PRNGKeyArray | None,
-        *,
-        fused: bool = False,
     ) -> Float[Array, "b q d"]:
         attention_key, out_key, mlp_key = split(key, 3)
         query, dropout = dense(self.query, normed), self.attention_dropout
-        if fused:
-            attended = attend_fused(query, cache, may_attend)
-        else:
-            attended = attend(query, cache, may_attend, dropout=dropout, key=attention_key)
+        attended = attend(query, cache, may_attend, dropout=dropout, key=attention_key)
         x = x + drop(dense(self.attention_out, attended), self.residual_dropout, out_key)
         hidden = self.activation(dense(self.mlp_in, normalize(self.mlp_norm, x)))
         return x + drop(dense(self.mlp_out, hidden), self.residual_dropout, mlp_key)

@@ -56,15 +56,22 @@ def _holder(directory: Path) -> str | None:
         return None
 
 
+def _shows(look: Callable[[], Seen], wanted: Seen) -> bool:
+    try:
+        return look() == wanted
+    except (JaxdtError, OSError):  # a file of which a part is there
+        return False
+
+
 def as_the_first_sees(look: Callable[[], Seen], directory: str | os.PathLike[str], patience: float = 40.0) -> Seen:
     """What `look()` tells of a run directory in the first process, as JSON, once it tells the same here.
 
     Network file systems may show to others half a minute later what one has written. What a process does with others
     must not follow from what it alone does not see yet. Raises JaxdtError after `patience` seconds.
     """
-    wanted = hosts.told(look())
+    wanted = hosts.told(look() if hosts.is_first() else None)
     until = time.monotonic() + patience
-    while look() != wanted:
+    while not hosts.is_first() and not _shows(look, wanted):
         if time.monotonic() > until:
             raise JaxdtError(
                 f"the run directory must be on a disk that all processes share; got {os.fspath(directory)}, which "

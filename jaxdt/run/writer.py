@@ -15,6 +15,7 @@ from jaxdt.loggers import append_line, cut_lines, evaluation_scalars, read_evalu
 from jaxdt.plots import plot_finetuning, plot_loss, plot_returns
 from jaxdt.run.directory import RunDirectory, RunRecord, write_record
 from jaxdt.run.mirrors import open_mirrors
+from jaxdt.run.processes import as_the_first_sees
 from jaxdt.run.seed_group import SeedGroup
 from jaxdt.stacking import stacked, unstacked
 from jaxdt.training import Metrics, TrainState
@@ -128,7 +129,8 @@ class _OneRun:
         self._seconds_before = 0.0  # that the run took before it was opened, to its last line that is kept
 
     def restore(self, state: TrainState) -> TrainState:
-        directory, steps = self.directory, hosts.told(checkpoint_steps(self.directory.checkpoints))
+        directory = self.directory
+        steps = as_the_first_sees(lambda: checkpoint_steps(directory.checkpoints), directory.path)
         if steps:
             training = _training_part(state)
             stored = load_checkpoint(directory.checkpoints, steps[-1], params=state.params, training=training)

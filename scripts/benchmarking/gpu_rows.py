@@ -17,7 +17,7 @@ SECTIONS = {
     "paper": "one update of the paper's shape, batches on the device unless it says sampled",
     "run": "a whole `jaxdt train paper` of 5,000 updates, sampling included",
     "seeds": "one update of several seeds at once",
-    "large": "width 1024, 12 layers of 16 heads, K 64, bfloat16; fused: cuDNN's attention",
+    "large": "width 1024, 12 layers of 16 heads, K 64, bfloat16",
     "batch": "one update of larger batches",
     "evaluate": "HalfCheetah, 100 steps an episode, cached acting unless it says exact",
     "act": "the newest action of so many windows at once",
@@ -143,15 +143,15 @@ def make_rows(directory: Path, device: str) -> dict[str, list[Row]]:
                 )
                 for n in (64, 256)
             ),
+            Row(name="most memory held", call=Call("memory"), repeats=1, process="large"),
             *(
                 Row(
-                    name=f"batch 256, {name}",
-                    call=Call("train", {"updates": 1}),
-                    shapes=dataclasses.replace(LARGE, batch_size=256, attention_dropout=0.0, fused_attention=fused),
+                    name=f"a block's attention, batch 256, {kernel}",
+                    call=Call("attention", {"kernel": kernel}),
+                    shapes=dataclasses.replace(LARGE, batch_size=256),
                 )
-                for name, fused in (("no attention dropout", False), ("fused", True))
+                for kernel in ("ours", "cudnn")
             ),
-            Row(name="most memory held", call=Call("memory"), repeats=1, process="large"),
         ],
         "graphs": [Row(name=name, call=Call("train"), settings={"XLA_FLAGS": flags}) for name, flags in GRAPHS.items()],
     }
@@ -171,7 +171,7 @@ def show(row: Row, values: list[Any], machine: dict[str, Any]) -> str:
     match row.call.task:
         case "memory":
             return f"{value / 2**30:.1f} GiB"
-        case "act":
+        case "act" | "attention":
             return f"{1e3 * value:.3f} ms"
         case "rollout" | "plan" | "evaluate_games":
             return f"{1 / value:,.0f} steps/s"

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from jaxdt.data.writing import write_episodes
 from jaxdt.evaluation.environments import make_environment
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.loggers import read_lines
+from jaxdt.models.attention import KVCache, attend, causal_and_real
 from jaxdt.parallel import Layout
 from jaxdt.run.loop import next_batches
 from jaxdt.run.prepare import MOST_UPDATES_PER_CALL
@@ -247,8 +248,6 @@ def _config(shapes: Shapes) -> jaxdt.DecisionTransformerConfig:
         dtype=shapes.dtype,
         rematerialize=shapes.rematerialize,
         scan_layers=shapes.scan_layers,
-        attention_dropout=shapes.attention_dropout,
-        fused_attention=shapes.fused_attention,
     )
     return jaxdt.DecisionTransformerConfig(return_scale=RETURN_SCALE, model=model)
 
@@ -327,12 +326,32 @@ def _agent(config: jaxdt.DecisionTransformerConfig, shapes: Shapes) -> jaxdt.Age
     return jaxdt.Agent(config, _model(shapes)[0], _spec(shapes))
 
 
+def attention(shapes: Shapes, kernel: Literal["ours", "cudnn"]) -> Iterator[float]:
+    """Seconds of one block's attention with its gradients, no weight dropped: as our models compute it, or cuDNN."""
+    width, heads, steps = shapes.width, shapes.num_heads, shapes.context_length
+    may_attend = causal_and_real(jnp.ones((1, steps), bool))
+
+    def by_head(x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:2], heads, -1)
+
+    def attended(query: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+        if kernel == "ours":
+            return attend(query, KVCache.of(keys, values, heads), may_attend)
+        parts, mask = map(by_head, (query, keys, values)), may_attend[:, None]
+        return jax.nn.dot_product_attention(*parts, mask=mask, implementation=kernel)
+
+    draws = jax.random.normal(jax.random.key(0), (3, shapes.batch_size, 3 * steps, width), shapes.dtype)
+    gradients = jax.jit(jax.grad(lambda *parts: jnp.sum(attended(*parts).astype(jnp.float32) ** 2), (0, 1, 2)))
+    return repeatedly(lambda: jax.block_until_ready(gradients(*draws)))
+
+
 TASKS = floors.TASKS | {
     "describe": describe,
     "write_store": write_store,
     "train": train,
     "train_values": train_values,
     "agree": agree,
+    "attention": attention,
     "memory": memory,
     "sample": sample,
     "pipeline": pipeline,

@@ -26,8 +26,6 @@ class Shapes:
     dtype: Literal["float32", "bfloat16"] = "float32"
     rematerialize: bool = False
     scan_layers: bool = False
-    attention_dropout: float = 0.1
-    fused_attention: bool = False
     state_dim: int = 17
     action_dim: int = 6
     max_episode_length: int = 1000
