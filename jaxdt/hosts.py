@@ -33,10 +33,11 @@ _numbers = itertools.count()  # of what is told, the same in all processes
 def connect(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
     """Before anything is computed: waits for the others; None: as SLURM, Open MPI, Kubernetes or a TPU pod says.
 
-    Raises JaxdtError where none of these says anything, or the others cannot be reached.
+    Raises JaxdtError where none of these says anything, the others cannot be reached, or `own_gpus` does.
     """
     if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
         raise JaxdtError(f"--coordinator takes HOST:PORT, the first process's; got {coordinator!r:.80}.")
+    own = own_gpus(os.environ)
     jax.config.update("jax_enable_preemption_service", False)  # which would keep SIGTERM for itself
     try:
         with _saying_so_on_abort():
@@ -44,7 +45,7 @@ def connect(coordinator: str | None = None, num_processes: int | None = None, pr
                 coordinator,
                 num_processes,
                 process_id,
-                local_device_ids=own_gpus(os.environ),
+                local_device_ids=own,
                 heartbeat_timeout_seconds=HEARTBEAT,
             )
     except (ValueError, RuntimeError, TypeError, OSError) as error:
@@ -66,7 +67,8 @@ def own_gpus(told: Mapping[str, str]) -> list[int] | None:
     if not shown or ours is None or "JAX_LOCAL_DEVICE_IDS" in told:
         return None
     number, (place, processes) = shown.count(",") + 1, ours
-    there = int(told.get("SLURM_GPUS_ON_NODE", number))  # for all processes of this machine
+    on_node = told.get("SLURM_GPUS_ON_NODE", "")
+    there = int(on_node) if on_node.isdecimal() else number  # for all processes of this machine
     if number == 1 or processes == 1 or number * processes == there:
         return list(range(number))  # shown to this process alone
     if number != there or number % processes:
