@@ -138,6 +138,7 @@ def test_loss_gradients_and_ten_updates_are_the_originals():
     )
 
 
+@pytest.mark.slow
 def test_its_file_becomes_a_run_that_gives_its_logits(tmp_path, capsys):
     masks = {f"blocks.{i}.attn.mask": np.ones((1, 1, 16, 16), np.float32) for i in range(2)}
     save_file({**TENSORS, **masks}, tmp_path / "model.safetensors")

@@ -106,7 +106,8 @@ def test_acrobots_episodes_reach_the_top_sooner_or_later():
     assert np.histogram(store.returns, bins=[-500, -400, -300, -200, -100, 0])[0].min() >= 5
 
 
-@pytest.mark.parametrize("name", ["cartpole", pytest.param("acrobot", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cartpole", "acrobot"])
 def test_scripted_levels_rise_from_random_to_expert(name):
     env_id, levels = demo.DEMOS[name]
     returns = [collect_episodes(env_id, demo.demo_behaviours(env_id, level, 9)).returns.mean() for level in levels]

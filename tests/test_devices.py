@@ -272,7 +272,7 @@ def test_the_command_trains_on_several_devices_and_plays_on_one(tmp_path, capsys
         (4, {}, 4),
         pytest.param(3, {}, 3, marks=pytest.mark.slow),
         (5, {}, 1),
-        (10, {"parallel": 4}, 2),
+        pytest.param(10, {"parallel": 4}, 2, marks=pytest.mark.slow),
         pytest.param(3, {"training_seeds": (8, 9)}, 3, marks=pytest.mark.slow),
     ],
 )

@@ -65,6 +65,7 @@ def test_an_exported_run_comes_back_as_it_was(finished, exported):
     assert after.targets == before.targets
 
 
+@pytest.mark.slow
 def test_an_imported_run_evaluates_as_the_one_it_came_from(finished, exported, tmp_path):
     out = import_run(exported, tmp_path / "imported")
     results = [jaxdt.evaluate(path, Drift(), [1.0, 5.0], episodes=3) for path in (finished, out)]

@@ -171,6 +171,7 @@ def test_an_evaluation_that_fails_is_recorded_for_each_seed(tmp_path, monkeypatc
     assert json.loads((out / "summary.json").read_text())["evaluations"] == []
 
 
+@pytest.mark.slow
 def test_one_seed_of_an_experiment_is_a_run_like_any_other(tmp_path):
     out = jaxdt.train(dataclasses.replace(CONFIG, steps=2), STORE, seeds=[4], out=tmp_path / "out", env=Drift())
     alone = dataclasses.replace(CONFIG, steps=2, seed=4, env="none")

@@ -138,6 +138,7 @@ def test_plans_are_drawn_of_a_policy_that_plans_alone_and_as_a_figure(finished, 
         jaxdt.evaluate(finished, Drift(), plot_plan=tmp_path / "plan.png")
 
 
+@pytest.mark.slow
 def test_of_discrete_actions_only_those_that_there_are_are_planned():
     """Of 20 tokens; what is remembered is what was done."""
     store = make_store(lengths=(9, 9), state_dim=2, discrete=3)

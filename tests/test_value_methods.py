@@ -81,7 +81,7 @@ def test_rvs_reaches_the_return_that_it_is_asked_for(runs):
         assert line["return_mean"] == pytest.approx(line["target"], abs=1.0)
 
 
-@pytest.mark.parametrize("name", [*IQL_SLOW, "rvs"])
+@pytest.mark.parametrize("name", ["rvs", *(pytest.param(name, marks=pytest.mark.slow) for name in ("iql", "td3-bc"))])
 def test_they_go_on_to_the_same_weights_and_act_as_their_rollout(runs, name, tmp_path):
     part = shutil.copytree(runs[name], tmp_path / "part")
     shutil.rmtree(part / "checkpoints" / "400")
