@@ -291,7 +291,7 @@ def hasty(monkeypatch):
 def test_our_tasks_and_floors_measure_small_shapes(hasty, episodes, tmp_path):
     path, shallow = str(episodes), dataclasses.replace(TINY, num_layers=1)
     measured = [ours.train(shallow, updates=2, seeds=2), ours.train_values(shallow, "td3-bc", updates=2, seeds=2)]
-    measured += [ours.sample(TINY), ours.act(shallow, 2), ours.load(TINY, path)]
+    measured += [ours.sample(TINY), ours.act(shallow, 2), ours.load(TINY, path), ours.attention(TINY, "ours")]
     measured += [ours.plan(dataclasses.replace(shallow, state_dim=3, action_dim=1), horizon=1, beam_width=2)]
     game = dataclasses.replace(shallow, action_dim=6)
     measured += [ours.train_frames(game, updates=1), ours.evaluate_games(game, episodes=2, steps=3)]
