@@ -64,18 +64,20 @@ def own_gpus(told: Mapping[str, str]) -> list[int] | None:
     machine has one process (issue 16788). Raises JaxdtError where it shows some, not all, of several processes' GPUs.
     """
     shown, ours = told.get("CUDA_VISIBLE_DEVICES", ""), _place_on_machine(told)
-    if not shown or ours is None or "JAX_LOCAL_DEVICE_IDS" in told:
+    platforms = told.get("JAX_PLATFORMS", "cuda").split(",")
+    if not shown or ours is None or "JAX_LOCAL_DEVICE_IDS" in told or not {"cuda", "gpu"} & {*platforms}:
         return None
     number, (place, processes) = shown.count(",") + 1, ours
     on_node = told.get("SLURM_GPUS_ON_NODE", "")
     there = int(on_node) if on_node.isdecimal() else number  # for all processes of this machine
-    if number == 1 or processes == 1 or number * processes == there:
+    enough = not on_node.isdecimal() or there >= processes
+    if enough and (number == 1 or processes == 1 or number * processes == there):
         return list(range(number))  # shown to this process alone
     if number != there or number % processes:
         raise JaxdtError(
             f"each of the {processes} processes of a machine needs GPUs of its own; this one is shown {number} "
             f"(CUDA_VISIBLE_DEVICES={shown:.60}) of {there}; start one process a GPU (--gpus-per-task=1), or say in "
-            "JAX_LOCAL_DEVICE_IDS which of them it takes, such as 0,1."
+            "JAX_LOCAL_DEVICE_IDS which of them it takes, such as 0,1, or by JAX_PLATFORMS=cpu that it takes none."
         )
     each = number // processes
     return list(range(place * each, (place + 1) * each))

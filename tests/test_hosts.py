@@ -297,7 +297,7 @@ def test_without_a_scheduler_nothing_is_found(shared, tmp_path):
         ("--batch-size 5", {}, "batch_size of devices; got 2 processes, one device a process and batch_size=5"),
         ("", {1: ["--seed", "1"]}, r"must train the same; seed is 0 in the first and 1 in process 1"),
         ("", {1: ["--dataset", "no.npz"]}, r"no.npz"),
-        ("", {1: ["--resume"]}, "all processes must be given --resume, or none"),
+        ("", {1: ["--resume"]}, "all must be given --resume, or none, and so --init"),
         ("", {1: ["--out", "elsewhere"]}, "must be on a disk that all processes share"),
     ],
 )
@@ -332,6 +332,7 @@ OF_MPI = "OMPI_COMM_WORLD_LOCAL_RANK=1 OMPI_COMM_WORLD_LOCAL_SIZE=2"
         (f"{OF_MPI} CUDA_VISIBLE_DEVICES=0,1,2,3", [2, 3]),
         # It does not say.
         (f"{FOUR} SLURM_LOCALID=3", None),
+        (f"{FOUR} SLURM_LOCALID=3 CUDA_VISIBLE_DEVICES=0,1 JAX_PLATFORMS=cpu", None),
         (f"{FOUR} SLURM_LOCALID=3 CUDA_VISIBLE_DEVICES=0,1,2,3 JAX_LOCAL_DEVICE_IDS=1", None),
         ("SLURM_STEP_TASKS_PER_NODE=4 SLURM_NODEID=1 SLURM_LOCALID=0 CUDA_VISIBLE_DEVICES=0,1", None),
         ("CUDA_VISIBLE_DEVICES=0,1", None),
@@ -350,6 +351,7 @@ def test_a_process_trains_on_the_gpus_that_are_its_own(monkeypatch, told, own):
     [
         f"{FOUR} SLURM_LOCALID=0 SLURM_GPUS_ON_NODE=8 CUDA_VISIBLE_DEVICES=0,1,2,3",  # as --gpu-bind=closest shows them
         f"{FOUR} SLURM_LOCALID=0 CUDA_VISIBLE_DEVICES=0,1",
+        f"{FOUR} SLURM_LOCALID=0 SLURM_GPUS_ON_NODE=1 CUDA_VISIBLE_DEVICES=0",  # of all four
         f"{OF_MPI} CUDA_VISIBLE_DEVICES=0,1,2",
     ],
 )

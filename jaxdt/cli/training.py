@@ -95,16 +95,18 @@ def _parse_with_others(arguments: list[str]) -> TrainArguments:
     for flag, value in zip(_OTHERS[1:], named[1:], strict=True):
         if value is not None and not value.isdecimal():
             raise JaxdtError(f"--{flag} takes a whole number, 0 or more; got {value!r:.40}.")
-    out, resume = _value_of(arguments, "out"), "--resume" in arguments
-    if not resume:
+    out, init, resume = _value_of(arguments, "out"), _value_of(arguments, "init"), "--resume" in arguments
+    if not resume and init is None:
         parse_train(arguments)  # what can be refused before the others are there
     coordinator, *numbers = named
     hosts.connect(coordinator, *(None if number is None else int(number) for number in numbers))
     with hosts.in_step():
-        if len({*hosts.exchange(resume)}) > 1:
-            raise JaxdtError("all processes must be given --resume, or none; start all with the same command.")
+        if any(each != [resume, init is None] for each in hosts.exchange([resume, init is None])):
+            raise JaxdtError("all must be given --resume, or none, and so --init; start all with the same command.")
         if resume and out is not None:
             as_the_first_sees(lambda: stored_config(out) is not None, out)
+        if init is not None:
+            as_the_first_sees(lambda: RunDirectory(init).holds_run, init)
         return parse_train(arguments)
 
 

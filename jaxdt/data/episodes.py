@@ -182,7 +182,9 @@ class EpisodeStore:
     @cached_property
     def returns_to_go(self) -> Float[np.ndarray, " n"]:
         """Undiscounted sum of rewards from each step to its episode's end, float32, unscaled."""
-        return self._like_ours("rewards", self.num_steps, returns_to_go_of(self.rewards, self.offsets))
+        return self._like_ours(
+            "rewards", self.num_steps, returns_to_go_of(self.rewards, self.offsets), dtype=np.float32
+        )
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -307,11 +309,11 @@ class EpisodeStore:
             yield chunk[np.repeat(kept[first:last], inside)]
             start = stop
 
-    def _like_ours(self, name: str, steps: int, parts: Iterable[np.ndarray]) -> np.ndarray:
+    def _like_ours(self, name: str, steps: int, parts: Iterable[np.ndarray], *, dtype: Any = None) -> np.ndarray:
         """An array like ours of other numbers, in memory or on the disk as ours is."""
         ours = getattr(self, name)
         storage = MEMORY if self.mapped_in is None else TemporaryStorage(self.mapped_in.parent)
-        writer = storage.array_writer(name, (steps, *ours.shape[1:]), ours.dtype)
+        writer = storage.array_writer(name, (steps, *ours.shape[1:]), dtype or ours.dtype)
         for part in parts:
             writer.append(part)
         return writer.done()

@@ -47,9 +47,9 @@ def returns_to_go_of(
 def delayed_rewards_of(
     returns: Float[np.ndarray, " e"], offsets: Int[np.ndarray, " _"]
 ) -> Iterator[Float[np.ndarray, " _"]]:
-    """Blocks of rewards that are an episode's return at its last step and 0 before, float32."""
+    """Blocks of rewards that are an episode's return at its last step and 0 before, float64."""
     for episodes in episode_blocks(offsets):
         begin, ends = offsets[episodes.start], offsets[episodes.start + 1 : episodes.stop + 1]
-        rewards = np.zeros(ends[-1] - begin, np.float32)
+        rewards = np.zeros(ends[-1] - begin)
         rewards[ends - begin - 1] = returns[episodes]
         yield rewards

@@ -46,14 +46,7 @@ def check_agreement(config: TrainConfig, episodes: EpisodeStore) -> None:
 
 def check_shared(directory: Path) -> None:
     """Raises JaxdtError in a process that does not see what the first one has written there."""
-    as_the_first_sees(lambda: _holder(directory), directory)
-
-
-def _holder(directory: Path) -> str | None:
-    try:
-        return (directory / ".holder").read_text(encoding="utf-8")
-    except OSError:
-        return None
+    as_the_first_sees(lambda: (directory / ".holder").read_text(encoding="utf-8"), directory)
 
 
 def _shows(look: Callable[[], Seen], wanted: Seen) -> bool:
