@@ -64,7 +64,7 @@ def own_gpus(told: Mapping[str, str]) -> list[int] | None:
     machine has one process (issue 16788). Raises JaxdtError where it shows some, not all, of several processes' GPUs.
     """
     shown, ours = told.get("CUDA_VISIBLE_DEVICES", ""), _place_on_machine(told)
-    platforms = told.get("JAX_PLATFORMS", "cuda").split(",")
+    platforms = (told.get("JAX_PLATFORMS") or "cuda").split(",")
     if not shown or ours is None or "JAX_LOCAL_DEVICE_IDS" in told or not {"cuda", "gpu"} & {*platforms}:
         return None
     number, (place, processes) = shown.count(",") + 1, ours
