@@ -325,11 +325,10 @@ def test_what_a_gpu_may_differ_by_depends_on_how_it_multiplies():
     for settings, allowed, recorded in ((FLOAT32, 1e-4, 1e-3), ({}, 3e-3, 3e-3)):
         right = {"loss": 0.0, "grad_norm": 0.0, "weights": 0.0}
         row = GpuRow(name="", call=Call("agree"), settings=settings)
-        assert failure(row, [{"loss": 0.9 * allowed, "grad_norm": 0.0, "weights": 1e-3}]) is None
-        assert f"may differ by {allowed:g}" in failure(row, [{"loss": 0.0, "grad_norm": 1.1 * allowed, "weights": 0.0}])
-        for name in ("loss", "grad_norm", "weights"):
-            wrong = {"loss": 0.0, "grad_norm": 0.0, "weights": 0.0, name: float("nan")}
-            assert failure(row, [wrong]) is not None
+        assert failure(row, [{**right, "loss": 0.9 * allowed, "weights": 1e-3}]) is None
+        assert f"may differ by {allowed:g}" in failure(row, [{**right, "grad_norm": 1.1 * allowed}])
+        for name in right:
+            assert failure(row, [{**right, name: float("nan")}]) is not None
         for away in (1.1 * recorded, float("nan")):
             assert f"is recorded by {recorded:g}" in failure(row, [{**right, "recorded": away}])
         assert failure(row, [{**right, "recorded": 0.9 * recorded}]) is None

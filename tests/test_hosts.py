@@ -408,6 +408,8 @@ def test_a_run_that_one_process_sees_late_goes_on(shared, whole, tmp_path):
             "--coordinator localhost:1 --num-processes two --process-id 0",
             "--num-processes takes a whole number, .* 'two'",
         ),
+        ("--distributed --widht 16", "--widht"),  # before the others are waited for
+        ("--distributed --resume --out r --coordinator a:1 --process-id 0", "together; one of them is missing"),
         ("--num_processes=2", "--coordinator, --num-processes and --process-id are given together"),
         ("--coordinator localhost:1", "--coordinator, --num-processes and --process-id are given together"),
         (
@@ -419,3 +421,11 @@ def test_a_run_that_one_process_sees_late_goes_on(shared, whole, tmp_path):
 def test_flags_that_name_no_others_are_refused(flags, says):
     with pytest.raises(JaxdtError, match=says):
         train_command(["bc", *flags.split()])
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_waits_for_nobody(monkeypatch, capsys, tmp_path, flag):
+    monkeypatch.setattr("jaxdt.hosts.connect", lambda *others: pytest.fail("it would wait"))
+    with pytest.raises(SystemExit):
+        train_command(["bc", "--distributed", "--resume", "--out", str(tmp_path), flag])
+    assert "--distributed" in capsys.readouterr().out
