@@ -88,7 +88,7 @@ def train(
     check_processes(config, group.seeds)
     with contextlib.ExitStack() as stack:
         stack.enter_context(saying_what_is_safe(group, "train"))
-        begun = hosts.told(group.has_begun)
+        begun = group.has_begun
         if begun:
             stack.enter_context(held(group))
         records = [read_record(run) if run.holds_run else None for run in group.runs]
