@@ -288,6 +288,23 @@ def test_json_that_is_no_config_is_refused_with_the_field(values, message):
         config_from_json(values)
 
 
+@pytest.mark.parametrize("changes", [{}, {"dtype": "bfloat16"}, {"context_length": 7, "residual_dropout": 0.5}])
+def test_weights_keep_their_shape_and_are_trained_as_is_said(changes):
+    """What one choice is does not decide where the others come from."""
+    shape = {"width": 64, "num_layers": 2, "activation": "gelu", "timestep_embedding": False}
+    trained = preset("paper", **shape, context_length=2, embedding_dropout=0.0, initialization="huggingface").algorithm
+    tuned = preset("paper", **changes).algorithm.trained_on_from(trained)
+    assert tuned.model == ModelConfig(**shape, initialization="huggingface", **changes)
+
+
+def test_another_shape_is_refused_by_the_name_that_was_given():
+    small, online = (preset(name).algorithm for name in ("online-dt-small", "online-dt"))
+    undropped = preset("online-dt", embedding_dropout=0.0).algorithm
+    assert undropped.trained_on_from(small).model.width == small.model.width != online.model.width
+    with pytest.raises(JaxdtError, match=f"the weights have num_layers={small.model.num_layers} and cannot be used wi"):
+        preset("online-dt", num_layers=7).algorithm.trained_on_from(small)
+
+
 def test_what_may_change_on_resuming_says_nothing_about_learning():
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
     learned = {"preset", "dataset", "env", "batch_size", "seed", "delayed_reward"}

@@ -429,7 +429,12 @@ assert run(["export", {str(finished)!r}, {str(tmp_path / "unsent")!r}, "--push",
 
 
 FINE_TUNE = dataclasses.replace(
-    CONFIG, algorithm=dataclasses.replace(CONFIG.algorithm, model=jaxdt.ModelConfig()), steps=6, eval_every=6
+    CONFIG,
+    algorithm=dataclasses.replace(
+        CONFIG.algorithm, model=jaxdt.ModelConfig(context_length=4, residual_dropout=0.2, attention_dropout=0.0)
+    ),
+    steps=6,
+    eval_every=6,
 )
 OTHER_DATA = make_store((5, 9), seed=3)
 
@@ -442,7 +447,9 @@ def test_training_starts_from_a_runs_weights_and_keeps_its_normalisation(finishe
     record, before = read_record(RunDirectory(out)), read_record(RunDirectory(finished))
     assert record.spec == before.spec
     assert record.spec.constants["state_std"].tolist() != OTHER_DATA.statistics.std.tolist()
-    assert record.config.algorithm.model == before.config.algorithm.model
+    given, trained, made = (each.algorithm.model for each in (config, before.config, record.config))
+    assert (made.width, made.num_layers, made.num_heads) == (trained.width, trained.num_layers, trained.num_heads)
+    assert (made.context_length, made.residual_dropout) == (given.context_length, given.residual_dropout) == (4, 0.2)
     assert record.data["fingerprint"] == OTHER_DATA.fingerprint
 
 

@@ -406,9 +406,15 @@ def test_what_would_spoil_the_rewards_is_refused_before_anything_is_written(tmp_
         measure(IQLConfig(), alike)
 
 
+@pytest.mark.parametrize("given", [IQLConfig(), IQLConfig(dropout=0.1), IQLConfig(discount=0.9, width=64)])
+def test_tuning_goes_by_the_objective_that_is_given_whatever_else_is(given):
+    trained = IQLConfig(expectile=0.9, inverse_temperature=10.0, discount=0.95, width=64, normalize_states=True)
+    tuned = given.trained_on_from(trained)
+    assert tuned == dataclasses.replace(given, width=64, normalize_states=True)
+
+
 def test_tuning_keeps_the_scale_of_rewards():
     trained = IQLConfig(rewards="as-recorded")
-    assert IQLConfig(discount=0.9).trained_on_from(IQLConfig()).discount == 0.9
     with pytest.raises(JaxdtError, match="the weights have rewards=return-range and cannot be used with as-recorded"):
         trained.trained_on_from(IQLConfig())
 

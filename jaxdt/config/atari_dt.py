@@ -102,7 +102,8 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
     it is the newest step's, as in the authors' code."""
     token_schedule: bool = False
     """The authors' learning rate: rises over 10,240 tokens, and falls along half a cosine until six passes over the
-    data have gone by, never below a tenth. False: by `schedule`, over the run."""
+    data have gone by, never below a tenth. False: by `schedule`, over the run, as it always is where another run's
+    weights are trained on."""
     optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=mingpt_optimizer)
     """Without `decay-biases` the tables of actions, positions and timesteps are not decayed either."""
 
@@ -160,11 +161,6 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
 
     def trained_on_from(self, trained: Any) -> "AtariDTConfig":
         """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
-        if self.token_schedule:
-            raise JaxdtError(
-                "token_schedule counts the windows of the data that weights were first trained on; leave it out, with "
-                "token_schedule=False (--no-token-schedule); the learning rate then falls along one cosine."
-            )
         shape = ("context_length", "timestep_embedding", "positions", "width", "num_layers", "num_heads")
         fit = fitted(self, trained, ("conditioned", "center_frames", *shape))
         return dataclasses.replace(fit, token_schedule=False)

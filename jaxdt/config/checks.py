@@ -107,24 +107,21 @@ def check_same_algorithm(given: Any, trained: Any) -> None:
         )
 
 
-def inherited(given: Config, trained: Config, free_to_change: tuple[str, ...]) -> Config:
-    """The shape of trained weights with the fields `free_to_change` from `given`; all from `trained` if none is given.
+def inherited(given: Config, trained: Config, kept: tuple[str, ...], default: Config | None = None) -> Config:
+    """`given` for weights that another config has trained: their fields `kept`, all others its own.
 
-    Raises JaxdtError where `given` asks for another shape.
+    Raises JaxdtError where `given` asks for another value of these, which is neither that of the weights nor that of
+    `default`, its class's own unless it is given.
     """
-    default = type(given)()
-    if given == default:
-        return trained
-    shape = [f.name for f in dataclasses.fields(given) if f.name not in (*free_to_change, "initialization")]
-    if any(getattr(given, name) != getattr(default, name) for name in shape):
-        for name in shape:
-            mine, theirs = getattr(given, name), getattr(trained, name)
-            if mine not in (None, theirs):
-                raise JaxdtError(
-                    f"the weights have {name}={theirs} and cannot be used with {mine}; leave it out, or take the "
-                    "model of the run that they are from."
-                )
-    return dataclasses.replace(trained, **{name: getattr(given, name) for name in free_to_change})
+    default = type(given)() if default is None else default
+    for name in kept:
+        mine, theirs = getattr(given, name), getattr(trained, name)
+        if mine not in (None, theirs, getattr(default, name)):
+            raise JaxdtError(
+                f"the weights have {name}={theirs} and cannot be used with {mine}; leave it out, or take the "
+                "model of the run that they are from."
+            )
+    return dataclasses.replace(given, **{name: getattr(trained, name) for name in kept})
 
 
 def check_sampling(config: Any) -> None:

@@ -14,10 +14,9 @@ from jaxdt.config.checks import (
     check_same_algorithm,
     check_sampled_actions,
     check_sampling,
-    inherited,
     one_of,
 )
-from jaxdt.config.model import ModelConfig
+from jaxdt.config.model import ModelConfig, model_of_weights
 from jaxdt.config.optimizer import OptimizerConfig
 from jaxdt.config.shared import ChosenActions, OneOptimizer, ScaledReturns
 from jaxdt.errors import JaxdtError
@@ -81,7 +80,7 @@ class DecisionTransformerConfig(OneOptimizer, ChosenActions, ScaledReturns):
                 "a network of one's own: give it" if self.network is None else "no network of your own: leave it out"
             )
             raise JaxdtError(f"the weights to start from are of {whose}, with network= from Python.")
-        return dataclasses.replace(self, model=inherited(self.model, trained.model, ModelConfig.free_to_change))
+        return dataclasses.replace(self, model=model_of_weights(self.model, trained.model, ModelConfig()))
 
     def check_spec(self, spec: Spec) -> None:
         """Raises JaxdtError where a spec lacks what was measured, or its actions cannot be chosen so."""

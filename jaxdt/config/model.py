@@ -4,28 +4,17 @@ The defaults are the paper's gym recipe (Chen et al. 2021, appendix A; the origi
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 from tyro.conf import Suppress
 
-from jaxdt.config.checks import at_least, at_most, one_of, within
+from jaxdt.config.checks import at_least, at_most, inherited, one_of, within
 from jaxdt.errors import JaxdtError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Shape of the transformer (paper section 3)."""
-
-    free_to_change: ClassVar[tuple[str, ...]] = (
-        "context_length",
-        "dtype",
-        "rematerialize",
-        "scan_layers",
-        "embedding_dropout",
-        "attention_dropout",
-        "residual_dropout",
-    )
-    """Fields that fine-tuning may give other values than the weights were trained with."""
 
     state_dim: Suppress[int | None] = None
     """Length of an observation; None: taken from the data."""
@@ -91,3 +80,20 @@ class ModelConfig:
         one_of(self, "activation", ("relu", "gelu", "gelu_new"))
         one_of(self, "initialization", ("original", "huggingface"))
         one_of(self, "dtype", ("float32", "bfloat16"))
+
+
+_HOW_IT_IS_TRAINED = (
+    *("context_length", "dtype", "rematerialize", "scan_layers"),
+    *("embedding_dropout", "attention_dropout", "residual_dropout"),
+)
+"""Fields that the same weights may have other values of; the others are their shape and what is computed."""
+
+
+def model_of_weights(given: ModelConfig, trained: ModelConfig, default: ModelConfig) -> ModelConfig:
+    """`given` for the weights of another, whose shape they keep.
+
+    Raises JaxdtError where `given` asks for another shape, which is neither theirs nor that of `default`.
+    """
+    shape = tuple(f.name for f in dataclasses.fields(given) if f.name not in _HOW_IT_IS_TRAINED)
+    given = dataclasses.replace(given, initialization=trained.initialization)  # they are drawn already
+    return inherited(given, trained, shape, default)

@@ -13,11 +13,10 @@ from jaxdt.config.checks import (
     check_normalization,
     check_same_algorithm,
     check_sampling,
-    inherited,
     one_of,
 )
 from jaxdt.config.decision_transformer import Context
-from jaxdt.config.model import ModelConfig
+from jaxdt.config.model import ModelConfig, model_of_weights
 from jaxdt.config.optimizer import OptimizerConfig
 from jaxdt.config.shared import ChosenActions, OneOptimizer, ScaledReturns, names_of_sets
 from jaxdt.errors import JaxdtError
@@ -127,9 +126,7 @@ class OnlineDTConfig(OneOptimizer, ChosenActions, ScaledReturns):
         """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
         check_same_algorithm(self, trained)
         self.check_same_scale(trained)
-        own = self.model == _model()
-        model = trained.model if own else inherited(self.model, trained.model, ModelConfig.free_to_change)
-        return dataclasses.replace(self, model=model)
+        return dataclasses.replace(self, model=model_of_weights(self.model, trained.model, _model()))
 
     def check_spec(self, spec: Spec) -> None:
         """Raises JaxdtError where a choice is left to the data, or a spec lacks what was measured."""

@@ -29,7 +29,8 @@ class OptimizerConfig:
     weight_decay: float | None = 1e-4
     """Decoupled decay, multiplied by the learning rate; None: the one that was tuned for the data set."""
     decay_biases: bool = True
-    """Decay every parameter; otherwise not the biases and LayerNorms."""
+    """Decay every parameter; otherwise not the biases and LayerNorms, which in a network of one's own are the arrays
+    called bias, scale, b, offset, beta or gamma."""
     beta1: float = 0.9
     """Adam's decay rate of the mean gradient."""
     beta2: float = 0.999

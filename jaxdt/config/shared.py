@@ -118,13 +118,12 @@ def d4rl_set(dataset: str | None) -> str:
 
 
 def fitted(given: Any, trained: Any, shape: tuple[str, ...]) -> Any:
-    """`given` for weights that another config has trained: their `shape`, its own other fields, its optimiser always.
+    """`given` for weights that another config has trained: their `shape`, and its own other fields.
 
     Raises JaxdtError where `given` asks for another method or shape.
     """
     check_same_algorithm(given, trained)
-    free = tuple(field.name for field in dataclasses.fields(given) if field.name not in shape)
-    return dataclasses.replace(inherited(given, trained, free), optimizer=given.optimizer)
+    return inherited(given, trained, shape)
 
 
 def names_of_sets(dataset: str | None, *, version: str = "-v2") -> list[str | None]:

@@ -106,7 +106,8 @@ class TrajectoryTransformerConfig(OneOptimizer, AnyReturns):
     token_schedule: bool | None = None
     """The authors' learning rate: rises over the tokens of one pass over the data and falls along half a cosine until
     the twentieth, then rises and falls again, never below a tenth. False: one cosine over the run, by `schedule`.
-    None: theirs where the data's name is one of D4RL's sets of version 2, and one cosine otherwise."""
+    None: theirs where the data's name is one of D4RL's sets of version 2, and one cosine otherwise, as it always is
+    where another run's weights are trained on."""
     optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=mingpt_optimizer)
     """Without `decay-biases` the tables of tokens and positions are not decayed either."""
 
@@ -183,11 +184,6 @@ class TrajectoryTransformerConfig(OneOptimizer, AnyReturns):
 
     def trained_on_from(self, trained: Any) -> "TrajectoryTransformerConfig":
         """What fine-tuning weights that another config has trained uses; raises JaxdtError where they do not fit."""
-        if self.token_schedule:
-            raise JaxdtError(
-                "token_schedule counts the windows of the data that weights were first trained on; leave it out (with "
-                "init=, --init, the learning rate falls along one cosine)."
-            )
         made = ("bins", "binning", "transitions", "discount", "termination_penalty", "width", "num_layers", "num_heads")
         return dataclasses.replace(fitted(self, trained, made), token_schedule=False)
 
