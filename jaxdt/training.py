@@ -114,12 +114,21 @@ def _published_name(path: Any) -> tuple[str, ...]:
     return tuple("query" if name == "key_value" else name for name in names)
 
 
+_SPARED = ("bias", "scale", "b", "offset", "beta", "gamma", "log_std", "log_temperature")
+"""Biases, what LayerNorms multiply by and add, and single numbers."""
+
+
 def _is_weight(params: PyTree[Array]) -> PyTree[bool]:
-    """True at what Hugging Face's trainer decays: neither biases nor LayerNorms."""
-    names = ("kernel", "embedding")
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) in names, params
-    )
+    """True at what Hugging Face's trainer decays: neither biases nor LayerNorms, nor tables that are no kernel.
+
+    By the names of the arrays, for a `Flat` has no shapes; Haiku's and Equinox's are known too.
+    """
+
+    def decays(path: Any, _: Array) -> bool:
+        name = jax.tree_util.keystr(path[-1:], simple=True)
+        return name not in _SPARED and not name.endswith("_table")
+
+    return jax.tree_util.tree_map_with_path(decays, params)
 
 
 class GradientUpdate(NamedTuple):

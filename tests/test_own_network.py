@@ -10,7 +10,7 @@ import pytest
 import jaxdt
 from jaxdt import JaxdtError
 from tests.runs import CONFIG, STORE
-from tests.toys import Drift
+from tests.toys import DRIFT_SPEC, Drift
 
 
 pytestmark = pytest.mark.usefixtures("quick_plots")
@@ -31,6 +31,23 @@ def linear(model):
 
 
 OWN = dataclasses.replace(CONFIG, steps=4, algorithm=dataclasses.replace(CONFIG.algorithm, network=linear))
+
+
+@pytest.mark.parametrize("context_length", [1, 3])
+def test_it_remembers_what_was_done_where_it_predicts_more_than_can_be(context_length):
+    """As the data have it: an action is in [-1, 1] there."""
+
+    def far(model):
+        return linear(model)[0], lambda params, window, *, key=None: jnp.full_like(window.actions, 3.0)
+
+    model = dataclasses.replace(OWN.algorithm.model, context_length=context_length)
+    algorithm = jaxdt.make_algorithm(dataclasses.replace(OWN.algorithm, network=far, model=model), DRIFT_SPEC)
+    memory = algorithm.policy.start(jnp.ones(2))
+    for _ in range(2):
+        memory, action = algorithm.policy.act({}, memory, jnp.ones((2, 3)), jnp.zeros(2), None)
+        np.testing.assert_array_equal(action, [[1.0, 5.0]] * 2)
+    remembered = [memory.action, *memory.context.actions[:, :-1].swapaxes(0, 1)][:2]
+    assert all(np.abs(each).max() == 1 for each in remembered)
 
 
 @pytest.fixture(scope="module")

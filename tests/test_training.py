@@ -253,6 +253,16 @@ def test_decay_spares_biases_and_norms_only_where_asked():
             np.testing.assert_allclose(update, -0.5 if decayed else 0.0, err_msg=jax.tree_util.keystr(path))
 
 
+def test_weights_of_any_name_decay_where_biases_are_spared():
+    """A network of one's own has no kernels; those of Haiku and Equinox are called w and weight."""
+    config = OptimizerConfig(learning_rate=1.0, warmup_steps=0, weight_decay=0.5, decay_biases=False)
+    params = {"dense": {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}, "head": {"weight": jnp.ones(3), "bias": jnp.ones(1)}}
+    optimizer = make_optimizer(config)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    decayed = {name: {part: float(leaf.ravel()[0]) for part, leaf in layer.items()} for name, layer in updates.items()}
+    assert decayed == {"dense": {"w": -0.5, "b": 0.0}, "head": {"weight": -0.5, "bias": 0.0}}
+
+
 def test_a_flat_state_is_few_vectors_and_comes_back_as_it_was(trained_parts):
     _, _, fresh, _ = trained_parts
     state = fresh()

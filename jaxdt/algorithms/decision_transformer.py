@@ -245,6 +245,8 @@ def _acting(
         states = normalize(observation, spec)
         context, prediction = see(params, memory, states, return_to_go / config.return_scale, timestep)
         action = choose(prediction, keys)
+        if isinstance(spec.action, Box):  # what is done, and so what is remembered: as in the data
+            action = jnp.clip(action, -1.0, 1.0)
         return _Memory(context, action, return_to_go, memory.timestep + 1), to_environment(action, spec)
 
     return Policy(start, act)
