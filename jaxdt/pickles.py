@@ -200,6 +200,10 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined] # the Python one
         items = self.pop_mark()
         self._container(dict).update(zip(map(_scalar, items[::2]), items[1::2], strict=True))
 
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.append(dict(zip(map(_scalar, items[::2]), items[1::2], strict=True)))
+
     def load_additems(self) -> None:
         items = self.pop_mark()
         self._container(set).update(map(_scalar, items))
@@ -222,6 +226,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined] # the Python one
     dispatch[pickle.PUT[0]] = load_put
     dispatch[pickle.APPEND[0]] = load_append
     dispatch[pickle.APPENDS[0]] = load_appends
+    dispatch[pickle.DICT[0]] = load_dict
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems
     dispatch[pickle.ADDITEMS[0]] = load_additems

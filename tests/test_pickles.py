@@ -210,13 +210,14 @@ TUPLES = {
     [
         (b"}", b"Ns."),  # SETITEM
         (b"}(", b"Nu."),  # SETITEMS
+        (b"(", b"K\x01d."),  # DICT
         (b"\x8f(", b"\x90."),  # ADDITEMS
         (b"(", b"\x91."),  # FROZENSET
         (b"ccollections\nOrderedDict\n](", b"N\x86e\x85R."),
         (b"c_codecs\nencode\nS'a'\n", b"\x86R."),
         (b"", b"Q."),
     ],
-    ids=["setitem", "setitems", "additems", "frozenset", "ordered", "encode", "persistent"],
+    ids=["setitem", "setitems", "dict", "additems", "frozenset", "ordered", "encode", "persistent"],
 )
 def test_a_nested_tuple_is_neither_hashed_nor_shown(kind, before, after):
     """Hashing or showing it recurses in C without end: the first kind crashed the process, the second hung it."""
