@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Shaped, UInt8
+from jaxtyping import Bool, Num, Shaped, UInt8
 
 from jaxdt.errors import JaxdtError, one_line
 
@@ -43,6 +43,13 @@ def step(simulator: Any, action: Any) -> tuple[Shaped[np.ndarray, "*s"], float, 
     observation, reward, terminated, truncated, _ = returned
     flags = _flag(terminated, "terminated"), _flag(truncated, "truncated")
     return _observation(observation, simulator), _reward(reward), *flags
+
+
+def playable(actions: Num[np.ndarray, "b *a"], space: Any) -> Num[np.ndarray, "b *a"]:
+    """A copy that an environment may change in place, within its bounds, which rounding may have passed."""
+    if space.dtype.kind != "f":
+        return actions.copy()
+    return np.clip(actions.astype(space.dtype), space.low, space.high)
 
 
 def try_out(name: str, simulator: Any, action: Any) -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import warnings
 
@@ -172,6 +173,52 @@ class Blind(gymnasium.Env):
         if self.shows is None:
             raise NotImplementedError
         return self.shows
+
+
+class Doors(gymnasium.Env):
+    """Looks its actions up, as Gymnasium's tutorial does, and takes none that its space does not contain."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def __init__(self, space, render_mode=None):
+        self.action_space, self.render_mode, self.done = space, render_mode, []
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.done.append({0: "left", 1: "right"}[action] if isinstance(action, int) else action.item())
+        return np.zeros(1, np.float32), 1.0, False, False, {}
+
+    def render(self):
+        return np.zeros((4, 4, 3), np.uint8)
+
+
+class Film(contextlib.AbstractContextManager):
+    def __init__(self, path, **options):
+        path.write_bytes(b"")
+
+    def __exit__(self, *_):
+        return None
+
+    def append_data(self, picture):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("space", "actions", "done"),
+    [
+        (gymnasium.spaces.Discrete(2), np.array([1, 0], np.int32), ["right", "left"]),
+        (gymnasium.spaces.Box(0.0, 0.1, (1,), np.float64), np.float32([[0.1], [0.0]]), [0.1, 0.0]),
+    ],
+    ids=["discrete", "box"],
+)
+def test_a_film_gives_actions_as_an_evaluation_does(tmp_path, monkeypatch, space, actions, done):
+    monkeypatch.setattr("jaxdt.evaluation.video._load_writer", lambda: Film)
+    played = Doors(space, "rgb_array")
+    render_episode(tmp_path / "film.mp4", lambda render_mode=None: played, Take(0, actions, np.ones(2), None))
+    assert played.done == done
 
 
 @pytest.mark.parametrize(

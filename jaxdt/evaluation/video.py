@@ -86,11 +86,14 @@ def render_episode(
         with _fork_allowed(), writer_of(unfinished, fps=fps, macro_block_size=1) as writer:
             for step in range(shown[-1] + 1):
                 if step > 0:
-                    simulator.step(np.array(take.actions[step - 1]))
+                    action = stepping.playable(take.actions[step - 1 : step], simulator.action_space)[0]
+                    stepping.step(simulator, action)
                 if step in shown:
                     writer.append_data(_with_text(_frame(simulator), _caption(take.target, earned, step)))
                     progress.advance(shown.index(step) + 1)
         os.replace(unfinished, path)
+    except stepping.BadStep as error:
+        raise JaxdtError(f"the environment cannot be filmed: {error}.") from error
     except OSError as error:  # the encoder is another process, whose pipe breaks where the disk is full
         raise WriteError(f"{path} cannot be written: {one_line(error, 200)}") from error
     finally:

@@ -16,7 +16,7 @@ from jaxdt.choice import as_choice, no_time_limit
 from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.pools.simulators import EpisodeError, Pool, SimulatorPool
 from jaxdt.simulator import episode_limit, make_simulator, spec_of
-from jaxdt.stepping import try_out
+from jaxdt.stepping import playable, try_out
 from jaxdt.types import Discrete
 
 
@@ -47,7 +47,7 @@ class GymnasiumEnvironment:
         self.on_step: Callable[[int], None] = lambda step: None
         self._actions: Any = first.action_space
         try:
-            try_out(self.name, first, self._playable(self._middle()[None])[0])
+            try_out(self.name, first, playable(self._middle()[None], self._actions)[0])
         except JaxdtError:
             first.close()
             raise
@@ -125,7 +125,7 @@ class GymnasiumEnvironment:
         return observations
 
     def _step_on_host(self, actions: Any) -> tuple[Any, ...]:
-        actions = self._playable(np.asarray(actions))
+        actions = playable(np.asarray(actions), self._actions)
         observations = np.zeros((len(actions), *self.spec.observation_shape), self.spec.observation_dtype)
         rewards = np.zeros(len(actions), np.float32)
         self._ended[0] |= self.stopped
@@ -156,13 +156,6 @@ class GymnasiumEnvironment:
         """Of the action space."""
         space = self.spec.action
         return np.asarray(space.start if isinstance(space, Discrete) else (space.low + space.high) / 2)
-
-    def _playable(self, actions: Num[np.ndarray, "b *a"]) -> Num[np.ndarray, "b *a"]:
-        """A copy that an environment may change in place, within its bounds, which rounding may have passed."""
-        space = self._actions
-        if isinstance(self.spec.action, Discrete) or space.dtype.kind != "f":
-            return actions.copy()
-        return np.clip(actions.astype(space.dtype), space.low, space.high)
 
     def _unusable(self, actions: np.ndarray) -> Bool[np.ndarray, " b"]:
         """A discrete policy whose logits are not finite gives a number below the first.
