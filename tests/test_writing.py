@@ -201,9 +201,9 @@ def test_frames_are_read_back_although_they_are_compressed_to_little(tmp_path, m
     write_episodes(pictures, path)
     assert path.stat().st_size * 20 < frames.nbytes
     np.testing.assert_array_equal(jaxdt.load_episodes(path).observations, frames)
-    flat = jaxdt.EpisodeStore.from_arrays(frames.reshape(steps, -1), *rest, episode_ends=[steps])
     path = tmp_path / "flat.npz"
-    write_episodes(flat, path)
+    flat = dict(zip(("observations", "actions", "rewards"), (frames.reshape(steps, -1), *rest), strict=True))
+    np.savez_compressed(path, **flat, episode_ends=[steps])
     with pytest.raises(JaxdtError, match="far more than a file of"):
         jaxdt.load_episodes(path)
 
@@ -211,9 +211,9 @@ def test_frames_are_read_back_although_they_are_compressed_to_little(tmp_path, m
 def test_pictures_may_take_256_times_their_file_and_no_more(tmp_path, monkeypatch):
     monkeypatch.setattr("jaxdt.data.formats.limits.SMALL", 2**16)
     blank = np.zeros((2000, 60, 60), np.uint8)  # a thousandth of them remains
-    store = jaxdt.EpisodeStore.from_arrays(blank, np.arange(2000) % 2, np.zeros(2000), episode_ends=[2000])
     path = tmp_path / "a.npz"
-    write_episodes(store, path)
+    rest = {"actions": np.arange(2000) % 2, "rewards": np.zeros(2000), "episode_ends": [2000]}
+    np.savez_compressed(path, observations=blank, **rest)
     assert path.stat().st_size * 256 < blank.nbytes
     with pytest.raises(JaxdtError, match=r"would take 7 MiB or more, far more than a file of 0\.0 MiB holds"):
         jaxdt.load_episodes(path)
@@ -225,3 +225,26 @@ def test_a_small_file_of_pictures_that_were_never_written_is_refused(tmp_path):
         file["actions"], file["rewards"], file["dones"] = np.zeros((60_000, 1)), np.zeros(60_000), np.ones(60_000)
     with pytest.raises(JaxdtError, match=r"observations would take 0\.4 GiB, far more than a file of 1\.. MiB holds"):
         jaxdt.load_episodes(tmp_path / "a.hdf5")
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("shape", [(32,), (84, 84)], ids=["numbers", "pictures"])
+def test_what_is_compressed_to_nothing_is_written_so_that_it_can_be_read(tmp_path, monkeypatch, kind, shape):
+    """One-hot numbers and dark screens: a file of a few KiB is not believed to hold them."""
+    monkeypatch.setattr("jaxdt.data.formats.limits.SMALL", 2**16)
+    seen = np.zeros((1000, *shape), np.uint8 if len(shape) > 1 else np.float32)
+    store = jaxdt.EpisodeStore.from_arrays(
+        seen, np.zeros((1000, 2), np.float32), np.zeros(1000, np.float32), episode_ends=np.arange(100, 1001, 100)
+    )
+    write_episodes(store, tmp_path / f"a{kind}")
+    for map_above in (1.0, 0.0):
+        read = jaxdt.load_episodes(tmp_path / f"a{kind}", map_above=map_above)
+        np.testing.assert_array_equal(read.observations, seen)
+
+
+def test_more_picture_files_than_32_bits_count_are_written_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxdt.data.formats.parquet._MOST_BYTES", 500)
+    seen = np.random.default_rng(0).integers(0, 255, (12, 8, 8), np.uint8)
+    store = jaxdt.EpisodeStore.from_arrays(seen, np.arange(12) % 3, np.ones(12), episode_ends=[5, 12])
+    write_episodes(store, tmp_path / "a.parquet")
+    np.testing.assert_array_equal(jaxdt.load_episodes(tmp_path / "a.parquet").observations, seen)

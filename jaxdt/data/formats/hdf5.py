@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool
 
-from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.episodes import FIELDS, EpisodeStore
 from jaxdt.data.fields import ending_fields, flat_episodes, warn_of_unused_cut
 from jaxdt.data.formats.hdf5_heap import read_byte_strings
-from jaxdt.data.formats.limits import Budget, are_pictures, array_bytes, kept_bytes
+from jaxdt.data.formats.limits import Budget, are_pictures, array_bytes, is_too_small, kept_bytes
 from jaxdt.data.formats.picture_files import PictureReader
 from jaxdt.data.formats.pictures import is_screen
 from jaxdt.data.joining import join_episodes
@@ -300,20 +300,21 @@ def write_hdf5(store: EpisodeStore, path: Path) -> None:
             f"{path}: episode {episode} has a termination or truncation at step {step - store.offsets[episode]}, "
             "before its last, where HDF5's flags would end it; write .npz or .parquet."
         )
-    arrays = {
-        "observations": store.observations,
-        "actions": store.actions,
-        "rewards": store.rewards,
-        "terminals": store.terminations,
-        "timeouts": store.truncations,
-    }
-    content = io.BytesIO()  # h5py cannot let go of a file on a disk that is full
-    with h5py.File(content, "w") as file:
-        for name, values in arrays.items():
-            file.create_dataset(name, data=values, compression="gzip", shuffle=True, fletcher32=True)
-        if store.env_id is not None:
-            file.attrs["env_id"] = np.bytes_(registered_id(store.env_id).encode())
-        if store.env_kwargs is not None:
-            file.attrs["env_kwargs"] = np.bytes_(json.dumps(store.env_kwargs).encode())
+    theirs = {"terminations": "terminals", "truncations": "timeouts"}
+    arrays = {theirs.get(name, name): getattr(store, name) for name in FIELDS}
+    def written(compression: str | None) -> io.BytesIO:
+        content = io.BytesIO()  # h5py cannot let go of a file on a disk that is full
+        with h5py.File(content, "w") as file:
+            for name, values in arrays.items():
+                file.create_dataset(name, data=values, compression=compression, shuffle=True, fletcher32=True)
+            if store.env_id is not None:
+                file.attrs["env_id"] = np.bytes_(registered_id(store.env_id).encode())
+            if store.env_kwargs is not None:
+                file.attrs["env_kwargs"] = np.bytes_(json.dumps(store.env_kwargs).encode())
+        return content
+
+    content = written("gzip")
+    if is_too_small(store, content.getbuffer().nbytes):
+        content = written(None)
     with open_atomically(path, "wb") as out:
         out.write(content.getbuffer())

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxdt.data.episodes import EpisodeStore
+
 
 SMALL = 2**28
 """Bytes of numbers, a few copies of which stay below 1 GiB."""
@@ -35,6 +37,19 @@ class Budget:
     def spend(self, size: int, *, pictures: bool) -> None:
         self._all -= size
         self._numbers -= 0 if pictures else size
+
+
+def is_too_small(store: EpisodeStore, size: int) -> bool:
+    """Whether a file of `size` bytes would be refused as holding these episodes: zeros are compressed to nothing.
+
+    Then it is to be written without being compressed.
+    """
+    others = sum(4 * values.size for values in (store.actions, store.rewards, store.terminations, store.truncations))
+    shape, dtype = store.observations.shape, store.observations.dtype
+    seen, pictures = array_bytes("observations", shape, dtype), are_pictures("observations", shape, dtype)
+    known = int(0.9 * size)  # heads of arrays are no numbers
+    numbers = others if pictures else others + seen
+    return numbers > max(SMALL, TIMES * known) or others + seen > max(SMALL, TIMES_OF_PICTURES * known)
 
 
 def are_pictures(name: str, shape: Sequence[int], dtype: np.dtype) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxdt.data.episodes import FIELDS, EpisodeStore
 from jaxdt.data.fields import ending_fields, flat_episodes
-from jaxdt.data.formats.limits import Budget, are_pictures, array_bytes, kept_bytes
+from jaxdt.data.formats.limits import Budget, are_pictures, array_bytes, is_too_small, kept_bytes
 from jaxdt.data.formats.pictures import (
     COLOUR_SCREEN,
     grey_pictures,
@@ -80,6 +80,10 @@ def write_npz(store: EpisodeStore, path: str | os.PathLike[str]) -> None:
         raise JaxdtError(f"episodes are saved as .npz; got {str(path)!r}.")
     with open_atomically(path, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        if is_too_small(store, file.tell()):
+            file.seek(0)
+            file.truncate()
+            np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def check_members(archive: zipfile.ZipFile, wanted: tuple[str, ...], path: Path) -> None:

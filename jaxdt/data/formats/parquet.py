@@ -12,6 +12,7 @@ import numpy as np
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.formats.arrow_values import are_files, file_contents, leaf
 from jaxdt.data.formats.columns import ArrowFile, checked_schema, holds_pictures, list_depth, reading_arrow
+from jaxdt.data.formats.limits import is_too_small
 from jaxdt.data.formats.parquet_footer import check_depth, count_values, declared_bytes
 from jaxdt.data.formats.picture_files import can_be_png, kept_size, png_files
 from jaxdt.data.formats.rows import large_columns, load_table
@@ -24,6 +25,8 @@ from jaxdt.simulator import registered_id
 if TYPE_CHECKING:
     import pyarrow
 
+_MOST_BYTES = 2**31
+"""That offsets of 32 bits reach."""
 _ROWS = 64  # episodes decoded at a time
 
 
@@ -120,13 +123,20 @@ def write_parquet(store: EpisodeStore, path: Path) -> None:
     rows = _ROWS if store.observations.ndim == 2 else 1
     with open_atomically(path, "wb") as file:
         pyarrow.parquet.write_table(table, file, row_group_size=rows, write_page_checksum=True)
+        if is_too_small(store, file.tell()):
+            file.seek(0)
+            file.truncate()
+            plain: dict[str, Any] = {"compression": "none", "use_dictionary": False}
+            pyarrow.parquet.write_table(table, file, row_group_size=rows, write_page_checksum=True, **plain)
 
 
 def _an_episode_a_row(values: np.ndarray, store: EpisodeStore, path: Path):
     import pyarrow
 
     if can_be_png(values.shape, values.dtype):
-        files = pyarrow.array(png_files(values, str(path)), pyarrow.binary())
+        contents = list(png_files(values, str(path)))
+        many = sum(map(len, contents)) >= _MOST_BYTES
+        files = pyarrow.array(contents, pyarrow.large_binary() if many else pyarrow.binary())
         fields = [files, pyarrow.nulls(len(files), pyarrow.string())]
         return _lists(store.offsets, pyarrow.StructArray.from_arrays(fields, names=["bytes", "path"]))
     steps = pyarrow.array(values.reshape(-1))
@@ -140,6 +150,6 @@ def _lists(offsets: np.ndarray, values):
     """Lists of 32-bit offsets, which all readers know, where the values are few enough for them."""
     import pyarrow
 
-    if offsets[-1] < 2**31:
+    if offsets[-1] < _MOST_BYTES:
         return pyarrow.ListArray.from_arrays(offsets, values)
     return pyarrow.LargeListArray.from_arrays(offsets, values)
