@@ -541,3 +541,9 @@ def test_joined_datasets_that_disagree_are_refused(tmp_path, other, message):
     make_store(**other).save(tmp_path / "b.npz")
     with pytest.raises(JaxdtError, match=f"^datasets joined by .*{message}"):
         load_episodes(f"{tmp_path / 'a.npz'}+{tmp_path / 'b.npz'}")
+
+
+def test_actions_of_another_size_than_the_spaces_are_refused():
+    space = Box(-np.ones(3, np.float32), np.ones(3, np.float32))
+    with pytest.raises(JaxdtError, match="the data's actions are vectors of 2 numbers but the environment's of 3"):
+        make_store(action_dim=2).with_actions_of(space)

@@ -92,6 +92,37 @@ def test_every_name_of_a_flag_means_the_same_where_a_row_or_an_entry_is_an_episo
         assert store.truncations.tolist() == CUT.tolist()
 
 
+SEEN = np.arange(1.0, 8.0, dtype=np.float32)[:, None]
+RLDS = {
+    "observations": SEEN,
+    "actions": np.array([[0.1], [0.2], [0.0], [0.3], [0.4], [0.5], [0.0]], np.float32),
+    "rewards": np.array([1.0, 2.0, 0.0, 3.0, 4.0, 5.0, 0.0], np.float32),
+    "is_last": np.array([0, 0, 1, 0, 0, 0, 1], bool),
+    "is_terminal": np.array([0, 0, 1, 0, 0, 0, 0], bool),
+}
+"""Two episodes of two and three steps, with the row of a last observation behind each, as RLDS has them."""
+
+
+def test_rlds_rows_of_a_last_observation_are_no_steps(tmp_path):
+    write_npz(tmp_path / "a.npz", RLDS)
+    write_hdf5(tmp_path / "a.hdf5", RLDS)
+    frame = pd.DataFrame({name: values.ravel() for name, values in RLDS.items()})
+    rows = [{name: values[of] for name, values in RLDS.items()} for of in (slice(3), slice(3, 7))]
+    for data in (tmp_path / "a.npz", tmp_path / "a.hdf5", frame, rows, RLDS):
+        with pytest.warns(UserWarning, match="rows are taken for RLDS's, which hold an episode's last observation alo"):
+            store = jaxdt.load_episodes(data)
+        assert store.lengths.tolist() == [2, 3]
+        assert store.observations.ravel().tolist() == [1, 2, 4, 5, 6]
+        assert store.terminations.tolist() == [False, True, False, False, False]
+        assert store.truncations.tolist() == [False, False, False, False, True]
+
+
+def test_last_steps_with_an_action_are_steps():
+    store = jaxdt.load_episodes(RLDS | {"actions": RLDS["actions"] + 0.25})
+    assert store.lengths.tolist() == [3, 4]
+    assert np.flatnonzero(store.terminations).tolist() == [2]
+
+
 def episodes_by(names: tuple[str, str, str], **said) -> list[dict]:
     """STORE as a list of dicts, its fields by other names."""
     fields = dict(zip(names, (STORE.observations, STORE.actions, STORE.rewards), strict=True)) | said

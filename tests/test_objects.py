@@ -232,3 +232,9 @@ def test_a_directory_of_files_of_one_kind_is_joined_without_those_of_macos(tmp_p
         jaxdt.JaxdtError, match=r"holds files of several kinds, \.csv, \.npz; give one of them, or join"
     ):
         jaxdt.load_episodes(tmp_path)
+
+
+def test_streamed_rows_are_not_here_yet():
+    stream = datasets.Dataset.from_dict({"observations": [[0.0]], "actions": [[0.0]], "rewards": [0.0]})
+    with pytest.raises(jaxdt.JaxdtError, match=r"are streamed, .* load the dataset without streaming=True, or name it"):
+        jaxdt.load_episodes(stream.to_iterable_dataset())

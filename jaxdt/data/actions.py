@@ -22,6 +22,11 @@ def mapped_onto_unit(
             "a step."
         )
     low, high = space
+    if actions.shape[1] != len(low):
+        raise JaxdtError(
+            f"the data's actions are vectors of {actions.shape[1]} numbers but the environment's of {len(low)}; choose "
+            "the environment that the data were recorded in."
+        )
     slack = 1e-5 * (high - low)
     outside, row = _count_and_first(actions, lambda a: ((a < low - slack) | (a > high + slack)).any(axis=1))
     if outside and not clip:

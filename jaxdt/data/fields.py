@@ -72,6 +72,7 @@ def flat_episodes(
 
     Raises JaxdtError where nothing says where episodes end.
     """
+    arrays = without_last_observations(arrays, names, source)
     values = {name: arrays[name] for name in SYNONYMS}
     flags = _flat_flags(arrays, names, source)
     ends = arrays.get("episode_ends")
@@ -93,6 +94,32 @@ def flat_episodes(
     if ends is None:
         _warn_of_lasting_flags([each for each in (terminations, truncations) if each is not None], source)
     return {**values, "terminations": terminations, "truncations": truncations, "episode_ends": ends}
+
+
+def without_last_observations(arrays: Mapping[str, Any], names: Mapping[str, str], source: str) -> Mapping[str, Any]:
+    """Arrays by our names without the rows that RLDS ends an episode with, which hold its last observation alone.
+
+    Those are where its `is_last` is true; others, who do not mean RLDS's by it, have an action or a reward there. The
+    flags of such a row become those of the step before it.
+    """
+    if names.get("episode_terminals") != "is_last":
+        return arrays
+    last = flags_of(arrays["episode_terminals"], "is_last", source)
+    rows = np.flatnonzero(last)
+    if any(len(arrays[name]) != len(last) or np.any(arrays[name][rows]) for name in ("actions", "rewards")):
+        return arrays
+    warnings.warn(
+        f"{source}: no action and no reward where is_last is true: those {len(rows)} rows are taken for RLDS's, which "
+        "hold an episode's last observation alone, and left out.",
+        stacklevel=5,
+    )
+    kept = {}
+    for name, values in arrays.items():
+        if name in (*FLAGS, "episode_terminals"):
+            values = flags_of(values, names.get(name, name), source)
+            values[:-1] |= values[1:] & last[1:] & ~last[:-1]
+        kept[name] = values[~last]
+    return kept
 
 
 def _flat_flags(arrays: Mapping[str, Any], names: Mapping[str, str], source: str) -> dict[str, Bool[np.ndarray, " n"]]:

@@ -6,7 +6,16 @@ from typing import Any
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.fields import FLAGS, SYNONYMS, field_names, flags_of, flat_episodes, one_episode, warn_of_unused_cut
+from jaxdt.data.fields import (
+    FLAGS,
+    SYNONYMS,
+    field_names,
+    flags_of,
+    flat_episodes,
+    one_episode,
+    warn_of_unused_cut,
+    without_last_observations,
+)
 from jaxdt.data.formats.rows import load_table
 from jaxdt.data.formats.text import table_file
 from jaxdt.data.joining import join_episodes
@@ -42,6 +51,11 @@ def episodes_of(data: Any, *, cut_after: int | None = None) -> EpisodeStore:
     if isinstance(data, Mapping):
         return _of_mapping(data, cut_after)
     if hasattr(data, "column_names") and hasattr(data, "with_format"):
+        if not hasattr(data, "__len__"):
+            raise JaxdtError(
+                f"{_SOURCE} are streamed, so that their rows are not here; load the dataset without streaming=True, or "
+                "name it: hf:OWNER/NAME/CONFIG."
+            )
         return _of_table(data.with_format("arrow")[:], cut_after)  # with the order and choice of rows
     if isinstance(data, list | tuple) and data and all(isinstance(entry, Mapping) for entry in data):
         return _of_list(data, cut_after)
@@ -122,6 +136,10 @@ def _episode(episode: Mapping[str, Any], number: int) -> dict[str, np.ndarray]:
             if not flags[ours].ndim:  # of the whole episode
                 (flag,) = flags_of(flags[ours][None], f"{names[ours]} of episode {number}", _SOURCE)
                 flags[ours] = np.arange(steps) == (steps - 1 if flag else -1)
+    if "episode_terminals" in names:
+        last = _numbers(episode[names["episode_terminals"]], f"{where}, {names['episode_terminals']}")
+        kept = without_last_observations({**arrays, **flags, "episode_terminals": last}, names, _SOURCE)
+        arrays, flags = ({name: kept[name] for name in each} for each in (arrays, flags))
     return one_episode(arrays, flags, names, number, _SOURCE)
 
 

@@ -260,7 +260,11 @@ def _download(dataset_id: str, directory: Path) -> None:
         with _temporary_root() as temporary, contextlib.redirect_stdout(sys.stderr):  # what Minari prints is no result
             minari.download_dataset(dataset_id)
             directory.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(temporary / dataset_id, directory)
+            try:
+                os.replace(temporary / dataset_id, directory)
+            except OSError:
+                if not (directory / "data").is_dir():  # else another process was sooner
+                    raise
     except Exception as error:  # the hub's client raises a dozen kinds
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise JaxdtError(
