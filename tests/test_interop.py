@@ -1,5 +1,6 @@
 """Weights from others, against small models that PyTorch made (`scripts/make_golden.py`)."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -140,6 +141,22 @@ def test_what_is_exported_comes_back_bit_for_bit(tmp_path):
     shutil.copyfile(GOLDEN / "bin" / "config.json", tmp_path / "config.json")
     again = read_model(str(tmp_path))
     assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), again.params, imported.params))
+
+
+def test_a_model_without_timesteps_has_a_table_of_zeros_for_others(copy, window):
+    """Hugging Face's model always has one, and draws what it does not find."""
+    imported = read_model(str(copy))
+    config = dataclasses.replace(imported.config, timestep_embedding=False)
+    params = {name: part for name, part in imported.params.items() if name != "embed_timestep"}
+    tensors, untrained = tensors_from_params(params, config, positions=16)
+    assert "embed_timestep.weight" in untrained
+    save_file(tensors, copy / "model.safetensors")
+    again = read_model(str(copy))
+    ours, theirs = (
+        jax.jit(build_model(model)[1])(weights, window)
+        for model, weights in ((config, params), (again.config, again.params))
+    )
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_originals_heads_must_be_given():

@@ -101,6 +101,8 @@ def tensors_from_params(params: dict[str, Any], config: ModelConfig, positions: 
         "predict_return.weight": (1, config.width),
         "predict_return.bias": (1,),
     }
+    if not config.timestep_embedding:
+        absent["embed_timestep.weight"] = (config.max_episode_length, config.width)
     zeros = {name: np.zeros(shape, np.float32) for name, shape in absent.items()}
     return tensors | zeros, list(absent)
 
