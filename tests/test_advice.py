@@ -13,7 +13,7 @@ import jaxdt
 from jaxdt.cli.report import dataset_report, evaluation_table
 from jaxdt.config.shared import fitting_return_scale
 from jaxdt.progress import decimals
-from jaxdt.run.doubts import doubt_targets
+from jaxdt.run.doubts import doubt_targets, doubt_warmup
 from jaxdt.run.prepare import prepare_run
 from jaxdt.run.targets import choose_targets
 from tests.conftest import make_store, tiny_algorithm
@@ -126,6 +126,16 @@ def test_passes_that_make_few_updates_are_said():
     assert said.startswith("120 passes over 2 episodes are 120 updates, which is few (")
     assert advice(dataclasses.replace(huggingface, passes=1000), store_of()) == []
     assert advice(dataclasses.replace(huggingface, passes=None, steps=120), store_of()) == []
+
+
+@pytest.mark.parametrize(("changes", "warned"), [({"steps": 300}, True), ({"steps": 300, "warmup_steps": 30}, False)])
+def test_a_warmup_as_long_as_the_run_is_said(changes, warned):
+    config = jaxdt.preset("demo", **changes)
+    config = dataclasses.replace(config, algorithm=config.algorithm.for_steps(300))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        doubt_warmup(config)
+    assert [str(w.message)[:47] for w in said] == ["the learning rate rises for 400 updates and the"] * warned
 
 
 def test_small_numbers_are_shown_with_their_digits():

@@ -109,6 +109,12 @@ def test_several_episodes_are_each_as_alone_whenever_they_begin(context):
             np.testing.assert_allclose(acted[t][i], action, atol=1e-5)
 
 
+@pytest.mark.parametrize(("seed", "episodes"), [(2**31, 1), (-1, 1), (2**31 - 1, 2)])
+def test_seeds_are_those_that_an_evaluation_may_have(seed, episodes):
+    with pytest.raises(JaxdtError, match=f"seed must be at least 0 and seed \\+ episodes at most .*; got {seed}"):
+        make_agent().reset(1.0, seed=seed, episodes=episodes)
+
+
 def test_of_several_episodes_each_draws_by_a_seed_of_its_own():
     agent = make_agent()
     agent.reset(1.0, episodes=3, seed=5)

@@ -7,7 +7,13 @@ import pytest
 
 from jaxdt.algorithms import make_algorithm, measure
 from jaxdt.cli.playing import EvaluateArguments
-from jaxdt.config import ACTING_OPTIONS, TRAJECTORY_TRANSFORMER, TrainConfig, TrajectoryTransformerConfig
+from jaxdt.config import (
+    ACTING_OPTIONS,
+    TRAJECTORY_TRANSFORMER,
+    TrainConfig,
+    TrajectoryTransformerConfig,
+    with_acting_options,
+)
 from jaxdt.errors import JaxdtError
 from jaxdt.run.prepare import prepare_run
 from jaxdt.run.resume import agree_with_record
@@ -30,6 +36,7 @@ def spec_of(config, store=STORE):
         ("hopper-medium-v2", (15, 128, 0.4, 0)),
         ("data/halfcheetah_medium_replay-v2.hdf5", (5, 32, 0.4, 0)),
         ("halfcheetah-medium-v2+halfcheetah-expert-v2", (15, 32, 0.4, 0)),
+        ("halfcheetah-expert-v2+halfcheetah-medium-v2", (15, 32, 0.4, 0)),
         ("walker2d-medium-expert-v2", (5, 128, 0.4, 0)),
         ("walker2d-medium-replay-v2", (20, 32, 1.0, 40)),
         ("ant-random-v2", (5, 128, 0.4, 0)),
@@ -43,6 +50,15 @@ def test_planning_is_what_the_authors_chose_for_the_data_set(dataset, planning):
     assert chosen.token_schedule == (dataset != "mine.npz")
     given = dataclasses.replace(DEFAULT, horizon=3, action_top_k=7, token_schedule=False).for_data(dataset)
     assert (given.horizon, given.action_top_k, given.token_schedule) == (3, 7, False)
+
+
+@pytest.mark.parametrize("name", ["action", "observation"])
+def test_a_nucleus_of_what_is_not_drawn_is_refused_when_acting(name):
+    config = dataclasses.replace(DEFAULT, action_top_k=1, observation_top_k=1).for_data(None)
+    with pytest.raises(JaxdtError, match=f"{name}_nucleus=0.5 changes nothing with {name}_top_k=1, which takes the li"):
+        with_acting_options(config, **{f"{name}_nucleus": 0.5})
+    drawn = with_acting_options(config, **{f"{name}_nucleus": 0.5, f"{name}_top_k": 0})
+    assert getattr(drawn, f"{name}_nucleus") == 0.5
 
 
 def test_the_preset_is_the_authors():

@@ -2,6 +2,7 @@
 
 import typing
 
+from jaxdt.config.acting import with_acting_options as with_acting_options
 from jaxdt.config.atari_dt import AtariDTConfig as AtariDTConfig, MeasuredAt as MeasuredAt
 from jaxdt.config.behavior_cloning import BehaviorCloningConfig as BehaviorCloningConfig
 from jaxdt.config.checks import (

@@ -112,6 +112,7 @@ def d4rl_set(dataset: str | None) -> str:
     By the last part of the name: `D/hopper_medium-v2.hdf5`, `hf:O/N/CONFIG`. Medium + expert are medium-expert.
     """
     sets = [name or "" for name in names_of_sets(dataset)]
+    sets.sort(reverse=True)  # medium, expert: they may be joined in any order
     if len(sets) == 2 and sets[0].endswith("-medium") and sets[1] == sets[0].replace("-medium", "-expert"):
         sets = [f"{sets[0]}-expert"]
     return sets[0] if len(sets) == 1 else ""

@@ -100,7 +100,7 @@ class TrajectoryTransformerConfig(OneOptimizer, AnyReturns):
     """Acting: actions' tokens are drawn from so many likeliest; 0: from all. None: the authors' for the data's name,
     or 0."""
     observation_nucleus: float = 1.0
-    """Acting: as `action-nucleus`, for observations."""
+    """Acting: as `action-nucleus`, for observations, where more than one may be drawn (`observation-top-k` 0)."""
     observation_top_k: int = 1
     """Acting: as `action-top-k`, for observations."""
     token_schedule: bool | None = None

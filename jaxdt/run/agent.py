@@ -1,7 +1,6 @@
 """A trained policy to act with, outside our own evaluation."""
 
 import contextlib
-import dataclasses
 import os
 import pickle
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxdt.algorithms import make_algorithm
 from jaxdt.checkpoint import (
@@ -21,8 +20,8 @@ from jaxdt.checkpoint import (
     quarantine_damaged,
 )
 from jaxdt.choice import EnvironmentChoice
-from jaxdt.config import AlgorithmConfig, fits_float32, functions_of, numbers, whole
-from jaxdt.errors import JaxdtError, RunError, did_you_mean
+from jaxdt.config import AlgorithmConfig, fits_float32, functions_of, numbers, whole, with_acting_options
+from jaxdt.errors import JaxdtError, RunError
 from jaxdt.evaluation.rollout import keys_of_episodes, keys_of_step
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.environment import choice_of_record, must_be_given_again
@@ -151,7 +150,7 @@ class Agent:
         targets = self._checked_targets(target_return, None if episodes is None else whole(episodes, "episodes"))
         self._several = episodes is not None or len(targets) > 1
         self._targets = np.array(targets, np.float32)
-        self._seeds = whole(seed, "seed") + np.arange(len(targets), dtype=np.int32)
+        self._seeds = _seeds_from(whole(seed, "seed"), len(targets))
         self._steps = np.zeros(len(targets), np.int32)
         self._memory = self._start(self._targets) if self._several else self.policy.start(jnp.array(self._targets))
 
@@ -287,27 +286,15 @@ def _check_pickles(value: Any, name: str) -> None:
         ) from error
 
 
+def _seeds_from(seed: int, episodes: int) -> Int[np.ndarray, " n"]:
+    if not 0 <= seed <= 2**31 - episodes:
+        raise JaxdtError(f"seed must be at least 0 and seed + episodes at most 2**31; got {seed}.")
+    return np.arange(seed, seed + episodes, dtype=np.int32)
+
+
 @jax.jit
 def _restarted(begun: Bool[Array, " n"], started: PyTree, memory: PyTree) -> PyTree:
     def choose(new: Array, old: Array) -> Array:
         return jnp.where(begun.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
     return jax.tree.map(choose, started, memory)
-
-
-def with_acting_options(config: AlgorithmConfig, **options: Any) -> AlgorithmConfig:
-    """The config with the options that are not None; raises JaxdtError for one that its algorithm does not have."""
-    given = {name: value for name, value in options.items() if value is not None}
-    for name in given:
-        if name not in (*config.acting_options, *functions_of(config)):
-            raise JaxdtError(
-                f"{config.name} has no acting option {name}{did_you_mean(name, config.acting_options)}; it has "
-                f"{', '.join(config.acting_options) or 'none'}."
-            )
-    chosen = dataclasses.replace(config, **given)
-    if "temperature" in given and not chosen.draws_actions:
-        raise JaxdtError(
-            f"temperature={given['temperature']} changes nothing with sampling='greedy'; add sampling='sample', or "
-            "leave it out."
-        )
-    return chosen

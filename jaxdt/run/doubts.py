@@ -32,7 +32,8 @@ def doubt_observations_and_returns(config: TrainConfig, store: EpisodeStore, spe
 
 def doubt_length_of_episodes(config: TrainConfig, store: EpisodeStore, environment: Any) -> None:
     """Steps beyond a model's table of timesteps share its last row; `environment`: an Environment, or None."""
-    known = flatten(config.algorithm).get("model.max_episode_length")
+    choices = flatten(config.algorithm)
+    known = choices.get("model.max_episode_length", choices.get("max_episode_length"))
     longest = int(store.lengths.max())
     played = 0 if environment is None else environment.max_episode_steps
     if known is None or max(longest, played) <= known:
@@ -70,6 +71,17 @@ def doubt_number_of_updates(config: TrainConfig, num_episodes: int) -> None:
         _warn(
             f"{config.passes} passes over {num_episodes} episodes are {config.steps} updates, which is few (the "
             "tutorial's passes over a thousand episodes are 1,920); steps= (--steps) gives their number."
+        )
+
+
+def doubt_warmup(config: TrainConfig) -> None:
+    """A learning rate that is still rising when training ends."""
+    optimizer = config.algorithm.optimizer
+    warmup, steps = optimizer.warmup_steps, config.steps
+    if warmup and steps is not None and steps <= warmup and optimizer.schedule != "constant":
+        _warn(
+            f"the learning rate rises for {warmup} updates and then falls, and there are {steps}: it does not get to "
+            f"fall; warmup_steps={steps // 10} (--warmup-steps {steps // 10}) lets it."
         )
 
 

@@ -23,6 +23,7 @@ from jaxdt.run.doubts import (
     doubt_observations_and_returns,
     doubt_targets,
     doubt_units_of_actions,
+    doubt_warmup,
 )
 from jaxdt.run.environment import CUSTOM, choice_of, filmed
 from jaxdt.run.fit import check_fit
@@ -150,6 +151,7 @@ def _prepare(
     config = fill_schedule(config, filtered.num_episodes, resumed=previous is not None)
     if previous is None:
         doubt_number_of_updates(config, filtered.num_episodes)
+        doubt_warmup(config)
     if previous is not None and identity(previous.config.env or "none") == identity(given.env or "none"):
         config = dataclasses.replace(config, env=previous.config.env)  # as the run has always written it
     making = {**describe_making(command), "git_commit": git_commit(), "devices": len(layout.devices)}
