@@ -353,6 +353,7 @@ def test_an_evaluation_that_fails_is_told_and_training_goes_on(tmp_path, monkeyp
     def fail(*arguments):
         raise SimulationError("the motor is gone")
 
+    evaluate = jaxdt.evaluation.evaluator.Evaluator.run_episodes
     monkeypatch.setattr("jaxdt.evaluation.evaluator.Evaluator.run_episodes", fail)
     with pytest.warns(UserWarning, match=r"update \d+ failed and training goes on: the motor is gone"):
         with pytest.raises(RunError, match="the last evaluation failed; the weights are in"):
@@ -360,6 +361,16 @@ def test_an_evaluation_that_fails_is_told_and_training_goes_on(tmp_path, monkeyp
     assert checkpoint_steps(tmp_path / "run" / "checkpoints")[-1] == 12
     failures = read_lines(tmp_path / "run" / "evaluations.jsonl")
     assert failures == [{"step": step, "failed": "the motor is gone"} for step in (6, 12)]
+    weights = jaxdt.Agent.load(tmp_path / "run").params
+
+    monkeypatch.setattr("jaxdt.evaluation.evaluator.Evaluator.run_episodes", evaluate)
+    config = dataclasses.replace(CONFIG, save_every=12)
+    for _ in range(2):  # the second time it is finished
+        jaxdt.train(config, STORE, out=tmp_path / "run", env=Drift(), resume=True)
+    played = [line for line in read_lines(tmp_path / "run" / "evaluations.jsonl") if "failed" not in line]
+    assert [(line["step"], line["target"]) for line in played] == [(12, target) for target in CONFIG.targets]
+    jax.tree.map(np.testing.assert_array_equal, jaxdt.Agent.load(tmp_path / "run", "best").params, weights)
+    assert (tmp_path / "run" / "plots" / "returns.png").exists()
 
 
 def test_what_is_needed_at_the_end_is_asked_for_at_the_beginning(tmp_path):

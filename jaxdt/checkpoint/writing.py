@@ -60,10 +60,13 @@ class CheckpointWriter:
     ) -> None:
         """Returns when the checkpoint is on disk; `score`, the mean return at `target`, ranks it for `best`.
 
+        One of the same step is written anew: it was saved before it could be evaluated.
         `training`: what going on needs besides the parameters; None: they come from elsewhere.
         """
         checkpoint = self._directory / str(step)
         note = {**metadata, "score": score, "target": target}
+        if step in self._notes:
+            hosts.by_first(_drop, checkpoint)
         try:
             with writing(checkpoint), quiet_orbax() as ocp:
                 size = sum(leaf.nbytes for leaf in jax.tree.leaves((params, training)))

@@ -112,6 +112,12 @@ def train_and_evaluate(
                 progress=progress,
                 devices=layout.here,
             )
+        if first == config.steps:  # its environment failed after the last update
+            params = layout.on_first(state.params)
+            evaluated = hosts.by_first(evaluate_and_write, writer, evaluator, first, config, params, progress)
+            _check_played(evaluated, group)
+            writer.draw_plots()
+            writer.save(first, layout.to_save(state))
         recent: collections.deque[Any] = collections.deque(maxlen=3)
         validate, clock, saved_at = Validation(prepared), _Clock(), time.perf_counter()
         vote = Vote(layout)
@@ -152,10 +158,18 @@ def train_and_evaluate(
                     f"{group.path}",
                     stopped_by,
                 )
-            if last and due.evaluate and not evaluated:
-                where = " ".join(str(run.checkpoints) for run in group.runs)
-                raise RunError(f"the last evaluation failed; the weights are in {where}.")
+            if last and due.evaluate:
+                _check_played(evaluated, group)
             clock.start()
+
+
+def _check_played(evaluated: bool, group: SeedGroup) -> None:
+    if not evaluated:
+        where = " ".join(str(run.checkpoints) for run in group.runs)
+        raise RunError(
+            f"the last evaluation failed; the weights are in {where}, and jaxdt train --resume --out {group.path} "
+            "evaluates them again."
+        )
 
 
 @functools.lru_cache(maxsize=4)

@@ -7,7 +7,8 @@ from pathlib import Path
 from jaxdt.checkpoint import Which, checkpoint_steps, drop_checkpoints_after
 from jaxdt.config import CHANGEABLE, FILLED_IN, Finetuning, TrainConfig, flatten, functions_of
 from jaxdt.errors import JaxdtError
-from jaxdt.run.directory import RunRecord
+from jaxdt.loggers import read_evaluations
+from jaxdt.run.directory import RunDirectory, RunRecord
 from jaxdt.run.environment import not_from_a_file
 from jaxdt.run.seed_group import SeedGroup
 from jaxdt.simulator import MJX, identity
@@ -45,7 +46,7 @@ def agree_with_record(config: TrainConfig, previous: RunRecord) -> TrainConfig:
     changes = {name: given[name] for name in CHANGEABLE if not (name in FILLED_IN and given[name] is None)}
     if changes.get("steps", stored.steps) != stored.steps and stored.algorithm.last_step is not None:
         raise JaxdtError(
-            f"the run's learning rate falls to 0 at update {stored.steps}, so it cannot end at {changes['steps']}; "
+            f"the run's learning rate was made to end at update {stored.steps}, so it cannot at {changes['steps']}; "
             "leave --steps out, or start another run from this one with --init."
         )
     changes["dataset"] = config.dataset or stored.dataset
@@ -103,13 +104,22 @@ def check_same_start(stored: Finetuning, run: str | os.PathLike[str] | None, che
 
 
 def is_finished(group: SeedGroup, config: TrainConfig, *, asked_for: str | None = None) -> bool:
-    """Raises JaxdtError when a run has more updates than are asked for, in those words; default: `--steps` and them."""
+    """Whether all updates are made, and the last was evaluated.
+
+    Raises JaxdtError when a run has more updates than are asked for, in those words; default: `--steps` and them.
+    """
     assert config.steps is not None
     newest = {run.path: steps[-1] for run in group.runs if (steps := checkpoint_steps(run.checkpoints))}
     for path, step in newest.items():
         if step > config.steps:
             raise JaxdtError(f"{path} has {step} updates already; {asked_for or f'--steps {config.steps}'} is fewer.")
-    return [newest.get(run.path) for run in group.runs] == [config.steps] * len(group.runs)
+    trained = [newest.get(run.path) for run in group.runs] == [config.steps] * len(group.runs)
+    return trained and (config.env == "none" or all(_is_evaluated(run, config.steps) for run in group.runs))
+
+
+def _is_evaluated(run: RunDirectory, step: int) -> bool:
+    """Not where the environment failed after the last update: that evaluation is played when the run is resumed."""
+    return any(record["step"] == step for record in read_evaluations(run.evaluations)[0])
 
 
 def meet_at_one_checkpoint(group: SeedGroup) -> None:

@@ -109,6 +109,10 @@ class _Rounds:
         if not self._group.steps:  # what offline training reached
             self._evaluate(state)
             self._save(state)
+        if done == self._config.rounds:  # its environment failed after the last round
+            self._check_played(self._evaluate(state))
+            self._writer.draw_plots()
+            self._save(state)
         for number in range(done + 1, self._config.rounds + 1):
             explored = self._explore(number, state)
             replay = self._exploration.join(replay, explored)
@@ -189,8 +193,8 @@ class _Rounds:
             self._save(state)
         steps = self._writer.also["environment_steps"]
         self._progress.advance(number, exploration=reached, **self._shown, environment_steps=steps)
-        if last and not evaluated:
-            raise RunError(f"the last evaluation failed; the weights are in {self._group.runs[0].checkpoints}.")
+        if last:
+            self._check_played(evaluated)
         self._heed(None if last else stopped_by, state)
 
     def _evaluate(self, state: TrainState) -> bool:
@@ -201,6 +205,13 @@ class _Rounds:
             newest = read_evaluations(self._group.runs[0].evaluations)[0][-1]
             self._shown["evaluation"] = newest["return_mean"]
         return played
+
+    def _check_played(self, evaluated: bool) -> None:
+        if not evaluated:
+            raise RunError(
+                f"the last evaluation failed; the weights are in {self._group.runs[0].checkpoints}, and "
+                f"{self._how_to_go_on} evaluates them again."
+            )
 
     def _save(self, state: TrainState) -> None:
         self._writer.save(int(state.step), self._prepared.layout.to_save(state))
