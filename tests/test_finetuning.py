@@ -19,11 +19,11 @@ from jaxdt.cli import run as command
 from jaxdt.config import OnlineDTConfig, default_exploration_target
 from jaxdt.errors import RunError, StoppedError
 from jaxdt.evaluation.rollout import Episodes, Trajectory
-from jaxdt.loggers import read_lines
+from jaxdt.loggers import append_line, read_lines
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.exploration import first_environment_seed, recorded, seed_of_batches
 from jaxdt.run.finished import read_run
-from jaxdt.run.seed_group import read_summary
+from jaxdt.run.seed_group import SeedGroup, read_summary
 from tests.children import everything_saved
 from tests.conftest import make_store, tiny_model
 from tests.runs import weights_of, without_clock
@@ -33,6 +33,7 @@ from tests.toys import Buttons, Dial, Drift, button_episodes
 pytestmark = [
     pytest.mark.usefixtures("quick_plots"),
     pytest.mark.filterwarnings("ignore:observations .* are constant"),
+    pytest.mark.filterwarnings("ignore:the learning rate rises for 20 updates"),
 ]
 STORE = button_episodes()
 OFFLINE = jaxdt.TrainConfig(
@@ -377,6 +378,8 @@ def test_a_round_whose_environment_fails_is_recorded_and_played_again_from_other
     lines, undisturbed = (without_clock(path / "metrics.jsonl") for path in (out, whole))
     assert lines[0] == undisturbed[0]
     assert [line["failed_tries"] for line in lines] == [0, 1]
+    rounds = [jaxdt.load_episodes(path) for path in sorted((out / "replay").glob("*.npz"))]
+    assert jaxdt.load_episodes(out / "replay").num_steps == sum(store.num_steps for store in rounds)
     assert lines[1]["environment_steps"] == 32  # of what was kept
     names = [(path / "replay" / "round-000002.npz").read_bytes() for path in (out, whole)]
     assert names[0] != names[1]
@@ -458,6 +461,30 @@ def test_a_policy_that_is_asked_for_no_return_explores_too(tmp_path):
         jaxdt.finetune(run, dataclasses.replace(ONLINE, exploration_target=1.0), STORE, env=Buttons())
     out = jaxdt.finetune(run, dataclasses.replace(ONLINE, rounds=1), STORE, env=Buttons())
     assert [line["target"] for line in read_lines(out / "evaluations.jsonl")] == [None, None]
+
+
+def test_a_summary_sets_rounds_beside_each_other_wherever_seeds_began(tmp_path):
+    """The best checkpoints of two runs are of different updates."""
+    group = SeedGroup(tmp_path, (0, 1))
+    for run, first in zip(group.runs, (300, 500), strict=True):
+        run.path.mkdir()
+        for number in (0, 10, 20):
+            place = {"step": first + 20 * number, "round": number, "target": 1.0, "reference": None}
+            score = {"return_mean": float(first + number), "normalized_mean": None}
+            append_line(run.evaluations, {**place, **score})
+    group.write_summary()
+    summary = read_summary(tmp_path)["evaluations"]
+    assert [(e["round"], e["step"], e["return_means"]) for e in summary] == [
+        (0, 300, [300.0, 500.0]),
+        (10, 500, [310.0, 510.0]),
+        (20, 700, [320.0, 520.0]),
+    ]
+
+
+def test_without_an_environment_there_is_nothing_to_explore(trained, tmp_path):
+    with pytest.raises(JaxdtError, match=r"env is none: it needs an environment; give env= \(--env\)"):
+        jaxdt.finetune(trained, ONLINE, STORE, out=tmp_path / "run", env="none")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

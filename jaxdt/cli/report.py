@@ -14,6 +14,7 @@ from jaxdt.config.shared import fitting_return_scale
 from jaxdt.data.checks import shortened
 from jaxdt.data.d4rl import normalized_score, reference_name, score_name
 from jaxdt.data.episodes import EpisodeStore
+from jaxdt.data.replay import FAILED_TRIES
 from jaxdt.errors import JaxdtError
 from jaxdt.loggers import read_evaluations, read_lines
 from jaxdt.progress import decimals
@@ -157,7 +158,7 @@ def _finetuning(run: RunDirectory, record: RunRecord, metrics: Sequence[dict[str
     if metrics:
         explored = _number(newest, "exploration_return_mean")
         rows.append(("exploration", f"return {explored:{decimals(explored)}} in the newest round"))
-    failures = read_failures(run.replay / "failures.jsonl")
+    failures = read_failures(run.replay / FAILED_TRIES)
     if failures:
         rows.append(("failed rounds", f"{len(failures)} tries, the newest in round {failures[-1]['round']}"))
     return rows
@@ -184,7 +185,9 @@ def _seeds_report(group: SeedGroup, summaries: Sequence[dict[str, Any]]) -> str:
     text = _listing(str(group.path), rows)
     newest = [summary for summary in summaries if summary["step"] == summaries[-1]["step"]]
     if newest:
-        text += "\n" + _summary_rows(f"after {newest[0]['step']} updates, {len(group.seeds)} seeds", newest)
+        first = newest[0]
+        played = f"round {first['round']}" if "round" in first else f"{first['step']} updates"
+        text += "\n" + _summary_rows(f"after {played}, {len(group.seeds)} seeds", newest)
     return text + f"\nruns: {', '.join(str(run.path) for run in group.runs)}"
 
 

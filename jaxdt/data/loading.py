@@ -22,6 +22,7 @@ from jaxdt.data.joining import concatenate, shared_environment
 from jaxdt.data.mapped import load_mapped, most_in_memory
 from jaxdt.data.objects import episodes_of
 from jaxdt.data.remote import find_remote, is_remote
+from jaxdt.data.replay import FAILED_TRIES
 from jaxdt.data.shards import Shard, load_shards
 from jaxdt.data.storage import MEMORY, DirectoryStorage, Storage
 from jaxdt.errors import JaxdtError
@@ -155,6 +156,7 @@ def _find_directory(name: str, path: Path, progress: Progress, cut_after: int | 
     if any(child.name.startswith("._") for child in path.iterdir()):
         warnings.warn(f"{name}: files whose names begin with ._ are macOS's own and left out.", stacklevel=4)
     files = [file for file in _files_in(path) if file.parent == path and format_of(file) is not None]
+    files = [file for file in files if file.name != FAILED_TRIES]
     kinds = {format_of(file) for file in files}
     if files and not is_saved(path) and not any(file.suffix.lower() == ".parquet" for file in files):
         if len(kinds) > 1:

@@ -9,6 +9,10 @@ from jaxdt.data.joining import concatenate
 from jaxdt.data.storage import MEMORY
 
 
+FAILED_TRIES = "failures.jsonl"
+"""Beside the files of explored episodes: tries of rounds whose environment failed. It holds no episodes."""
+
+
 def best_episodes(store: EpisodeStore, capacity: int) -> EpisodeStore:
     """The `capacity` episodes of highest return, or all, from the worst to the best; copies, of no environment."""
     order = np.argsort(store.returns, kind="stable")[-capacity:]

@@ -15,7 +15,7 @@ from jaxdt.config import PRESETS, AlgorithmConfig, FinetuneConfig
 from jaxdt.config.checks import as_json_or_none
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.formats.npz import load_npz
-from jaxdt.data.replay import best_episodes, with_newer
+from jaxdt.data.replay import FAILED_TRIES, best_episodes, with_newer
 from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.evaluation.rollout import Episodes, sees_pictures
@@ -53,7 +53,7 @@ class Exploration:
         self._directory, self._config = directory, config
         self._evaluator, self._as_trained, self._only_one = evaluator, as_trained, only_one
         self._env_kwargs = env_kwargs
-        self.failures = directory / "failures.jsonl"
+        self.failures = directory / FAILED_TRIES
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
             remove_unfinished(directory)

@@ -161,6 +161,8 @@ def _checked(
         record = _beginning(source, record, config or FinetuneConfig(), given.checkpoint or "latest")
     check_explores(record.config.algorithm, record.spec, os.fspath(source.path))
     train_config, env = _with_environment(record, given.env, given.env_kwargs)
+    if train_config.env == "none" and env is None:
+        raise JaxdtError("fine-tuning plays episodes, and env is none: it needs an environment; give env= (--env).")
     any_episodes = given.store is not None and not begun
     train_config, store = _with_episodes(
         source, record, train_config, given.store, given.progress, any_episodes=any_episodes

@@ -53,11 +53,25 @@ class SeedGroup:
                 json.dump(document, file, indent=1, allow_nan=False)
 
     def _summaries(self) -> list[dict[str, Any]]:
-        """One for each step and target that all the runs were evaluated at."""
+        """One for each step and target that all the runs were evaluated at.
+
+        Of fine-tuning for each round, since runs may begin it after other numbers of updates; `step` is the fewest.
+        """
         evaluations = [read_evaluations(run.evaluations)[0] for run in self.runs]
-        by_key = [{(record["step"], record["target"]): record for record in records} for records in evaluations]
-        shared = [key for key in by_key[0] if all(key in records for records in by_key)]
-        return [{"step": key[0], **summarize([records[key] for records in by_key])} for key in shared]
+        by_key = [{(_place(record), record["target"]): record for record in records} for records in evaluations]
+        shared = [[records[key] for records in by_key] for key in by_key[0] if all(key in each for each in by_key)]
+        return [
+            {"step": min(record["step"] for record in records), **_round(records[0]), **summarize(records)}
+            for records in shared
+        ]
+
+
+def _place(record: dict[str, Any]) -> int:
+    return record.get("round", record["step"])
+
+
+def _round(record: dict[str, Any]) -> dict[str, int]:
+    return {"round": record["round"]} if "round" in record else {}
 
 
 def summarize(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:
