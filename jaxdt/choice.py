@@ -39,6 +39,19 @@ class EnvironmentChoice:
     """Episodes that are played at once, each in a simulator; None: all."""
 
     @property
+    def made_with(self) -> dict[str, Any]:
+        """As files remember it: the keyword arguments, and the limit among them where one was asked for."""
+        limit = self.max_episode_steps
+        return {**(self.kwargs or {}), **({} if limit is None else {"max_episode_steps": limit})}
+
+    @classmethod
+    def of_file(cls, env: str | None, made_with: Mapping[str, Any] | None) -> "EnvironmentChoice":
+        """What a file says, and may."""
+        kwargs = dict(made_with or {})
+        limit = kwargs.pop("max_episode_steps", None)
+        return cls(env=env, kwargs=kwargs or None, max_episode_steps=None if limit == -1 else limit)
+
+    @property
     def name(self) -> str:
         """For people."""
         if isinstance(self.env, str):

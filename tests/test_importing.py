@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 import jaxdt
 from jaxdt import BehaviorCloningConfig, JaxdtError
 from jaxdt.checkpoint import checkpoint_steps
+from jaxdt.choice import EnvironmentChoice
 from jaxdt.cli import run
 from jaxdt.cli.report import run_report
 from jaxdt.loggers import read_lines
@@ -63,6 +64,37 @@ def test_an_exported_run_comes_back_as_it_was(finished, exported):
     assert before.config.return_scale == after.config.return_scale
     assert before.spec == after.spec
     assert after.targets == before.targets
+
+
+def test_an_exported_policy_says_how_its_environment_was_made(finished, tmp_path):
+    agent = jaxdt.Agent.load(finished)
+    made = EnvironmentChoice(env="Pendulum-v1", kwargs={"g": 9.0}, max_episode_steps=50)
+    agent = jaxdt.Agent(agent.config, agent.params, agent.spec, env_id="Pendulum-v1", targets=[1.0], environment=made)
+    out = jaxdt.to_huggingface(agent, tmp_path / "model")
+    card, written = (out / "README.md").read_text(), "g=9.0, max_episode_steps=50"
+    assert card.count(f'gymnasium.make("Pendulum-v1", {written})') == 2
+    assert f"- Environment: Pendulum-v1, with {written}." in card
+    assert jaxdt.from_huggingface(out).environment == made
+    imported = jaxdt.Agent.load(import_run(out, tmp_path / "run"))
+    assert (imported.environment.kwargs, imported.environment.max_episode_steps) == ({"g": 9.0}, 50)
+    elsewhere = jaxdt.from_huggingface(out, env_id="Other-v0").environment
+    assert (elsewhere.kwargs, elsewhere.max_episode_steps) == (None, None)
+    odd = EnvironmentChoice(env="Pendulum-v1", kwargs={"g": np.float64, "break()": 1})
+    agent = jaxdt.Agent(agent.config, agent.params, agent.spec, env_id="Pendulum-v1", targets=[1.0], environment=odd)
+    known = json.loads((jaxdt.to_huggingface(agent, tmp_path / "odd") / "normalization.json").read_text())
+    assert known["env_kwargs"] is None
+
+
+def test_how_an_environment_is_made_is_checked_where_a_file_says_it(exported, tmp_path):
+    copy = shutil.copytree(exported, tmp_path / "model")
+    known = json.loads((copy / "normalization.json").read_text())
+    for kwargs, says in (({"xml_file": "/etc/passwd"}, "a file may not give"), ([1], "must be a JSON object")):
+        (copy / "normalization.json").write_text(json.dumps(known | {"env_id": "Ant-v5", "env_kwargs": kwargs}))
+        if isinstance(kwargs, dict):
+            with pytest.warns(UserWarning, match=says):
+                assert jaxdt.from_huggingface(copy).environment.kwargs is None
+        else:
+            assert says in refusal(jaxdt.from_huggingface, copy)
 
 
 @pytest.mark.slow

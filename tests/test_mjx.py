@@ -210,7 +210,7 @@ def test_videos_are_filmed_in_gymnasiums_task(tmp_path, monkeypatch):
 
 def test_the_hub_is_told_the_tasks_own_name():
     agent = {"env_id": ENV, "context_length": 4, "targets": [], "evaluations": [], "training": [], "untrained": []}
-    card = model_card("cheetah", measured(make_store().spec), return_scale=1.0, **agent)
+    card = model_card("cheetah", measured(make_store().spec), return_scale=1.0, env_kwargs={}, **agent)
     assert "- HalfCheetah-v5\n" in card.split("---")[1]
     assert f"- Environment: {ENV}." in card
     assert read_partial_spec({"env_id": ENV}, "normalization.json").env_id == ENV

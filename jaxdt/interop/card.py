@@ -1,6 +1,6 @@
 """The model card of an exported run: what a stranger must know to use the weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ def model_card(
     *,
     return_scale: float,
     env_id: str | None,
+    env_kwargs: Mapping[str, Any],
     context_length: int,
     targets: Sequence[float],
     evaluations: Sequence[dict[str, Any]],
@@ -28,6 +29,7 @@ def model_card(
     """Markdown with the hub's YAML header.
 
     - `name`: of the repository, with its owner where it has one.
+    - `env_kwargs`: what `gymnasium.make` is given beside the id, plain.
     - `evaluations`: lines of `evaluations.jsonl`; empty: not evaluated, and said so.
     - `training`: sentences on how it was trained. `untrained`: tensors that are zeros.
     - `datasets`: repositories of the hub that the data came from. `license`: of the weights, as the hub abbreviates it.
@@ -37,7 +39,7 @@ def model_card(
         "A [Decision Transformer](https://arxiv.org/abs/2106.01345), written by jaxdt for "
         "`transformers.DecisionTransformerModel`.",
         "## Results\n\n" + _results(evaluations),
-        "## How to use it\n\n" + _usage(name, spec, return_scale, env_id, context_length, targets),
+        "## How to use it\n\n" + _usage(name, spec, return_scale, env_id, env_kwargs, context_length, targets),
         "## Normalisation\n\n" + _normalization(spec),
         "## Training\n\n" + "\n".join(f"- {sentence}" for sentence in training),
         "## Untrained tensors\n\nThis model has no such weights; they are zeros, and what they predict means nothing: "
@@ -128,10 +130,17 @@ def _results(evaluations: Sequence[dict[str, Any]]) -> str:
 
 
 def _usage(
-    name: str, spec: Spec, return_scale: float, env_id: str | None, context_length: int, targets: Sequence[float]
+    name: str,
+    spec: Spec,
+    return_scale: float,
+    env_id: str | None,
+    env_kwargs: Mapping[str, Any],
+    context_length: int,
+    targets: Sequence[float],
 ) -> str:
     target = f"{max(targets):g}" if targets else "1000"
-    made = f'gymnasium.make("{gymnasium_id(env_id)}")' if env_id else "..."
+    beside = "".join(f", {name}={value!r}" for name, value in env_kwargs.items())
+    made = f'gymnasium.make("{gymnasium_id(env_id)}"{beside})' if env_id else "..."
     if isinstance(spec.action, Box):
         bounds = '\nlow, high = np.array(known["action_low"]), np.array(known["action_high"])'
         kept, taken = "predicted", "low + (predicted + 1) / 2 * (high - low)"
@@ -201,7 +210,7 @@ print(achieved)
 
 """
     lines = [
-        f"- Environment: {env_id or 'not a Gymnasium one'}.",
+        f"- Environment: {env_id or 'not a Gymnasium one'}{f', with{beside[1:]}' if beside else ''}.",
         f"- Context: the last {context_length} steps (`K`), padded on the left, `attention_mask` 0 at padding.",
         f"- Returns-to-go are divided by {return_scale:g} before they enter the model"
         + (" and stay as they are while acting (trained on delayed rewards)." if spec.delayed_reward else "."),

@@ -16,7 +16,7 @@ from jaxdt.errors import JaxdtError, one_line
 from jaxdt.interop.huggingface import config_from_huggingface
 from jaxdt.interop.names import config_from_tensors, is_online, layout_of, params_from_tensors
 from jaxdt.interop.tensors import Tensors, read_tensors
-from jaxdt.simulator import checked_env_id
+from jaxdt.simulator import checked_env_id, checked_env_kwargs
 from jaxdt.types import numbers_from_json
 
 
@@ -33,6 +33,8 @@ class PartialSpec(NamedTuple):
     return_scale: float | None = None
     context_length: int | None = None
     env_id: str | None = None
+    env_kwargs: dict[str, Any] | None = None
+    """What its constructor was given, `max_episode_steps` among them where a limit was set."""
     targets: tuple[float, ...] | None = None
     action_low: Float[np.ndarray, " a"] | None = None
     action_high: Float[np.ndarray, " a"] | None = None
@@ -136,6 +138,8 @@ def read_partial_spec(values: Any, source: str) -> PartialSpec:
             raise JaxdtError(f"{source}: {name} {rule}; got {values[name]!r:.80}.")
     if "env_id" in known:
         checked_env_id(known["env_id"], source)
+    if "env_kwargs" in known:
+        known["env_kwargs"] = checked_env_kwargs(json.dumps(known["env_kwargs"]), known.get("env_id"), source)
     return PartialSpec(**known)
 
 

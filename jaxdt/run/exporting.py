@@ -14,6 +14,7 @@ from jaxdt import __version__
 from jaxdt.algorithms.decision_transformer import with_sizes
 from jaxdt.checkpoint import Which, find_checkpoint
 from jaxdt.config import AlgorithmConfig, DecisionTransformerConfig, ModelConfig
+from jaxdt.config.checks import as_json_or_none
 from jaxdt.data.formats.dqn_spec import PREFIX as DQN, short_name
 from jaxdt.errors import JaxdtError, RunError, one_line
 from jaxdt.files import check_is_free, directory_atomically
@@ -25,6 +26,7 @@ from jaxdt.loggers import read_evaluations
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
 from jaxdt.run.evaluate import video_paths
+from jaxdt.simulator import are_plain_kwargs
 from jaxdt.types import Box, Discrete
 
 
@@ -72,6 +74,7 @@ def to_huggingface(
             agent.spec,
             return_scale=config.return_scale,
             env_id=agent.env_id,
+            env_kwargs=_made_with(agent),
             context_length=model.context_length,
             targets=_targets(agent),
             evaluations=evaluations,
@@ -131,10 +134,17 @@ def _normalization(agent: Agent, config: DecisionTransformerConfig) -> dict[str,
         "return_scale": config.return_scale,
         "context_length": config.model.context_length,
         "env_id": agent.env_id,
+        "env_kwargs": _made_with(agent) or None,
         "targets": _targets(agent) or None,
         **action,
         "delayed_reward": spec.delayed_reward,
     }
+
+
+def _made_with(agent: Agent) -> dict[str, Any]:
+    """What its environment is given beside the id, where a file may say it."""
+    kwargs = as_json_or_none(agent.environment.made_with, "env_kwargs")
+    return kwargs if kwargs and agent.env_id is not None and are_plain_kwargs(kwargs) else {}
 
 
 def _training(record: RunRecord, step: int | None) -> list[str]:

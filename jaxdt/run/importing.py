@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdt.algorithms.temperature import with_temperature
 from jaxdt.checkpoint import CheckpointWriter
+from jaxdt.choice import EnvironmentChoice
 from jaxdt.config import AlgorithmConfig, DecisionTransformerConfig, ModelConfig, OnlineDTConfig, TrainConfig
 from jaxdt.data.d4rl import paper_targets
 from jaxdt.data.loading import load_episodes
@@ -170,6 +171,8 @@ def _write(run: RunDirectory, agent: Agent, source: str, dropped: list[str], com
     config = TrainConfig(
         preset="imported",
         env=agent.env_id or "none",
+        env_kwargs=None if agent.environment.kwargs is None else dict(agent.environment.kwargs),
+        max_episode_steps=agent.environment.max_episode_steps,
         targets=tuple(targets) or None,
         delayed_reward=agent.spec.delayed_reward,
         algorithm=agent.config,
@@ -225,7 +228,9 @@ def _agent(imported: Imported, given: PartialSpec, source: str) -> Agent:
     if imported.online:
         algorithm = OnlineDTConfig(return_scale=scale, model=model).for_data(known.env_id)
         params = with_temperature(params)
-    return Agent(algorithm, params, spec, env_id=known.env_id, targets=known.targets)
+    made_with = known.env_kwargs if known.env_id == imported.known.env_id else None
+    environment = EnvironmentChoice.of_file(known.env_id, made_with)
+    return Agent(algorithm, params, spec, env_id=known.env_id, targets=known.targets, environment=environment)
 
 
 def _spec(known: PartialSpec, config: ModelConfig) -> Spec:

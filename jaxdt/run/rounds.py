@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from jaxdt.algorithms import make_algorithm
-from jaxdt.choice import EnvironmentChoice
 from jaxdt.config import FinetuneConfig, Finetuning
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.errors import RunError, SimulationError, StoppedError
@@ -58,12 +57,6 @@ def _updates_per_call(config: FinetuneConfig) -> int:
     return max(n for n in range(1, MOST_UPDATES_PER_CALL + 1) if config.updates_per_round % n == 0)
 
 
-def _made_with(choice: EnvironmentChoice) -> dict[str, Any]:
-    """As data remember it: the keyword arguments, and the limit among them where one was asked for."""
-    limit = choice.max_episode_steps
-    return {**(choice.kwargs or {}), **({} if limit is None else {"max_episode_steps": limit})}
-
-
 class _Rounds:
     """What all rounds share."""
 
@@ -91,7 +84,7 @@ class _Rounds:
             self._config,
             explorer,
             self._as_trained,
-            env_kwargs=_made_with(prepared.choice),
+            env_kwargs=prepared.choice.made_with,
             only_one=parallel == 1,
         )
         self._validation = Validation(prepared)
