@@ -113,7 +113,7 @@ def evaluate_command(arguments: list[str]) -> None:
         check_plans(agent)
     keep_compiled_programs()
     progress.say(device_line())
-    results = []
+    results, undrawn = [], []
     for path, agent, choice in zip(parsed.runs, agents, choices, strict=True):
         targets = parsed.targets if agent in takers or not takers else None  # the others are asked for none
         run = RunDirectory(path)
@@ -122,7 +122,11 @@ def evaluate_command(arguments: list[str]) -> None:
         evaluations, draw = evaluate_and_draw(agent, choice, targets, parsed.episodes, parsed.seed, drawing, progress)
         results.append(evaluations)
         print(evaluation_table(str(path), evaluations))
-        draw()
+        try:
+            draw()
+        except JaxdtError as error:  # what is played is told first
+            undrawn.append(error)
+            continue
         if plan is not None:
             print(f"wrote {plan} and {plan.with_suffix('.json')}")
         if parsed.video:
@@ -135,3 +139,5 @@ def evaluate_command(arguments: list[str]) -> None:
         with open_atomically(parsed.json) as file:
             json.dump(evaluations_document(runs, results), file, indent=1)
         print(f"wrote {parsed.json}")
+    if undrawn:
+        raise undrawn[0]

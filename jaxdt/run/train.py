@@ -101,7 +101,8 @@ def train(
                 targets = (previous.config if config.targets == "auto" else config).evaluation_targets
                 for run in group.runs if config.video else ():  # a kill may have come before the last video
                     if not all(path.exists() for path in video_paths(run.videos, targets)):
-                        _render(run, config, choice_of(config, env, choice_of_record(previous).default_limit), progress)
+                        choice = choice_of(config, env, choice_of_record(previous).default_limit)
+                        _render(run, config, choice, progress, targets)
                 return group.path
             if store is None and previous.data.get("spec") is None and config.dataset in (None, *DEMOS):
                 raise JaxdtError(
@@ -187,10 +188,18 @@ def _finished(group: SeedGroup, config: TrainConfig) -> str:
     return f"{said}, and its learning rate is 0 now; --init {trained} (init=) trains its weights further, as a new run."
 
 
-def _render(run: RunDirectory, config: TrainConfig, choice: EnvironmentChoice, progress: Progress) -> None:
+def _render(
+    run: RunDirectory,
+    config: TrainConfig,
+    choice: EnvironmentChoice,
+    progress: Progress,
+    targets: Sequence[float | None] | None = None,
+) -> None:
+    """`targets`: default: the run's."""
     film = {"frames": config.video_frames, "every": config.video_every, "progress": progress}
     agent = Agent.load(run.path, **functions_of(config.algorithm))
-    render_videos(agent, run.videos, choice, seed=config.eval_seed, **film)
+    asked_for = None if targets is None or None in targets else targets
+    render_videos(agent, run.videos, choice, asked_for, seed=config.eval_seed, **film)
 
 
 @contextlib.contextmanager
