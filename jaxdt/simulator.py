@@ -72,8 +72,25 @@ def _with_a_vector(simulator: "gymnasium.Env") -> "gymnasium.Env":
 
     space = simulator.observation_space
     is_vector = isinstance(space, spaces.Box) and len(space.shape) == 1
-    keep = is_vector or _is_picture(space) or not is_of_boxes(space)
-    return simulator if keep else FlattenObservation(simulator)
+    if is_vector or _is_picture(space) or not is_of_boxes(space):
+        return simulator
+    if not _is_by_name(space):
+        warnings.warn(
+            f"the environment's observations have parts in another order than that of their names: {space!s:.200}. "
+            "They become a vector in its order, and the parts of dicts in data do by name: give data as vectors in its "
+            "order, or make its Dict of one dict, whose names it sorts.",
+            stacklevel=5,
+        )
+    return FlattenObservation(simulator)
+
+
+def _is_by_name(space: Any) -> bool:
+    """As the parts of data are that are dicts."""
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Dict):
+        return list(space) == sorted(space) and all(map(_is_by_name, space.values()))
+    return all(map(_is_by_name, space)) if isinstance(space, spaces.Tuple) else True
 
 
 def _is_picture(space: Any) -> bool:

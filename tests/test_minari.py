@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxdt
-from jaxdt.data.formats.minari import _environment, load_minari
+from jaxdt.data.formats.minari import _environment, _in_order, load_minari
 from tests.conftest import make_store
 from tests.hub_server import HubServer
 
@@ -326,3 +326,8 @@ def test_a_download_that_fails_leaves_nothing(root, monkeypatch, failure):
             load_minari(NAME)
     assert [path.name for path in root.iterdir()] == ["other-v0"]
     assert os.environ["MINARI_DATASETS_PATH"] == str(root)
+
+
+def test_the_parts_of_a_tuple_follow_their_numbers():
+    assert _in_order([f"_index_{i}" for i in range(12)][::-1]) == [f"_index_{i}" for i in range(12)]
+    assert _in_order(["b", "_index_2", "a"]) == ["a", "b", "_index_2"]

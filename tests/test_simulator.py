@@ -1,3 +1,4 @@
+import contextlib
 import os
 import subprocess
 import sys
@@ -281,7 +282,11 @@ def test_a_module_in_the_current_directory_is_found_as_python_dash_m_finds_it(pl
 )
 def test_boxes_are_flattened_in_gymnasiums_order(registered, space):
     name = registered(space, unit)
-    simulator = make_simulator(name)
+    said = contextlib.nullcontext()
+    if isinstance(space, spaces.Dict):  # as dicts in data are not read
+        said = pytest.warns(UserWarning, match="parts in another order than that of their names: Dict")
+    with said:
+        simulator = make_simulator(name)
     observation = space.sample()
     simulator.unwrapped.reset = lambda **_: (observation, {})
     assert np.array_equal(simulator.reset()[0], spaces.flatten(space, observation))

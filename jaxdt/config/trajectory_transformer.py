@@ -105,7 +105,8 @@ class TrajectoryTransformerConfig(OneOptimizer, AnyReturns):
     """Acting: as `action-top-k`, for observations."""
     token_schedule: bool | None = None
     """The authors' learning rate: rises over the tokens of one pass over the data and falls along half a cosine until
-    the twentieth, then rises and falls again, never below a tenth. False: one cosine over the run, by `schedule`.
+    the twentieth, then rises and falls again, never below a tenth; a pass is over all episodes, whatever
+    `best-fraction` takes. False: one cosine over the run, by `schedule`.
     None: theirs where the data's name is one of D4RL's sets of version 2, and one cosine otherwise, as it always is
     where another run's weights are trained on."""
     optimizer: OmitArgPrefixes[OptimizerConfig] = dataclasses.field(default_factory=mingpt_optimizer)

@@ -302,6 +302,7 @@ def write_hdf5(store: EpisodeStore, path: Path) -> None:
         )
     theirs = {"terminations": "terminals", "truncations": "timeouts"}
     arrays = {theirs.get(name, name): getattr(store, name) for name in FIELDS}
+
     def written(compression: str | None) -> io.BytesIO:
         content = io.BytesIO()  # h5py cannot let go of a file on a disk that is full
         with h5py.File(content, "w") as file:
@@ -314,7 +315,6 @@ def write_hdf5(store: EpisodeStore, path: Path) -> None:
         return content
 
     content = written("gzip")
-    if is_too_small(store, content.getbuffer().nbytes):
-        content = written(None)
+    content = written(None) if is_too_small(store, content.getbuffer().nbytes) else content
     with open_atomically(path, "wb") as out:
         out.write(content.getbuffer())

@@ -8,7 +8,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +120,7 @@ def _flattened(
     """A dataset's numbers, or of a group of observations all of them, a step a row, in the order of their names."""
     found = member(group, name, path)
     if hasattr(found, "keys") and depth and (name == "observations" or depth < 8):
-        parts = [_flattened(found, part, path, budget, depth - 1) for part in sorted(found)]
+        parts = [_flattened(found, part, path, budget, depth - 1) for part in _in_order(found)]
         if not parts or len({len(part) for part in parts}) > 1:
             raise JaxdtError(f"{path}: the parts of {found.name} must have as many rows; got {list(map(len, parts))}.")
         return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
@@ -180,8 +180,14 @@ def _struct_numbers(array: Any, name: str, source: str) -> np.ndarray:
     parts = dict(zip((field.name for field in array.type), array.flatten(), strict=True))
     if not parts:
         raise JaxdtError(f"{source}: {name} has no parts; load the dataset anew.")
-    numbers = [_struct_numbers(parts[part], name, source) for part in sorted(parts)]
+    numbers = [_struct_numbers(parts[part], name, source) for part in _in_order(parts)]
     return np.concatenate([part.reshape(len(part), -1) for part in numbers], axis=1)
+
+
+def _in_order(parts: Collection[str]) -> list[str]:
+    """By name; those of a Tuple, `_index_0` and so on, by their number."""
+    numbered = {part: int(part.removeprefix("_index_")) for part in parts if re.fullmatch(r"_index_\d+", part)}
+    return sorted(parts, key=lambda part: (numbered.get(part, -1), part))
 
 
 def _count(metadata: dict[str, Any], most: int, path: Path) -> int:
