@@ -189,7 +189,7 @@ def test_videos_that_a_kill_prevented_are_made_up_for(copied, monkeypatch):
         "jaxdt.run.train.render_videos", lambda agent, directory, env, targets, **_: rendered.append(targets)
     )
     jaxdt.train(dataclasses.replace(config, targets=(2.0,)), STORE, out=copied, env=Drift(), resume=True)
-    assert rendered[1:] == [(2.0,)]  # not those that the run was made with
+    assert rendered[1:] == [[2.0]]  # not those that the run was made with
 
 
 @pytest.mark.slow

@@ -198,7 +198,7 @@ def _render(
     """`targets`: default: the run's."""
     film = {"frames": config.video_frames, "every": config.video_every, "progress": progress}
     agent = Agent.load(run.path, **functions_of(config.algorithm))
-    asked_for = None if targets is None or None in targets else targets
+    asked_for = [target for target in targets or () if target is not None] or None
     render_videos(agent, run.videos, choice, asked_for, seed=config.eval_seed, **film)
 
 
