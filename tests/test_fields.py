@@ -14,6 +14,7 @@ import pyarrow.parquet
 import pytest
 
 import jaxdt
+from jaxdt import JaxdtError
 from jaxdt.data import fields
 from tests.conftest import make_store
 
@@ -108,19 +109,31 @@ def test_rlds_rows_of_a_last_observation_are_no_steps(tmp_path):
     write_hdf5(tmp_path / "a.hdf5", RLDS)
     frame = pd.DataFrame({name: values.ravel() for name, values in RLDS.items()})
     rows = [{name: values[of] for name, values in RLDS.items()} for of in (slice(3), slice(3, 7))]
-    for data in (tmp_path / "a.npz", tmp_path / "a.hdf5", frame, rows, RLDS):
+    numbered = RLDS | {"episode_id": np.array([7, 7, 7, 3, 3, 3, 3])}
+    for data in (tmp_path / "a.npz", tmp_path / "a.hdf5", frame, rows, RLDS, numbered):
         with pytest.warns(UserWarning, match="rows are taken for RLDS's, which hold an episode's last observation alo"):
             store = jaxdt.load_episodes(data)
         assert store.lengths.tolist() == [2, 3]
         assert store.observations.ravel().tolist() == [1, 2, 4, 5, 6]
         assert store.terminations.tolist() == [False, True, False, False, False]
         assert store.truncations.tolist() == [False, False, False, False, True]
+    for path in (tmp_path / "a.npz", tmp_path / "a.hdf5"):
+        with pytest.warns(UserWarning, match="are taken for RLDS's"):
+            with pytest.raises(
+                JaxdtError, match=r"write the data without them, or load them into memory \(--map-above"
+            ):
+                jaxdt.load_episodes(path, map_above=0.0)
 
 
 def test_last_steps_with_an_action_are_steps():
     store = jaxdt.load_episodes(RLDS | {"actions": RLDS["actions"] + 0.25})
     assert store.lengths.tolist() == [3, 4]
     assert np.flatnonzero(store.terminations).tolist() == [2]
+    some = {"observations": SEEN[:6], "actions": np.array([1, 1, 0, 1, 0, 1]), "rewards": np.zeros(6)}
+    some |= {"is_last": np.array([0, 0, 1, 0, 0, 1], bool)}  # one of two happens to end with action 0
+    rows = [{name: values[of] for name, values in some.items()} for of in (slice(3), slice(3, 6))]
+    for data in (some, rows, [{**row, "is_last": True} for row in rows]):
+        assert jaxdt.load_episodes(data).lengths.tolist() == [3, 3]
 
 
 def episodes_by(names: tuple[str, str, str], **said) -> list[dict]:

@@ -228,14 +228,14 @@ def test_a_small_file_of_pictures_that_were_never_written_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-@pytest.mark.parametrize("shape", [(32,), (84, 84)], ids=["numbers", "pictures"])
+@pytest.mark.parametrize("shape", [(32,), (84, 84), (200, 200, 3)], ids=["numbers", "pictures", "large pictures"])
 def test_what_is_compressed_to_nothing_is_written_so_that_it_can_be_read(tmp_path, monkeypatch, kind, shape):
     """One-hot numbers and dark screens: a file of a few KiB is not believed to hold them."""
     monkeypatch.setattr("jaxdt.data.formats.limits.SMALL", 2**16)
-    seen = np.zeros((1000, *shape), np.uint8 if len(shape) > 1 else np.float32)
-    store = jaxdt.EpisodeStore.from_arrays(
-        seen, np.zeros((1000, 2), np.float32), np.zeros(1000, np.float32), episode_ends=np.arange(100, 1001, 100)
-    )
+    steps = 1000 if len(shape) < 3 else 100
+    seen = np.zeros((steps, *shape), np.uint8 if len(shape) > 1 else np.float32)
+    rest = np.zeros((steps, 2), np.float32), np.zeros(steps, np.float32)
+    store = jaxdt.EpisodeStore.from_arrays(seen, *rest, episode_ends=np.arange(50, steps + 1, 50))
     write_episodes(store, tmp_path / f"a{kind}")
     for map_above in (1.0, 0.0):
         read = jaxdt.load_episodes(tmp_path / f"a{kind}", map_above=map_above)

@@ -41,6 +41,12 @@ class CheckpointWriter:
         directory = self._directory
         for torn in directory.glob("*.orbax-checkpoint-tmp*"):  # Orbax leaves some of its own behind
             shutil.rmtree(torn)
+        for anew in directory.glob(f"*{_ANEW}"):
+            checkpoint = anew.with_suffix("")
+            if (anew / CHECKSUMS).exists() and not (checkpoint / CHECKSUMS).exists():
+                _take_its_place(anew, checkpoint)
+            else:
+                shutil.rmtree(anew)
         finished = checkpoint_steps(directory)
         for torn in numbered_directories(directory) - set(finished):  # saved, but not yet summed
             if finished:
@@ -60,23 +66,26 @@ class CheckpointWriter:
     ) -> None:
         """Returns when the checkpoint is on disk; `score`, the mean return at `target`, ranks it for `best`.
 
-        One of the same step is written anew: it was saved before it could be evaluated.
+        One of the same step, which was saved before it could be evaluated, is replaced once the new one is whole.
         `training`: what going on needs besides the parameters; None: they come from elsewhere.
         """
         checkpoint = self._directory / str(step)
         note = {**metadata, "score": score, "target": target}
-        if step in self._notes:
-            hosts.by_first(_drop, checkpoint)
+        is_there = hosts.told(checkpoint.exists())
+        place = self._directory / f"{step}{_ANEW}" if is_there else checkpoint
         try:
             with writing(checkpoint), quiet_orbax() as ocp:
                 size = sum(leaf.nbytes for leaf in jax.tree.leaves((params, training)))
                 hosts.by_first(_ask_for_room, self._directory, 2**20 + size)
                 ocp.save_checkpointables(
-                    str(checkpoint.absolute()),
+                    str(place.absolute()),
                     {"params": params} if training is None else {"params": params, "training": training},
                     custom_metadata=note,
                 )
-            hosts.by_first(_write_checksums, checkpoint)
+            hosts.by_first(_write_checksums, place)
+            if is_there:
+                with writing(checkpoint):
+                    hosts.by_first(_take_its_place, place, checkpoint)
         except WriteError:
             with quiet_orbax():
                 gc.collect()  # Orbax's unfinished tasks complain as they go
@@ -89,7 +98,9 @@ class CheckpointWriter:
     def _remove_torn(self, step: int) -> None:
         """Gives back the room that a save took which failed; what cannot be removed now is, when the run resumes."""
         for _ in range(10):
-            torn = [*self._directory.glob(f"{step}.orbax-checkpoint-tmp*"), *self._directory.glob(str(step))]
+            torn = [*self._directory.glob(f"{step}.orbax-checkpoint-tmp*"), *self._directory.glob(f"{step}{_ANEW}")]
+            if step not in self._notes:
+                torn += self._directory.glob(str(step))
             if not torn:
                 return
             for path in torn:
@@ -101,6 +112,18 @@ class CheckpointWriter:
         for step in set(self._notes) - kept:
             _drop(self._directory / str(step))
             del self._notes[step]
+
+
+_ANEW = ".anew"
+"""Behind the step of a checkpoint that is to take the place of another."""
+
+
+def _take_its_place(anew: Path, checkpoint: Path) -> None:
+    if (checkpoint / CHECKSUMS).exists():
+        _drop(checkpoint)
+    elif checkpoint.exists():
+        shutil.rmtree(checkpoint)
+    anew.rename(checkpoint)
 
 
 def _write_checksums(checkpoint: Path) -> None:

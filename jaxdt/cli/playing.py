@@ -11,7 +11,7 @@ from jaxdt.cli.common import device_line, keep_compiled_programs
 from jaxdt.cli.parsing import parse
 from jaxdt.cli.report import evaluation_table, evaluations_document, runs_table
 from jaxdt.config import ACTING_OPTIONS, Context, KeywordArguments, MeasuredAt, PlanningWindow, Sampling
-from jaxdt.errors import JaxdtError
+from jaxdt.errors import JaxdtError, RunError
 from jaxdt.files import open_atomically
 
 
@@ -124,8 +124,8 @@ def evaluate_command(arguments: list[str]) -> None:
         print(evaluation_table(str(path), evaluations))
         try:
             draw()
-        except JaxdtError as error:  # what is played is told first
-            undrawn.append(error)
+        except (JaxdtError, RunError) as error:  # what is played is told first
+            undrawn.append((path, error))
             continue
         if plan is not None:
             print(f"wrote {plan} and {plan.with_suffix('.json')}")
@@ -139,5 +139,7 @@ def evaluate_command(arguments: list[str]) -> None:
         with open_atomically(parsed.json) as file:
             json.dump(evaluations_document(runs, results), file, indent=1)
         print(f"wrote {parsed.json}")
+    for path, error in undrawn[1:]:
+        progress.say(f"{path}: {error}")
     if undrawn:
-        raise undrawn[0]
+        raise undrawn[0][1]

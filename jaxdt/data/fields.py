@@ -45,9 +45,10 @@ def ending_fields(present: Iterable[str]) -> dict[str, str]:
     """Our names of the fields to read that say where episodes end, with theirs; what is not needed is left out."""
     found = _found(ENDINGS, present)
     say = next((name for name in _HAVE_THE_SAY if name in found), None)
+    read = {say, "episode_terminals"} if say == "episode" and found.get("episode_terminals") == "is_last" else {say}
     if {"terminations", "truncations"} <= found.keys():
         found.pop("dones", None)
-    return {ours: theirs for ours, theirs in found.items() if ours not in _HAVE_THE_SAY or ours == say}
+    return {ours: theirs for ours, theirs in found.items() if ours not in _HAVE_THE_SAY or ours in read}
 
 
 def field_names(present: Iterable[str]) -> dict[str, str]:
@@ -72,7 +73,11 @@ def flat_episodes(
 
     Raises JaxdtError where nothing says where episodes end.
     """
-    arrays = without_last_observations(arrays, names, source)
+    if names.get("episode_terminals") == "is_last" and holds_last_observation(
+        arrays["actions"], arrays["rewards"], flags_of(arrays["episode_terminals"], "is_last", source)
+    ):
+        warn_of_last_observations(source)
+        arrays = without_last_observations(arrays, names, source)
     values = {name: arrays[name] for name in SYNONYMS}
     flags = _flat_flags(arrays, names, source)
     ends = arrays.get("episode_ends")
@@ -96,30 +101,41 @@ def flat_episodes(
     return {**values, "terminations": terminations, "truncations": truncations, "episode_ends": ends}
 
 
-def without_last_observations(arrays: Mapping[str, Any], names: Mapping[str, str], source: str) -> Mapping[str, Any]:
-    """Arrays by our names without the rows that RLDS ends an episode with, which hold its last observation alone.
+def holds_last_observation(actions: Any, rewards: Any, last: Bool[np.ndarray, " n"]) -> bool:
+    """Whether the rows where RLDS's `is_last` is true hold an observation alone, and so are no steps.
 
-    Those are where its `is_last` is true; others, who do not mean RLDS's by it, have an action or a reward there. The
-    flags of such a row become those of the step before it.
+    Others, who do not mean RLDS's by it, have an action or a reward there.
     """
-    if names.get("episode_terminals") != "is_last":
-        return arrays
-    last = flags_of(arrays["episode_terminals"], "is_last", source)
     rows = np.flatnonzero(last)
-    if any(len(arrays[name]) != len(last) or np.any(arrays[name][rows]) for name in ("actions", "rewards")):
-        return arrays
-    warnings.warn(
-        f"{source}: no action and no reward where is_last is true: those {len(rows)} rows are taken for RLDS's, which "
-        "hold an episode's last observation alone, and left out.",
-        stacklevel=5,
-    )
+    return all(len(each) == len(last) and not np.any(each[rows]) for each in (actions, rewards))
+
+
+def without_last_observations(arrays: Mapping[str, Any], names: Mapping[str, str], source: str) -> dict[str, Any]:
+    """Arrays by our names without those rows, whose flags become those of the step before.
+
+    Raises JaxdtError where they are mapped from a disk, from which they are not taken out.
+    """
+    if any(isinstance(getattr(values, "base", None), np.memmap) for values in arrays.values()):
+        raise JaxdtError(
+            f"{source}: no action and no reward where is_last is true, so these are RLDS's rows of a last observation, "
+            "and no steps; write the data without them, or load them into memory (--map-above, map_above=)."
+        )
+    last = flags_of(arrays["episode_terminals"], "is_last", source)
     kept = {}
     for name, values in arrays.items():
         if name in (*FLAGS, "episode_terminals"):
-            values = flags_of(values, names.get(name, name), source)
+            values = flags_of(values, names.get(name, name), source).copy()
             values[:-1] |= values[1:] & last[1:] & ~last[:-1]
         kept[name] = values[~last]
     return kept
+
+
+def warn_of_last_observations(source: str) -> None:
+    warnings.warn(
+        f"{source}: no action and no reward where is_last is true: these rows are taken for RLDS's, which hold an "
+        "episode's last observation alone, and left out.",
+        stacklevel=5,
+    )
 
 
 def _flat_flags(arrays: Mapping[str, Any], names: Mapping[str, str], source: str) -> dict[str, Bool[np.ndarray, " n"]]:

@@ -24,7 +24,7 @@ from jaxdt.progress import Progress
 from jaxdt.simulator import are_plain_kwargs, is_plain_env_id
 
 
-_FORMAT = 1  # of an entry, and of what readers make of a file: entries of another one are replaced
+_FORMAT = 2  # of an entry, and of what readers make of a file: entries of another one are replaced
 
 _KINDS = {
     "observations": ("iuf", range(2, 65)),

@@ -12,7 +12,9 @@ from jaxdt.data.fields import (
     field_names,
     flags_of,
     flat_episodes,
+    holds_last_observation,
     one_episode,
+    warn_of_last_observations,
     warn_of_unused_cut,
     without_last_observations,
 )
@@ -112,10 +114,24 @@ def _of_list(data: Sequence[Mapping[str, Any]], cut_after: int | None) -> Episod
                 raise JaxdtError(f"{_SOURCE}: step {number} has no {missing[0]}; {_EXAMPLE}.")
         return _of_mapping({theirs: [step[theirs] for step in data] for theirs in names.values()}, cut_after)
     warn_of_unused_cut(cut_after, _SOURCE)
-    return join_episodes([_episode(episode, number) for number, episode in enumerate(data)], source=_SOURCE)
+    rlds = all(map(_ends_with_an_observation, data))
+    if rlds:
+        warn_of_last_observations(_SOURCE)
+    return join_episodes([_episode(episode, number, rlds=rlds) for number, episode in enumerate(data)], source=_SOURCE)
 
 
-def _episode(episode: Mapping[str, Any], number: int) -> dict[str, np.ndarray]:
+def _ends_with_an_observation(episode: Mapping[str, Any]) -> bool:
+    """As each episode of RLDS does: its last row is no step."""
+    names = field_names(map(str, episode))
+    if names.get("episode_terminals") != "is_last" or not names.keys() >= SYNONYMS.keys():
+        return False
+    last, actions, rewards = (np.asarray(episode[names[name]]) for name in ("episode_terminals", "actions", "rewards"))
+    only_the_last = last.ndim == 1 and len(last) > 1 and np.flatnonzero(last).tolist() == [len(last) - 1]
+    return only_the_last and holds_last_observation(actions, rewards, last.astype(bool))
+
+
+def _episode(episode: Mapping[str, Any], number: int, *, rlds: bool = False) -> dict[str, np.ndarray]:
+    """`rlds`: its last row is of its last observation alone."""
     where = f"{_SOURCE}: episode {number}"
     names = _checked_names(episode, where)
     arrays = {ours: _numbers(episode[names[ours]], f"{where}, {names[ours]}") for ours in SYNONYMS}
@@ -136,8 +152,8 @@ def _episode(episode: Mapping[str, Any], number: int) -> dict[str, np.ndarray]:
             if not flags[ours].ndim:  # of the whole episode
                 (flag,) = flags_of(flags[ours][None], f"{names[ours]} of episode {number}", _SOURCE)
                 flags[ours] = np.arange(steps) == (steps - 1 if flag else -1)
-    if "episode_terminals" in names:
-        last = _numbers(episode[names["episode_terminals"]], f"{where}, {names['episode_terminals']}")
+    if rlds:
+        last = np.arange(steps) == steps - 1
         kept = without_last_observations({**arrays, **flags, "episode_terminals": last}, names, _SOURCE)
         arrays, flags = ({name: kept[name] for name in each} for each in (arrays, flags))
     return one_episode(arrays, flags, names, number, _SOURCE)

@@ -257,7 +257,8 @@ class Agent:
                 f"{begins!r:.80}."
             )
         begun = begun & (self._steps > 0)  # what has just begun need not begin again
-        self._seeds = np.where(begun, self._seeds.max() + np.cumsum(begun), self._seeds).astype(np.int32)
+        following = (int(self._seeds.max()) + np.cumsum(begun, dtype=np.int64)) % 2**31
+        self._seeds = np.where(begun, following, self._seeds).astype(np.int32)
         self._steps = np.where(begun, 0, self._steps).astype(np.int32)
         return begun
 

@@ -114,10 +114,11 @@ def train_and_evaluate(
             )
         if first == config.steps:  # its environment failed after the last update
             params = layout.on_first(state.params)
+            hosts.by_first(writer.forget_evaluation, first)
             evaluated = hosts.by_first(evaluate_and_write, writer, evaluator, first, config, params, progress)
             _check_played(evaluated, group)
-            writer.draw_plots()
             writer.save(first, layout.to_save(state))
+            writer.draw_plots()
         recent: collections.deque[Any] = collections.deque(maxlen=3)
         validate, clock, saved_at = Validation(prepared), _Clock(), time.perf_counter()
         vote = Vote(layout)

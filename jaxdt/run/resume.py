@@ -8,7 +8,7 @@ from jaxdt.checkpoint import Which, checkpoint_steps, drop_checkpoints_after
 from jaxdt.config import CHANGEABLE, FILLED_IN, Finetuning, TrainConfig, flatten, functions_of
 from jaxdt.errors import JaxdtError
 from jaxdt.loggers import read_evaluations
-from jaxdt.run.directory import RunDirectory, RunRecord
+from jaxdt.run.directory import RunDirectory, RunRecord, read_record
 from jaxdt.run.environment import not_from_a_file
 from jaxdt.run.seed_group import SeedGroup
 from jaxdt.simulator import MJX, identity
@@ -114,12 +114,13 @@ def is_finished(group: SeedGroup, config: TrainConfig, *, asked_for: str | None 
         if step > config.steps:
             raise JaxdtError(f"{path} has {step} updates already; {asked_for or f'--steps {config.steps}'} is fewer.")
     trained = [newest.get(run.path) for run in group.runs] == [config.steps] * len(group.runs)
-    return trained and (config.env == "none" or all(_is_evaluated(run, config.steps) for run in group.runs))
+    return trained and (config.env == "none" or all(_is_evaluated(run, config) for run in group.runs))
 
 
-def _is_evaluated(run: RunDirectory, step: int) -> bool:
+def _is_evaluated(run: RunDirectory, config: TrainConfig) -> bool:
     """Not where the environment failed after the last update: that evaluation is played when the run is resumed."""
-    return any(record["step"] == step for record in read_evaluations(run.evaluations)[0])
+    played = {record["target"] for record in read_evaluations(run.evaluations)[0] if record["step"] == config.steps}
+    return len(played) >= max(1, len(set(read_record(run).config.evaluation_targets)))
 
 
 def meet_at_one_checkpoint(group: SeedGroup) -> None:

@@ -103,9 +103,10 @@ class _Rounds:
             self._evaluate(state)
             self._save(state)
         if done == self._config.rounds:  # its environment failed after the last round
+            self._writer.forget_evaluation(int(state.step))
             self._check_played(self._evaluate(state))
-            self._writer.draw_plots()
             self._save(state)
+            self._writer.draw_plots()
         for number in range(done + 1, self._config.rounds + 1):
             explored = self._explore(number, state)
             replay = self._exploration.join(replay, explored)

@@ -81,6 +81,11 @@ class RunWriter:
             run.append_evaluation({"step": step, **self.also, "failed": reason})
         self._group.write_summary()
 
+    def forget_evaluation(self, step: int) -> None:
+        """What was written of one that failed, or was cut off, before it is played again."""
+        for run in self._runs:
+            cut_lines(run.directory.evaluations, step - 1)
+
     @property
     def has_new_best(self) -> bool:
         """Whether a run has reached its highest score since the last checkpoint."""

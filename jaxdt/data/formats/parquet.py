@@ -118,23 +118,27 @@ def write_parquet(store: EpisodeStore, path: Path) -> None:
     metadata = {} if store.env_id is None else {"env_id": registered_id(store.env_id)}
     if store.env_kwargs is not None:
         metadata["env_kwargs"] = json.dumps(store.env_kwargs)
-    table = pyarrow.table({name: _an_episode_a_row(values, store, path) for name, values in columns.items()})
-    table = table.replace_schema_metadata(metadata)
-    rows = _ROWS if store.observations.ndim == 2 else 1
+
+    def write(file: Any, *, compressed: bool) -> None:
+        rows = {name: _an_episode_a_row(values, store, path, compressed) for name, values in columns.items()}
+        how: dict[str, Any] = {} if compressed else {"compression": "none", "use_dictionary": False}
+        table = pyarrow.table(rows).replace_schema_metadata(metadata)
+        size = _ROWS if store.observations.ndim == 2 else 1
+        pyarrow.parquet.write_table(table, file, row_group_size=size, write_page_checksum=True, **how)
+
     with open_atomically(path, "wb") as file:
-        pyarrow.parquet.write_table(table, file, row_group_size=rows, write_page_checksum=True)
+        write(file, compressed=True)
         if is_too_small(store, file.tell()):
             file.seek(0)
             file.truncate()
-            plain: dict[str, Any] = {"compression": "none", "use_dictionary": False}
-            pyarrow.parquet.write_table(table, file, row_group_size=rows, write_page_checksum=True, **plain)
+            write(file, compressed=False)
 
 
-def _an_episode_a_row(values: np.ndarray, store: EpisodeStore, path: Path):
+def _an_episode_a_row(values: np.ndarray, store: EpisodeStore, path: Path, compressed: bool):
     import pyarrow
 
     if can_be_png(values.shape, values.dtype):
-        contents = list(png_files(values, str(path)))
+        contents = list(png_files(values, str(path), compressed=compressed))
         many = sum(map(len, contents)) >= _MOST_BYTES
         files = pyarrow.array(contents, pyarrow.large_binary() if many else pyarrow.binary())
         fields = [files, pyarrow.nulls(len(files), pyarrow.string())]

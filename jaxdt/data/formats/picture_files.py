@@ -105,12 +105,12 @@ class PictureReader:
             )
 
 
-def png_files(pictures: UInt8[np.ndarray, "n h w *c"], source: str) -> Iterator[bytes]:
+def png_files(pictures: UInt8[np.ndarray, "n h w *c"], source: str, *, compressed: bool = True) -> Iterator[bytes]:
     """Of each picture, grey or of three colours, a PNG file, which loses nothing."""
     pillow = _pillow(source)
     for picture in pictures:
         content = io.BytesIO()
-        pillow.fromarray(picture).save(content, "PNG")
+        pillow.fromarray(picture).save(content, "PNG", **({} if compressed else {"compress_level": 0}))
         yield content.getvalue()
 
 
