@@ -33,7 +33,6 @@ from tests.toys import Buttons, Dial, Drift, button_episodes
 pytestmark = [
     pytest.mark.usefixtures("quick_plots"),
     pytest.mark.filterwarnings("ignore:observations .* are constant"),
-    pytest.mark.filterwarnings("ignore:the learning rate rises for 20 updates"),
 ]
 STORE = button_episodes()
 OFFLINE = jaxdt.TrainConfig(

@@ -226,10 +226,10 @@ def test_rebrac_is_its_authors():
         ("D:/walker2d-expert-v2/", (0.01, 0.5)),
         # Not in the table: 0.01 both.
         ("hopper-expert-v1.hdf5", (0.01, 0.01)),
-        ("hopper-expert-v2.hdf5+hopper-medium-v2.hdf5", (0.01, 0.01)),
         ("minari:mujoco/hopper/expert-v0", (0.01, 0.01)),
         (None, (0.01, 0.01)),
         ("hf:a/b/hopper-medium-v2+hf:a/b/hopper-expert-v2", (0.1, 0.01)),
+        ("hopper-expert-v2.hdf5+hopper-medium-v2.hdf5", (0.1, 0.01)),
         ("hf:a/b/hopper-medium-v2+hf:a/b/walker2d-expert-v2", (0.01, 0.01)),
     ],
 )

@@ -76,12 +76,11 @@ def doubt_number_of_updates(config: TrainConfig, num_episodes: int) -> None:
 
 def doubt_warmup(config: TrainConfig) -> None:
     """A learning rate that is still rising when training ends."""
-    optimizer = config.algorithm.optimizer
-    warmup, steps = optimizer.warmup_steps, config.steps
-    if warmup and steps is not None and steps <= warmup and optimizer.schedule != "constant":
+    warmup, steps = config.algorithm.optimizer.warmup_steps, config.steps
+    if warmup and steps is not None and steps < warmup:
         _warn(
-            f"the learning rate rises for {warmup} updates and then falls, and there are {steps}: it does not get to "
-            f"fall; warmup_steps={steps // 10} (--warmup-steps {steps // 10}) lets it."
+            f"the learning rate rises for {warmup} updates, and there are {steps}: it gets to {steps / warmup:.2g} of "
+            f"what it should be; try warmup_steps={steps // 10} (--warmup-steps {steps // 10})."
         )
 
 
