@@ -86,7 +86,7 @@ class TrajectoryTransformerConfig(OneOptimizer, AnyReturns):
     expansion: int = 2
     """Acting: ways in which each of them goes on before the best are kept."""
     context_transitions: int = 5
-    """Acting: environment steps that the model sees at most, the one that is being chosen included. With
+    """Acting: environment steps that the model sees at most, the one that is being chosen included; 2 or more. With
     `planning-window` growing, those before the plan and that one; the plan comes on top."""
     planning_window: PlanningWindow = "sliding"
     """Acting; sliding: the model sees the last `context-transitions` steps of a plan; growing: all of it and what was
@@ -113,9 +113,9 @@ class TrajectoryTransformerConfig(OneOptimizer, AnyReturns):
     """Without `decay-biases` the tables of tokens and positions are not decayed either."""
 
     def __post_init__(self):
-        for name in ("transitions", "bins"):
+        for name in ("transitions", "context_transitions", "bins"):
             at_least(self, name, 2)
-        for name in ("context_transitions", "width", "num_layers", "num_heads", "expansion", "plan_every"):
+        for name in ("width", "num_layers", "num_heads", "expansion", "plan_every"):
             at_least(self, name, 1)
         for name in ("transitions", "bins", "width"):
             at_most(self, name, 4096)
