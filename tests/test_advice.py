@@ -130,11 +130,17 @@ def test_passes_that_make_few_updates_are_said():
 
 
 @pytest.mark.parametrize(
-    ("preset", "changes", "warned"), [("demo", {}, True), ("demo", {"warmup_steps": 30}, False), ("paper", {}, True)]
+    ("preset", "changes", "warned"),
+    [
+        ("demo", {"steps": 300}, True),
+        ("demo", {"steps": 300, "warmup_steps": 30}, False),
+        ("paper", {"steps": 300}, True),
+        ("online-dt", {}, False),  # its warm-up goes on in the environment
+    ],
 )
 def test_a_warmup_that_is_longer_than_the_run_is_said(preset, changes, warned):
-    config = jaxdt.preset(preset, steps=300, **changes)
-    config = dataclasses.replace(config, algorithm=config.algorithm.for_steps(300))
+    config = jaxdt.preset(preset, **changes)
+    config = dataclasses.replace(config, algorithm=config.algorithm.for_data(None).for_steps(config.steps))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         doubt_warmup(config)

@@ -349,6 +349,21 @@ def test_a_preset_takes_other_values_by_the_commands_names():
 
 
 @pytest.mark.parametrize(
+    ("changes", "taken"),
+    [
+        ({"steps": 5_000}, (5_000, None)),
+        ({"passes": 7}, (None, 7)),
+        ({"steps": 5_000, "passes": 7}, (5_000, 7)),  # which training refuses
+        ({"seed": 1}, (None, 120)),
+    ],
+)
+def test_how_long_is_said_in_one_way(changes, taken):
+    """The preset counts passes."""
+    config = preset("huggingface", **changes)
+    assert (config.steps, config.passes) == taken
+
+
+@pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
         ("papper", {}, r"'papper' is no preset \(did you mean paper\?\); choose one of demo"),

@@ -12,12 +12,15 @@ from jaxdt.errors import JaxdtError, did_you_mean
 def preset(name: str, /, **changes: Any) -> TrainConfig:
     """A preset with other values, each by the name that it has at the command: `preset("demo", learning_rate=3e-4)`.
 
-    Values of the method, its model and its optimiser are given like those of the run. Raises JaxdtError for a preset
-    or a name that is not there.
+    Values of the method, its model and its optimiser are given like those of the run. Of `steps` and `passes` one that
+    is given takes the place of the other. Raises JaxdtError for a preset or a name that is not there.
     """
     if name not in PRESETS:
         near = did_you_mean(str(name), PRESETS)
         raise JaxdtError(f"{name!r} is no preset{near}; choose one of {', '.join(PRESETS)}.")
+    for given, other in (("steps", "passes"), ("passes", "steps")):
+        if changes.get(given) is not None and other not in changes:
+            changes = {**changes, other: None}
     config, unknown = _changed(PRESETS[name], changes)
     if unknown:
         known = [each.split(".")[-1] for each in flatten(config)]

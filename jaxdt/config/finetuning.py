@@ -24,8 +24,8 @@ class FinetuneConfig:
     episodes_per_round: int = 1
     """Episodes of a round, side by side, with actions drawn from the policy."""
     exploration_target: float | None = None
-    """Return that exploration asks for, in reward units; None: the run's highest target and its size again, which is
-    twice a target above 0. A policy that is asked for none takes none."""
+    """Return that exploration asks for, in reward units; None: the highest of `targets`, or of the run's, and its size
+    again, which is twice a target above 0. A policy that is asked for none takes none."""
     replay_capacity: int = 1000
     """Episodes that are trained on: at first the best of the data, from the worst to the best; new ones join at the
     end, and the oldest leave."""

@@ -77,6 +77,9 @@ def doubt_number_of_updates(config: TrainConfig, num_episodes: int) -> None:
 def doubt_warmup(config: TrainConfig) -> None:
     """A learning rate that is still rising when training ends."""
     warmup, steps = config.algorithm.optimizer.warmup_steps, config.steps
+    preset = PRESETS.get(config.preset)
+    if preset is not None and (preset.steps, preset.algorithm.optimizer.warmup_steps) == (steps, warmup):
+        return  # as its authors have it: the Online Decision Transformer goes on rising in the environment
     if warmup and steps is not None and steps < warmup:
         _warn(
             f"the learning rate rises for {warmup} updates, and there are {steps}: it gets to {steps / warmup:.2g} of "

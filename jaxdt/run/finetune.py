@@ -72,7 +72,8 @@ def finetune(
       StoppedError raised.
 
     Raises JaxdtError for input that does not fit, before anything is written; SimulationError where the environment
-    fails in one round again and again; NonFiniteError at the first update whose loss or gradient is not finite.
+    fails in one round again and again; NonFiniteError at the first update whose loss or gradient is not finite;
+    RunError where the last evaluation failed, once the weights are saved; WriteError where the system refuses to write.
     """
     if config is not None and not isinstance(config, FinetuneConfig):
         raise JaxdtError(f"config must be a FinetuneConfig; got {type(config).__name__}.")

@@ -62,7 +62,8 @@ def train(
       raised. `jaxdt.stop_signals` makes one that heeds SIGTERM and Ctrl-C.
 
     Raises JaxdtError for input that does not fit, before anything is written; NonFiniteError at the first
-    update whose loss or gradient is not finite.
+    update whose loss or gradient is not finite; RunError where the last evaluation failed, once the weights are saved
+    (resuming plays it again); WriteError where the system refuses to write.
 
     Several processes, each after `jax.distributed.initialize()`, train one run together: all call this with the same.
     What one of them refuses all refuse; where one is lost the others end at once, with exit code 1.
