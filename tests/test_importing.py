@@ -577,5 +577,5 @@ def test_a_run_by_passes_takes_the_trainers_number_of_updates(tmp_path):
     np.testing.assert_allclose([line["learning_rate"] for line in lines], [0, *np.linspace(1e-3, 0, 10)[:9]], atol=1e-9)
     both = dataclasses.replace(config, steps=12)
     assert "give steps or passes, not both; got 12 and 5" in refusal(jaxdt.train, both, STORE, out=tmp_path / "both")
-    with pytest.raises(JaxdtError, match="falls to 0 at update 10, so it cannot end at 12"):
+    with pytest.raises(JaxdtError, match="was made to end at update 10, so it cannot at 12"):
         jaxdt.train(dataclasses.replace(config, steps=12), STORE, out=out, resume=True)
