@@ -52,6 +52,33 @@ def test_the_two_latest_and_the_best_are_kept(tmp_path):
     assert find_checkpoint(tmp_path, "best") == 2
 
 
+@pytest.mark.parametrize("torn", ["nothing", "before the old one goes", "while it goes", "after it went"])
+def test_a_checkpoint_is_replaced_once_the_new_one_is_whole(tmp_path, monkeypatch, torn):
+    """At no moment is there none: what a kill leaves becomes one or the other."""
+    save_all(tmp_path, {4: None})
+    if torn != "nothing":
+
+        def killed(anew, checkpoint):
+            if torn != "before the old one goes":
+                (checkpoint / CHECKSUMS).unlink()
+            if torn == "after it went":
+                shutil.rmtree(checkpoint)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("jaxdt.checkpoint.writing._take_its_place", killed)
+            with pytest.raises(KeyboardInterrupt):
+                save_all(tmp_path, {4: 7.0})
+        assert (tmp_path / "4.anew").is_dir()
+        CheckpointWriter(tmp_path)
+    else:
+        save_all(tmp_path, {4: 7.0})
+    assert [path.name for path in tmp_path.iterdir()] == ["4"]
+    assert read_metadata(tmp_path, 4)["score"] == (None if torn == "before the old one goes" else 7.0)
+    assert damaged_checkpoints(tmp_path) == {}
+    assert list(load_checkpoint(tmp_path, 4, params=PARAMS, training=TRAINING)) == ["params", "training"]
+
+
 def test_leftovers_of_torn_saves_are_not_checkpoints_and_are_cleaned(tmp_path):
     save_all(tmp_path, {1: None})
     torn = tmp_path / "2.orbax-checkpoint-tmp-0"
