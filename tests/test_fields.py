@@ -129,6 +129,8 @@ def test_last_steps_with_an_action_are_steps():
     store = jaxdt.load_episodes(RLDS | {"actions": RLDS["actions"] + 0.25})
     assert store.lengths.tolist() == [3, 4]
     assert np.flatnonzero(store.terminations).tolist() == [2]
+    unsaid = RLDS | {"is_last": np.zeros(7, bool), "is_terminal": np.zeros(7, bool), "episode": np.arange(7) // 4}
+    assert jaxdt.load_episodes(unsaid).lengths.tolist() == [4, 3]
     some = {"observations": SEEN[:6], "actions": np.array([1, 1, 0, 1, 0, 1]), "rewards": np.zeros(6)}
     some |= {"is_last": np.array([0, 0, 1, 0, 0, 1], bool)}  # one of two happens to end with action 0
     rows = [{name: values[of] for name, values in some.items()} for of in (slice(3), slice(3, 6))]

@@ -107,7 +107,7 @@ def holds_last_observation(actions: Any, rewards: Any, last: Bool[np.ndarray, " 
     Others, who do not mean RLDS's by it, have an action or a reward there.
     """
     rows = np.flatnonzero(last)
-    return all(len(each) == len(last) and not np.any(each[rows]) for each in (actions, rewards))
+    return len(rows) > 0 and all(len(each) == len(last) and not np.any(each[rows]) for each in (actions, rewards))
 
 
 def without_last_observations(arrays: Mapping[str, Any], names: Mapping[str, str], source: str) -> dict[str, Any]:
