@@ -46,10 +46,11 @@ class EnvironmentChoice:
 
     @classmethod
     def of_file(cls, env: str | None, made_with: Mapping[str, Any] | None) -> "EnvironmentChoice":
-        """What a file says, and may."""
+        """The way back, of what was checked; a limit of -1 is none."""
         kwargs = dict(made_with or {})
         limit = kwargs.pop("max_episode_steps", None)
-        return cls(env=env, kwargs=kwargs or None, max_episode_steps=None if limit == -1 else limit)
+        limited = type(limit) is int and limit > 0
+        return cls(env=env, kwargs=kwargs or None, max_episode_steps=limit if limited else None)
 
     @property
     def name(self) -> str:

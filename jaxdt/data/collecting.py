@@ -78,12 +78,11 @@ def collect_episodes(
     recorded, is_limited = _record(choice, behaviours, seed, progress)
     if recorded.cut_off and not is_limited:
         warnings.warn(no_time_limit(env_id, recorded.cut_off, len(recorded.lengths), DEFAULT_LIMIT), stacklevel=2)
-    limited = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
     return EpisodeStore.from_arrays(
         *recorded.columns,
         episode_ends=np.cumsum(recorded.lengths),
         env_id=registered_id(env_id),
-        env_kwargs=as_json_or_none({**(env_kwargs or {}), **limited}, "env_kwargs"),
+        env_kwargs=as_json_or_none(choice.made_with, "env_kwargs"),
         source=f"episodes of {env_id}",
     )
 

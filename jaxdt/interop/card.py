@@ -34,12 +34,16 @@ def model_card(
     - `training`: sentences on how it was trained. `untrained`: tensors that are zeros.
     - `datasets`: repositories of the hub that the data came from. `license`: of the weights, as the hub abbreviates it.
     """
+    beside = ", ".join(f"{name}={value!r}" for name, value in env_kwargs.items())
+    made = f'gymnasium.make("{gymnasium_id(env_id)}"{beside and ", "}{beside})' if env_id else "..."
+    played = f"{env_id or 'not a Gymnasium one'}{beside and ', with '}{beside}"
+    code = _code(name, spec, made, f"{max(targets):g}" if targets else "1000")
     sections = [
         f"# {name.split('/')[-1]}",
         "A [Decision Transformer](https://arxiv.org/abs/2106.01345), written by jaxdt for "
         "`transformers.DecisionTransformerModel`.",
         "## Results\n\n" + _results(evaluations),
-        "## How to use it\n\n" + _usage(name, spec, return_scale, env_id, env_kwargs, context_length, targets),
+        "## How to use it\n\n" + code + _facts(spec, return_scale, played, context_length, targets),
         "## Normalisation\n\n" + _normalization(spec),
         "## Training\n\n" + "\n".join(f"- {sentence}" for sentence in training),
         "## Untrained tensors\n\nThis model has no such weights; they are zeros, and what they predict means nothing: "
@@ -129,18 +133,8 @@ def _results(evaluations: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _usage(
-    name: str,
-    spec: Spec,
-    return_scale: float,
-    env_id: str | None,
-    env_kwargs: Mapping[str, Any],
-    context_length: int,
-    targets: Sequence[float],
-) -> str:
-    target = f"{max(targets):g}" if targets else "1000"
-    beside = "".join(f", {name}={value!r}" for name, value in env_kwargs.items())
-    made = f'gymnasium.make("{gymnasium_id(env_id)}"{beside})' if env_id else "..."
+def _code(name: str, spec: Spec, made: str, target: str) -> str:
+    """`made`: the call that makes the environment."""
     if isinstance(spec.action, Box):
         bounds = '\nlow, high = np.array(known["action_low"]), np.array(known["action_high"])'
         kept, taken = "predicted", "low + (predicted + 1) / 2 * (high - low)"
@@ -148,7 +142,7 @@ def _usage(
         bounds = ""
         kept, taken = "np.eye(len(predicted))[predicted.argmax()]", 'int(predicted.argmax()) + known["first_action"]'
     left = "returns[-1]" if spec.delayed_reward else "returns[-1] - reward"
-    code = f"""In JAX, with jaxdt:
+    return f"""In JAX, with jaxdt:
 
 ```python
 import gymnasium
@@ -209,8 +203,12 @@ print(achieved)
 ```
 
 """
+
+
+def _facts(spec: Spec, return_scale: float, played: str, context_length: int, targets: Sequence[float]) -> str:
+    """`played`: the environment, for people."""
     lines = [
-        f"- Environment: {env_id or 'not a Gymnasium one'}{f', with{beside[1:]}' if beside else ''}.",
+        f"- Environment: {played}.",
         f"- Context: the last {context_length} steps (`K`), padded on the left, `attention_mask` 0 at padding.",
         f"- Returns-to-go are divided by {return_scale:g} before they enter the model"
         + (" and stay as they are while acting (trained on delayed rewards)." if spec.delayed_reward else "."),
@@ -218,7 +216,7 @@ print(achieved)
         f"- Actions: {_actions(spec)}",
         "- `normalization.json` has all of this for programs.",
     ]
-    return code + "\n".join(lines)
+    return "\n".join(lines)
 
 
 def _actions(spec: Spec) -> str:

@@ -116,7 +116,7 @@ def train_and_evaluate(
             params = layout.on_first(state.params)
             hosts.by_first(writer.forget_evaluation, first)
             evaluated = hosts.by_first(evaluate_and_write, writer, evaluator, first, config, params, progress)
-            _check_played(evaluated, group)
+            check_played(evaluated, group, "train")
             writer.save(first, layout.to_save(state))
             writer.draw_plots()
         recent: collections.deque[Any] = collections.deque(maxlen=3)
@@ -160,15 +160,16 @@ def train_and_evaluate(
                     stopped_by,
                 )
             if last and due.evaluate:
-                _check_played(evaluated, group)
+                check_played(evaluated, group, "train")
             clock.start()
 
 
-def _check_played(evaluated: bool, group: SeedGroup) -> None:
+def check_played(evaluated: bool, group: SeedGroup, command: str) -> None:
+    """Raises RunError where the last evaluation of `jaxdt COMMAND` could not be played."""
     if not evaluated:
         where = " ".join(str(run.checkpoints) for run in group.runs)
         raise RunError(
-            f"the last evaluation failed; the weights are in {where}, and jaxdt train --resume --out {group.path} "
+            f"the last evaluation failed; the weights are in {where}, and jaxdt {command} --resume --out {group.path} "
             "evaluates them again."
         )
 

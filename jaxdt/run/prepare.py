@@ -226,12 +226,11 @@ def _with_arguments_of_data(config: TrainConfig, store: EpisodeStore) -> TrainCo
     """
     if not store.env_kwargs or store.env_id is None or identity(config.env or "none") != identity(store.env_id):
         return config
-    kwargs = dict(store.env_kwargs)
-    limit = kwargs.pop("max_episode_steps", None)
-    if config.env_kwargs is None and kwargs and are_plain_kwargs(kwargs):
-        config = dataclasses.replace(config, env_kwargs=kwargs)
-    if config.max_episode_steps is None and type(limit) is int and limit > 0:
-        config = dataclasses.replace(config, max_episode_steps=limit)
+    recorded = EnvironmentChoice.of_file(store.env_id, store.env_kwargs)
+    if config.env_kwargs is None and recorded.kwargs and are_plain_kwargs(recorded.kwargs):
+        config = dataclasses.replace(config, env_kwargs=dict(recorded.kwargs))
+    if config.max_episode_steps is None and recorded.max_episode_steps is not None:
+        config = dataclasses.replace(config, max_episode_steps=recorded.max_episode_steps)
     return config
 
 

@@ -12,12 +12,12 @@ import numpy as np
 from jaxdt.algorithms import make_algorithm
 from jaxdt.config import FinetuneConfig, Finetuning
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.errors import RunError, SimulationError, StoppedError
+from jaxdt.errors import SimulationError, StoppedError
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.loggers import read_evaluations
 from jaxdt.progress import Progress
 from jaxdt.run.exploration import Exploration, seed_of_batches, that_explores
-from jaxdt.run.loop import compiled, evaluate_and_write, next_batches, run_keys
+from jaxdt.run.loop import check_played, compiled, evaluate_and_write, next_batches, run_keys
 from jaxdt.run.prepare import MOST_UPDATES_PER_CALL, Prepared
 from jaxdt.run.seed_group import SeedGroup
 from jaxdt.run.stopping import Stop
@@ -104,7 +104,7 @@ class _Rounds:
             self._save(state)
         if done == self._config.rounds:  # its environment failed after the last round
             self._writer.forget_evaluation(int(state.step))
-            self._check_played(self._evaluate(state))
+            check_played(self._evaluate(state), self._group, "finetune")
             self._save(state)
             self._writer.draw_plots()
         for number in range(done + 1, self._config.rounds + 1):
@@ -188,7 +188,7 @@ class _Rounds:
         steps = self._writer.also["environment_steps"]
         self._progress.advance(number, exploration=reached, **self._shown, environment_steps=steps)
         if last:
-            self._check_played(evaluated)
+            check_played(evaluated, self._group, "finetune")
         self._heed(None if last else stopped_by, state)
 
     def _evaluate(self, state: TrainState) -> bool:
@@ -199,13 +199,6 @@ class _Rounds:
             newest = read_evaluations(self._group.runs[0].evaluations)[0][-1]
             self._shown["evaluation"] = newest["return_mean"]
         return played
-
-    def _check_played(self, evaluated: bool) -> None:
-        if not evaluated:
-            raise RunError(
-                f"the last evaluation failed; the weights are in {self._group.runs[0].checkpoints}, and "
-                f"{self._how_to_go_on} evaluates them again."
-            )
 
     def _save(self, state: TrainState) -> None:
         self._writer.save(int(state.step), self._prepared.layout.to_save(state))

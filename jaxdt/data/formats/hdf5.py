@@ -9,7 +9,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -17,7 +17,7 @@ from jaxtyping import Bool
 from jaxdt.data.episodes import FIELDS, EpisodeStore
 from jaxdt.data.fields import ending_fields, flat_episodes, warn_of_unused_cut
 from jaxdt.data.formats.hdf5_heap import read_byte_strings
-from jaxdt.data.formats.limits import Budget, are_pictures, array_bytes, is_too_small, kept_bytes
+from jaxdt.data.formats.limits import Budget, are_pictures, array_bytes, kept_bytes, write_readable
 from jaxdt.data.formats.picture_files import PictureReader
 from jaxdt.data.formats.pictures import is_screen
 from jaxdt.data.joining import join_episodes
@@ -303,18 +303,17 @@ def write_hdf5(store: EpisodeStore, path: Path) -> None:
     theirs = {"terminations": "terminals", "truncations": "timeouts"}
     arrays = {theirs.get(name, name): getattr(store, name) for name in FIELDS}
 
-    def written(compression: str | None) -> io.BytesIO:
-        content = io.BytesIO()  # h5py cannot let go of a file on a disk that is full
-        with h5py.File(content, "w") as file:
+    def write(out: IO[bytes], compressed: bool) -> None:
+        with h5py.File(out, "w") as file:
+            how: dict[str, Any] = {"compression": "gzip" if compressed else None, "shuffle": True, "fletcher32": True}
             for name, values in arrays.items():
-                file.create_dataset(name, data=values, compression=compression, shuffle=True, fletcher32=True)
+                file.create_dataset(name, data=values, **how)
             if store.env_id is not None:
                 file.attrs["env_id"] = np.bytes_(registered_id(store.env_id).encode())
             if store.env_kwargs is not None:
                 file.attrs["env_kwargs"] = np.bytes_(json.dumps(store.env_kwargs).encode())
-        return content
 
-    content = written("gzip")
-    content = written(None) if is_too_small(store, content.getbuffer().nbytes) else content
+    content = io.BytesIO()  # h5py cannot let go of a file on a disk that is full
+    write_readable(store, content, write)
     with open_atomically(path, "wb") as out:
         out.write(content.getbuffer())

@@ -1,9 +1,11 @@
 """How many bytes a file's episodes may take, and do."""
 
+import io
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -39,11 +41,20 @@ class Budget:
         self._numbers -= 0 if pictures else size
 
 
-def is_too_small(store: EpisodeStore, size: int) -> bool:
-    """Whether a file of `size` bytes would be refused as holding these episodes: zeros are compressed to nothing.
+def write_readable(store: EpisodeStore, file: IO[bytes], write: Callable[[IO[bytes], bool], Any]) -> None:
+    """`write(file, compressed)`, and where zeros are compressed to so little that it would be refused, again without.
 
-    Then it is to be written without being compressed.
+    `file`: empty, of which `write` leaves the whole content behind.
     """
+    write(file, True)
+    if _is_too_small(store, file.seek(0, io.SEEK_END)):
+        file.seek(0)
+        file.truncate()
+        write(file, False)
+
+
+def _is_too_small(store: EpisodeStore, size: int) -> bool:
+    """Whether a file of `size` bytes would be refused as holding these episodes."""
     others = sum(4 * values.size for values in (store.actions, store.rewards, store.terminations, store.truncations))
     shape, dtype = store.observations.shape, store.observations.dtype
     seen, pictures = array_bytes("observations", shape, dtype), are_pictures("observations", shape, dtype)

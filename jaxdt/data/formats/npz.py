@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxdt.data.episodes import FIELDS, EpisodeStore
 from jaxdt.data.fields import ending_fields, flat_episodes
-from jaxdt.data.formats.limits import Budget, are_pictures, array_bytes, is_too_small, kept_bytes
+from jaxdt.data.formats.limits import Budget, are_pictures, array_bytes, kept_bytes, write_readable
 from jaxdt.data.formats.pictures import (
     COLOUR_SCREEN,
     grey_pictures,
@@ -71,7 +71,7 @@ def load_npz(path: Path, storage: Storage = MEMORY, *, cut_after: int | None = N
 
 def write_npz(store: EpisodeStore, path: str | os.PathLike[str]) -> None:
     """What `load_npz` reads; raises JaxdtError where the path does not end in .npz."""
-    arrays = {name: getattr(store, name) for name in FIELDS} | {"episode_ends": store.offsets[1:]}
+    arrays: dict[str, Any] = {name: getattr(store, name) for name in FIELDS} | {"episode_ends": store.offsets[1:]}
     if store.env_id is not None:
         arrays["env_id"] = np.array(registered_id(store.env_id))
     if store.env_kwargs is not None:
@@ -79,11 +79,7 @@ def write_npz(store: EpisodeStore, path: str | os.PathLike[str]) -> None:
     if not str(path).endswith(".npz"):
         raise JaxdtError(f"episodes are saved as .npz; got {str(path)!r}.")
     with open_atomically(path, "wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        if is_too_small(store, file.tell()):
-            file.seek(0)
-            file.truncate()
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+        write_readable(store, file, lambda out, compressed: (np.savez, np.savez_compressed)[compressed](out, **arrays))
 
 
 def check_members(archive: zipfile.ZipFile, wanted: tuple[str, ...], path: Path) -> None:

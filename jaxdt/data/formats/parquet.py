@@ -5,14 +5,14 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.formats.arrow_values import are_files, file_contents, leaf
 from jaxdt.data.formats.columns import ArrowFile, checked_schema, holds_pictures, list_depth, reading_arrow
-from jaxdt.data.formats.limits import is_too_small
+from jaxdt.data.formats.limits import write_readable
 from jaxdt.data.formats.parquet_footer import check_depth, count_values, declared_bytes
 from jaxdt.data.formats.picture_files import can_be_png, kept_size, png_files
 from jaxdt.data.formats.rows import large_columns, load_table
@@ -119,7 +119,7 @@ def write_parquet(store: EpisodeStore, path: Path) -> None:
     if store.env_kwargs is not None:
         metadata["env_kwargs"] = json.dumps(store.env_kwargs)
 
-    def write(file: Any, *, compressed: bool) -> None:
+    def write(file: IO[bytes], compressed: bool) -> None:
         rows = {name: _an_episode_a_row(values, store, path, compressed) for name, values in columns.items()}
         how: dict[str, Any] = {} if compressed else {"compression": "none", "use_dictionary": False}
         table = pyarrow.table(rows).replace_schema_metadata(metadata)
@@ -127,11 +127,7 @@ def write_parquet(store: EpisodeStore, path: Path) -> None:
         pyarrow.parquet.write_table(table, file, row_group_size=size, write_page_checksum=True, **how)
 
     with open_atomically(path, "wb") as file:
-        write(file, compressed=True)
-        if is_too_small(store, file.tell()):
-            file.seek(0)
-            file.truncate()
-            write(file, compressed=False)
+        write_readable(store, file, write)
 
 
 def _an_episode_a_row(values: np.ndarray, store: EpisodeStore, path: Path, compressed: bool):
