@@ -150,7 +150,7 @@ class Agent:
         targets = self._checked_targets(target_return, None if episodes is None else whole(episodes, "episodes"))
         self._several = episodes is not None or len(targets) > 1
         self._targets = np.array(targets, np.float32)
-        self._seeds = _seeds_from(whole(seed, "seed"), len(targets))
+        self._seeds = seeds_from(whole(seed, "seed"), len(targets))
         self._steps = np.zeros(len(targets), np.int32)
         self._memory = self._start(self._targets) if self._several else self.policy.start(jnp.array(self._targets))
 
@@ -287,7 +287,8 @@ def _check_pickles(value: Any, name: str) -> None:
         ) from error
 
 
-def _seeds_from(seed: int, episodes: int) -> Int[np.ndarray, " n"]:
+def seeds_from(seed: int, episodes: int) -> Int[np.ndarray, " n"]:
+    """Of episodes that count up from the first one's; raises JaxdtError where one would not fit in an int32."""
     if not 0 <= seed <= 2**31 - episodes:
         raise JaxdtError(f"seed must be at least 0 and seed + episodes at most 2**31; got {seed}.")
     return np.arange(seed, seed + episodes, dtype=np.int32)

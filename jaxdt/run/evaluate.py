@@ -25,7 +25,7 @@ from jaxdt.games import game_of
 from jaxdt.parallel import devices_to_play_on
 from jaxdt.plots import plot_plan as draw_plan
 from jaxdt.progress import Progress
-from jaxdt.run.agent import Agent
+from jaxdt.run.agent import Agent, seeds_from
 from jaxdt.run.environment import chosen, filmed
 from jaxdt.run.fit import check_fit
 from jaxdt.run.plans import expectations, plan_errors
@@ -310,6 +310,5 @@ def _checked_targets(agent: Agent, targets: Any, episodes: int, seed: int) -> Se
         raise JaxdtError(f"targets must be finite, in float32 too; got {list(asked_for)}.")
     if episodes < 1:
         raise JaxdtError(f"episodes must be at least 1; got {episodes}.")
-    if not 0 <= seed < 2**31 - episodes:
-        raise JaxdtError(f"seed must be at least 0 and seed + episodes below 2**31; got {seed}.")
+    seeds_from(seed, episodes)
     return asked_for
