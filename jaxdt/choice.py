@@ -130,7 +130,8 @@ def make(choice: EnvironmentChoice, *, render: bool = False) -> "gymnasium.Env":
         kwargs["render_mode"] = "rgb_array"
     made = env(**kwargs)
     if not isinstance(made, gymnasium.Env):
-        raise JaxdtError(f"{choice.name} must return a gymnasium.Env; it returned {_described(made)}.")
+        fix = "; give one in pure JAX as the object itself" if isinstance(made, JaxEnvironment) else ""
+        raise JaxdtError(f"{choice.name} must return a gymnasium.Env; it returned {_described(made)}{fix}.")
     return made
 
 
@@ -168,9 +169,15 @@ def _borrowed(env: "gymnasium.Env") -> "gymnasium.Env":
 
 
 def _not_an_environment(env: Any) -> str:
+    why = ""
+    if callable(getattr(env, "reset", None)) and callable(getattr(env, "step", None)):
+        if not hasattr(env, "max_episode_steps"):
+            why = " (a JaxEnvironment has max_episode_steps, after how many steps an episode is cut off)"
+        elif hasattr(env, "observation_space"):
+            why = " (a JaxEnvironment has no observation_space, by which Gymnasium's are told; say its spec)"
     return (
         "env must be a Gymnasium id, an EnvSpec, a gymnasium.Env, a function that makes one, or a JaxEnvironment; got "
-        f"{_described(env)}."
+        f"{_described(env)}{why}."
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from jaxdt import EpisodeStore, JaxdtError, load_episodes
 from jaxdt.data.joining import concatenate
+from jaxdt.data.replay import best_episodes
 from jaxdt.data.statistics import statistics_of
 from jaxdt.data.storage import MEMORY
 from jaxdt.types import Box, Discrete, Spec
@@ -111,7 +112,9 @@ def test_what_is_dropped_may_be_damaged():
     rewards = [1.0, 2.0, 3.0, np.nan, np.nan, np.nan]
     with pytest.warns(UserWarning, match="unfinished"):
         store = EpisodeStore.from_arrays(
-            **small_arrays(episode_ends=None, rewards=rewards), terminations=[0, 0, 1, 0, 0, 0]
+            **small_arrays(episode_ends=None, rewards=rewards),
+            terminations=[0, 0, 1, 0, 0, 0],
+            truncations=[0, 0, 0, 0, 0, 0],
         )
     assert store.returns.tolist() == [6.0]
 
@@ -369,10 +372,43 @@ def test_actions_outside_the_space_are_refused_with_the_count_and_the_way_out():
     with pytest.raises(
         JaxdtError,
         match=r"^2 of 6 actions lie outside the action space \[-1, 1\] "
-        r"\(first: -1\.5, episode 1\); rescale them, clip them with clip_actions=True \(--clip-actions\), or "
-        r"say normalized_actions=True \(--normalized-actions\) where they are in \[-1, 1\] already\.$",
+        r"\(first: -1\.5, episode 1\); rescale them, or clip them with clip_actions=True \(--clip-actions\)\.$",
     ):
         store.with_actions_of(Box(np.array([-1.0]), np.array([1.0])))
+    with pytest.raises(
+        JaxdtError, match=r"^1 of 6 .*, or say normalized_actions=True \(.*\) where they are in \[-1, 1\] already\.$"
+    ):
+        store.with_actions_of(Box(np.array([-2.0]), np.array([2.0])))
+
+
+def test_data_say_the_bounds_of_actions_that_pass_1():
+    actions = np.array([[0, 0.5], [1, 0], [-1.5, 0], [0.5, -0.25], [3, 0], [1, 0]], np.float32)
+    store = EpisodeStore.from_arrays(**small_arrays(actions=actions))
+    space = store.spec.action
+    assert (space.low.tolist(), space.high.tolist()) == ([-1.5, -1.0], [3.0, 1.0])
+    mapped = store.with_actions_of(space)
+    np.testing.assert_allclose(mapped.actions[:, 0], (actions[:, 0] - 0.75) / 2.25, rtol=1e-6)
+    np.testing.assert_allclose(mapped.actions[:, 1], actions[:, 1], rtol=1e-6)
+
+
+def test_actions_that_models_take_are_not_mapped_again():
+    store = EpisodeStore.from_arrays(**small_arrays(actions=[[0], [1], [-1.5], [0.5], [3], [1]]))
+    mapped = store.with_actions_of(store.spec.action)
+    for same in (mapped, mapped[:1], mapped.best(0.5), *mapped.split(0.5)):
+        assert same.with_actions_of(store.spec.action) is same
+    with pytest.raises(JaxdtError, match="must all have the environment's actions, or all with_actions_of's"):
+        concatenate([store, mapped], ["a", "b"], MEMORY)
+    assert concatenate([mapped, mapped], ["a", "b"], MEMORY).as_models_take_them
+    assert best_episodes(mapped, 1).as_models_take_them
+
+
+def test_terminations_alone_do_not_say_where_episodes_were_cut_off():
+    arrays = small_arrays(episode_ends=None)
+    with pytest.raises(JaxdtError, match=r"terminations alone do not say .*; add truncations .*, or give episode_ends"):
+        EpisodeStore.from_arrays(**arrays, terminations=[0, 1, 0, 0, 0, 0])
+    with pytest.warns(UserWarning, match=r"the longest after 4 steps; if some were cut off before, add them, or give"):
+        store = EpisodeStore.from_arrays(**arrays, terminations=[0, 1, 0, 0, 0, 1])
+    assert store.offsets.tolist() == [0, 2, 6]
 
 
 def test_actions_outside_the_space_are_clipped_if_asked():

@@ -127,3 +127,19 @@ def test_a_schedule_without_its_number_of_updates_names_what_fills_it_in():
     algorithm = jaxdt.make_algorithm(jaxdt.preset("huggingface").algorithm, jaxdt.make_spec(CONFIG.algorithm, STORE))
     with pytest.raises(JaxdtError, match=r"got None and None \(config\.for_steps\(n\) fills"):
         algorithm.init(jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", ["rebrac", "online-dt-small", "online-dt", "reinformer", "trajectory-transformer"])
+def test_what_a_preset_leaves_to_a_named_data_set_is_found_without_a_name(name):
+    config = jaxdt.preset(name).algorithm.for_steps(20)
+    spec = jaxdt.make_spec(config, STORE)
+    assert jaxdt.make_algorithm(config, spec) is jaxdt.make_algorithm(config.for_data(None), spec)
+    params = jax.eval_shape(lambda key: jaxdt.make_algorithm(config, spec).init(key).params, jax.random.key(0))
+    assert jaxdt.Agent(config, params, spec).config == config.for_data(None)
+
+
+def test_a_loop_of_ones_own_draws_actions_as_models_take_them():
+    wide = dataclasses.replace(STORE, actions=2 * STORE.actions / np.abs(STORE.actions).max())
+    spec = jaxdt.make_spec(CONFIG.algorithm, wide)
+    sampler = jaxdt.make_algorithm(CONFIG.algorithm, spec).sampler(wide, batch_size=64, seed=0)
+    assert np.abs(sampler.batch(0).actions).max() <= 1

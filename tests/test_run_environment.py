@@ -22,7 +22,7 @@ from jaxdt.data.collecting import collect_episodes
 from jaxdt.data.demo import DEMOS
 from jaxdt.run.beforehand import check_beforehand
 from jaxdt.run.directory import RunDirectory, read_record
-from jaxdt.run.doubts import doubt_length_of_episodes, doubt_targets, doubt_units_of_actions
+from jaxdt.run.doubts import doubt_length_of_episodes, doubt_targets, doubt_terminations, doubt_units_of_actions
 from jaxdt.run.environment import check_alike, chosen, must_be_given_again, remembered
 from jaxdt.run.evaluate import video_paths
 from jaxdt.run.prepare import _environment_name, _with_arguments_of_data, prepare_run
@@ -337,6 +337,48 @@ def test_actions_that_look_as_if_they_had_been_rescaled_are_doubted(largest, bou
     else:
         doubt_units_of_actions(config, store, spec)
     doubt_units_of_actions(dataclasses.replace(config, normalized_actions=True), store, spec)
+
+
+def test_logs_of_a_robot_whose_actions_pass_1_are_trained_on_between_their_own_bounds():
+    store = make_store(action_dim=1)
+    store.actions[:] = np.linspace(-0.5, 1.5, store.num_steps)[:, None]
+    config = dataclasses.replace(CONFIG, env="none", targets="auto", validation_fraction=0.3)
+    with pytest.warns(UserWarning, match=r"numbers 0 pass -1 or 1: the data's lowest .* bounds, -0\.5 to 1\.5 of"):
+        prepared = prepare_run(config, store, None, None)
+    action = prepared.record.spec.action  # of all episodes, those that are held out too
+    assert (action.low.tolist(), action.high.tolist()) == ([-0.5], [1.5])
+    both = np.concatenate([prepared.store.actions, prepared.held_out.actions])
+    assert (both.min(), both.max()) == (-1, 1)
+    with pytest.raises(JaxdtError, match=r"outside the action space \[-1, 1\] .*\(--clip-actions\)\.$"):
+        prepare_run(dataclasses.replace(config, normalized_actions=True), store, None, None)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rewards_at", "terminated", "doubted"),
+    [
+        ((5, 5, 5), "all", False, False),
+        ((5, 5, 5), "last", False, True),
+        ((5, 5, 5), "last", True, False),
+        ((5, 3, 5), "all", False, True),
+        ((5, 3, 5), "all", True, False),
+    ],
+)
+def test_ends_that_a_method_of_values_would_not_see_are_doubted(recwarn, lengths, rewards_at, terminated, doubted):
+    ends = np.cumsum(lengths)
+    rewards = np.ones(ends[-1]) if rewards_at == "all" else np.isin(np.arange(ends[-1]), ends - 1)
+    actions, flags = np.zeros((ends[-1], 1)), np.isin(np.arange(ends[-1]), ends[:1] - 1)
+    store = jaxdt.EpisodeStore.from_arrays(
+        actions, actions, rewards.astype(float), terminations=flags if terminated else None, episode_ends=ends
+    )
+    doubt_terminations(jaxdt.preset("huggingface"), store)
+    assert not recwarn.list
+    doubt_terminations(jaxdt.preset("iql"), store)
+    said = [str(warning.message) for warning in recwarn.list]
+    assert len(said) == doubted
+    if doubted:
+        share = "100.0%" if rewards_at == "last" else "23.1%"
+        assert f"iql learns nothing of an end then, and leaves out the last step of each, with {share} of" in said[0]
+    recwarn.clear()
 
 
 @pytest.mark.parametrize("normalized", [True, False])

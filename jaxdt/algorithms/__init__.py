@@ -45,13 +45,14 @@ _FILES: dict[type, str] = {
 def make_algorithm(config: AlgorithmConfig, spec: Spec) -> Algorithm:
     """The algorithm that a config describes, for data and environment of a spec.
 
-    Kept: equal configs and specs give the same object, so that what is compiled for it is found again. Raises
-    JaxdtError where they do not fit together.
+    What the config leaves to the data set's name is as for any other (`config.for_data(NAME)` looks it up). Kept: equal
+    configs and specs give the same object, so that what is compiled for it is found again. Raises JaxdtError where they
+    do not fit together.
     """
     check_method(config)
     if not isinstance(spec, Spec):
         raise JaxdtError(f"spec must be a Spec; got {_shown(spec)} (make one with jaxdt.make_spec(config, episodes)).")
-    return _made(config, spec)
+    return _made(config.for_data(None), spec)
 
 
 @functools.lru_cache(maxsize=16)
@@ -61,20 +62,17 @@ def _made(config: AlgorithmConfig, spec: Spec) -> Algorithm:
 
 
 def _sample_any(sampler: Callable[..., Sampler], spec: Spec, store: Any, **drawn: Any) -> Sampler:
-    """The sampler of what is a store already, or of what makes one, whose actions are then still the environment's."""
-    from jaxdt.data.episodes import EpisodeStore
+    """The sampler of episodes as models take them, whatever they are given as."""
     from jaxdt.data.loading import load_episodes
 
-    if not isinstance(store, EpisodeStore):
-        recorded = load_episodes(store).with_observations_of(spec.observation_shape)
-        store = recorded.with_actions_of(spec.action)
-    return sampler(store, **drawn)
+    recorded = load_episodes(store).with_observations_of(spec.observation_shape)
+    return sampler(recorded.with_actions_of(spec.action), **drawn)
 
 
 def measure(config: AlgorithmConfig, store: "EpisodeStore") -> dict[str, np.ndarray]:
     """What an algorithm must know of all its training data: the constants of its spec."""
     check_method(config)
-    return _file_of(config).measure(config, store)
+    return _file_of(config).measure(config.for_data(None), store)
 
 
 def check_method(config: Any) -> None:

@@ -72,8 +72,8 @@ class OptimizerConfig:
         if self.learning_rate is None or self.weight_decay is None:
             raise JaxdtError(
                 "learning_rate and weight_decay must be numbers here; got "
-                f"{self.learning_rate} and {self.weight_decay}, which only a method that was tuned for single data "
-                "sets, such as online-dt, fills in."
+                f"{self.learning_rate} and {self.weight_decay} (a method that was tuned for single data sets, such as "
+                "online-dt, finds them itself)."
             )
         warmup, total = self.warmup_steps, self.total_steps
         if warmup is None:

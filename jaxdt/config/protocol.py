@@ -40,7 +40,7 @@ class AlgorithmOptions(Protocol):
         ...
 
     def for_steps(self, steps: int) -> Any:
-        """The same with what depends on the number of updates filled in."""
+        """The same with what depends on the number of updates filled in, and what `for_data(None)` does."""
         ...
 
     def for_finetuning(self, learning_rate: float | None) -> Any:
@@ -48,7 +48,10 @@ class AlgorithmOptions(Protocol):
         ...
 
     def for_data(self, dataset: str | None) -> Any:
-        """The same with what was tuned for single data sets filled in; `dataset` is what `--dataset` was given."""
+        """The same with what was tuned for single data sets filled in, and none of it open.
+
+        `dataset`: what `--dataset` was given; None: any other set.
+        """
         ...
 
     def trained_on_from(self, trained: Any) -> Any:

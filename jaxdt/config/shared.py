@@ -18,7 +18,8 @@ class OneOptimizer:
     authors_targets: ClassVar[Mapping[str, tuple[float, ...]]] = {}
 
     def for_steps(self: Any, steps: int) -> Any:
-        return dataclasses.replace(self, optimizer=self.optimizer.for_steps(steps))
+        chosen = self.for_data(None)
+        return dataclasses.replace(chosen, optimizer=chosen.optimizer.for_steps(steps))
 
     def for_finetuning(self: Any, learning_rate: float | None) -> Any:
         optimizer = self.optimizer

@@ -30,11 +30,11 @@ def mapped_onto_unit(
     slack = 1e-5 * (high - low)
     outside, row = _count_and_first(actions, lambda a: ((a < low - slack) | (a > high + slack)).any(axis=1))
     if outside and not clip:
+        normalized = ", or say normalized_actions=True (--normalized-actions) where they are in [-1, 1] already"
         raise JaxdtError(
             f"{outside} of {len(actions)} actions lie outside the action space [{_short(low)}, {_short(high)}] "
-            f"(first: {_short(actions[row])}, episode {_episode_of(row, offsets)}); rescale them, clip them with "
-            "clip_actions=True (--clip-actions), or say normalized_actions=True (--normalized-actions) where they "
-            "are in [-1, 1] already."
+            f"(first: {_short(actions[row])}, episode {_episode_of(row, offsets)}); rescale them, or clip them with "
+            f"clip_actions=True (--clip-actions){'' if (np.abs([low, high]) == 1).all() else normalized}."
         )
     width = np.where(high > low, high - low, 1)  # an action that cannot move stays at -1
     return (2 * (np.clip(a, low, high) - low) / width - 1 for a in chunks(actions))
@@ -58,6 +58,18 @@ def counted_from_zero(
             "the data were recorded in."
         )
     return (a - np.int32(start) for a in chunks(actions))
+
+
+def space_of(actions: Float[np.ndarray, "n a"] | Int[np.ndarray, " n"]) -> Box | Discrete:
+    """The space that recorded actions say: [-1, 1] of each number, or, where it passes them, its lowest and highest."""
+    if actions.ndim == 1:
+        start = min(int(actions.min()), 0)
+        return Discrete(int(actions.max()) + 1 - start, start)
+    low, high = np.full(actions.shape[1], np.inf, np.float32), np.full(actions.shape[1], -np.inf, np.float32)
+    for chunk in chunks(actions):
+        low, high = np.minimum(low, chunk.min(axis=0)), np.maximum(high, chunk.max(axis=0))
+    within = (low >= -1 - 1e-5) & (high <= 1 + 1e-5)
+    return Box(np.where(within, np.float32(-1), low), np.where(within, np.float32(1), high))
 
 
 def _count_and_first(actions: np.ndarray, holds: Any) -> tuple[int, int]:

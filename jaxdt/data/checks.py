@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from jaxdt.data.fields import check_terminations_alone
 from jaxdt.data.returns import episode_blocks
 from jaxdt.data.storage import chunks, release_pages
 from jaxdt.errors import JaxdtError
@@ -36,6 +37,8 @@ def checked_arrays(
     if episode_ends is not None:
         ends = _checked_ends(episode_ends, n, source)
     else:
+        if truncations is None and terminations is not None:
+            check_terminations_alone(fields["terminations"], "terminations", source, "episode_ends")
         ends = _ends_of_flags(fields["terminations"] | fields["truncations"], source)
     offsets = np.concatenate([[0], ends]).astype(np.int64)
     fields = {name: values[: offsets[-1]] for name, values in fields.items()}

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxdt.config.checks import as_json
 from jaxdt.data import showing
-from jaxdt.data.actions import counted_from_zero, mapped_onto_unit
+from jaxdt.data.actions import counted_from_zero, mapped_onto_unit, space_of
 from jaxdt.data.checks import checked_arrays
 from jaxdt.data.returns import delayed_rewards_of, returns_of, returns_to_go_of
 from jaxdt.data.statistics import Statistics, constant_columns, statistics_of
@@ -51,6 +51,8 @@ class EpisodeStore:
     statistics_before_filters: Statistics | None = None
     mapped_in: Path | None = None
     """Directory of the files that the large arrays are mapped from, read-only; None: all lie in memory."""
+    as_models_take_them: bool = False
+    """Whether actions are in [-1, 1] and counted from 0 (`with_actions_of`), and not the environment's own."""
 
     @classmethod
     def from_arrays(
@@ -73,8 +75,9 @@ class EpisodeStore:
           kept as int32.
         - `rewards` (n,): kept as float32.
         - `terminations`, `truncations` (n,): booleans.
-        - `episode_ends` (e,): row after each episode's last; without it episodes end where a
-          termination or truncation is True, and an unfinished one at the end is dropped with a warning.
+        - `episode_ends` (e,): row after each episode's last; without it episodes end where a termination or truncation
+          is True, and an unfinished one at the end is dropped with a warning. `terminations` alone do not say where
+          a time limit came: a warning, or where the last step is no end an error.
         - `env_id`, `env_kwargs`: the environment that they were recorded in, as `gymnasium.make` takes it.
         - `source`: what error messages call the data.
 
@@ -155,19 +158,12 @@ class EpisodeStore:
 
     @cached_property
     def spec(self) -> Spec:
-        """What the data say of the environment, once their actions are as models take them (`with_actions_of`)."""
-        action: Box | Discrete
-        if self.is_discrete:
-            start = min(int(self.actions.min()), 0)
-            action = Discrete(int(self.actions.max()) + 1 - start, start)
-        else:
-            ones = np.ones(self.action_dim, np.float32)
-            action = Box(-ones, ones)
-        return Spec(
-            observation_shape=self.observations.shape[1:],
-            observation_dtype=self.observations.dtype.name,
-            action=action,
-        )
+        """What the data say of the environment.
+
+        Each number of an action has the bounds -1 and 1; one that passes them has its lowest and highest.
+        """
+        shape, dtype = self.observations.shape[1:], self.observations.dtype.name
+        return Spec(observation_shape=shape, observation_dtype=dtype, action=space_of(self.actions))
 
     @property
     def lengths(self) -> Int[np.ndarray, " e"]:
@@ -262,12 +258,16 @@ class EpisodeStore:
         """Actions of an environment as models take them: a Box mapped onto [-1, 1], a Discrete counted from 0.
 
         Raises JaxdtError when actions are of the other kind or outside the space; `clip` brings those of a Box inside.
+        Actions that are so already stay.
         """
+        if self.as_models_take_them:
+            return self
         if self.is_discrete:
             actions = counted_from_zero(self.actions, space, self.offsets)
         else:
             actions = mapped_onto_unit(self.actions, space, self.offsets, clip=clip)
-        mapped = dataclasses.replace(self, actions=self._like_ours("actions", self.num_steps, actions))
+        actions = self._like_ours("actions", self.num_steps, actions)
+        mapped = dataclasses.replace(self, actions=actions, as_models_take_them=True)
         for name in ("returns", "returns_to_go", "statistics"):  # which actions change nothing of
             if name in vars(self):
                 vars(mapped)[name] = vars(self)[name]

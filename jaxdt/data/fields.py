@@ -241,7 +241,8 @@ def merged_flags(
     terminations, truncations, dones = (flags.get(name) for name in ("terminations", "truncations", "dones"))
     if dones is not None:
         if terminations is None:
-            terminations = dones if truncations is None else dones & ~truncations
+            truncations = np.zeros_like(dones) if truncations is None else truncations
+            terminations = dones & ~truncations
         elif truncations is None:
             truncations = dones & ~terminations
     last = flags.get("episode_terminals")
@@ -268,7 +269,7 @@ def _ends_of_numbers(values: Any, name: str, source: str) -> Int[np.ndarray, " e
 
 def _cut_off(
     terminations: Bool[np.ndarray, " n"], name: str, source: str, cut_after: int | None
-) -> Bool[np.ndarray, " n"] | None:
+) -> Bool[np.ndarray, " n"]:
     """Where episodes were cut off, in data that only say where the environment ended them.
 
     By whatever name, they leave out where a time limit came, as D4RL's `terminals` do in its old files.
@@ -281,19 +282,26 @@ def _cut_off(
         )
     if cut_after is not None:
         return _at_time_limit(terminations, cut_after)
+    check_terminations_alone(terminations, name, source, "the steps after which all were: --cut-after (cut_after=)")
+    return np.zeros_like(terminations)
+
+
+def check_terminations_alone(terminations: Bool[np.ndarray, " n"], name: str, source: str, other_fix: str) -> None:
+    """Warns that episodes are taken to end there alone; raises JaxdtError where the last step is no end.
+
+    `other_fix`: what may be given in place of truncations.
+    """
     ends = np.flatnonzero(terminations) + 1
     if not len(ends) or ends[-1] != len(terminations):
         raise JaxdtError(
             f"{source}: {name} alone do not say where all episodes end ({len(ends)} do; the last step is none of "
-            "theirs); add truncations (or timeouts), true where an episode was cut off, or give the steps after which "
-            "all were: --cut-after (cut_after=)."
+            f"theirs); add truncations (or timeouts), true where an episode was cut off, or give {other_fix}."
         )
     warnings.warn(
         f"{source} has no truncations: episodes are taken to end where {name} is true, the longest after "
-        f"{np.diff(ends, prepend=0).max()} steps; if some were cut off before, give --cut-after (cut_after=).",
-        stacklevel=4,
+        f"{np.diff(ends, prepend=0).max()} steps; if some were cut off before, add them, or give {other_fix}.",
+        stacklevel=5,
     )
-    return None
 
 
 def _at_time_limit(terminations: Bool[np.ndarray, " n"], limit: int) -> Bool[np.ndarray, " n"]:

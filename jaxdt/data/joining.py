@@ -59,6 +59,9 @@ def concatenate(stores: Sequence[EpisodeStore], names: Sequence[str], storage: S
                     f"datasets joined by + must agree on the size of {field}; "
                     f"{names[0]} has {ours}, {name} has {theirs}."
                 )
+    mapped = {store.as_models_take_them for store in stores}
+    if len(mapped) > 1:
+        raise JaxdtError("datasets joined by + must all have the environment's actions, or all with_actions_of's.")
     starts = np.cumsum([0] + [store.num_steps for store in stores[:-1]])
     ends = [store.offsets[1:] + start for store, start in zip(stores, starts, strict=True)]
     env_id, env_kwargs = shared_environment([(store.env_id, store.env_kwargs) for store in stores], names)
@@ -66,6 +69,7 @@ def concatenate(stores: Sequence[EpisodeStore], names: Sequence[str], storage: S
         offsets=np.concatenate([[0], *ends]),
         env_id=env_id,
         env_kwargs=env_kwargs,
+        as_models_take_them=mapped.pop(),
         **{field: _joined(field, [getattr(store, field) for store in stores], storage) for field in FIELDS},  # type: ignore[arg-type]
     )
 

@@ -18,7 +18,8 @@ def best_episodes(store: EpisodeStore, capacity: int) -> EpisodeStore:
     order = np.argsort(store.returns, kind="stable")[-capacity:]
     rows = np.concatenate([np.arange(*store.offsets[e : e + 2].tolist()) for e in order])
     columns = {name: getattr(store, name)[rows] for name in FIELDS}
-    return EpisodeStore(**columns, offsets=np.concatenate([[0], np.cumsum(store.lengths[order])]))
+    offsets = np.concatenate([[0], np.cumsum(store.lengths[order])])
+    return EpisodeStore(**columns, offsets=offsets, as_models_take_them=store.as_models_take_them)
 
 
 def with_newer(replay: EpisodeStore, *newer: EpisodeStore, capacity: int) -> EpisodeStore:

@@ -58,7 +58,7 @@ class Agent:
         environment: EnvironmentChoice | None = None,
     ):
         self.policy = make_algorithm(config, spec).policy
-        self.config = config
+        self.config = config.for_data(None)
         """Of the algorithm; `acting_with` gives an agent with other acting options."""
         self.params = params
         self.spec = spec

@@ -100,5 +100,33 @@ def doubt_units_of_actions(config: TrainConfig, store: EpisodeStore, spec: Spec)
         )
 
 
+def doubt_bounds_of_actions(config: TrainConfig, store: EpisodeStore, spec: Spec, environment: Any) -> None:
+    """Which are the data's own where no environment says them and the actions pass -1 or 1."""
+    if environment is not None or config.init is not None or not isinstance(spec.action, Box):
+        return
+    wide = np.flatnonzero((np.abs([*spec.action]) != 1).any(axis=0))
+    if len(wide) and not config.normalized_actions:
+        low, high = spec.action.low[wide].min(), spec.action.high[wide].max()
+        _warn(
+            f"no environment says the bounds of actions, and numbers {shortened(wide)} pass -1 or 1: the data's lowest "
+            f"and highest are taken for bounds, {low:g} to {high:g} of all these, and the policy acts between them."
+        )
+
+
+def doubt_terminations(config: TrainConfig, store: EpisodeStore) -> None:
+    """Episodes that the environment may have ended, and whose last steps a method that learns values leaves out."""
+    if not config.algorithm.learns_values or store.terminations.any():
+        return
+    last = store.offsets[1:] - 1
+    total = float(np.abs(store.rewards).sum(dtype=np.float64))
+    share = float(np.abs(store.rewards[last]).sum(dtype=np.float64)) / total if total else 0.0
+    if len(set(store.lengths.tolist())) > 1 or share > 2 * len(last) / store.num_steps:
+        _warn(
+            "all episodes of the data were cut off, and none was ended by the environment (terminations): "
+            f"{config.algorithm.name} learns nothing of an end then, and leaves out the last step of each, with "
+            f"{share:.1%} of all reward; if falls or goals are among them, give terminations, true there."
+        )
+
+
 def _warn(message: str) -> None:
     warnings.warn(message, stacklevel=5)

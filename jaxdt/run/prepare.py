@@ -18,10 +18,12 @@ from jaxdt.evaluation.video import try_filming
 from jaxdt.parallel import Layout, choose_layout
 from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, git_commit, made_again, read_record
 from jaxdt.run.doubts import (
+    doubt_bounds_of_actions,
     doubt_length_of_episodes,
     doubt_number_of_updates,
     doubt_observations_and_returns,
     doubt_targets,
+    doubt_terminations,
     doubt_units_of_actions,
     doubt_warmup,
 )
@@ -65,10 +67,9 @@ class Prepared(NamedTuple):
 def make_spec(config: AlgorithmConfig, store: Any, env: Any = None) -> Spec:
     """What a method must know of data and environment, to make it with `make_algorithm` and act with `Agent`.
 
-    - `store`: the episodes, all that `load_episodes` takes; what the method measures is measured on them. Those that
-      it is trained on are `store.with_actions_of(spec.action)`.
-    - `env`: whose bounds actions have, as `evaluate` takes it; default: none, and actions are in [-1, 1], or discrete
-      ones counted from 0.
+    - `store`: the episodes, all that `load_episodes` takes; what the method measures is measured on them.
+    - `env`: whose bounds actions have, as `evaluate` takes it; default: none, and actions are in [-1, 1], or, where
+      they pass that, between the lowest and the highest of the data; discrete ones are counted from 0.
 
     Raises JaxdtError where they do not fit together.
     """
@@ -133,7 +134,8 @@ def _prepare(
     if environment is not None:
         store = store.with_observations_of(environment.spec.observation_shape)
     rest, held_out = store.split(config.validation_fraction) if config.validation_fraction else (store, None)
-    spec, algorithm = _spec_and_algorithm(config, rest, environment, previous)
+    fixed = store.spec if environment is None else environment.spec
+    spec, algorithm = _spec_and_algorithm(config, rest, fixed, environment, previous)
     algorithm = algorithm.for_data(config.dataset)
     if environment is not None:
         check_fit(environment.spec, environment.name, spec, "the weights")
@@ -148,6 +150,8 @@ def _prepare(
         doubt_length_of_episodes(config, store, environment)
         doubt_targets(config, given, store)
         doubt_units_of_actions(config, store, spec)
+        doubt_bounds_of_actions(config, store, spec, environment)
+        doubt_terminations(config, filtered)
     config = fill_schedule(config, filtered.num_episodes, resumed=previous is not None)
     if previous is None:
         doubt_number_of_updates(config, filtered.num_episodes)
@@ -165,8 +169,10 @@ def _filtered(store: EpisodeStore, config: TrainConfig, spec: Spec) -> EpisodeSt
     """The episodes that the config takes, as models take them."""
     if config.best_fraction < 1:
         store = store.best(config.best_fraction, of=config.best_fraction_of)
-    in_the_models_units = config.normalized_actions and isinstance(spec.action, Box)
-    store = store.with_actions_of(store.spec.action if in_the_models_units else spec.action, clip=config.clip_actions)
+    space = spec.action
+    if config.normalized_actions and isinstance(space, Box):
+        space = Box(-np.ones_like(space.low), np.ones_like(space.high))
+    store = store.with_actions_of(space, clip=config.clip_actions)
     return store.with_delayed_rewards() if config.delayed_reward else store
 
 
@@ -243,10 +249,13 @@ def _check_extras(config: TrainConfig, choice: EnvironmentChoice) -> None:
 
 
 def _spec_and_algorithm(
-    config: TrainConfig, store: EpisodeStore, environment: Environment | None, previous: RunRecord | None
+    config: TrainConfig,
+    store: EpisodeStore,
+    fixed: Spec,
+    environment: Environment | None,
+    previous: RunRecord | None,
 ) -> tuple[Spec, AlgorithmConfig]:
-    """As trained so far, else of the environment, or of the data where there is none, measured on the data."""
-    fixed = store.spec if environment is None else environment.spec
+    """As trained so far, else `fixed`, of the environment or of all data where there is none, measured on the store."""
     _check_data(store, fixed, "the data" if environment is None else environment.name)
     if previous is not None:
         return previous.spec, config.algorithm
