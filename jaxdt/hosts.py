@@ -65,7 +65,8 @@ def own_gpus(told: Mapping[str, str]) -> list[int] | None:
     """
     shown, ours = told.get("CUDA_VISIBLE_DEVICES", ""), _place_on_machine(told)
     platforms = (told.get("JAX_PLATFORMS") or "cuda").split(",")
-    if not shown or ours is None or "JAX_LOCAL_DEVICE_IDS" in told or not {"cuda", "gpu"} & {*platforms}:
+    is_of_gpus = shown not in ("", "-1", "void", "NoDevFiles") and {"cuda", "gpu"} & {*platforms}
+    if not is_of_gpus or ours is None or "JAX_LOCAL_DEVICE_IDS" in told:
         return None
     number, (place, processes) = shown.count(",") + 1, ours
     on_node = told.get("SLURM_GPUS_ON_NODE", "")

@@ -1,6 +1,9 @@
+import contextlib
+import errno
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +21,7 @@ from jaxdt.checkpoint import (
     read_metadata,
     reading,
 )
-from jaxdt.errors import JaxdtError
+from jaxdt.errors import JaxdtError, WriteError
 
 
 PARAMS = {"layer": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.zeros(3)}}
@@ -52,30 +55,55 @@ def test_the_two_latest_and_the_best_are_kept(tmp_path):
     assert find_checkpoint(tmp_path, "best") == 2
 
 
-@pytest.mark.parametrize("torn", ["nothing", "before the old one goes", "while it goes", "after it went"])
-def test_a_checkpoint_is_replaced_once_the_new_one_is_whole(tmp_path, monkeypatch, torn):
-    """At no moment is there none: what a kill leaves becomes one or the other."""
-    save_all(tmp_path, {4: None})
-    if torn != "nothing":
+@pytest.mark.parametrize("renames", [0, 1, 2, None])
+def test_a_checkpoint_is_replaced_once_the_new_one_is_whole(tmp_path, monkeypatch, renames):
+    """At no moment is there none: what a kill after so many renames leaves becomes one or the other."""
+    save_all(tmp_path, {2: None, 4: None})
+    made, rename = [], Path.rename
 
-        def killed(anew, checkpoint):
-            if torn != "before the old one goes":
-                (checkpoint / CHECKSUMS).unlink()
-            if torn == "after it went":
-                shutil.rmtree(checkpoint)
+    def killed(path, target):
+        if ".anew" in path.name or path.name == "4":
+            if len(made) == renames:
+                raise KeyboardInterrupt
+            made.append(path)
+        return rename(path, target)
+
+    def stays(path, **_):
+        if path.name == "4.replaced" and path.exists():
             raise KeyboardInterrupt
+        return rmtree(path, **_)
 
-        with monkeypatch.context() as patch:
-            patch.setattr("jaxdt.checkpoint.writing._take_its_place", killed)
-            with pytest.raises(KeyboardInterrupt):
-                save_all(tmp_path, {4: 7.0})
-        assert (tmp_path / "4.anew").is_dir()
-        CheckpointWriter(tmp_path)
-    else:
+    rmtree = shutil.rmtree
+    with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.setattr(Path, "rename", killed)
+        patch.setattr("jaxdt.checkpoint.checksums.shutil.rmtree", stays if renames == 2 else rmtree)
+        if renames is not None:
+            stack.enter_context(pytest.raises(KeyboardInterrupt))
         save_all(tmp_path, {4: 7.0})
-    assert [path.name for path in tmp_path.iterdir()] == ["4"]
-    assert read_metadata(tmp_path, 4)["score"] == (None if torn == "before the old one goes" else 7.0)
+    quarantine_damaged(tmp_path)  # as a run that is resumed does first, before it asks where it stands
+    assert checkpoint_steps(tmp_path) == [2, 4]
+    assert read_metadata(tmp_path, 4)["score"] == (None if renames == 0 else 7.0)
+    CheckpointWriter(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4"]
     assert damaged_checkpoints(tmp_path) == {}
+    assert list(load_checkpoint(tmp_path, 4, params=PARAMS, training=TRAINING)) == ["params", "training"]
+
+
+def test_a_new_checkpoint_is_kept_where_the_system_refuses_it_the_place_of_the_old_one(tmp_path, monkeypatch):
+    save_all(tmp_path, {2: None, 4: None})
+    rename = Path.rename
+
+    def refused(path, target):
+        if path.name == "4.anew":
+            raise OSError(errno.EIO, "input/output error")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refused)
+        with pytest.raises(WriteError):
+            save_all(tmp_path, {4: 7.0})
+    quarantine_damaged(tmp_path)
+    assert read_metadata(tmp_path, 4)["score"] == 7.0
     assert list(load_checkpoint(tmp_path, 4, params=PARAMS, training=TRAINING)) == ["params", "training"]
 
 

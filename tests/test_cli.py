@@ -121,6 +121,12 @@ def test_flags_that_disagree_with_the_run_exit_2(trained, capsys, flags, says):
         (["paper", "--lr", "1e-3"], "--lr is called --learning-rate here"),
         (["--preset=paper"], "--preset is called nothing here: the preset is the first word"),
         (["bc", "--init", "TRAINED"], "the weights are of decision-transformer and cannot be trained by behavior-cl"),
+        # 128 is the default of its class, and was asked for nevertheless.
+        (
+            ["--init", "TRAINED", "--width", "128"],
+            "the weights have width=16 and cannot be used with 128; leave it out.",
+        ),
+        (["paper", "--init", "TRAINED", "--width", "64"], "the weights have width=16 and cannot be used with 64"),
     ],
 )
 def test_what_train_cannot_begin_with_is_one_sentence(trained, capsys, arguments, says):

@@ -301,13 +301,27 @@ def test_vectors_of_whole_numbers_and_of_truth_values_are_recorded_as_floats(cou
             return (observation % 2).astype(dtype), *others
 
     def policy(observation, rng):
-        assert observation.dtype == dtype
+        assert observation in (0, 1)
         return 3
 
     gymnasium.register("Whole-v0", entry_point=lambda **_: Whole())
     store = collect_episodes("Whole-v0", [Behaviour(policy, 1)])
     assert store.observations.dtype == np.float32
     assert store.observations.ravel().tolist() == [0, 1, 0, 1]
+
+
+def test_a_first_observation_of_whole_numbers_does_not_cut_off_the_others_digits(counter):
+    class Careless(Counter):
+        def reset(self, *, seed=None, options=None):
+            return super().reset(seed=seed)[0].astype(np.int64), {}
+
+        def step(self, action):
+            observation, *others = super().step(action)
+            return observation / 4, *others
+
+    gymnasium.register("Careless-v0", entry_point=lambda **_: Careless())
+    store = collect_episodes("Careless-v0", [Behaviour(lambda observation, rng: 3, 1)])
+    assert store.observations.ravel().tolist() == [0, 0.25, 0.5, 0.75]
 
 
 def test_a_discrete_action_is_a_number_of_pythons_own(counter):

@@ -110,19 +110,40 @@ def test_rlds_rows_of_a_last_observation_are_no_steps(tmp_path):
     frame = pd.DataFrame({name: values.ravel() for name, values in RLDS.items()})
     rows = [{name: values[of] for name, values in RLDS.items()} for of in (slice(3), slice(3, 7))]
     numbered = RLDS | {"episode_id": np.array([7, 7, 7, 3, 3, 3, 3])}
-    for data in (tmp_path / "a.npz", tmp_path / "a.hdf5", frame, rows, RLDS, numbered):
+    table = pa.Table.from_pylist([{name: values.tolist() for name, values in row.items()} for row in rows])
+    pa.parquet.write_table(table, tmp_path / "a.parquet")
+    parts = [row | {"actions": {"a": row["actions"], "b": row["actions"]}} for row in rows]
+    steps = [row | {"actions": [{"a": action} for action in row["actions"]]} for row in rows]
+    of_episodes = (rows, parts, steps, table, tmp_path / "a.parquet")
+    for data in (tmp_path / "a.npz", tmp_path / "a.hdf5", frame, RLDS, numbered, *of_episodes):
         with pytest.warns(UserWarning, match="rows are taken for RLDS's, which hold an episode's last observation alo"):
             store = jaxdt.load_episodes(data)
         assert store.lengths.tolist() == [2, 3]
         assert store.observations.ravel().tolist() == [1, 2, 4, 5, 6]
         assert store.terminations.tolist() == [False, True, False, False, False]
         assert store.truncations.tolist() == [False, False, False, False, True]
-    for path in (tmp_path / "a.npz", tmp_path / "a.hdf5"):
+    for path in (tmp_path / "a.npz", tmp_path / "a.hdf5", tmp_path / "a.parquet"):
         with pytest.warns(UserWarning, match="are taken for RLDS's"):
             with pytest.raises(
                 JaxdtError, match=r"write the data without them, or load them into memory \(--map-above"
             ):
                 jaxdt.load_episodes(path, map_above=0.0)
+
+
+@pytest.mark.filterwarnings("ignore:.*are taken for RLDS's")
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"observations": SEEN[:5]}, "observations"),
+        ({"is_terminal": np.zeros(6, bool)}, "is_terminal"),
+        ({"actions": 0.0}, "actions must have a row a step"),
+        ({"actions": [[0.1], [0.2, 0.3]]}, "actions"),
+    ],
+)
+def test_rlds_rows_that_do_not_agree_are_said(changes, says):
+    for data in (RLDS | changes, [RLDS | {"is_last": np.arange(7) == 6} | changes]):
+        with pytest.raises(JaxdtError, match=says):
+            jaxdt.load_episodes(data)
 
 
 def test_last_steps_with_an_action_are_steps():
@@ -134,7 +155,8 @@ def test_last_steps_with_an_action_are_steps():
     some = {"observations": SEEN[:6], "actions": np.array([1, 1, 0, 1, 0, 1]), "rewards": np.zeros(6)}
     some |= {"is_last": np.array([0, 0, 1, 0, 0, 1], bool)}  # one of two happens to end with action 0
     rows = [{name: values[of] for name, values in some.items()} for of in (slice(3), slice(3, 6))]
-    for data in (some, rows, [{**row, "is_last": True} for row in rows]):
+    table = pa.Table.from_pylist([{name: values.tolist() for name, values in row.items()} for row in rows])
+    for data in (some, rows, table, [{**row, "is_last": True} for row in rows]):
         assert jaxdt.load_episodes(data).lengths.tolist() == [3, 3]
 
 

@@ -333,6 +333,8 @@ OF_MPI = "OMPI_COMM_WORLD_LOCAL_RANK=1 OMPI_COMM_WORLD_LOCAL_SIZE=2"
         # It does not say.
         (f"{FOUR} SLURM_LOCALID=3", None),
         (f"{FOUR} SLURM_LOCALID=3 CUDA_VISIBLE_DEVICES=0,1 JAX_PLATFORMS=cpu", None),
+        (f"{FOUR} SLURM_LOCALID=3 SLURM_GPUS_ON_NODE=1 CUDA_VISIBLE_DEVICES=-1", None),
+        (f"{FOUR} SLURM_LOCALID=3 CUDA_VISIBLE_DEVICES=NoDevFiles", None),
         (f"{FOUR} SLURM_LOCALID=3 CUDA_VISIBLE_DEVICES=0,1,2,3 JAX_LOCAL_DEVICE_IDS=1", None),
         ("SLURM_STEP_TASKS_PER_NODE=4 SLURM_NODEID=1 SLURM_LOCALID=0 CUDA_VISIBLE_DEVICES=0,1", None),
         ("CUDA_VISIBLE_DEVICES=0,1", None),
@@ -428,4 +430,7 @@ def test_help_waits_for_nobody(monkeypatch, capsys, tmp_path, flag):
     monkeypatch.setattr("jaxdt.hosts.connect", lambda *others: pytest.fail("it would wait"))
     with pytest.raises(SystemExit):
         train_command(["bc", "--distributed", "--resume", "--out", str(tmp_path), flag])
+    assert "--distributed" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        train_command(["--resume", flag])
     assert "--distributed" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Which checkpoints are whole: sha256 checksums of their files, written last."""
 
 import hashlib
+import shutil
 import warnings
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from jaxdt.files import read_json
 
 CHECKSUMS = "sha256.json"
 """In each checkpoint, written last: the sha256 of every other file. Orbax does not notice a flipped bit."""
+
+
+ANEW = ".anew"
+"""Behind the step of a checkpoint that is to take the place of another."""
+REPLACED = ".replaced"
+"""Behind the step of that other one, until it is removed."""
 
 
 def checkpoint_steps(directory: Path) -> list[int]:
@@ -32,11 +39,31 @@ def damaged_checkpoints(directory: Path) -> dict[int, str]:
     return {step: what for step, what in damage.items() if what is not None and step in summed}
 
 
+def take_its_place(anew: Path, checkpoint: Path) -> None:
+    """Of a checkpoint that may be there already; at every moment one of them is whole, by this name or another."""
+    replaced = checkpoint.with_name(f"{checkpoint.name}{REPLACED}")
+    if checkpoint.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        checkpoint.rename(replaced)
+    anew.rename(checkpoint)
+    shutil.rmtree(replaced, ignore_errors=True)  # what stays goes when the run is resumed
+
+
+def finish_replacing(directory: Path) -> None:
+    """What a kill has left of a checkpoint that was taking another's place becomes one of the two."""
+    for anew in directory.glob(f"*{ANEW}"):
+        checkpoint = anew.with_suffix("")
+        if (anew / CHECKSUMS).exists() and not (checkpoint / CHECKSUMS).exists():
+            take_its_place(anew, checkpoint)
+
+
 def quarantine_damaged(directory: Path) -> None:
     """Renames damaged checkpoints to `<step>.damaged`, with a warning, so that the ones before them are used.
 
+    Before that a replacement that a kill has stopped is finished, so that nobody takes its checkpoint for missing.
     Only for the process that alone writes to the run. Raises JaxdtError when there were some and none is left.
     """
+    finish_replacing(directory)
     for step, damage in damaged_checkpoints(directory).items():
         aside = free_name(directory, f"{step}.damaged")
         (directory / str(step)).rename(aside)

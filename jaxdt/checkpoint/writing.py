@@ -13,7 +13,17 @@ import jax
 from jaxtyping import PyTree
 
 from jaxdt import hosts
-from jaxdt.checkpoint.checksums import CHECKSUMS, checkpoint_steps, checksums_of, free_name, numbered_directories
+from jaxdt.checkpoint.checksums import (
+    ANEW,
+    CHECKSUMS,
+    REPLACED,
+    checkpoint_steps,
+    checksums_of,
+    finish_replacing,
+    free_name,
+    numbered_directories,
+    take_its_place,
+)
 from jaxdt.checkpoint.reading import best_of, quiet_orbax, read_metadata
 from jaxdt.errors import WriteError
 from jaxdt.files import open_atomically, writing
@@ -41,12 +51,9 @@ class CheckpointWriter:
         directory = self._directory
         for torn in directory.glob("*.orbax-checkpoint-tmp*"):  # Orbax leaves some of its own behind
             shutil.rmtree(torn)
-        for anew in directory.glob(f"*{_ANEW}"):
-            checkpoint = anew.with_suffix("")
-            if (anew / CHECKSUMS).exists() and not (checkpoint / CHECKSUMS).exists():
-                _take_its_place(anew, checkpoint)
-            else:
-                shutil.rmtree(anew)
+        finish_replacing(directory)
+        for torn in (*directory.glob(f"*{ANEW}"), *directory.glob(f"*{REPLACED}")):
+            shutil.rmtree(torn)
         finished = checkpoint_steps(directory)
         for torn in numbered_directories(directory) - set(finished):  # saved, but not yet summed
             if finished:
@@ -72,7 +79,7 @@ class CheckpointWriter:
         checkpoint = self._directory / str(step)
         note = {**metadata, "score": score, "target": target}
         is_there = hosts.told(checkpoint.exists())
-        place = self._directory / f"{step}{_ANEW}" if is_there else checkpoint
+        place = self._directory / f"{step}{ANEW}" if is_there else checkpoint
         try:
             with writing(checkpoint), quiet_orbax() as ocp:
                 size = sum(leaf.nbytes for leaf in jax.tree.leaves((params, training)))
@@ -85,7 +92,7 @@ class CheckpointWriter:
             hosts.by_first(_write_checksums, place)
             if is_there:
                 with writing(checkpoint):
-                    hosts.by_first(_take_its_place, place, checkpoint)
+                    hosts.by_first(take_its_place, place, checkpoint)
         except WriteError:
             with quiet_orbax():
                 gc.collect()  # Orbax's unfinished tasks complain as they go
@@ -98,7 +105,9 @@ class CheckpointWriter:
     def _remove_torn(self, step: int) -> None:
         """Gives back the room that a save took which failed; what cannot be removed now is, when the run resumes."""
         for _ in range(10):
-            torn = [*self._directory.glob(f"{step}.orbax-checkpoint-tmp*"), *self._directory.glob(f"{step}{_ANEW}")]
+            torn = [*self._directory.glob(f"{step}.orbax-checkpoint-tmp*")]
+            if (self._directory / str(step)).exists():  # or the new one, which is whole, is all there is of the two
+                torn += self._directory.glob(f"{step}{ANEW}")
             if step not in self._notes:
                 torn += self._directory.glob(str(step))
             if not torn:
@@ -112,18 +121,6 @@ class CheckpointWriter:
         for step in set(self._notes) - kept:
             _drop(self._directory / str(step))
             del self._notes[step]
-
-
-_ANEW = ".anew"
-"""Behind the step of a checkpoint that is to take the place of another."""
-
-
-def _take_its_place(anew: Path, checkpoint: Path) -> None:
-    if (checkpoint / CHECKSUMS).exists():
-        _drop(checkpoint)
-    elif checkpoint.exists():
-        shutil.rmtree(checkpoint)
-    anew.rename(checkpoint)
 
 
 def _write_checksums(checkpoint: Path) -> None:

@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes
 from jaxdt.cli.common import device_line, keep_compiled_programs
 from jaxdt.cli.parsing import parse
 from jaxdt.cli.report import run_report
-from jaxdt.config import DEMO, PRESETS, TrainConfig, check_same_algorithm
+from jaxdt.config import DEMO, PRESETS, AlgorithmConfig, TrainConfig, check_same_algorithm, flatten
 from jaxdt.errors import JaxdtError, did_you_mean
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
 from jaxdt.run.seed_group import stored_config
@@ -117,7 +117,7 @@ def parse_train(arguments: list[str]) -> TrainArguments:
     config = PRESETS[preset or DEMO.preset]
     out, init = _value_of(arguments, "out"), _value_of(arguments, "init")
     resume = "--resume" in arguments
-    if resume and out is None:
+    if resume and out is None and not {"-h", "--help"} & {*arguments}:
         raise JaxdtError("to resume a run, name its directory with --out.")
     stored = stored_config(out) if out is not None and resume else None
     if stored is not None:
@@ -135,7 +135,20 @@ def parse_train(arguments: list[str]) -> TrainArguments:
             # How long is said in one way: the preset's other way must not stand beside it.
             config = dataclasses.replace(config, **{other: None, given: getattr(config, given) or 1})
     rest = arguments[1:] if preset is not None else arguments
-    return parse(TrainArguments, rest, f"jaxdt train{f' {preset}' if preset else ''}", TrainArguments(config=config))
+    parsed = parse(TrainArguments, rest, f"jaxdt train{f' {preset}' if preset else ''}", TrainArguments(config=config))
+    if stored is None and init is not None:
+        _check_shape(parsed.config.algorithm, config.algorithm)
+    return parsed
+
+
+def _check_shape(given: AlgorithmConfig, trained: AlgorithmConfig) -> None:
+    """Raises JaxdtError where a flag asks for another shape than the weights have, though it be a default's."""
+    asked, theirs = flatten(given), flatten(trained)
+    for name, value in flatten(given.trained_on_from(trained)).items():
+        if asked[name] not in (theirs[name], value):
+            raise JaxdtError(
+                f"the weights have {name.split('.')[-1]}={value} and cannot be used with {asked[name]}; leave it out."
+            )
 
 
 def _check_words(arguments: list[str], preset: str | None) -> None:

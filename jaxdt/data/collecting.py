@@ -137,6 +137,8 @@ def _record(
         # The environment's own, whatever its space says: a policy sees what it would see alone.
         try:
             seen = np.array(stepping.reset(opened, seed))
+            if seen.dtype.kind in "biu" and np.dtype(spec.observation_dtype).kind == "f":
+                seen = seen.astype(np.float64)  # where only the first one is of whole numbers, perhaps
         except (Exception, SystemExit) as error:  # a simulator raises what its authors liked
             raise _failure(EpisodeError(0, error), error, 0, 0) from error
         opened = pool = make_pool(choice, opened)

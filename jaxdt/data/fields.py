@@ -73,8 +73,12 @@ def flat_episodes(
 
     Raises JaxdtError where nothing says where episodes end.
     """
-    if names.get("episode_terminals") == "is_last" and holds_last_observation(
-        arrays["actions"], arrays["rewards"], flags_of(arrays["episode_terminals"], "is_last", source)
+    if (
+        names.get("episode_terminals") == "is_last"
+        and len({len(each) for each in arrays.values()}) == 1  # or it is said below that they must agree
+        and holds_last_observation(
+            arrays["actions"], arrays["rewards"], flags_of(arrays["episode_terminals"], "is_last", source)
+        )
     ):
         warn_of_last_observations(source)
         arrays = without_last_observations(arrays, names, source)

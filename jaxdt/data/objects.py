@@ -114,19 +114,24 @@ def _of_list(data: Sequence[Mapping[str, Any]], cut_after: int | None) -> Episod
                 raise JaxdtError(f"{_SOURCE}: step {number} has no {missing[0]}; {_EXAMPLE}.")
         return _of_mapping({theirs: [step[theirs] for step in data] for theirs in names.values()}, cut_after)
     warn_of_unused_cut(cut_after, _SOURCE)
-    rlds = all(map(_ends_with_an_observation, data))
+    rlds = all(_ends_with_an_observation(episode, number) for number, episode in enumerate(data))
     if rlds:
         warn_of_last_observations(_SOURCE)
     return join_episodes([_episode(episode, number, rlds=rlds) for number, episode in enumerate(data)], source=_SOURCE)
 
 
-def _ends_with_an_observation(episode: Mapping[str, Any]) -> bool:
+def _ends_with_an_observation(episode: Mapping[str, Any], number: int) -> bool:
     """As each episode of RLDS does: its last row is no step."""
     names = field_names(map(str, episode))
     if names.get("episode_terminals") != "is_last" or not names.keys() >= SYNONYMS.keys():
         return False
-    last, actions, rewards = (np.asarray(episode[names[name]]) for name in ("episode_terminals", "actions", "rewards"))
-    only_the_last = last.ndim == 1 and len(last) > 1 and np.flatnonzero(last).tolist() == [len(last) - 1]
+    last, actions, rewards = (
+        _numbers(episode[names[name]], f"{_SOURCE}: episode {number}, {names[name]}")
+        for name in ("episode_terminals", "actions", "rewards")
+    )
+    if last.ndim != 1 or not (actions.ndim and rewards.ndim):
+        return False
+    only_the_last = len(last) > 1 and np.flatnonzero(last).tolist() == [len(last) - 1]
     return only_the_last and holds_last_observation(actions, rewards, last.astype(bool))
 
 
@@ -152,7 +157,7 @@ def _episode(episode: Mapping[str, Any], number: int, *, rlds: bool = False) -> 
             if not flags[ours].ndim:  # of the whole episode
                 (flag,) = flags_of(flags[ours][None], f"{names[ours]} of episode {number}", _SOURCE)
                 flags[ours] = np.arange(steps) == (steps - 1 if flag else -1)
-    if rlds:
+    if rlds and {len(each) for each in (*arrays.values(), *flags.values())} == {steps}:  # or it is said below
         last = np.arange(steps) == steps - 1
         kept = without_last_observations({**arrays, **flags, "episode_terminals": last}, names, _SOURCE)
         arrays, flags = ({name: kept[name] for name in each} for each in (arrays, flags))

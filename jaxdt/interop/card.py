@@ -137,7 +137,7 @@ def _code(name: str, spec: Spec, made: str, target: str) -> str:
     """`made`: the call that makes the environment."""
     if isinstance(spec.action, Box):
         bounds = '\nlow, high = np.array(known["action_low"]), np.array(known["action_high"])'
-        kept, taken = "predicted", "low + (predicted + 1) / 2 * (high - low)"
+        kept, taken = "np.clip(predicted, -1, 1)", "low + (actions[-1] + 1) / 2 * (high - low)"
     else:
         bounds = ""
         kept, taken = "np.eye(len(predicted))[predicted.argmax()]", 'int(predicted.argmax()) + known["first_action"]'

@@ -10,7 +10,15 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.fields import FLAGS, field_names, flags_of, flags_of_episodes
+from jaxdt.data.fields import (
+    FLAGS,
+    field_names,
+    flags_of,
+    flags_of_episodes,
+    holds_last_observation,
+    warn_of_last_observations,
+    without_last_observations,
+)
 from jaxdt.data.formats.arrow_values import are_files, file_contents, flat_numbers, flat_steps, leaf
 from jaxdt.data.formats.limits import TIMES, TIMES_OF_PICTURES, are_pictures, size_limit
 from jaxdt.data.formats.picture_files import PictureReader
@@ -48,6 +56,12 @@ def load_columns(files: list[ArrowFile], source: str, storage: Storage) -> Episo
         ours: _read_column(files, ours, theirs, lengths, source, storage, pictures) for ours, theirs in names.items()
     }
     ends = np.cumsum(lengths)
+    last = columns.pop("episode_terminals", None)
+    if last is not None and _hold_last_observations(columns, last, ends, source):
+        warn_of_last_observations(source)
+        columns = without_last_observations({**columns, "episode_terminals": last}, names, source)
+        del columns["episode_terminals"]
+        ends = ends - np.arange(1, len(ends) + 1)
     flags = {name: flags_of(columns.pop(name), names[name], source) for name in FLAGS if name in columns}
     terminations, truncations = flags_of_episodes(flags, names, ends, source)
     return EpisodeStore.from_arrays(
@@ -60,6 +74,13 @@ def load_columns(files: list[ArrowFile], source: str, storage: Storage) -> Episo
     )
 
 
+def _hold_last_observations(columns: dict[str, Any], last: np.ndarray, ends: np.ndarray, source: str) -> bool:
+    """Whether the last row of each episode is no step, as in RLDS."""
+    rows = np.flatnonzero(flags_of(last, "is_last", source))
+    is_at_ends = np.array_equal(rows + 1, ends) and np.diff(ends, prepend=0).min() > 1
+    return is_at_ends and holds_last_observation(columns["actions"], columns["rewards"], last.astype(bool))
+
+
 def picture_reader(files: list[ArrowFile], source: str) -> PictureReader:
     return PictureReader(source, *_paths(files))
 
@@ -69,6 +90,8 @@ def _columns(files: list[ArrowFile]) -> dict[str, str]:
     there = {name for file in files for name in file.schema.names}
     names = {name: name for name in LARGE}
     names |= {ours: theirs for ours, theirs in field_names(there).items() if ours in (*LARGE, *FLAGS)}
+    if "is_last" in there:
+        names["episode_terminals"] = "is_last"
     for file in files:
         for ours, name in names.items():
             if (times := file.schema.names.count(name)) != 1:
