@@ -121,7 +121,7 @@ def test_no_checkpoint_is_said_so(tmp_path):
     with pytest.raises(JaxdtError, match="no checkpoint yet"):
         find_checkpoint(tmp_path)
     save_all(tmp_path, {1: None})
-    with pytest.raises(JaxdtError, match="no evaluated checkpoint"):
+    with pytest.raises(JaxdtError, match="holds no checkpoint that was evaluated, or measured"):
         find_checkpoint(tmp_path, "best")
 
 

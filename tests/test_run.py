@@ -12,6 +12,7 @@ import pytest
 import jaxdt
 from jaxdt.algorithms import make_algorithm
 from jaxdt.checkpoint import checkpoint_steps, find_checkpoint, load_checkpoint
+from jaxdt.cli import run as command
 from jaxdt.config import OptimizerConfig, TrainConfig
 from jaxdt.errors import JaxdtError, NonFiniteError, RunError, SimulationError, StoppedError
 from jaxdt.loggers import read_lines
@@ -68,6 +69,21 @@ def test_held_out_episodes_are_measured_and_not_trained_on(finished, tmp_path):
     last = read_lines(run / "metrics.jsonl")[-1]
     for name in ("loss", "action_error"):
         assert last[f"validation_{name}"] == pytest.approx(np.mean([one[name] for one in each]), rel=1e-5)
+
+
+def test_without_an_environment_the_best_weights_are_those_of_the_least_error_on_held_out_episodes(
+    tmp_path, monkeypatch, capsys
+):
+    errors = {3: 0.5, 6: 0.25, 9: 0.75, 12: 0.5}
+    measured = iter([{"validation_action_error": error}] for error in errors.values())
+    monkeypatch.setattr(loop.Validation, "__call__", lambda validation, params: next(measured))
+    config = dataclasses.replace(CONFIG_WITHOUT_ENVIRONMENT, validation_fraction=0.25, eval_every=3, log_every=3)
+    run = jaxdt.train(dataclasses.replace(config, updates_per_call=3), STORE, out=tmp_path / "run")
+    checkpoints = RunDirectory(run).checkpoints
+    assert find_checkpoint(checkpoints, "best") == 6
+    assert checkpoint_steps(checkpoints) == [6, 12]
+    assert command(["info", str(run)]) == 0
+    assert "best validation action error  0.2500" in capsys.readouterr().out
 
 
 def test_evaluations_name_every_target_at_every_interval(finished):
@@ -264,8 +280,9 @@ def test_actions_outside_the_space_are_refused_with_the_way_out(tmp_path):
     store = dataclasses.replace(STORE, actions=STORE.actions * 2)
     config = dataclasses.replace(CONFIG, env="none", steps=1)
     with pytest.raises(JaxdtError, match=r"of 22 actions lie outside .* clip_actions=True \(--clip-actions\)"):
-        jaxdt.train(config, store, out=tmp_path / "run")
-    jaxdt.train(dataclasses.replace(config, clip_actions=True), store, out=tmp_path / "run")
+        jaxdt.train(dataclasses.replace(config, normalized_actions=True), store, out=tmp_path / "run")
+    out = jaxdt.train(dataclasses.replace(config, clip_actions=True), store, out=tmp_path / "run")
+    assert np.abs([*read_record(RunDirectory(out)).spec.action]).max() == 1
 
 
 def test_without_a_simulator_it_trains_and_does_not_evaluate(tmp_path):
@@ -449,10 +466,9 @@ def test_the_return_asked_for_changes_what_the_policy_does(tmp_path):
     ],
 )
 def test_what_is_due_after_an_update(step, minutes, stopping, due):
-    config = dataclasses.replace(CONFIG, env="custom")  # 12 steps; log every 5, evaluate every 6, save every 4
-    found = what_is_due(config, step, overdue=minutes > config.save_every_minutes, stopping=stopping)
+    """Of 12; log every 5, evaluate every 6, save every 4."""
+    found = what_is_due(CONFIG, step, overdue=minutes > CONFIG.save_every_minutes, stopping=stopping)
     assert [name for name in found._fields if getattr(found, name)] == due.split()
-    assert not what_is_due(CONFIG_WITHOUT_ENVIRONMENT, 12, overdue=False, stopping=False).evaluate
 
 
 @pytest.mark.parametrize(

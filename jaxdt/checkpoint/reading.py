@@ -34,7 +34,10 @@ def find_checkpoint(directory: Path, which: Which = "latest", *, damaged: dict[i
         raise JaxdtError(f"checkpoint must be 'latest' or 'best'; got {which!r}.")
     best = best_of({step: read_metadata(directory, step) for step in steps})
     if best is None:
-        raise JaxdtError(f"{directory} holds no evaluated checkpoint, so none is the best; use the latest.")
+        raise JaxdtError(
+            f"{directory} holds no checkpoint that was evaluated, or measured on held-out episodes, so none is the "
+            "best; use the latest."
+        )
     return best
 
 

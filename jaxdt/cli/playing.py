@@ -37,7 +37,8 @@ class EvaluateArguments:
     seed: int = 0
     """Environment seed of each target's first episode; the next ones count up."""
     checkpoint: Literal["latest", "best"] = "latest"
-    """Which weights; best: of the highest mean return at the run's highest target."""
+    """Which weights; best: of the highest mean return at the run's highest target, or where training had no environment
+    of the least error on held-out episodes."""
     context: Context | None = None
     """exact: every window read anew; cached: each token computed once, much faster, slightly another policy; None: as
     the run was evaluated."""

@@ -115,7 +115,9 @@ def _run_report(run: RunDirectory) -> str:
     rows.append(("checkpoints", ", ".join(map(str, steps)) or "none yet"))
     rows += _finetuning(run, record, metrics)
     note = read_metadata(run.checkpoints, steps[-1]) if steps else {}
-    if note.get("best_score") is not None:
+    if note.get("best_score") is not None and record.config.env == "none":
+        rows.append(("best validation action error", f"{-note['best_score']:.4f}"))
+    elif note.get("best_score") is not None:
         at = "" if note["best_target"] is None else f" at target {note['best_target']:g}"
         rows.append(("best return", f"{note['best_score']:{decimals(note['best_score'])}}{at}"))
     if failed:

@@ -52,7 +52,8 @@ class ExportArguments:
     """huggingface: weights and card of a `transformers.DecisionTransformerModel`; stablehlo: the acting step for jax
     alone (needs the `serve` extra); onnx: the same for ONNX Runtime (needs the `onnx` extra)."""
     checkpoint: Literal["latest", "best"] = "latest"
-    """Which weights; best: of the highest mean return at the run's highest target."""
+    """Which weights; best: of the highest mean return at the run's highest target, or where training had no environment
+    of the least error on held-out episodes."""
     context: Context | None = None
     """Of stablehlo and onnx: exact or cached acting, see `jaxdt evaluate`; None: the run's."""
     sampling: Sampling | None = None

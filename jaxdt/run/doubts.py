@@ -105,7 +105,7 @@ def doubt_bounds_of_actions(config: TrainConfig, store: EpisodeStore, spec: Spec
     if environment is not None or config.init is not None or not isinstance(spec.action, Box):
         return
     wide = np.flatnonzero((np.abs([*spec.action]) != 1).any(axis=0))
-    if len(wide) and not config.normalized_actions:
+    if len(wide):
         low, high = spec.action.low[wide].min(), spec.action.high[wide].max()
         _warn(
             f"no environment says the bounds of actions, and numbers {shortened(wide)} pass -1 or 1: the data's lowest "

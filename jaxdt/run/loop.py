@@ -59,6 +59,7 @@ class Due(NamedTuple):
 
     log: bool
     evaluate: bool
+    """In the environment, or where there is none on held-out episodes."""
     save: bool
 
 
@@ -67,7 +68,7 @@ def what_is_due(config: TrainConfig, step: int, *, overdue: bool, stopping: bool
     last = step == config.steps
     return Due(
         log=last or step % config.log_every == 0,
-        evaluate=config.env != "none" and (last or step % config.eval_every == 0),
+        evaluate=last or step % config.eval_every == 0,
         save=last or stopping or step % config.save_every == 0 or overdue,
     )
 
@@ -139,16 +140,20 @@ def train_and_evaluate(
                 continue
             writer.check_finite(step, state)
             clock.stop()
+            held_out = validate(state.params) if due.log or (due.evaluate and evaluator is None) else []
             if due.log:
-                writer.log(step, clock.rate(), validate(state.params))
-            evaluated = due.evaluate and hosts.by_first(
-                evaluate_and_write, writer, evaluator, step, config, layout.on_first(state.params), progress
-            )
+                writer.log(step, clock.rate(), held_out)
+            evaluated = False
+            if due.evaluate and evaluator is not None:
+                params = layout.on_first(state.params)
+                evaluated = hosts.by_first(evaluate_and_write, writer, evaluator, step, config, params, progress)
+            elif due.evaluate:
+                writer.rank(step, held_out)
             if last:
                 progress.say("drawing plots and saving")
             if last or evaluated:
                 writer.draw_plots(may_wait=not last)
-            if due.save or (evaluated and hosts.told(writer.has_new_best)):
+            if due.save or (due.evaluate and hosts.told(writer.has_new_best)):
                 writer.save(step, layout.to_save(state))
                 saved_at = time.perf_counter()
                 vote.forget()
@@ -159,7 +164,7 @@ def train_and_evaluate(
                     f"{group.path}",
                     stopped_by,
                 )
-            if last and due.evaluate:
+            if last and evaluator is not None:
                 check_played(evaluated, group, "train")
             clock.start()
 

@@ -134,7 +134,7 @@ def _prepare(
     if environment is not None:
         store = store.with_observations_of(environment.spec.observation_shape)
     rest, held_out = store.split(config.validation_fraction) if config.validation_fraction else (store, None)
-    fixed = store.spec if environment is None else environment.spec
+    fixed = _spec_of_data(config, store) if environment is None else environment.spec
     spec, algorithm = _spec_and_algorithm(config, rest, fixed, environment, previous)
     algorithm = algorithm.for_data(config.dataset)
     if environment is not None:
@@ -169,11 +169,20 @@ def _filtered(store: EpisodeStore, config: TrainConfig, spec: Spec) -> EpisodeSt
     """The episodes that the config takes, as models take them."""
     if config.best_fraction < 1:
         store = store.best(config.best_fraction, of=config.best_fraction_of)
-    space = spec.action
-    if config.normalized_actions and isinstance(space, Box):
-        space = Box(-np.ones_like(space.low), np.ones_like(space.high))
+    space = _unit(spec.action) if config.normalized_actions else spec.action
     store = store.with_actions_of(space, clip=config.clip_actions)
     return store.with_delayed_rewards() if config.delayed_reward else store
+
+
+def _spec_of_data(config: TrainConfig, store: EpisodeStore) -> Spec:
+    """Where there is no environment; actions that are to be clipped, or said to lie in [-1, 1], are not its bounds."""
+    spec = store.spec
+    said = config.clip_actions or config.normalized_actions
+    return dataclasses.replace(spec, action=_unit(spec.action)) if said else spec
+
+
+def _unit(space: Box | Discrete) -> Box | Discrete:
+    return Box(-np.ones_like(space.low), np.ones_like(space.high)) if isinstance(space, Box) else space
 
 
 def fill_schedule(config: TrainConfig, num_episodes: int, *, resumed: bool = False) -> TrainConfig:

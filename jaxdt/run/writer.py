@@ -75,6 +75,12 @@ class RunWriter:
             run.write_evaluations(step, each, self.also)
         self._group.write_summary()
 
+    def rank(self, step: int, measured: Sequence[dict[str, float]]) -> None:
+        """By the actions of held-out episodes, where there is no environment to rank the weights in."""
+        for run, numbers in zip(self._runs, measured, strict=True):
+            if "validation_action_error" in numbers:
+                run.rank(step, -numbers["validation_action_error"])
+
     def write_failure(self, step: int, reason: str) -> None:
         """An evaluation that could not go on."""
         for run in self._runs:
@@ -127,7 +133,7 @@ class _OneRun:
         self._mirrors = open_mirrors(directory, record) if hosts.is_first() else []
         self._losses = np.zeros(0, np.float32)  # of the updates since the last line of metrics.jsonl
         self._last: dict[str, float] = {}  # metrics of the last update
-        self._score: tuple[int, float] | None = None  # the newest evaluation's step and return at the highest target
+        self._score: tuple[int, float] | None = None  # the newest evaluation's step, and how good it was
         self._best_score: float | None = None
         self.has_new_best = False
         self._opened = time.monotonic()
@@ -184,7 +190,10 @@ class _OneRun:
             self.append_evaluation(record)
         for mirror in self._mirrors:
             mirror.write(step, evaluation_scalars(records))
-        score = next(each.return_mean for each in evaluations if each.target == self._highest_target)
+        self.rank(step, next(each.return_mean for each in evaluations if each.target == self._highest_target))
+
+    def rank(self, step: int, score: float) -> None:
+        """`score`: of the weights after update `step`, the higher the better."""
         self._score = (step, score)
         if self._best_score is None or score > self._best_score:
             self._best_score, self.has_new_best = score, True
