@@ -5,6 +5,7 @@ import dataclasses
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import gymnasium
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from jaxdt.data.demo import DEMOS
 from jaxdt.run.beforehand import check_beforehand
 from jaxdt.run.directory import RunDirectory, read_record
 from jaxdt.run.doubts import doubt_length_of_episodes, doubt_targets, doubt_terminations, doubt_units_of_actions
-from jaxdt.run.environment import check_alike, chosen, must_be_given_again, remembered
+from jaxdt.run.environment import check_alike, chosen, how_to_go_on, must_be_given_again, remembered
 from jaxdt.run.evaluate import video_paths
 from jaxdt.run.prepare import _environment_name, _with_arguments_of_data, prepare_run
 from jaxdt.run.resume import agree_with_record
@@ -337,6 +338,21 @@ def test_actions_that_look_as_if_they_had_been_rescaled_are_doubted(largest, bou
     else:
         doubt_units_of_actions(config, store, spec)
     doubt_units_of_actions(dataclasses.replace(config, normalized_actions=True), store, spec)
+
+
+@pytest.mark.parametrize(
+    ("command", "env", "kwargs", "says"),
+    [
+        ("train", "Hopper-v5", None, "jaxdt train --resume --out runs/one"),
+        ("train", "none", None, "jaxdt train --resume --out runs/one"),
+        ("finetune", "mine:Mine-v0", None, "jaxdt finetune --resume --out runs/one --env mine:Mine-v0"),
+        ("train", "Hopper-v5", {"xml_file": "/a.xml"}, "jaxdt train --resume --out runs/one --env Hopper-v5 --env-kwa"),
+        ("train", "custom", None, "jaxdt.train(..., env=..., out='runs/one', resume=True)"),
+    ],
+)
+def test_how_a_run_goes_on_says_what_must_be_given_again(command, env, kwargs, says):
+    config = dataclasses.replace(CONFIG, env=env, env_kwargs=kwargs)
+    assert how_to_go_on(command, Path("runs/one"), config)[: len(says)] == says
 
 
 def test_logs_of_a_robot_whose_actions_pass_1_are_trained_on_between_their_own_bounds():

@@ -37,7 +37,8 @@ class TrainArguments:
     out: Path | None = None
     """Run directory; None: the next free runs/PRESET-ENV-N."""
     resume: bool = False
-    """Continue the run in --out; other flags may be left out and must agree with it if given."""
+    """Continue the run in --out; other flags may be left out and must agree with it if given. Where there is none yet
+    it is begun, if a preset or --dataset is given too: so a job that may be started again is one command."""
     distributed: bool = False
     """Train together with the other processes of a SLURM step (srun), an mpirun, a Kubernetes job or a TPU pod, each
     started with this same command. Never by itself: a lone process would wait for the others."""

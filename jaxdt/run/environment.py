@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,14 @@ def not_from_a_file(
     if env is not None and not kwargs_given and not are_plain_kwargs(dict(kwargs or {})):
         return f"a file may name no path to open; repeat {flags_of(env, kwargs)} if you trust it."
     return None
+
+
+def how_to_go_on(command: str, out: Path, config: TrainConfig) -> str:
+    """What goes on with a run, for people: the command, or the call where its environment was an object."""
+    if config.env == CUSTOM:
+        return f"jaxdt.{command}(..., env=..., out={str(out)!r}, resume=True)"
+    repeated = flags_of(config.env, config.env_kwargs) if not_from_a_file(config.env, config.env_kwargs) else ""
+    return f"jaxdt {command} --resume --out {out}{repeated and ' '}{repeated}"
 
 
 def with_what_a_file_may_say(config: TrainConfig) -> TrainConfig:

@@ -24,6 +24,7 @@ from jaxdt.parallel import Layout, Vote, describe_share
 from jaxdt.progress import Progress, decimals
 from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunRecord
+from jaxdt.run.environment import how_to_go_on
 from jaxdt.run.prepare import Prepared
 from jaxdt.run.seed_group import SeedGroup, summarize
 from jaxdt.run.stopping import Stop
@@ -117,7 +118,7 @@ def train_and_evaluate(
             params = layout.on_first(state.params)
             hosts.by_first(writer.forget_evaluation, first)
             evaluated = hosts.by_first(evaluate_and_write, writer, evaluator, first, config, params, progress)
-            check_played(evaluated, group, "train")
+            check_played(evaluated, group, config, "train")
             writer.save(first, layout.to_save(state))
             writer.draw_plots()
         recent: collections.deque[Any] = collections.deque(maxlen=3)
@@ -160,23 +161,21 @@ def train_and_evaluate(
             if stopped_by and not last:
                 writer.draw_plots()
                 raise StoppedError(
-                    f"stopped after update {step} of {config.steps}; go on with jaxdt train --resume --out "
-                    f"{group.path}",
+                    f"stopped after update {step} of {config.steps}; go on with "
+                    f"{how_to_go_on('train', group.path, config)}",
                     stopped_by,
                 )
             if last and evaluator is not None:
-                check_played(evaluated, group, "train")
+                check_played(evaluated, group, config, "train")
             clock.start()
 
 
-def check_played(evaluated: bool, group: SeedGroup, command: str) -> None:
+def check_played(evaluated: bool, group: SeedGroup, config: TrainConfig, command: str) -> None:
     """Raises RunError where the last evaluation of `jaxdt COMMAND` could not be played."""
     if not evaluated:
         where = " ".join(str(run.checkpoints) for run in group.runs)
-        raise RunError(
-            f"the last evaluation failed; the weights are in {where}, and jaxdt {command} --resume --out {group.path} "
-            "evaluates them again."
-        )
+        again = how_to_go_on(command, group.path, config)
+        raise RunError(f"the last evaluation failed; the weights are in {where}, and {again} evaluates them again.")
 
 
 @functools.lru_cache(maxsize=4)

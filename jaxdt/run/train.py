@@ -22,7 +22,7 @@ from jaxdt.progress import Progress, default_progress
 from jaxdt.run.agent import Agent
 from jaxdt.run.beforehand import check_beforehand
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record, write_record
-from jaxdt.run.environment import choice_of, choice_of_record, remembered
+from jaxdt.run.environment import choice_of, choice_of_record, how_to_go_on, remembered
 from jaxdt.run.evaluate import render_videos, video_paths
 from jaxdt.run.lock import sole_process
 from jaxdt.run.loop import train_and_evaluate
@@ -209,13 +209,13 @@ def saying_what_is_safe(group: SeedGroup, command: str) -> Iterator[None]:
     try:
         yield
     except WriteError as error:
-        if not any(run.holds_run for run in group.runs):
+        begun = [run for run in group.runs if run.holds_run]
+        if not begun:
             raise
         steps = group.steps
         safe = f"the run is safe up to checkpoint {steps[-1]}" if steps else "no checkpoint was saved yet"
-        raise WriteError(
-            f"{error}; {safe}, and goes on with jaxdt {command} --resume --out {group.path} when that is put right"
-        ) from error
+        again = how_to_go_on(command, group.path, read_record(begun[0]).config)
+        raise WriteError(f"{error}; {safe}, and goes on with {again} when that is put right") from error
 
 
 def _continued(config: TrainConfig, group: SeedGroup, records: list[RunRecord | None]) -> TrainConfig:
