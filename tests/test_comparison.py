@@ -193,11 +193,35 @@ def test_runs_that_are_not_finished_or_not_evaluated_are_said(tmp_path):
 def test_several_tasks_without_reference_have_no_mean(tmp_path):
     write_seeds(tmp_path / "a", IQL, [1.0, 2.0], reference=None, **CHEETAH)
     write_seeds(tmp_path / "b", IQL, [1.0, 2.0], reference=None, **HOPPER)
-    assert "no interquartile mean over tasks: no reference returns are known for some of them" in (
-        jaxdt.compare([tmp_path]).notes
-    )
+    assert (
+        "no interquartile mean over tasks: no reference returns are known for some of them; give those with "
+        "references= (--references ENV=RANDOM,BEST)"
+    ) in (jaxdt.compare([tmp_path]).notes)
     alone = jaxdt.compare([tmp_path / "a"])
     assert (alone.aggregated, alone.aggregates["iql"].iqm, alone.aggregates["iql"].interval) == ("return", 1.5, None)
+
+
+def test_returns_that_are_0_and_100_can_be_given(two_methods, tmp_path, capsys):
+    mine = {"reference": None, "env": "my:Mine-v3", "dataset": "mine.npz", "steps": 2}
+    write_run(two_methods / "mine", IQL, {2: 30.0}, **mine)
+    write_run(two_methods / "ours", BEHAVIOR_CLONING, {2: 15.0}, **mine)
+    assert not jaxdt.compare([two_methods]).aggregates
+    comparison = jaxdt.compare([two_methods], references={"Mine": (10.0, 60.0), "Hopper-v5": [0, 10]})
+    mine = comparison.score("iql", "my:Mine-v3")
+    assert (mine.normalized.tolist(), mine.score_name) == ([40.0], "normalised score")
+    assert comparison.score("bc", "Hopper-v5").normalized.tolist() == [50.0, 60.0, 70.0]
+    assert comparison.score("iql", "HalfCheetah-v5").normalized.tolist() == [3.0, 4.0, 8.0]  # D4RL's, as it was
+    assert comparison.aggregated == "normalised score"
+    assert comparison.aggregates["bc"].iqm == pytest.approx(np.mean([2, 2.4, 10, 50, 60]))  # of 1 ... 70
+    assert run_command(["compare", str(two_methods), "--references", "Mine-v3=10,60"]) == 0
+    assert "no interquartile mean" not in capsys.readouterr().out
+    for given, says in (
+        ("Mine=1", "takes ENV=RANDOM,BEST"),
+        ("Mine=5,5", "different"),
+        ("Walker2d=0,1", "runs are of"),
+    ):
+        assert run_command(["compare", str(two_methods), "--references", given]) == 2
+        assert says in capsys.readouterr().err
 
 
 def test_seeds_that_were_asked_for_different_returns_count_nowhere(tmp_path):

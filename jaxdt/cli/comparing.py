@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from jaxdt.cli.parsing import parse
+from jaxdt.errors import JaxdtError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,8 @@ class CompareArguments:
     """Run directories, or directories with runs in them at any depth; NAME=RUN gives the method's name."""
     best: bool = False
     """Take each run's best evaluation instead of its last, which nobody can know beforehand; the table says so."""
+    references: Annotated[tuple[str, ...], arg(metavar="ENV=RANDOM,BEST ...")] = ()
+    """Returns that are 0 and 100 in an environment, for a table over tasks of which D4RL knows none."""
     out: Path | None = None
     """Also write comparison.md, .tex, .csv, .json, .png and .pdf into this directory."""
 
@@ -49,11 +52,21 @@ def log_command(arguments: list[str]) -> None:
         print(f"logged {run} to {parsed.to}")
 
 
+def _reference(given: str) -> tuple[str, tuple[float, float]]:
+    env, _, pair = given.rpartition("=")
+    try:
+        low, high = map(float, pair.split(","))
+    except ValueError as error:
+        raise JaxdtError(f"--references takes ENV=RANDOM,BEST, such as Mine-v0=0,250; got {given!r:.80}.") from error
+    return env, (low, high)
+
+
 def compare_command(arguments: list[str]) -> None:
     parsed = parse(CompareArguments, arguments, "jaxdt compare")
     from jaxdt.run.comparison import compare
 
-    comparison = compare(parsed.runs, best=parsed.best)
+    references = dict(map(_reference, parsed.references))
+    comparison = compare(parsed.runs, best=parsed.best, references=references)
     print(comparison)
     if parsed.out is not None:
         print("\n".join(f"wrote {path}" for path in comparison.write(parsed.out)))

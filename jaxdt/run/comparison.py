@@ -15,7 +15,14 @@ from jaxdt.config import functions_of
 from jaxdt.data.d4rl import score_name
 from jaxdt.errors import JaxdtError
 from jaxdt.games import game_of
-from jaxdt.run.aggregates import Aggregate, Improvement, Interval, aggregate_of, improvement_of
+from jaxdt.run.aggregates import (
+    Aggregate,
+    Improvement,
+    Interval,
+    aggregate_of,
+    improvement_of,
+    references_by_task,
+)
 from jaxdt.run.finished import FinishedRun, find_runs, name_methods, read_run, unequal_training
 from jaxdt.simulator import gymnasium_id
 
@@ -120,6 +127,7 @@ def compare(
     runs: Mapping[str, Any] | Sequence[str | os.PathLike[str]],
     *,
     best: bool = False,
+    references: Mapping[str, tuple[float, float]] | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> Comparison:
     """Sets runs side by side, by method and task; seeds are what is counted, episodes are only averaged within one.
@@ -129,12 +137,16 @@ def compare(
       all their choices but the seed, the data and what is looked at are equal.
     - `best`: take each run's best evaluation, over updates and targets, and say so. By default the last one counts, at
       the highest target return that it was asked for.
+    - `references`: the returns that are 0 and 100 in an environment, such as those of random and of expert play, by
+      its id with version or without; in place of D4RL's, or where none are known. Only with them, or D4RL's, are
+      several tasks put together.
     - `out`: also write the table and the figure there, see `Comparison.write`.
 
     Means ± are sample standard deviations over seeds. Intervals are 95 % of a bootstrap stratified by task, from three
     seeds on; they, the interquartile mean and the probability of improvement are those of Agarwal et al. 2021.
 
-    Raises JaxdtError where a path holds no run, no run was evaluated, or a method has one seed twice on a task.
+    Raises JaxdtError where a path holds no run, no run was evaluated, a method has one seed twice on a task, or a
+    reference is of no run's environment.
     """
     named = [(name, read_run(path)) for name, path in find_runs(runs)]
     notes = [f"left out, for it was not evaluated: {run.path}" for _, run in named if not run.evaluations]
@@ -156,7 +168,10 @@ def compare(
         _describe_task(task, {m: runs for (m, t), runs in cells.items() if t == task}, best)
         for task in dict.fromkeys(tasks)
     )
-    scores = tuple(_score(*key, members, best) for key, members in cells.items())
+    envs = {task: (runs[0].env, _without_version(runs[0].env)) for (_, task), runs in cells.items()}
+    envs = {task: (*names, *(name.rpartition(":")[2] for name in names)) for task, names in envs.items()}
+    known = references_by_task(references or {}, envs)
+    scores = tuple(_score(*key, members, best, known.get(key[1])) for key, members in cells.items())
     notes = [*name_notes, *unequal_training(cells), *notes]
     comparison = _compare(tuple(dict.fromkeys(methods)), described, scores, best, notes)
     if out is not None:
@@ -216,11 +231,18 @@ def _describe_task(name: str, methods: Mapping[str, Sequence[FinishedRun]], best
     )
 
 
-def _score(method: str, task: str, runs: Sequence[FinishedRun], best: bool) -> Score:
+def _score(
+    method: str, task: str, runs: Sequence[FinishedRun], best: bool, reference: tuple[float, float] | None
+) -> Score:
+    """`reference`: returns that are 0 and 100; None: those that are known of the environment."""
     chosen = [run.best_evaluation if best else run.last_evaluation for run in runs]
     curves = [run.curve(evaluation["target"]) for run, evaluation in zip(runs, chosen, strict=True)]
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
-    normalized = [evaluation["normalized_mean"] for evaluation in chosen]
+    normalized, name = [evaluation["normalized_mean"] for evaluation in chosen], score_name(chosen[0].get("reference"))
+    if reference is not None:
+        low, high = reference
+        normalized = [100 * (evaluation["return_mean"] - low) / (high - low) for evaluation in chosen]
+        name = "normalised score"
     return Score(
         method=method,
         task=task,
@@ -228,7 +250,7 @@ def _score(method: str, task: str, runs: Sequence[FinishedRun], best: bool) -> S
         runs=tuple(run.path for run in runs),
         returns=np.array([evaluation["return_mean"] for evaluation in chosen], np.float64),
         normalized=None if None in normalized else np.array(normalized, np.float64),
-        score_name=score_name(chosen[0].get("reference")),
+        score_name=name,
         targets=tuple(evaluation["target"] for evaluation in chosen),
         steps=tuple(evaluation["step"] for evaluation in chosen),
         episodes=tuple(len(evaluation["returns"]) for evaluation in chosen),
@@ -273,7 +295,10 @@ def _compare(
             values = [score.normalized if has_scores else score.returns for score in row]
             aggregates[method] = aggregate_of([each for each in values if each is not None])
     elif whole:
-        notes.append("no interquartile mean over tasks: no reference returns are known for some of them")
+        notes.append(
+            "no interquartile mean over tasks: no reference returns are known for some of them; give those with "
+            "references= (--references ENV=RANDOM,BEST)"
+        )
     pairs = [(one, other) for one in methods for other in methods if one != other and whole]
     returns = {method: [score.returns for score in row] for method, row in rows.items()}
     return Comparison(
