@@ -28,6 +28,7 @@ from jaxdt.run.environment import check_alike, chosen, how_to_go_on, must_be_giv
 from jaxdt.run.evaluate import video_paths
 from jaxdt.run.prepare import _environment_name, _with_arguments_of_data, prepare_run
 from jaxdt.run.resume import agree_with_record
+from jaxdt.run.train import _simulators_at_once
 from jaxdt.types import Box, Spec
 from tests.conftest import make_store, tiny_algorithm
 from tests.runs import CONFIG, STORE
@@ -353,6 +354,22 @@ def test_actions_that_look_as_if_they_had_been_rescaled_are_doubted(largest, bou
 def test_how_a_run_goes_on_says_what_must_be_given_again(command, env, kwargs, says):
     config = dataclasses.replace(CONFIG, env=env, env_kwargs=kwargs)
     assert how_to_go_on(command, Path("runs/one"), config)[: len(says)] == says
+
+
+@pytest.mark.parametrize(
+    ("env", "changes", "many"),
+    [
+        ("Pendulum-v1", {}, 2 * 2 * 60),
+        ("Pendulum-v1", {"parallel_environments": 7}, 0),
+        ("none", {}, 0),
+    ],
+)
+def test_how_many_simulators_an_evaluation_makes_is_known_beforehand(env, changes, many):
+    store = make_store(action_dim=1)
+    store.actions[:] = np.clip(store.actions, -1, 1)
+    config = dataclasses.replace(CONFIG, env=env, targets=(1.0, 2.0), eval_episodes=60, max_episode_steps=9, **changes)
+    assert _simulators_at_once(prepare_run(config, store, None, None), 2) == many
+    assert _simulators_at_once(prepare_run(config, make_store(), Drift(), None), 2) == 0
 
 
 def test_logs_of_a_robot_whose_actions_pass_1_are_trained_on_between_their_own_bounds():

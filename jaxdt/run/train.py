@@ -17,6 +17,7 @@ from jaxdt.data.demo import DEMOS
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError, WriteError
+from jaxdt.evaluation.environments import GymnasiumEnvironment
 from jaxdt.files import remove_unfinished, writing
 from jaxdt.progress import Progress, default_progress
 from jaxdt.run.agent import Agent
@@ -31,6 +32,10 @@ from jaxdt.run.processes import as_the_first_sees, check_agreement, check_proces
 from jaxdt.run.resume import agree_with_records, is_finished, meet_at_one_checkpoint
 from jaxdt.run.seed_group import SeedGroup, check_seeds, open_seed_group
 from jaxdt.run.stopping import Stop, never
+
+
+MANY_SIMULATORS = 100
+"""Side by side; that there will be more is said beforehand."""
 
 
 @hosts.in_step()
@@ -126,6 +131,11 @@ def train(
         samplers = [prepared.sampler(each.seed) for each in group.configs(prepared.record.config)]
         if config.targets == "auto":
             progress.say(f"target of the data: {prepared.record.config.evaluation_targets[0]:g}")
+        if (many := _simulators_at_once(prepared, len(group.runs))) > MANY_SIMULATORS:
+            progress.say(
+                f"an evaluation plays its {many} episodes side by side, each in a simulator of its own; if they are "
+                "large, --parallel-environments (parallel_environments=) bounds how many there are"
+            )
         if not begun:
             stack.enter_context(held(group, new=True))
         hosts.by_first(_make_ready, group, prepared, episodes)
@@ -139,6 +149,15 @@ def train(
                 prepared.environment.close()  # there may be only one
             _render(run, config, prepared.choice, progress)
     return group.path
+
+
+def _simulators_at_once(prepared: Prepared, seeds: int) -> int:
+    """How many of Gymnasium's an evaluation makes where nothing bounds them."""
+    config, environment = prepared.record.config, prepared.environment
+    is_bounded = config.parallel_environments is not None or not isinstance(environment, GymnasiumEnvironment)
+    if is_bounded or not environment.has_simulators_of_gymnasium:
+        return 0
+    return seeds * len(config.evaluation_targets) * config.eval_episodes
 
 
 def _make_ready(group: SeedGroup, prepared: Prepared, episodes: EpisodeStore) -> None:

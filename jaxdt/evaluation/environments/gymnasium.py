@@ -92,6 +92,11 @@ class GymnasiumEnvironment:
         if self._failure is not None:
             raise JaxdtError(f"environment {self.name!r} cannot be played: {self._failure[2]}.")
 
+    @property
+    def has_simulators_of_gymnasium(self) -> bool:
+        """Whether each episode that is played at once has one of its own, of whatever size its authors made it."""
+        return isinstance(self._pool, SimulatorPool)
+
     def another(self, episodes: int) -> "GymnasiumEnvironment | None":
         pool = self._pool.another(episodes)
         if pool is not None and self._other is None:
