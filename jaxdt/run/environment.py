@@ -129,7 +129,8 @@ def how_to_go_on(command: str, out: Path, config: TrainConfig) -> str:
     """What goes on with a run, for people: the command, or the call where its environment was an object."""
     if config.env == CUSTOM:
         return f"jaxdt.{command}(..., env=..., out={str(out)!r}, resume=True)"
-    repeated = flags_of(config.env, config.env_kwargs) if not_from_a_file(config.env, config.env_kwargs) else ""
+    untold = config.env is not None and not_from_a_file(config.env, config.env_kwargs)
+    repeated = flags_of(config.env or "", config.env_kwargs) if untold else ""
     return f"jaxdt {command} --resume --out {out}{repeated and ' '}{repeated}"
 
 

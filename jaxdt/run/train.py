@@ -154,10 +154,10 @@ def train(
 def _simulators_at_once(prepared: Prepared, seeds: int) -> int:
     """How many of Gymnasium's an evaluation makes where nothing bounds them."""
     config, environment = prepared.record.config, prepared.environment
-    is_bounded = config.parallel_environments is not None or not isinstance(environment, GymnasiumEnvironment)
-    if is_bounded or not environment.has_simulators_of_gymnasium:
-        return 0
-    return seeds * len(config.evaluation_targets) * config.eval_episodes
+    if isinstance(environment, GymnasiumEnvironment) and environment.has_simulators_of_gymnasium:
+        episodes = seeds * len(config.evaluation_targets) * config.eval_episodes
+        return 0 if config.parallel_environments else episodes
+    return 0
 
 
 def _make_ready(group: SeedGroup, prepared: Prepared, episodes: EpisodeStore) -> None:
