@@ -33,17 +33,19 @@ def test_bins_of_numbers_and_numbers_of_bins_are_the_originals():
 
 def test_what_is_drawn_from_is_the_originals():
     logits = jnp.asarray(GOLDEN["raw_logits"])
-    np.testing.assert_array_equal(keep_likeliest(logits, nucleus=1.0, top_k=3), GOLDEN["top3"])
-    np.testing.assert_array_equal(keep_likeliest(logits, nucleus=0.4, top_k=0), GOLDEN["cdf06"])
+    keep = jax.jit(keep_likeliest, static_argnames=("nucleus", "top_k"))
+    np.testing.assert_array_equal(keep(logits, nucleus=1.0, top_k=3), GOLDEN["top3"])
+    np.testing.assert_array_equal(keep(logits, nucleus=0.4, top_k=0), GOLDEN["cdf06"])
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely():
     logits = jnp.log(jnp.array([0.0, 0.2, 0.5, 0.3]))
     uniform = (jnp.arange(1000) + 0.5) / 1000
-    drawn = draw_token(jnp.broadcast_to(logits, (1000, 4)), uniform, nucleus=1.0, top_k=0)
+    draw = jax.jit(draw_token, static_argnames=("nucleus", "top_k"))
+    drawn = draw(jnp.broadcast_to(logits, (1000, 4)), uniform, nucleus=1.0, top_k=0)
     assert np.bincount(drawn, minlength=4).tolist() == [0, 200, 500, 300]
-    assert draw_token(logits, jnp.zeros(()), nucleus=1.0, top_k=0) == 1  # never one that cannot be
-    assert draw_token(logits, None, nucleus=1.0, top_k=1) == 2
+    assert draw(logits, jnp.zeros(()), nucleus=1.0, top_k=0) == 1  # never one that cannot be
+    assert draw(logits, None, nucleus=1.0, top_k=1) == 2
 
 
 def settings(**changes):

@@ -60,16 +60,17 @@ def test_cached_acting_reaches_the_same_returns(trained):
 
 
 def test_actions_are_drawn_from_a_seed_and_the_temperature_tells_how_freely(trained):
-    def returns(temperature, seed=0):
-        options = {"sampling": "sample", "temperature": temperature}
-        [result] = jaxdt.evaluate(trained, Buttons(), [8.0], 40, seed=seed, **options)
+    free = jaxdt.Agent.load(trained, sampling="sample", temperature=1e6)
+
+    def returns(agent, seed=0):
+        [result] = jaxdt.evaluate(agent, Buttons(), [8.0], 40, seed=seed)
         return result.returns.tolist()
 
-    assert returns(1e-3) == [8.0] * 40  # as the likeliest action
-    wild = returns(1e6)
+    assert returns(free.acting_with(temperature=1e-3)) == [8.0] * 40  # as the likeliest action
+    wild = returns(free)
     assert abs(np.mean(wild)) < 2  # uniform over the three buttons, whose mean is 0
     assert len(set(wild)) > 3
-    assert returns(1e6) == wild != returns(1e6, seed=1)
+    assert returns(free) == wild != returns(free, seed=1)
 
 
 def test_a_temperature_that_changes_nothing_is_refused_where_it_is_asked_for(trained):

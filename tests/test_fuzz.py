@@ -75,7 +75,7 @@ def fuzz(name: str, count: int, worker: Worker, samples: Path, folder: Path, see
 
 
 def plain_count(name: str) -> int:
-    return max(FEWEST, TARGETS[name].count // 5)
+    return max(FEWEST, TARGETS[name].count // 6)
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -418,18 +418,19 @@ def gradients(apply, params, window):
 
 
 def test_scanned_layers_compute_what_each_by_itself_does_and_are_written_down_once():
-    config = tiny_model(num_layers=4, embedding_dropout=0.3, attention_dropout=0.3, residual_dropout=0.3)
+    config = tiny_model(num_layers=3, embedding_dropout=0.3, attention_dropout=0.3, residual_dropout=0.3)
     init, apply = build_model(config)
     _, scanned = build_model(dataclasses.replace(config, scan_layers=True))
     params, window = init(jax.random.key(0)), random_window(config)
     _, coarse = build_model(dataclasses.replace(config, scan_layers=True, dtype="bfloat16"))
-    np.testing.assert_allclose(coarse(params, window), apply(params, window), atol=0.05)
     for newest_only in (False, True):
         each = [np.asarray(jax.jit(partial(f, newest_only=newest_only))(params, window)) for f in (apply, scanned)]
         np.testing.assert_allclose(*each, rtol=1e-5, atol=1e-5)
+        if not newest_only:
+            np.testing.assert_allclose(jax.jit(coarse)(params, window), each[0], atol=0.05)
     close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
     jax.tree.map(close, gradients(scanned, params, window), gradients(apply, params, window))
     products = [jax.jit(f).lower(params, window).as_text().count("dot_general") for f in (apply, scanned)]
     acting = jax.jit(partial(scanned, newest_only=True)).lower(params, window).as_text()
     assert "stablehlo.while" not in acting  # so that it can be exported
-    assert products[0] - products[1] == 2 * 7  # of the second and third block, which are as the first
+    assert products[0] - products[1] == 7  # of the second block, which is as the first

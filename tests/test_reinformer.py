@@ -118,7 +118,7 @@ def test_the_scale_of_returns_is_the_authors_for_the_data():
     assert scales == {"halfcheetah-medium-v2": 5000.0, "a": 1000.0, None: 1000.0}
     assert dataclasses.replace(CONFIG, return_scale=7.0).for_data("halfcheetah-medium.npz").return_scale == 7.0
     with pytest.raises(JaxdtError, match="return_scale must be a number here; got None"):
-        make_algorithm(ReinformerConfig(), DRIFT_SPEC)
+        ReinformerConfig().check_spec(DRIFT_SPEC)
     with pytest.raises(JaxdtError, match="reinformer is for continuous actions"):
         make_algorithm(CONFIG, dataclasses.replace(DRIFT_SPEC, action=Discrete(3)))
     for changes, message in (({"expectile": 1.0}, "expectile must be above 0"), ({"num_heads": 3}, "divisible")):
