@@ -71,8 +71,8 @@ def evaluation_scalars(records: Sequence[Mapping[str, Any]]) -> dict[str, float]
     scalars = {}
     for i, record in enumerate(sorted(records, key=lambda record: record["target"] or 0.0), start=1):
         head = "evaluation" if record["target"] is None else f"evaluation/target_{i}"
-        for name in ("target", "return_mean", "return_std", "normalized_mean"):
-            if record[name] is not None:
+        for name in ("target", "return_mean", "return_std", "normalized_mean", "success_rate"):
+            if record.get(name) is not None:
                 scalars[f"{head}/{name}"] = record[name]
     return scalars
 

@@ -26,10 +26,11 @@ def reset(simulator: Any, seed: int) -> Shaped[np.ndarray, "*s"]:
     return _observation(returned[0], simulator)
 
 
-def step(simulator: Any, action: Any) -> tuple[Shaped[np.ndarray, "*s"], float, bool, bool]:
-    """`(observation, reward, terminated, truncated)`; raises as `reset` does.
+def step(simulator: Any, action: Any) -> tuple[Shaped[np.ndarray, "*s"], float, bool, bool, bool | None]:
+    """`(observation, reward, terminated, truncated, success)`; raises as `reset` does.
 
-    A discrete action is given as a number of Python's own.
+    `success`: what `info` calls `success` or `is_success`, None where it says neither. A discrete action is given as a
+    number of Python's own.
     """
     action = int(action) if isinstance(action, np.integer) else action
     rule = "its step must return (observation, reward, terminated, truncated, info)"
@@ -40,9 +41,9 @@ def step(simulator: Any, action: Any) -> tuple[Shaped[np.ndarray, "*s"], float, 
         raise
     if not (isinstance(returned, tuple) and len(returned) == 5):
         raise BadStep(f"{rule}; it returned {_described(returned)}")
-    observation, reward, terminated, truncated, _ = returned
+    observation, reward, terminated, truncated, info = returned
     flags = _flag(terminated, "terminated"), _flag(truncated, "truncated")
-    return _observation(observation, simulator), _reward(reward), *flags
+    return _observation(observation, simulator), _reward(reward), *flags, _success(info)
 
 
 def playable(actions: Num[np.ndarray, "b *a"], space: Any) -> Num[np.ndarray, "b *a"]:
@@ -106,6 +107,13 @@ def _flag(flag: Any, name: str) -> bool:
     if array.size != 1 or array.dtype.kind not in "biuf":
         raise BadStep(f"its {name} must be true or false; got {flag!r:.60}")
     return bool(array.reshape(()))
+
+
+def _success(info: Any) -> bool | None:
+    """None for what is no answer either."""
+    said = [info[name] for name in ("success", "is_success") if name in info] if isinstance(info, dict) else []
+    answers = [np.asarray(each) for each in said]
+    return next((bool(each.reshape(())) for each in answers if each.size == 1 and each.dtype.kind in "biuf"), None)
 
 
 def _not_so_many(error: Exception, count: int, rule: str) -> None:

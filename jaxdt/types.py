@@ -171,6 +171,8 @@ class Evaluation:
     """D4RL-normalised scores (0 random, 100 expert), of games gamer-normalised (100 human); None without reference."""
     reference: str | None = None
     """Which reference the scores use: D4RL's, e.g. `halfcheetah`, or a game's, e.g. `Pong`."""
+    succeeded: Bool[np.ndarray, " e"] | None = None
+    """Whether a step's `info` had a true `success` or `is_success`; None of an environment that never has either."""
 
     @property
     def return_mean(self) -> float:
@@ -189,11 +191,17 @@ class Evaluation:
     def normalized_mean(self) -> float | None:
         return None if self.normalized is None else float(np.mean(self.normalized))
 
+    @property
+    def success_rate(self) -> float | None:
+        """Share of the episodes that succeeded."""
+        return None if self.succeeded is None else float(np.mean(self.succeeded))
+
     def __repr__(self) -> str:
         target = "" if self.target is None else f"target={self.target:g}, "
         reached = f"return_mean={self.return_mean:g}, return_std={self.return_std:g}"
         score = "" if self.normalized_mean is None else f", normalized_mean={self.normalized_mean:.3g}"
-        return f"Evaluation({target}{reached}{score}, {len(self.returns)} episodes)"
+        success = "" if self.success_rate is None else f", success_rate={self.success_rate:.3g}"
+        return f"Evaluation({target}{reached}{score}{success}, {len(self.returns)} episodes)"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -204,6 +212,7 @@ class Evaluation:
             "return_std": self.return_std,
             "normalized_mean": self.normalized_mean,
             "reference": self.reference,
+            **({} if self.success_rate is None else {"success_rate": self.success_rate}),
         }
 
 
@@ -215,6 +224,7 @@ class Evaluations(list[Evaluation]):
             "target": lambda each: "" if each.target is None else f"{each.target:g}",
             "return": lambda each: f"{each.return_mean:.1f} ± {each.return_std:.1f}",
             "score": lambda each: "" if each.normalized_mean is None else f"{each.normalized_mean:.1f}",
+            "success": lambda each: "" if each.success_rate is None else f"{each.success_rate:.0%}",
             "episodes": lambda each: f"{len(each.returns):,}",
             "mean length": lambda each: f"{each.length_mean:.1f}",
         }

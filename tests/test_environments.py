@@ -14,11 +14,13 @@ from gymnasium import spaces
 import jaxdt
 from jaxdt.algorithms.decision_transformer import window_policy
 from jaxdt.choice import EnvironmentChoice
+from jaxdt.cli.report import evaluation_table
 from jaxdt.errors import JaxdtError, SimulationError
 from jaxdt.evaluation.environments import GymnasiumEnvironment, VectorizedEnvironment, make_environment
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.evaluation.rollout import make_rollout
 from jaxdt.progress import Progress
+from jaxdt.run.seed_group import summarize
 from jaxdt.simulator import action_space, make_simulator
 from jaxdt.types import Box, Spec
 from tests.conftest import make_store
@@ -457,3 +459,47 @@ def test_a_jax_environment_without_sizes_is_refused_in_a_sentence():
         JaxdtError, match=r"^Unsized must have a spec \(jaxdt\.Spec\), or state_dim .*; got None and 2 for"
     ):
         make_environment(Unsized())
+
+
+class Goal(gymnasium.Env):
+    """Four steps; what `info` says of success in an episode of an odd seed, at its third step."""
+
+    observation_space, action_space = Fragile.observation_space, Fragile.action_space
+
+    def __init__(self, name):
+        self.name = name
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count, self.seed = 0, seed
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.count += 1
+        success = self.count == 3 and self.seed % 2 == 1
+        says = {} if self.name is None or (self.name == "only then" and not success) else {self.name: success}
+        info = {"success": True} if "only then" in says else says
+        return np.zeros(2, np.float32), 1.0, False, self.count == 4, info
+
+
+@pytest.mark.parametrize(
+    ("name", "parallel"), [("success", 2), ("is_success", None), ("only then", None), (None, None)]
+)
+def test_episodes_that_succeed_are_counted(name, parallel):
+    env = functools.partial(Goal, name)
+    results = jaxdt.evaluate(
+        small_agent(), env, [1.0, 2.0], 5, seed=2, parallel_environments=parallel, max_episode_steps=9
+    )
+    for result in results:
+        if name is None:
+            assert result.succeeded is result.success_rate is None
+            assert "success" not in repr(result)
+            assert "success_rate" not in result.to_json()
+        else:
+            assert result.succeeded.tolist() == [False, True, False, True, False]
+            assert result.success_rate == result.to_json()["success_rate"] == 0.4
+    assert ("40%" in results._repr_html_()) == (name is not None)
+    shown = evaluation_table("mine", results)
+    assert ("success" in shown, "40%" in shown) == (name is not None,) * 2
+    summary = summarize([result.to_json() for result in results])
+    assert summary.get("success_mean") == (None if name is None else 0.4)

@@ -39,13 +39,13 @@ def test_what_gymnasium_allows_is_read_as_it_is():
     assert reset(Scripted(), 0).tolist() == [0, 0, 0]
     observation, *others = step(Scripted(), None)
     assert observation.tolist() == [1, 1, 1]
-    assert others == [1.5, False, True]
+    assert others == [1.5, False, True, None]
 
 
 @pytest.mark.parametrize("reward", [np.array([2.5]), np.float32(2.5), np.array(2.5), [2.5], np.array([[2.5]])])
 @pytest.mark.parametrize("flag", [True, np.True_, np.array([True]), 1, np.array([1.0])])
 def test_numbers_and_flags_in_arrays_of_one_are_taken(reward, flag):
-    assert step(Scripted(later=(np.ones(3), reward, flag, flag, {})), None)[1:] == (2.5, True, True)
+    assert step(Scripted(later=(np.ones(3), reward, flag, flag, {})), None)[1:] == (2.5, True, True, None)
 
 
 @pytest.mark.parametrize("wrapped", [lambda env: env, OrderEnforcing, lambda env: TimeLimit(env, 5)])
@@ -89,3 +89,17 @@ def test_every_later_step_is_read_as_strictly_as_the_first():
     env.later = (np.ones((3, 1)), 0.0, False, False, {})
     with pytest.raises(BadStep, match="shape of its space"):
         step(env, None)
+
+
+@pytest.mark.parametrize(
+    ("info", "success"),
+    [
+        ({"success": np.array([True])}, True),
+        ({"is_success": 0.0}, False),
+        ({"success": None, "is_success": True}, True),
+        ({"success": "yes"}, None),
+        (None, None),
+    ],
+)
+def test_success_is_what_info_calls_it(info, success):
+    assert step(Scripted(later=(np.ones(3), 0.0, False, False, info)), None)[-1] is success

@@ -256,6 +256,8 @@ def _evaluation_rows(name: str, evaluations: Sequence[dict[str, Any]]) -> str:
     score = score_name(reference) + (f" ({reference})" if reference else "")
     head = ("target", "return mean", "std", "length", score)
     form = decimals(*(e[name] for e in evaluations for name in ("target", "return_mean", "return_std")))
+    says_success = "success_rate" in evaluations[0]
+    head += ("success",) * says_success
     rows = [
         (
             _target(e["target"], form),
@@ -263,6 +265,7 @@ def _evaluation_rows(name: str, evaluations: Sequence[dict[str, Any]]) -> str:
             f"{e['return_std']:{form}}",
             f"{np.mean(e['lengths']):.0f}",
             "-" if e["normalized_mean"] is None else f"{e['normalized_mean']:.1f}",
+            *([f"{e['success_rate']:.0%}"] if says_success else []),
         )
         for e in evaluations
     ]
@@ -271,9 +274,10 @@ def _evaluation_rows(name: str, evaluations: Sequence[dict[str, Any]]) -> str:
 
 
 def _summary_rows(title: str, summaries: Sequence[dict[str, Any]]) -> str:
-    head = ("target", "return, mean ± std over runs", score_name(summaries[0]["reference"]))
-    rows = [(_target(s["target"], "g"), _mean_and_std(s, "return"), _mean_and_std(s, "normalized")) for s in summaries]
-    return _table(title, head, rows)
+    names = ["return", "normalized", *(["success"] if "success_mean" in summaries[0] else [])]
+    head = ("target", "return, mean ± std over runs", score_name(summaries[0]["reference"]), "success")
+    rows = [(_target(s["target"], "g"), *(_mean_and_std(s, name) for name in names)) for s in summaries]
+    return _table(title, head[: 1 + len(names)], rows)
 
 
 def _target(target: float | None, form: str) -> str:

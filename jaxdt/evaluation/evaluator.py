@@ -146,7 +146,7 @@ class Evaluator:
             last = np.maximum(np.asarray(played.lengths)[failed] - 1, 0)
             i, step = int(failed[np.argmin(last)]), last.min()
             raise SimulationError(f"{environment.name}, {name(i)}, step {step}: {FAILURES[played.failures[i]]}.")
-        return played
+        return played._replace(succeeded=getattr(environment, "succeeded", None))
 
     def evaluate(self, params: PyTree, targets: Sequence[float | None], episodes: int, seed: int) -> list[Evaluations]:
         """Of each model one Evaluation a target, in the order given; one model where there are no training seeds."""
@@ -156,6 +156,9 @@ class Evaluator:
         """What `evaluate` returns, of what `run_episodes` did."""
         returns = np.asarray(played.returns, np.float64).reshape(-1, len(targets), episodes)
         lengths = np.asarray(played.lengths).reshape(-1, len(targets), episodes)
+        succeeded = None
+        if played.succeeded is not None and getattr(self.environment, "says_success", False):
+            succeeded = np.asarray(played.succeeded).reshape(-1, len(targets), episodes)
         env_id, kwargs = self.environment.env_id, getattr(self.environment, "env_kwargs", None)
         return [
             Evaluations(
@@ -165,6 +168,7 @@ class Evaluator:
                     lengths=lengths[model, i],
                     normalized=normalized_score(env_id, returns[model, i], kwargs),
                     reference=reference_name(env_id),
+                    succeeded=None if succeeded is None else succeeded[model, i],
                 )
                 for i, target in enumerate(targets)
             )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,8 @@ class Episodes(NamedTuple):
     """Whether the environment ended the episode; else it was cut off."""
     trajectory: Trajectory | None
     """None unless recording was asked for."""
+    succeeded: Bool[Any, " b"] | None = None
+    """What a simulator on the host has said of each; None of others."""
 
 
 Rollout = Callable[[PyTree, Int[Array, " b"], Float[Array, " b"]], Episodes]

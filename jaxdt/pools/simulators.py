@@ -72,9 +72,14 @@ class SimulatorPool:
         """`environment`: what `make_simulator` takes, of which `first` was made."""
         self._environment = environment
         self.simulators: list[Any] = [first]
+        self.succeeded = np.zeros(0, bool)
+        """Of each episode since the last reset whether a step's info has called it a success."""
+        self.says_success = False
+        """Whether any info ever said so, or that it was none."""
 
     def reset(self, seeds: Int[np.ndarray, " b"], observations: Shaped[np.ndarray, "b *s"]) -> None:
         i = 0
+        self.succeeded = np.zeros(len(seeds), bool)
         try:
             for i, seed in enumerate(seeds):
                 if i == len(self.simulators):
@@ -94,7 +99,10 @@ class SimulatorPool:
         i = 0
         try:
             for i in alive.tolist():
-                observation, reward, *flags = stepping.step(self.simulators[i], actions[i])
+                observation, reward, *flags, success = stepping.step(self.simulators[i], actions[i])
+                if success is not None:
+                    self.says_success = True
+                    self.succeeded[i] |= success
                 with np.errstate(over="ignore"):
                     observations[i], rewards[i] = observation, reward
                 ended[:, i] = flags

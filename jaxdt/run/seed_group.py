@@ -77,11 +77,14 @@ def _round(record: dict[str, Any]) -> dict[str, int]:
 def summarize(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Of several runs' evaluations at one target, as `Evaluation.to_json` gives them: mean ± std over the runs.
 
-    `return_std` and `normalized_std` are sample standard deviations (n - 1) of the runs' means; None of one run.
+    `return_std` and the like are sample standard deviations (n - 1) of the runs' means; None of one run.
     """
     summary: dict[str, Any] = {"target": evaluations[0]["target"]}
-    for name in ("return", "normalized"):
-        means = [evaluation[f"{name}_mean"] for evaluation in evaluations]
+    names = {"return": "return_mean", "normalized": "normalized_mean"}
+    if all("success_rate" in evaluation for evaluation in evaluations):
+        names["success"] = "success_rate"
+    for name, of_a_run in names.items():
+        means = [evaluation[of_a_run] for evaluation in evaluations]
         known = None not in means
         summary |= {
             f"{name}_means": means if known else None,

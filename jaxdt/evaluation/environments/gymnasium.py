@@ -97,6 +97,16 @@ class GymnasiumEnvironment:
         """Whether each episode that is played at once has one of its own, of whatever size its authors made it."""
         return isinstance(self._pool, SimulatorPool)
 
+    @property
+    def succeeded(self) -> Bool[np.ndarray, " b"] | None:
+        """Of each episode whether it was called a success; None where the simulators say no such thing."""
+        return getattr(self._pool, "succeeded", None)
+
+    @property
+    def says_success(self) -> bool:
+        """Whether the environment ever called an episode a success, or said that it was none."""
+        return getattr(self._pool, "says_success", False)
+
     def another(self, episodes: int) -> "GymnasiumEnvironment | None":
         pool = self._pool.another(episodes)
         if pool is not None and self._other is None:
