@@ -396,6 +396,14 @@ def test_actions_that_models_take_are_not_mapped_again():
     mapped = store.with_actions_of(store.spec.action)
     for same in (mapped, mapped[:1], mapped.best(0.5), *mapped.split(0.5)):
         assert same.with_actions_of(store.spec.action) is same
+    with pytest.raises(JaxdtError, match=r"discrete, 0 \.\.\. 2"):
+        mapped.with_actions_of(Discrete(3))
+    buttons = EpisodeStore.from_arrays(**small_arrays(actions=np.array([3, 5, 4, 3, 3, 4]))).with_actions_of(
+        Discrete(3, 3)
+    )
+    assert buttons.with_actions_of(Discrete(3, 3)) is buttons
+    with pytest.raises(JaxdtError, match=r"1 of 6 actions are not of the environment's, 0 \.\.\. 1 "):
+        buttons.with_actions_of(Discrete(2))
     with pytest.raises(JaxdtError, match="must all have the environment's actions, or all with_actions_of's"):
         concatenate([store, mapped], ["a", "b"], MEMORY)
     assert concatenate([mapped, mapped], ["a", "b"], MEMORY).as_models_take_them

@@ -156,7 +156,8 @@ def test_last_steps_with_an_action_are_steps():
     some |= {"is_last": np.array([0, 0, 1, 0, 0, 1], bool)}  # one of two happens to end with action 0
     rows = [{name: values[of] for name, values in some.items()} for of in (slice(3), slice(3, 6))]
     table = pa.Table.from_pylist([{name: values.tolist() for name, values in row.items()} for row in rows])
-    for data in (some, rows, table, [{**row, "is_last": True} for row in rows]):
+    once = table.set_column(table.schema.names.index("is_last"), "is_last", pa.array([True, True]))
+    for data in (some, rows, table, once, [{**row, "is_last": True} for row in rows]):
         assert jaxdt.load_episodes(data).lengths.tolist() == [3, 3]
 
 

@@ -140,6 +140,14 @@ def test_what_a_preset_leaves_to_a_named_data_set_is_found_without_a_name(name):
 
 def test_a_loop_of_ones_own_draws_actions_as_models_take_them():
     wide = dataclasses.replace(STORE, actions=2 * STORE.actions / np.abs(STORE.actions).max())
-    spec = jaxdt.make_spec(CONFIG.algorithm, wide)
-    sampler = jaxdt.make_algorithm(CONFIG.algorithm, spec).sampler(wide, batch_size=64, seed=0)
-    assert np.abs(sampler.batch(0).actions).max() <= 1
+    with pytest.warns(UserWarning, match="no environment says the bounds of actions"):
+        spec = jaxdt.make_spec(CONFIG.algorithm, wide)
+    draw = jaxdt.make_algorithm(CONFIG.algorithm, spec).sampler
+    assert np.abs(draw(wide, batch_size=64, seed=0).batch(0).actions).max() <= 1
+    spec = dataclasses.replace(spec, action=jaxdt.Box(np.full(2, -2.0), np.full(2, 2.0)))
+    mapped = wide.with_actions_of(spec.action)
+    once = draw(mapped, batch_size=64, seed=0).batch(0).actions
+    again = dataclasses.replace(mapped, as_models_take_them=False)  # as one that was saved and read
+    with pytest.warns(UserWarning, match=r"no recorded action passes 1, .* go to 2, by which they are mapped now"):
+        twice = jaxdt.make_algorithm(CONFIG.algorithm, spec).sampler(again, batch_size=64, seed=0).batch(0).actions
+    np.testing.assert_allclose(twice, once / 2, atol=1e-6)

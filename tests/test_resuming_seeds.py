@@ -94,7 +94,7 @@ def test_seeds_killed_before_all_have_begun_begin_again_and_stopped_ones_go_on(f
     (copied / "summary.json").write_text(json.dumps({"seeds": SEEDS, "evaluations": []}))
     with pytest.raises(StoppedError) as caught:
         jaxdt.train(CONFIG, STORE, out=copied, env=Drift(), resume=True, stop=stop_at(7))
-    again = f"jaxdt.train(..., env=..., out='{copied}', resume=True)"
+    again = f"jaxdt.train(..., store=..., env=..., out='{copied}', resume=True)"
     assert str(caught.value) == f"stopped after update 7 of 12; go on with {again}"
     assert [checkpoint_steps(copied / f"seed-{seed}" / "checkpoints")[-1] for seed in SEEDS] == [7, 7, 7]
     jaxdt.train(CONFIG, STORE, out=copied, env=Drift(), resume=True)

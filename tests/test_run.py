@@ -77,13 +77,21 @@ def test_without_an_environment_the_best_weights_are_those_of_the_least_error_on
     errors = {3: 0.5, 6: 0.25, 9: 0.75, 12: 0.5}
     measured = iter([{"validation_action_error": error}] for error in errors.values())
     monkeypatch.setattr(loop.Validation, "__call__", lambda validation, params: next(measured))
-    config = dataclasses.replace(CONFIG_WITHOUT_ENVIRONMENT, validation_fraction=0.25, eval_every=3, log_every=3)
+    config = dataclasses.replace(CONFIG_WITHOUT_ENVIRONMENT, validation_fraction=0.25, eval_every=3, log_every=12)
     run = jaxdt.train(dataclasses.replace(config, updates_per_call=3), STORE, out=tmp_path / "run")
     checkpoints = RunDirectory(run).checkpoints
     assert find_checkpoint(checkpoints, "best") == 6
     assert checkpoint_steps(checkpoints) == [6, 12]
     assert command(["info", str(run)]) == 0
     assert "best validation action error  0.2500" in capsys.readouterr().out
+    measured = iter([{}] for _ in range(4))  # as where no episode is held out
+    unmeasured = jaxdt.train(
+        dataclasses.replace(config, validation_fraction=0.0, targets=(3.0,), updates_per_call=3),
+        STORE,
+        out=tmp_path / "un",
+    )
+    with pytest.raises(JaxdtError, match="none is the best"):
+        jaxdt.Agent.load(unmeasured, "best")
 
 
 def test_evaluations_name_every_target_at_every_interval(finished):

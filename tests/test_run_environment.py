@@ -22,7 +22,7 @@ from jaxdt.config import HUGGINGFACE
 from jaxdt.data.collecting import collect_episodes
 from jaxdt.data.demo import DEMOS
 from jaxdt.run.beforehand import check_beforehand
-from jaxdt.run.directory import RunDirectory, read_record
+from jaxdt.run.directory import RunDirectory, RunRecord, read_record
 from jaxdt.run.doubts import doubt_length_of_episodes, doubt_targets, doubt_terminations, doubt_units_of_actions
 from jaxdt.run.environment import check_alike, chosen, how_to_go_on, must_be_given_again, remembered
 from jaxdt.run.evaluate import video_paths
@@ -32,7 +32,7 @@ from jaxdt.run.train import _simulators_at_once
 from jaxdt.types import Box, Spec
 from tests.conftest import make_store, tiny_algorithm
 from tests.runs import CONFIG, STORE
-from tests.toys import Drift
+from tests.toys import DRIFT_SPEC, Drift
 
 
 @pytest.mark.parametrize(
@@ -342,18 +342,22 @@ def test_actions_that_look_as_if_they_had_been_rescaled_are_doubted(largest, bou
 
 
 @pytest.mark.parametrize(
-    ("command", "env", "kwargs", "says"),
+    ("command", "env", "kwargs", "data", "says"),
     [
-        ("train", "Hopper-v5", None, "jaxdt train --resume --out runs/one"),
-        ("train", "none", None, "jaxdt train --resume --out runs/one"),
-        ("finetune", "mine:Mine-v0", None, "jaxdt finetune --resume --out runs/one --env mine:Mine-v0"),
-        ("train", "Hopper-v5", {"xml_file": "/a.xml"}, "jaxdt train --resume --out runs/one --env Hopper-v5 --env-kwa"),
-        ("train", "custom", None, "jaxdt.train(..., env=..., out='runs/one', resume=True)"),
+        ("train", "Hopper-v5", None, "a.npz", "jaxdt train --resume --out runs/one"),
+        ("train", "none", None, "demo", "jaxdt train --resume --out runs/one"),
+        ("finetune", "mine:Mine-v0", None, "a.npz", "jaxdt finetune --resume --out runs/one --env mine:Mine-v0"),
+        ("train", "Hopper-v5", {"xml_file": "/a.xml"}, "a.npz", "jaxdt train --resume --out runs/one --env Hopper-v5 "),
+        ("train", "custom", None, "a.npz", "jaxdt.train(..., env=..., out='runs/one', resume=True)"),
+        ("train", "none", None, None, "jaxdt.train(..., store=..., out='runs/one', resume=True)"),
     ],
 )
-def test_how_a_run_goes_on_says_what_must_be_given_again(command, env, kwargs, says):
+def test_how_a_run_goes_on_says_what_must_be_given_again(command, env, kwargs, data, says):
     config = dataclasses.replace(CONFIG, env=env, env_kwargs=kwargs)
-    assert how_to_go_on(command, Path("runs/one"), config)[: len(says)] == says
+    record = RunRecord(config=config, spec=DRIFT_SPEC, data={"spec": data}, made_with={})
+    assert how_to_go_on(command, Path("runs/one"), record)[: len(says)] == says
+    own = dataclasses.replace(config, algorithm=dataclasses.replace(config.algorithm, network=lambda model: model))
+    assert "config=..." in how_to_go_on(command, Path("runs/one"), dataclasses.replace(record, config=own))
 
 
 @pytest.mark.parametrize(
@@ -410,7 +414,11 @@ def test_ends_that_a_method_of_values_would_not_see_are_doubted(recwarn, lengths
     assert len(said) == doubted
     if doubted:
         share = "100.0%" if rewards_at == "last" else "23.1%"
-        assert f"iql learns nothing of an end then, and leaves out the last step of each, with {share} of" in said[0]
+        assert (
+            "iql learns nothing of an end; methods that draw single steps leave the last of each episode out "
+            in said[0]
+        )
+        assert f"then, with {share} of all reward" in said[0]
     recwarn.clear()
 
 

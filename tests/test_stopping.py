@@ -39,7 +39,7 @@ def test_a_run_stopped_again_and_again_ends_as_what_it_would_have_been(finished,
     for first, update in ((0, 1), (1, 5), (5, 6)):
         with pytest.raises(StoppedError) as caught:
             jaxdt.train(CONFIG, STORE, out=out, env=Drift(), resume=True, stop=stop_at(update - first))
-        again = f"jaxdt.train(..., env=..., out='{out}', resume=True)"
+        again = f"jaxdt.train(..., store=..., env=..., out='{out}', resume=True)"
         assert str(caught.value) == f"stopped after update {update} of 12; go on with {again}"
         assert caught.value.signal_number == 15
         assert checkpoint_steps(out / "checkpoints")[-1] == update

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +64,16 @@ def _made(config: AlgorithmConfig, spec: Spec) -> Algorithm:
 
 def _sample_any(sampler: Callable[..., Sampler], spec: Spec, store: Any, **drawn: Any) -> Sampler:
     """The sampler of episodes as models take them, whatever they are given as."""
+    from jaxdt.data.actions import seem_mapped
     from jaxdt.data.loading import load_episodes
 
     recorded = load_episodes(store).with_observations_of(spec.observation_shape)
+    if not recorded.as_models_take_them and (seem := seem_mapped(recorded.actions, spec.action)) is not None:
+        warnings.warn(
+            f"{seem}, by which they are mapped now; where they were before, as those of a store that was saved after "
+            "with_actions_of, give dataclasses.replace(store, as_models_take_them=True).",
+            stacklevel=2,
+        )
     return sampler(recorded.with_actions_of(spec.action), **drawn)
 
 

@@ -110,7 +110,8 @@ class TrainConfig:
     target_quantiles: tuple[float, ...] = (0.2, 0.5, 0.8, 1.0)
     """Default targets: these quantiles of the data's returns (1 is the maximum)."""
     eval_every: int = 10_000
-    """Updates between evaluations; one always follows the last update."""
+    """Updates between evaluations, or where there is no environment between measurements on held-out episodes that tell
+    which weights are the best; one always follows the last update."""
     eval_episodes: int = 100
     """Episodes a target in each evaluation."""
     eval_seed: int = 1000

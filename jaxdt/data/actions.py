@@ -60,6 +60,15 @@ def counted_from_zero(
     return (a - np.int32(start) for a in chunks(actions))
 
 
+def check_mapped(actions: np.ndarray, space: Box | Discrete, offsets: Int[np.ndarray, " _"]) -> None:
+    """Raises JaxdtError where actions that were mapped by some space cannot be of this one."""
+    if actions.ndim == 1:
+        counted_from_zero(actions, space._replace(start=0) if isinstance(space, Discrete) else space, offsets)
+    else:
+        unit = Box(-np.ones_like(space.low), np.ones_like(space.high)) if isinstance(space, Box) else space
+        mapped_onto_unit(actions, unit, offsets, clip=False)
+
+
 def space_of(actions: Float[np.ndarray, "n a"] | Int[np.ndarray, " n"]) -> Box | Discrete:
     """The space that recorded actions say: [-1, 1] of each number, or, where it passes them, its lowest and highest."""
     if actions.ndim == 1:
@@ -70,6 +79,17 @@ def space_of(actions: Float[np.ndarray, "n a"] | Int[np.ndarray, " n"]) -> Box |
         low, high = np.minimum(low, chunk.min(axis=0)), np.maximum(high, chunk.max(axis=0))
     within = (low >= -1 - 1e-5) & (high <= 1 + 1e-5)
     return Box(np.where(within, np.float32(-1), low), np.where(within, np.float32(1), high))
+
+
+def seem_mapped(actions: Float[np.ndarray, "n a"], space: Box | Discrete) -> str | None:
+    """A sentence where actions touch -1 or 1 and never pass them, and the space goes further; None elsewhere."""
+    if actions.ndim == 1 or not isinstance(space, Box):
+        return None
+    largest = max(float(np.abs(chunk).max()) for chunk in chunks(actions))
+    widest = float(np.abs(np.stack(space)).min())
+    if not (0.99 < largest <= 1.0 + 1e-6 and widest > 1.5):
+        return None
+    return f"no recorded action passes {largest:g}, and the environment's go to {widest:g}"
 
 
 def _count_and_first(actions: np.ndarray, holds: Any) -> tuple[int, int]:

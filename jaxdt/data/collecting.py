@@ -137,8 +137,6 @@ def _record(
         # The environment's own, whatever its space says: a policy sees what it would see alone.
         try:
             seen = np.array(stepping.reset(opened, seed))
-            if seen.dtype.kind in "biu" and np.dtype(spec.observation_dtype).kind == "f":
-                seen = seen.astype(np.float64)  # where only the first one is of whole numbers, perhaps
         except (Exception, SystemExit) as error:  # a simulator raises what its authors liked
             raise _failure(EpisodeError(0, error), error, 0, 0) from error
         opened = pool = make_pool(choice, opened)
@@ -180,13 +178,17 @@ def _play(
     """
     count = len(players)
     observations, rewards, ended = np.stack([seen] * count), np.zeros(count), np.zeros((2, count), bool)
+    if seen.dtype.kind in "biu" and np.dtype(spec.observation_dtype).kind == "f":
+        observations = observations.astype(np.float64)  # where only the first is of whole numbers
     actions = np.zeros((count, *spec.action_shape), spec.action_dtype)
     alive, acting, steps = np.arange(count), players, []
     try:
         pool.reset(np.array([player.seed for player in players]), observations)
         while acting and len(steps) < limit:
             before = observations[alive]
-            actions[alive] = _chosen(acting, before, spec.action, len(steps))
+            own = before.astype(seen.dtype, copy=False)
+            told = own if np.array_equal(own, before) else before
+            actions[alive] = _chosen(acting, told, spec.action, len(steps))
             pool.step(alive, actions.copy(), observations, rewards, ended)  # which an environment may write into
             flags = ended[:, alive]
             steps.append(

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxdt.config.checks import as_json
 from jaxdt.data import showing
-from jaxdt.data.actions import counted_from_zero, mapped_onto_unit, space_of
+from jaxdt.data.actions import check_mapped, counted_from_zero, mapped_onto_unit, space_of
 from jaxdt.data.checks import checked_arrays
 from jaxdt.data.returns import delayed_rewards_of, returns_of, returns_to_go_of
 from jaxdt.data.statistics import Statistics, constant_columns, statistics_of
@@ -261,6 +261,7 @@ class EpisodeStore:
         Actions that are so already stay.
         """
         if self.as_models_take_them:
+            check_mapped(self.actions, space, self.offsets)
             return self
         if self.is_discrete:
             actions = counted_from_zero(self.actions, space, self.offsets)

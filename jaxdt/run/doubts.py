@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from jaxdt.config import PRESETS, TrainConfig, flatten
+from jaxdt.data.actions import seem_mapped
 from jaxdt.data.checks import shortened
 from jaxdt.data.episodes import EpisodeStore
-from jaxdt.data.storage import chunks
 from jaxdt.types import Box, Spec
 
 
@@ -89,20 +89,16 @@ def doubt_warmup(config: TrainConfig) -> None:
 
 def doubt_units_of_actions(config: TrainConfig, store: EpisodeStore, spec: Spec) -> None:
     """Actions that touch -1 or 1 and never pass them may be in the models' units, not in a wider space's own."""
-    if config.normalized_actions or not isinstance(spec.action, Box) or store.is_discrete:
+    if config.normalized_actions or store.as_models_take_them:
         return
-    largest = max(float(np.abs(chunk).max()) for chunk in chunks(store.actions))
-    widest = float(np.abs(np.stack(spec.action)).min())
-    if 0.99 < largest <= 1.0 + 1e-6 and widest > 1.5:
-        _warn(
-            f"no recorded action passes {largest:g}, and the environment's go to {widest:g}; where they were recorded "
-            "in [-1, 1], say normalized_actions=True (--normalized-actions)."
-        )
+    seem = seem_mapped(store.actions, spec.action)
+    if seem is not None:
+        _warn(f"{seem}; where they were recorded in [-1, 1], say normalized_actions=True (--normalized-actions).")
 
 
-def doubt_bounds_of_actions(config: TrainConfig, store: EpisodeStore, spec: Spec, environment: Any) -> None:
-    """Which are the data's own where no environment says them and the actions pass -1 or 1."""
-    if environment is not None or config.init is not None or not isinstance(spec.action, Box):
+def doubt_bounds_of_actions(spec: Spec) -> None:
+    """Of a spec that no environment gave: they are the data's own where actions pass -1 or 1."""
+    if not isinstance(spec.action, Box):
         return
     wide = np.flatnonzero((np.abs([*spec.action]) != 1).any(axis=0))
     if len(wide):
@@ -122,9 +118,10 @@ def doubt_terminations(config: TrainConfig, store: EpisodeStore) -> None:
     share = float(np.abs(store.rewards[last]).sum(dtype=np.float64)) / total if total else 0.0
     if len(set(store.lengths.tolist())) > 1 or share > 2 * len(last) / store.num_steps:
         _warn(
-            "all episodes of the data were cut off, and none was ended by the environment (terminations): "
-            f"{config.algorithm.name} learns nothing of an end then, and leaves out the last step of each, with "
-            f"{share:.1%} of all reward; if falls or goals are among them, give terminations, true there."
+            "all episodes of the data were cut off, and none was ended by the environment (terminations), so that "
+            f"{config.algorithm.name} learns nothing of an end; methods that draw single steps leave the last of each "
+            f"episode out then, with {share:.1%} of all reward; if falls or goals are among them, give terminations, "
+            "true there."
         )
 
 

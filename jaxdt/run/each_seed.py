@@ -11,6 +11,7 @@ from jaxdt.errors import JaxdtError, StoppedError
 from jaxdt.loggers import read_evaluations, read_lines
 from jaxdt.plots import plot_finetuning
 from jaxdt.run.directory import RunDirectory, read_record
+from jaxdt.run.environment import how_to_go_on
 from jaxdt.run.seed_group import SeedGroup, check_seeds, open_seed_group, stored_seeds
 from jaxdt.run.train import held
 
@@ -77,9 +78,10 @@ def _naming_the_seed(seed: int, run: str | os.PathLike[str] | None, group: SeedG
     try:
         yield
     except StoppedError as error:
-        named = "" if run is None else f"{run} "
-        message = f"seed {seed} {error}; or all seeds with jaxdt finetune {named}--resume --out {group.path}"
-        raise StoppedError(message, error.signal_number) from error
+        again = how_to_go_on("finetune", group.path, next(read_record(each) for each in group.runs if each.holds_run))
+        if run is not None:  # which those seeds start from that have not begun
+            again = again.replace("jaxdt finetune ", f"jaxdt finetune {run} ", 1)
+        raise StoppedError(f"seed {seed} {error}; or all seeds with {again}", error.signal_number) from error
 
 
 def _draw(group: SeedGroup, runs: Sequence[RunDirectory]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxdt.choice import DEFAULT_LIMIT, EnvironmentChoice, is_jax_environment, registered_game
-from jaxdt.config import TrainConfig, whole
+from jaxdt.config import TrainConfig, functions_of, whole
 from jaxdt.errors import JaxdtError
 from jaxdt.run.directory import RunRecord
 from jaxdt.simulator import MJX, are_plain_kwargs, flags_of, gymnasium_id, identity, is_plain_env_id, with_version
@@ -125,10 +125,17 @@ def not_from_a_file(
     return None
 
 
-def how_to_go_on(command: str, out: Path, config: TrainConfig) -> str:
-    """What goes on with a run, for people: the command, or the call where its environment was an object."""
-    if config.env == CUSTOM:
-        return f"jaxdt.{command}(..., env=..., out={str(out)!r}, resume=True)"
+def how_to_go_on(command: str, out: Path, record: RunRecord) -> str:
+    """What goes on with a run, for people: the command, or the call where something of it was an object."""
+    config = record.config
+    objects = {
+        "config": any(functions_of(config.algorithm).values()),
+        "store": record.data.get("spec") is None,
+        "env": config.env == CUSTOM,
+    }
+    if any(objects.values()):
+        given = ", ".join(f"{name}=..." for name, is_one in objects.items() if is_one)
+        return f"jaxdt.{command}(..., {given}, out={str(out)!r}, resume=True)"
     untold = config.env is not None and not_from_a_file(config.env, config.env_kwargs)
     repeated = flags_of(config.env or "", config.env_kwargs) if untold else ""
     return f"jaxdt {command} --resume --out {out}{repeated and ' '}{repeated}"

@@ -118,7 +118,7 @@ def train_and_evaluate(
             params = layout.on_first(state.params)
             hosts.by_first(writer.forget_evaluation, first)
             evaluated = hosts.by_first(evaluate_and_write, writer, evaluator, first, config, params, progress)
-            check_played(evaluated, group, config, "train")
+            check_played(evaluated, group, prepared.record, "train")
             writer.save(first, layout.to_save(state))
             writer.draw_plots()
         recent: collections.deque[Any] = collections.deque(maxlen=3)
@@ -162,19 +162,19 @@ def train_and_evaluate(
                 writer.draw_plots()
                 raise StoppedError(
                     f"stopped after update {step} of {config.steps}; go on with "
-                    f"{how_to_go_on('train', group.path, config)}",
+                    f"{how_to_go_on('train', group.path, prepared.record)}",
                     stopped_by,
                 )
             if last and evaluator is not None:
-                check_played(evaluated, group, config, "train")
+                check_played(evaluated, group, prepared.record, "train")
             clock.start()
 
 
-def check_played(evaluated: bool, group: SeedGroup, config: TrainConfig, command: str) -> None:
+def check_played(evaluated: bool, group: SeedGroup, record: RunRecord, command: str) -> None:
     """Raises RunError where the last evaluation of `jaxdt COMMAND` could not be played."""
     if not evaluated:
         where = " ".join(str(run.checkpoints) for run in group.runs)
-        again = how_to_go_on(command, group.path, config)
+        again = how_to_go_on(command, group.path, record)
         raise RunError(f"the last evaluation failed; the weights are in {where}, and {again} evaluates them again.")
 
 

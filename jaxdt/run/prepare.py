@@ -77,6 +77,7 @@ def make_spec(config: AlgorithmConfig, store: Any, env: Any = None) -> Spec:
     store = load_episodes(store)
     if env is None:
         fixed = store.spec
+        doubt_bounds_of_actions(fixed)
     else:
         made = make_environment(EnvironmentChoice(env=env))
         fixed, name = made.spec, made.name
@@ -150,7 +151,8 @@ def _prepare(
         doubt_length_of_episodes(config, store, environment)
         doubt_targets(config, given, store)
         doubt_units_of_actions(config, store, spec)
-        doubt_bounds_of_actions(config, store, spec, environment)
+        if environment is None and config.init is None:
+            doubt_bounds_of_actions(spec)
         doubt_terminations(config, filtered)
     config = fill_schedule(config, filtered.num_episodes, resumed=previous is not None)
     if previous is None:

@@ -105,7 +105,7 @@ class _Rounds:
             self._save(state)
         if done == self._config.rounds:  # its environment failed after the last round
             self._writer.forget_evaluation(int(state.step))
-            check_played(self._evaluate(state), self._group, self._prepared.record.config, "finetune")
+            check_played(self._evaluate(state), self._group, self._prepared.record, "finetune")
             self._save(state)
             self._writer.draw_plots()
         for number in range(done + 1, self._config.rounds + 1):
@@ -189,7 +189,7 @@ class _Rounds:
         steps = self._writer.also["environment_steps"]
         self._progress.advance(number, exploration=reached, **self._shown, environment_steps=steps)
         if last:
-            check_played(evaluated, self._group, self._prepared.record.config, "finetune")
+            check_played(evaluated, self._group, self._prepared.record, "finetune")
         self._heed(None if last else stopped_by, state)
 
     def _evaluate(self, state: TrainState) -> bool:
@@ -212,7 +212,7 @@ class _Rounds:
 
     @property
     def _how_to_go_on(self) -> str:
-        return how_to_go_on("finetune", self._group.path, self._prepared.record.config)
+        return how_to_go_on("finetune", self._group.path, self._prepared.record)
 
     def _heed(self, stopped_by: int | None, state: TrainState) -> None:
         """Raises StoppedError where a signal has come; the state is saved already."""

@@ -233,7 +233,7 @@ def saying_what_is_safe(group: SeedGroup, command: str) -> Iterator[None]:
             raise
         steps = group.steps
         safe = f"the run is safe up to checkpoint {steps[-1]}" if steps else "no checkpoint was saved yet"
-        again = how_to_go_on(command, group.path, read_record(begun[0]).config)
+        again = how_to_go_on(command, group.path, read_record(begun[0]))
         raise WriteError(f"{error}; {safe}, and goes on with {again} when that is put right") from error
 
 

@@ -128,7 +128,7 @@ class _OneRun:
 
     def __init__(self, directory: RunDirectory, record: RunRecord, data_returns: np.ndarray):
         self.directory, self.record, self._data_returns = directory, record, data_returns
-        self._highest_target = _highest(record.config.evaluation_targets)
+        self._highest_target = 0.0 if record.config.env == "none" else _highest(record.config.evaluation_targets)
         self._checkpoints = CheckpointWriter(directory.checkpoints)
         self._mirrors = open_mirrors(directory, record) if hosts.is_first() else []
         self._losses = np.zeros(0, np.float32)  # of the updates since the last line of metrics.jsonl
