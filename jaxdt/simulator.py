@@ -263,6 +263,12 @@ def _check_spaces(env_id: str, simulator: "gymnasium.Env") -> None:
         raise JaxdtError(f"environment {env_id!r} must have a vector of continuous actions or Discrete; got {action}.")
     if _is_picture(observation):
         return
+    if isinstance(observation, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        raise JaxdtError(
+            f"environment {env_id!r} has discrete observations ({observation}); gymnasium.wrappers.FlattenObservation "
+            "makes one vector of them, a 1 among 0s: register it so wrapped, or give a function that makes it (env=), "
+            "and record the data so."
+        )
     if not isinstance(observation, spaces.Box) or len(observation.shape) != 1:
         raise JaxdtError(
             f"environment {env_id!r} must have a vector of observations, Boxes that gymnasium.spaces.flatten makes one "

@@ -72,7 +72,7 @@ def test_several_discrete_actions_a_step_are_refused_with_the_way_out(registered
         (vector, spaces.Dict(arm=unit), "must have a vector of continuous actions or Discrete; got Dict"),
         (spaces.Tuple([spaces.Box(0, 255, (4, 4, 1), np.uint8)]), unit, "must have a vector of obs.*; got Tuple"),
         (spaces.Dict(arm=vector, n=spaces.Discrete(3)), unit, "must have a vector of observations, .*; got Dict"),
-        (spaces.Discrete(5), unit, "must have a vector of observations, .*; got Discrete"),
+        (spaces.Discrete(5), unit, r"has discrete observations \(Discrete.5.\); gymnasium.wrappers.FlattenObservation"),
     ],
 )
 def test_other_spaces_are_refused(registered, observation, action, message):
