@@ -81,7 +81,8 @@ def fail_and_go_on(disk, whole, out, sites):
         assert f"{shown} cannot be written: the file would be larger than this process may write" in said, (name, said)
         assert "\n" not in said
         if (out / "config.json").exists():
-            assert f"goes on with jaxdt train --resume --out {out} when that is put right" in said
+            again = f"jaxdt.train(..., store=..., env=..., out='{out}', resume=True)"
+            assert f"goes on with {again} when that is put right" in said
             assert (f"safe up to checkpoint {steps[-1]}" if steps else "no checkpoint was saved yet") in said
         assert not damaged_checkpoints(out / "checkpoints")
         assert not steps or steps[-1] >= (safe or 0)

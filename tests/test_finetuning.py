@@ -491,7 +491,10 @@ def test_without_an_environment_there_is_nothing_to_explore(trained, tmp_path):
 @pytest.mark.slow
 def test_each_seed_is_the_run_of_its_seed(trained, whole, tmp_path):
     out, config = tmp_path / "runs", dataclasses.replace(ONLINE, rounds=2, seed=0)
-    calls, says = itertools.count(1), rf"seed 5 stopped after .* all seeds with .* {trained} --resume --out {out}"
+    calls, says = (
+        itertools.count(1),
+        rf"seed 5 stopped after .* all seeds with jaxdt\.finetune\(.*, out='{out}', resume",
+    )
     with pytest.raises(StoppedError, match=says):
         jaxdt.finetune(
             trained,

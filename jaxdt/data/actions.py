@@ -81,7 +81,7 @@ def space_of(actions: Float[np.ndarray, "n a"] | Int[np.ndarray, " n"]) -> Box |
     return Box(np.where(within, np.float32(-1), low), np.where(within, np.float32(1), high))
 
 
-def seem_mapped(actions: Float[np.ndarray, "n a"], space: Box | Discrete) -> str | None:
+def seem_mapped(actions: Float[np.ndarray, "n a"] | Int[np.ndarray, " n"], space: Box | Discrete) -> str | None:
     """A sentence where actions touch -1 or 1 and never pass them, and the space goes further; None elsewhere."""
     if actions.ndim == 1 or not isinstance(space, Box):
         return None
