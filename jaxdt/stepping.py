@@ -1,5 +1,6 @@
 """What a Gymnasium environment's reset and step return, read strictly: the first as every later one."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -111,9 +112,12 @@ def _flag(flag: Any, name: str) -> bool:
 
 def _success(info: Any) -> bool | None:
     """None for what is no answer either."""
-    said = [info[name] for name in ("success", "is_success") if name in info] if isinstance(info, dict) else []
-    answers = [np.asarray(each) for each in said]
-    return next((bool(each.reshape(())) for each in answers if each.size == 1 and each.dtype.kind in "biuf"), None)
+    answers = []
+    for name in ("success", "is_success") if isinstance(info, dict) else ():
+        with contextlib.suppress(Exception):  # of a simulator's own types
+            answer = float(np.asarray(info[name], np.float64).reshape(()))
+            answers += [answer > 0] if np.isfinite(answer) else []
+    return any(answers) if answers else None
 
 
 def _not_so_many(error: Exception, count: int, rule: str) -> None:

@@ -172,7 +172,7 @@ class Evaluation:
     reference: str | None = None
     """Which reference the scores use: D4RL's, e.g. `halfcheetah`, or a game's, e.g. `Pong`."""
     succeeded: Bool[np.ndarray, " e"] | None = None
-    """Whether a step's `info` had a true `success` or `is_success`; None of an environment that never has either."""
+    """Whether a step's `info` had a true `success` or `is_success`; None where no simulator has said either so far."""
 
     @property
     def return_mean(self) -> float:

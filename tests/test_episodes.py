@@ -398,6 +398,10 @@ def test_actions_that_models_take_are_not_mapped_again():
         assert same.with_actions_of(store.spec.action) is same
     with pytest.raises(JaxdtError, match=r"discrete, 0 \.\.\. 2"):
         mapped.with_actions_of(Discrete(3))
+    beyond = dataclasses.replace(store, as_models_take_them=True)
+    with pytest.raises(JaxdtError, match="2 of 6 actions lie outside"):
+        beyond.with_actions_of(store.spec.action)
+    assert beyond.with_actions_of(store.spec.action, clip=True).actions.ravel().tolist() == [0, 1, -1, 0.5, 1, 1]
     buttons = EpisodeStore.from_arrays(**small_arrays(actions=np.array([3, 5, 4, 3, 3, 4]))).with_actions_of(
         Discrete(3, 3)
     )

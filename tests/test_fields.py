@@ -114,7 +114,9 @@ def test_rlds_rows_of_a_last_observation_are_no_steps(tmp_path):
     pa.parquet.write_table(table, tmp_path / "a.parquet")
     parts = [row | {"actions": {"a": row["actions"], "b": row["actions"]}} for row in rows]
     steps = [row | {"actions": [{"a": action} for action in row["actions"]]} for row in rows]
-    of_episodes = (rows, parts, steps, table, tmp_path / "a.parquet")
+    columns = pa.array([[[flag] for flag in row["is_last"].tolist()] for row in rows])
+    nested = table.set_column(table.schema.names.index("is_last"), "is_last", columns)
+    of_episodes = (rows, parts, nested, steps, table, tmp_path / "a.parquet")
     for data in (tmp_path / "a.npz", tmp_path / "a.hdf5", frame, RLDS, numbered, *of_episodes):
         with pytest.warns(UserWarning, match="rows are taken for RLDS's, which hold an episode's last observation alo"):
             store = jaxdt.load_episodes(data)

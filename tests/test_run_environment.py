@@ -350,6 +350,7 @@ def test_actions_that_look_as_if_they_had_been_rescaled_are_doubted(largest, bou
         ("train", "Hopper-v5", {"xml_file": "/a.xml"}, "a.npz", "jaxdt train --resume --out runs/one --env Hopper-v5 "),
         ("train", "custom", None, "a.npz", "jaxdt.train(..., env=..., out='runs/one', resume=True)"),
         ("train", "none", None, None, "jaxdt.train(..., store=..., out='runs/one', resume=True)"),
+        ("train", "mine:Mine-v0", None, None, "jaxdt.train(..., store=..., env=..., out='runs/one', resume=True)"),
     ],
 )
 def test_how_a_run_goes_on_says_what_must_be_given_again(command, env, kwargs, data, says):

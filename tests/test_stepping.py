@@ -98,6 +98,9 @@ def test_every_later_step_is_read_as_strictly_as_the_first():
         ({"is_success": 0.0}, False),
         ({"success": None, "is_success": True}, True),
         ({"success": "yes"}, None),
+        ({"success": [1, [2, 3]]}, None),
+        ({"success": np.nan}, None),
+        ({"success": False, "is_success": True}, True),
         (None, None),
     ],
 )

@@ -60,13 +60,11 @@ def counted_from_zero(
     return (a - np.int32(start) for a in chunks(actions))
 
 
-def check_mapped(actions: np.ndarray, space: Box | Discrete, offsets: Int[np.ndarray, " _"]) -> None:
-    """Raises JaxdtError where actions that were mapped by some space cannot be of this one."""
-    if actions.ndim == 1:
-        counted_from_zero(actions, space._replace(start=0) if isinstance(space, Discrete) else space, offsets)
-    else:
-        unit = Box(-np.ones_like(space.low), np.ones_like(space.high)) if isinstance(space, Box) else space
-        mapped_onto_unit(actions, unit, offsets, clip=False)
+def unit_of(space: Box | Discrete) -> Box | Discrete:
+    """What a space's actions are mapped onto: [-1, 1], or whole numbers from 0 on."""
+    if isinstance(space, Discrete):
+        return Discrete(space.n)
+    return Box(-np.ones_like(space.low), np.ones_like(space.high))
 
 
 def space_of(actions: Float[np.ndarray, "n a"] | Int[np.ndarray, " n"]) -> Box | Discrete:

@@ -178,16 +178,16 @@ def _play(
     """
     count = len(players)
     observations, rewards, ended = np.stack([seen] * count), np.zeros(count), np.zeros((2, count), bool)
-    if seen.dtype.kind in "biu" and np.dtype(spec.observation_dtype).kind == "f":
-        observations = observations.astype(np.float64)  # where only the first is of whole numbers
+    if is_whole := seen.dtype.kind in "biu" and np.dtype(spec.observation_dtype).kind == "f":
+        observations = observations.astype(np.float64)  # perhaps only the first is of whole numbers
     actions = np.zeros((count, *spec.action_shape), spec.action_dtype)
     alive, acting, steps = np.arange(count), players, []
     try:
         pool.reset(np.array([player.seed for player in players]), observations)
         while acting and len(steps) < limit:
             before = observations[alive]
-            own = before.astype(seen.dtype, copy=False)
-            told = own if np.array_equal(own, before) else before
+            is_whole = is_whole and np.array_equal(before, np.trunc(before))
+            told = before.astype(seen.dtype) if is_whole else before
             actions[alive] = _chosen(acting, told, spec.action, len(steps))
             pool.step(alive, actions.copy(), observations, rewards, ended)  # which an environment may write into
             flags = ended[:, alive]

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxdt.config.checks import as_json
 from jaxdt.data import showing
-from jaxdt.data.actions import check_mapped, counted_from_zero, mapped_onto_unit, space_of
+from jaxdt.data.actions import counted_from_zero, mapped_onto_unit, space_of, unit_of
 from jaxdt.data.checks import checked_arrays
 from jaxdt.data.returns import delayed_rewards_of, returns_of, returns_to_go_of
 from jaxdt.data.statistics import Statistics, constant_columns, statistics_of
@@ -260,13 +260,13 @@ class EpisodeStore:
         Raises JaxdtError when actions are of the other kind or outside the space; `clip` brings those of a Box inside.
         Actions that are so already stay.
         """
-        if self.as_models_take_them:
-            check_mapped(self.actions, space, self.offsets)
-            return self
+        space = unit_of(space) if self.as_models_take_them else space
         if self.is_discrete:
             actions = counted_from_zero(self.actions, space, self.offsets)
         else:
             actions = mapped_onto_unit(self.actions, space, self.offsets, clip=clip)
+        if self.as_models_take_them and not clip:
+            return self
         actions = self._like_ours("actions", self.num_steps, actions)
         mapped = dataclasses.replace(self, actions=actions, as_models_take_them=True)
         for name in ("returns", "returns_to_go", "statistics"):  # which actions change nothing of

@@ -128,15 +128,16 @@ def not_from_a_file(
 def how_to_go_on(command: str, out: Path, record: RunRecord) -> str:
     """What goes on with a run, for people: the command, or the call where something of it was an object."""
     config = record.config
+    untold = config.env is not None and not_from_a_file(config.env, config.env_kwargs)
     objects = {
         "config": any(functions_of(config.algorithm).values()),
         "store": record.data.get("spec") is None,
         "env": config.env == CUSTOM,
     }
     if any(objects.values()):
+        objects["env"] |= bool(untold)
         given = ", ".join(f"{name}=..." for name, is_one in objects.items() if is_one)
         return f"jaxdt.{command}(..., {given}, out={str(out)!r}, resume=True)"
-    untold = config.env is not None and not_from_a_file(config.env, config.env_kwargs)
     repeated = flags_of(config.env or "", config.env_kwargs) if untold else ""
     return f"jaxdt {command} --resume --out {out}{repeated and ' '}{repeated}"
 

@@ -81,7 +81,8 @@ def summarize(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     summary: dict[str, Any] = {"target": evaluations[0]["target"]}
     names = {"return": "return_mean", "normalized": "normalized_mean"}
-    if all("success_rate" in evaluation for evaluation in evaluations):
+    if any("success_rate" in evaluation for evaluation in evaluations):  # of those that saw none it is not said
+        evaluations = [{"success_rate": 0.0, **evaluation} for evaluation in evaluations]
         names["success"] = "success_rate"
     for name, of_a_run in names.items():
         means = [evaluation[of_a_run] for evaluation in evaluations]

@@ -90,7 +90,7 @@ def _columns(files: list[ArrowFile]) -> dict[str, str]:
     there = {name for file in files for name in file.schema.names}
     names = {name: name for name in LARGE}
     names |= {ours: theirs for ours, theirs in field_names(there).items() if ours in (*LARGE, *FLAGS)}
-    if all(_is_of_flags(file, "is_last") for file in files):
+    if all(list_depth(file, "is_last") > 0 for file in files):  # not one an episode, which says nothing
         names["episode_terminals"] = "is_last"
     for file in files:
         for ours, name in names.items():
@@ -105,16 +105,6 @@ def _columns(files: list[ArrowFile]) -> dict[str, str]:
                 )
             _check_type(file, ours, name)
     return names
-
-
-def _is_of_flags(file: ArrowFile, name: str) -> bool:
-    """Whether a column is there once, and has a flag a step."""
-    from pyarrow import types
-
-    if list_depth(file, name) != 1:
-        return False
-    kind, _ = leaf(file.schema.field(name).type)
-    return types.is_boolean(kind) or types.is_integer(kind)
 
 
 def check_declared_size(files: list[ArrowFile], names: Sequence[str], source: str) -> None:
