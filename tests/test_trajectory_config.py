@@ -96,7 +96,7 @@ def test_what_was_not_measured_or_chosen_is_named():
     config = DEFAULT.for_data(None).for_steps(10)
     spec = spec_of(config)
     with pytest.raises(JaxdtError, match=r"horizon must be chosen here; it is None \(for_data fills it in\)"):
-        make_algorithm(DEFAULT, spec)
+        DEFAULT.check_spec(spec)
     with pytest.raises(JaxdtError, match=r"edges of bins of shape \(101, 7\).* got none"):
         make_algorithm(config, STORE.spec)
     by_tokens = dataclasses.replace(config, token_schedule=True)

@@ -52,6 +52,7 @@ class AtariDTConfig(ChosenActions, OneOptimizer, AnyReturns):
 
     name: ClassVar[str] = "atari-dt"
     learns_values: ClassVar[bool] = False
+    draws_single_steps: ClassVar[bool] = False
     acting_options: ClassVar[tuple[str, ...]] = ("context", "sampling", "temperature", "top_k", "timestep_when_acting")
 
     conditioned: bool = True

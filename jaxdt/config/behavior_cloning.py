@@ -25,6 +25,7 @@ class BehaviorCloningConfig(OneOptimizer, ChosenActions, AnyReturns):
     name: ClassVar[str] = "behavior-cloning"
     takes_target: ClassVar[bool] = False
     learns_values: ClassVar[bool] = False
+    draws_single_steps: ClassVar[bool] = False
     acting_options: ClassVar[tuple[str, ...]] = ("sampling", "temperature")
 
     context_length: int = 20

@@ -35,6 +35,7 @@ class DecisionTransformerConfig(OneOptimizer, ChosenActions, ScaledReturns):
     takes_target: ClassVar[bool] = True
     """Whether its policy is asked for a return."""
     learns_values: ClassVar[bool] = False
+    draws_single_steps: ClassVar[bool] = False
     acting_options: ClassVar[tuple[str, ...]] = ("context", "sampling", "temperature")
     """Fields that change how trained weights act and may be chosen anew each time they are played."""
 

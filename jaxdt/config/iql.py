@@ -29,6 +29,7 @@ class IQLConfig(AnyReturns):
     name: ClassVar[str] = "iql"
     takes_target: ClassVar[bool] = False
     learns_values: ClassVar[bool] = True
+    draws_single_steps: ClassVar[bool] = True
     acting_options: ClassVar[tuple[str, ...]] = ()
     authors_targets: ClassVar[Mapping[str, tuple[float, ...]]] = {}
 

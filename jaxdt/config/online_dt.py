@@ -70,6 +70,7 @@ class OnlineDTConfig(OneOptimizer, ChosenActions, ScaledReturns):
     name: ClassVar[str] = "online-dt"
     takes_target: ClassVar[bool] = True
     learns_values: ClassVar[bool] = False
+    draws_single_steps: ClassVar[bool] = False
     acting_options: ClassVar[tuple[str, ...]] = ("context", "acting_context_length", "sampling", "temperature")
     authors_targets: ClassVar[Mapping[str, tuple[float, ...]]] = {
         "hopper": (3600.0,),

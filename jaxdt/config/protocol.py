@@ -14,6 +14,8 @@ class AlgorithmOptions(Protocol):
     """In `config.json` and in messages; it never changes, or old runs cannot be read."""
     learns_values: ClassVar[bool]
     """Whether it learns what single steps are worth, so that their rewards must stay where they were earned."""
+    draws_single_steps: ClassVar[bool]
+    """Trains on transitions, and so leaves out the last step of an episode that was cut off."""
     acting_options: ClassVar[tuple[str, ...]]
     """Fields that change how trained weights act and may be chosen anew each time they are played."""
     authors_targets: ClassVar[Mapping[str, tuple[float, ...]]]

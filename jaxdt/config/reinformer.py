@@ -40,6 +40,7 @@ class ReinformerConfig(OneOptimizer, ChosenActions, ScaledReturns):
     name: ClassVar[str] = "reinformer"
     takes_target: ClassVar[bool] = False
     learns_values: ClassVar[bool] = False
+    draws_single_steps: ClassVar[bool] = False
     acting_options: ClassVar[tuple[str, ...]] = ("context", "sampling", "temperature")
 
     context_length: int = 5

@@ -26,6 +26,7 @@ class RvSConfig(OneOptimizer, ChosenActions, AnyReturns):
     name: ClassVar[str] = "rvs"
     takes_target: ClassVar[bool] = True
     learns_values: ClassVar[bool] = False
+    draws_single_steps: ClassVar[bool] = False
     acting_options: ClassVar[tuple[str, ...]] = ("sampling", "temperature")
 
     width: int = 1024

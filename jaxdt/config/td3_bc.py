@@ -60,6 +60,7 @@ class TD3BCConfig(OneOptimizer, AnyReturns):
     name: ClassVar[str] = "td3-bc"
     takes_target: ClassVar[bool] = False
     learns_values: ClassVar[bool] = True
+    draws_single_steps: ClassVar[bool] = True
     acting_options: ClassVar[tuple[str, ...]] = ()
 
     width: int = 256

@@ -46,6 +46,7 @@ class TrajectoryTransformerConfig(OneOptimizer, AnyReturns):
     name: ClassVar[str] = "trajectory-transformer"
     takes_target: ClassVar[bool] = False
     learns_values: ClassVar[bool] = True
+    draws_single_steps: ClassVar[bool] = False
     acting_options: ClassVar[tuple[str, ...]] = (
         *("horizon", "beam_width", "expansion", "context_transitions", "planning_window", "plan_every"),
         *("action_nucleus", "action_top_k", "observation_nucleus", "observation_top_k"),

@@ -110,8 +110,8 @@ def doubt_bounds_of_actions(spec: Spec) -> None:
 
 
 def doubt_terminations(config: TrainConfig, store: EpisodeStore) -> None:
-    """Episodes that the environment may have ended, and whose last steps a method that learns values leaves out."""
-    if not config.algorithm.learns_values or store.terminations.any():
+    """Episodes that the environment may have ended, and whose last steps are left out."""
+    if not config.algorithm.draws_single_steps or store.terminations.any():
         return
     last = store.offsets[1:] - 1
     total = float(np.abs(store.rewards).sum(dtype=np.float64))
@@ -119,9 +119,8 @@ def doubt_terminations(config: TrainConfig, store: EpisodeStore) -> None:
     if len(set(store.lengths.tolist())) > 1 or share > 2 * len(last) / store.num_steps:
         _warn(
             "all episodes of the data were cut off, and none was ended by the environment (terminations), so that "
-            f"{config.algorithm.name} learns nothing of an end; methods that draw single steps leave the last of each "
-            f"episode out then, with {share:.1%} of all reward; if falls or goals are among them, give terminations, "
-            "true there."
+            f"{config.algorithm.name} learns nothing of an end, and leaves out the last step of each, with "
+            f"{share:.1%} of all reward; if falls or goals are among them, give terminations, true there."
         )
 
 
