@@ -71,8 +71,9 @@ class CheckpointWriter:
         score: float | None,
         target: float | None = None,
     ) -> None:
-        """Returns when the checkpoint is on disk; `score` ranks it for `best`: the mean return at
-        `target`, or, of a run without an environment, minus the error on held-out episodes.
+        """Returns when the checkpoint is on disk; `score` ranks it for `best`.
+
+        It is the mean return at `target`, or of a run without an environment minus the error on held-out episodes.
 
         One of the same step, which was saved before it could be evaluated, is replaced once the new one is whole.
         `training`: what going on needs besides the parameters; None: they come from elsewhere.

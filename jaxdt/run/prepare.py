@@ -10,6 +10,7 @@ import numpy as np
 from jaxdt.algorithms import check_method, make_algorithm, measure
 from jaxdt.choice import EnvironmentChoice, is_jax_environment
 from jaxdt.config import INTERVALS, AlgorithmConfig, TrainConfig
+from jaxdt.data.actions import unit_of
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.loading import load_episodes
 from jaxdt.errors import JaxdtError
@@ -184,7 +185,7 @@ def _spec_of_data(config: TrainConfig, store: EpisodeStore) -> Spec:
 
 
 def _unit(space: Box | Discrete) -> Box | Discrete:
-    return Box(-np.ones_like(space.low), np.ones_like(space.high)) if isinstance(space, Box) else space
+    return unit_of(space) if isinstance(space, Box) else space
 
 
 def fill_schedule(config: TrainConfig, num_episodes: int, *, resumed: bool = False) -> TrainConfig:
