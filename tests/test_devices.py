@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import re
+import weakref
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -240,25 +241,32 @@ def test_seeds_on_devices_of_their_own_resume_together_and_alone(on_one, tmp_pat
 
 
 def test_the_command_trains_on_several_devices_and_plays_on_one(tmp_path, capsys, monkeypatch):
-    """Else each would compute every action of every episode."""
-    played_on, play = [], Evaluator._play
+    """Else each would compute every action of every episode; and training has room for shares of the weights alone."""
+    played_on, played, left, play, draw = [], [], [], Evaluator._play, loop.next_batches
 
     def watched(self, title, params, *rest):
         played_on.extend(leaf.devices() for leaf in jax.tree.leaves(params))
+        played.extend(map(weakref.ref, jax.tree.leaves(params)))
         return play(self, title, params, *rest)
 
+    def drawn(*arguments):
+        left.append([leaf().shape for leaf in played if leaf() is not None])
+        return draw(*arguments)
+
     monkeypatch.setattr(Evaluator, "_play", watched)
+    monkeypatch.setattr(loop, "next_batches", drawn)
     monkeypatch.setattr("jaxdt.parallel._SMALL", 64)
     pendulum_episodes(tmp_path / "data.npz")
-    flags = "--width 16 --num-layers 1 --context-length 4 --batch-size 8 --steps 1 --eval-episodes 1 --devices 2"
-    flags += " --shard-parameters"
+    flags = "--width 16 --num-layers 1 --context-length 4 --batch-size 8 --steps 2 --eval-every 1 --eval-episodes 1"
+    flags += " --devices 2 --shard-parameters"
     out = tmp_path / "out"
     assert command(["train", "bc", "--dataset", str(tmp_path / "data.npz"), "--out", str(out), *flags.split()]) == 0
     printed = capsys.readouterr()
     assert "trains on 2 devices, each with 4 of the 8 windows of a batch" in printed.err
     assert re.search("each device holds 5[0-9]% of weights and optimiser's state", printed.err)
     assert re.search(r"trained on +2 x cpu", printed.out)
-    assert [line["step"] for line in read_lines(out / "evaluations.jsonl")] == [1]
+    assert [line["step"] for line in read_lines(out / "evaluations.jsonl")] == [1, 2]
+    assert left == [[]] * 3
     assert played_on == [{jax.devices()[0]}] * len(played_on) != []
 
 

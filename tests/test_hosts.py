@@ -1,5 +1,6 @@
 """Several processes train one run: real ones, which speak over this machine's loopback."""
 
+import contextlib
 import dataclasses
 import os
 import random
@@ -21,9 +22,9 @@ from jaxdt.checkpoint import checkpoint_steps
 from jaxdt.cli.training import train_command
 from jaxdt.errors import JaxdtError
 from jaxdt.loggers import read_lines
-from jaxdt.parallel import choose_layout
+from jaxdt.parallel import Vote, choose_layout
 from jaxdt.run.directory import RunDirectory, read_record
-from jaxdt.run.processes import as_the_first_sees
+from jaxdt.run.processes import as_the_first_sees, check_same_weights
 from tests.children import everything_saved, pendulum_episodes, start
 from tests.conftest import make_store
 
@@ -181,6 +182,34 @@ def test_devices_that_processes_cannot_share_are_refused(monkeypatch, batch, dev
     monkeypatch.setattr("jaxdt.parallel._devices_of_each_process", jax.devices)
     with pytest.raises(JaxdtError, match=says):
         choose_layout(batch, devices=devices)
+
+
+@pytest.mark.parametrize("calls_a_save", [1, 2, 3, 7, 100])
+def test_a_signal_is_heeded_however_often_is_saved(monkeypatch, calls_a_save):
+    monkeypatch.setattr("jaxdt.hosts.count", lambda: 2)
+    monkeypatch.setattr("jaxdt.parallel._devices_of_each_process", jax.devices)
+    vote, said = Vote(choose_layout(12, devices=4)), []
+    for call in range(1, 13):
+        said.append(vote(15 if call >= 5 else 0, 1 if call == 8 else 0))
+        if call % calls_a_save == 0:
+            vote.forget(1)
+    assert [stop for stop, _ in said] == [0] * 6 + [15] * 6  # two calls later
+    saved_since = any(call % calls_a_save == 0 for call in (8, 9))
+    assert [overdue for _, overdue in said] == [0] * 9 + [0 if saved_since else 1, 0, 0]
+
+
+def test_other_weights_than_the_firsts_are_refused(monkeypatch):
+    weights = {"bias": np.zeros(3, np.float32), "kernel": np.ones((3, 2), np.float32)}
+    monkeypatch.setattr("jaxdt.hosts.count", lambda: 2)
+    for first, agree in ((weights, True), ({**weights, "bias": np.full(3, 1e-6, np.float32)}, False)):
+        sent = []
+        with monkeypatch.context() as patch:
+            patch.setattr("jaxdt.hosts.exchange", lambda mine, sent=sent: sent.append(mine) or [mine])
+            check_same_weights(first, "runs/a")
+        monkeypatch.setattr("jaxdt.hosts.exchange", lambda mine, sent=sent: [*sent, mine])
+        refused = pytest.raises(JaxdtError, match="must start from the same weights, and those of runs/a are not")
+        with contextlib.nullcontext() if agree else refused:
+            check_same_weights(jax.tree.map(jax.numpy.asarray, weights), "runs/a")
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from jaxdt.run.agent import Agent
 from jaxdt.run.directory import RunRecord
 from jaxdt.run.environment import how_to_go_on
 from jaxdt.run.prepare import Prepared
+from jaxdt.run.processes import check_same_weights
 from jaxdt.run.seed_group import SeedGroup, summarize
 from jaxdt.run.stopping import Stop
 from jaxdt.run.validation import Validation
@@ -115,9 +116,9 @@ def train_and_evaluate(
                 devices=layout.here,
             )
         if first == config.steps:  # its environment failed after the last update
-            params = layout.on_first(state.params)
             hosts.by_first(writer.forget_evaluation, first)
-            evaluated = hosts.by_first(evaluate_and_write, writer, evaluator, first, config, params, progress)
+            asked = (writer, evaluator, first, config)
+            evaluated = hosts.by_first(evaluate_and_write, *asked, layout.on_first(state.params), progress)
             check_played(evaluated, group, prepared.record, "train")
             writer.save(first, layout.to_save(state))
             writer.draw_plots()
@@ -146,8 +147,9 @@ def train_and_evaluate(
                 writer.log(step, clock.rate(), held_out)
             evaluated = False
             if due.evaluate and evaluator is not None:
-                params = layout.on_first(state.params)
-                evaluated = hosts.by_first(evaluate_and_write, writer, evaluator, step, config, params, progress)
+                # Kept under no name: of shared out weights this is a whole copy, for which training has no room.
+                asked = (writer, evaluator, step, config)
+                evaluated = hosts.by_first(evaluate_and_write, *asked, layout.on_first(state.params), progress)
             elif due.evaluate:
                 writer.rank(step, held_out)
             if last:
@@ -157,7 +159,7 @@ def train_and_evaluate(
             if due.save or (due.evaluate and hosts.told(writer.has_new_best)):
                 writer.save(step, layout.to_save(state))
                 saved_at = time.perf_counter()
-                vote.forget()
+                vote.forget(1)  # others may ask to stop
             if stopped_by and not last:
                 writer.draw_plots()
                 raise StoppedError(
@@ -224,7 +226,10 @@ def _first_state(
 ) -> tuple[TrainState, Key[Array, "*seeds"]]:
     """Where each run goes on from, or begins, and its key for what updates draw."""
     start_from = None if group.steps else records[0].config.init
-    given = None if start_from is None else Agent.load(start_from, **functions_of(records[0].config.algorithm)).params
+    given = None
+    if start_from is not None:
+        given = Agent.load(start_from, **functions_of(records[0].config.algorithm)).params
+        check_same_weights(given, start_from)
     states, update_keys = [], []
     for record in records:
         init_key, update_key = run_keys(record.config.seed)

@@ -2,9 +2,14 @@
 
 import os
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
 
 from jaxdt import hosts
 from jaxdt.config import TrainConfig, flatten
@@ -42,6 +47,18 @@ def check_agreement(config: TrainConfig, episodes: EpisodeStore) -> None:
                     f"all processes must train the same; {name} is {first[name]:.60} in the first and "
                     f"{other.get(name, 'absent'):.60} in process {process}; start all with the same command and data."
                 )
+
+
+def check_same_weights(params: PyTree, run: str) -> None:
+    """Raises JaxdtError in all processes where one has loaded other weights of a run to start from than the first."""
+    if hosts.count() == 1:
+        return
+    mine = [zlib.crc32(np.ascontiguousarray(leaf)) for leaf in jax.tree.leaves(params)]
+    if any(other != mine for other in hosts.exchange(mine)):
+        raise JaxdtError(
+            f"all processes must start from the same weights, and those of {run} are not the same for all (another job "
+            "may be training it); start them again once it is finished."
+        )
 
 
 def check_shared(directory: Path) -> None:
