@@ -38,6 +38,7 @@ STORE = button_episodes()
 OFFLINE = jaxdt.TrainConfig(
     steps=6,
     batch_size=8,
+    devices=1,
     targets=(1.0, 4.0),
     eval_episodes=2,
     validation_fraction=0.1,
@@ -118,6 +119,11 @@ def test_a_run_stopped_again_and_again_ends_as_what_it_would_have_been(tmp_path)
     actions = jaxdt.load_episodes(whole / "replay").actions
     assert len(np.unique(actions)) > 0.9 * actions.size  # each is drawn
     assert np.abs(actions).max() <= 1
+
+
+def test_the_devices_of_training_bind_no_other_machine(trained, whole):
+    assert read_record(RunDirectory(trained)).config.devices == 1
+    assert read_record(RunDirectory(whole)).config.devices is None
 
 
 def test_what_was_explored_is_what_the_metrics_say(whole):

@@ -288,6 +288,7 @@ def _with_episodes(
 def _prepared(
     record: RunRecord, config: TrainConfig, store: EpisodeStore, env: Any, command: list[str] | None
 ) -> Prepared:
+    config = dataclasses.replace(config, devices=None)  # of the machine that it was trained on
     prepared = prepare_run(config, store, env, command, dataclasses.replace(record, config=config))
     filled = dataclasses.replace(prepared.record.config, updates_per_call=None)
     return prepared._replace(record=dataclasses.replace(prepared.record, config=filled, finetuning=record.finetuning))
