@@ -62,7 +62,8 @@ def test_its_commands_run_word_for_word(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: f"{len(code)} letters")
 def test_its_python_runs_as_it_stands(tmp_path, code):
-    """In a process of its own, as fast as users have it."""
+    """In a process of its own, as fast as users have it; test_demo_run.py trains the demo at full length."""
+    code = code.replace('preset("demo", ', 'preset("demo", steps=40, eval_every=20, ')
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
