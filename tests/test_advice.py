@@ -99,6 +99,32 @@ def test_a_return_scale_that_does_not_suit_the_data_is_said(size, scale, said):
     assert advice(dataclasses.replace(CONFIG, algorithm=cloning), store) == []
 
 
+def test_a_table_of_timesteps_that_is_too_short_is_said_where_there_is_one():
+    short = tiny_algorithm(max_episode_length=2)
+    (warned,) = advice(dataclasses.replace(CONFIG, algorithm=short), make_store((3, 3)))
+    assert warned.startswith(
+        "the model tells the first 2 steps of an episode apart, and those of the data have up to 3"
+    )
+    without = tiny_algorithm(max_episode_length=2, timestep_embedding=False)
+    assert advice(dataclasses.replace(CONFIG, algorithm=without), make_store((3, 3))) == []
+
+
+def test_what_weights_that_are_there_cannot_heed_is_not_advised(tmp_path):
+    config = dataclasses.replace(CONFIG, algorithm=tiny_algorithm(max_episode_length=2, return_scale=1000.0))
+    with warnings.catch_warnings(action="ignore"):
+        run = jaxdt.train(config, constant(()), out=tmp_path)
+    assert advice(dataclasses.replace(config, init=str(run)), constant(())) == []
+
+
+def test_a_deviation_that_nothing_is_divided_by_is_refused():
+    algorithm = jaxdt.preset("trajectory-transformer-small").algorithm
+    unnormalised = dataclasses.replace(CONFIG, constant_std=1.0, algorithm=algorithm)
+    with pytest.raises(
+        jaxdt.JaxdtError, match="trajectory-transformer divides observations by no standard deviation here"
+    ):
+        prepare_run(unnormalised, make_store(), None, None)
+
+
 def test_the_paper_scales_are_those_of_the_rule_where_it_uses_gym():
     assert [fitting_return_scale(np.array([value])) for value in (3600.0, -5.0, 0.04, 0.0)] == [1000, 1, 0.01, 1]
 

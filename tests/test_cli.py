@@ -127,10 +127,19 @@ def test_flags_that_disagree_with_the_run_exit_2(trained, capsys, flags, says):
             "the weights have width=16 and cannot be used with 128; leave it out.",
         ),
         (["paper", "--init", "TRAINED", "--width", "64"], "the weights have width=16 and cannot be used with 64"),
+        (
+            ["--init", "TRAINED"],
+            "give them with dataset= (--dataset), such as those that it was trained on, ",
+        ),
+        (
+            ["--init", "TRAINED", "--dataset", "DATA", "--constant-std", "1", "--env", "none"],
+            "keep the statistics that they were trained with; leave constant_std (got 1.0) out",
+        ),
     ],
 )
-def test_what_train_cannot_begin_with_is_one_sentence(trained, capsys, arguments, says):
-    assert run(["train", *(str(trained) if argument == "TRAINED" else argument for argument in arguments)]) == 2
+def test_what_train_cannot_begin_with_is_one_sentence(trained, data, capsys, arguments, says):
+    paths = {"TRAINED": str(trained), "DATA": str(data)}
+    assert run(["train", *(paths.get(argument, argument) for argument in arguments)]) == 2
     assert says in capsys.readouterr().err
 
 
@@ -306,7 +315,10 @@ def test_bad_input_is_one_sentence_and_exit_code_2(command, says, capsys, tmp_pa
         ("train --steps many", "--steps takes a whole number; got 'many'."),
         ("train --steps 1.5e0", "--steps takes a whole number; got '1.5e0'."),
         ("train --steps", "--steps needs a value; "),
-        ("train --seeds 1 x", "--seeds takes whole numbers, separated by spaces; got '1 x'."),
+        (
+            "train --seeds 1 x",
+            "--seeds takes whole numbers, separated by spaces; got '1 x' (if 'x' is a run, put it first).",
+        ),
         ("train --targets -200,-100", "--targets takes numbers, separated by spaces, or auto; got '-200,-100'."),
         ("train --targets atuo", "or auto; got 'atuo' (did you mean auto?)."),
         ("train --timestep-embedding maybe", "--timestep-embedding takes True or False; got 'maybe'."),
@@ -317,6 +329,12 @@ def test_bad_input_is_one_sentence_and_exit_code_2(command, says, capsys, tmp_pa
         ("convert", "jaxdt convert needs SPEC and OUT; jaxdt convert --help explains them."),
         ("convert a b c", "jaxdt convert takes no 'c'; "),
         ("log runs", "jaxdt log needs --to {tensorboard,wandb,trackio}; "),
+        ("log --to wandb", "log needs a run: jaxdt log runs/cheetah --to wandb."),
+        (
+            "evaluate --targets 1 2 runs/x",
+            "separated by spaces; got '1 2 runs/x' (if 'runs/x' is a run, put it first).",
+        ),
+        ("compare --references A-v0=0,1 five", "such as Mine-v0=0,250, behind the runs; got 'five'."),
     ],
 )
 def test_flags_that_cannot_be_are_one_sentence_too(command, says, capsys):
@@ -416,6 +434,21 @@ def test_a_cache_that_jax_was_told_of_is_left_alone(tmp_path, monkeypatch):
     assert before is not None
     keep_compiled_programs()
     assert jax.config.jax_compilation_cache_dir == before
+
+
+@pytest.mark.parametrize(("processes", "backend", "keeps"), [(1, "gpu", True), (2, "cpu", True), (2, "gpu", False)])
+def test_programs_are_kept_but_of_several_processes_gpus(tmp_path, monkeypatch, processes, backend, keeps):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("jaxdt.hosts.count", lambda: processes)
+    monkeypatch.setattr("jax.default_backend", lambda: backend)
+    told, before = [], jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        keep_compiled_programs()
+        told = jax.config.jax_compilation_cache_dir
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert told == (str(tmp_path / "jaxdt" / "compiled") if keeps else None)
 
 
 def test_help_of_training_names_every_preset():

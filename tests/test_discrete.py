@@ -74,7 +74,9 @@ def test_actions_are_drawn_from_a_seed_and_the_temperature_tells_how_freely(trai
 
 
 def test_a_temperature_that_changes_nothing_is_refused_where_it_is_asked_for(trained):
-    with pytest.raises(JaxdtError, match=r"temperature=0.5 changes nothing with sampling='greedy'; add sampling="):
+    with pytest.raises(
+        JaxdtError, match=r"temperature=0.5 changes nothing with sampling='greedy'; leave it out, or add sampling="
+    ):
         jaxdt.evaluate(trained, Buttons(), [8.0], 1, temperature=0.5)
     drawing = jaxdt.Agent.load(trained, sampling="sample", temperature=0.5)
     assert drawing.acting_with(sampling="greedy").config.sampling == "greedy"  # whose own temperature stays unused

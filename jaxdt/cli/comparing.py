@@ -45,6 +45,8 @@ class LogArguments:
 
 def log_command(arguments: list[str]) -> None:
     parsed = parse(LogArguments, arguments, "jaxdt log")
+    if not parsed.runs:
+        raise JaxdtError(f"log needs a run: jaxdt log runs/cheetah --to {parsed.to}.")
     from jaxdt.run.mirrors import log
 
     for run in parsed.runs:
@@ -57,7 +59,9 @@ def _reference(given: str) -> tuple[str, tuple[float, float]]:
     try:
         low, high = map(float, pair.split(","))
     except ValueError as error:
-        raise JaxdtError(f"--references takes ENV=RANDOM,BEST, such as Mine-v0=0,250; got {given!r:.80}.") from error
+        raise JaxdtError(
+            f"--references takes ENV=RANDOM,BEST, such as Mine-v0=0,250, behind the runs; got {given!r:.80}."
+        ) from error
     return env, (low, high)
 
 

@@ -38,7 +38,8 @@ class FinetuneArguments:
     out: Path | None = None
     """Run directory; None: RUN-finetuned."""
     resume: bool = False
-    """Continue the fine-tuning in --out; other flags may be left out and must agree with it if given."""
+    """Continue the fine-tuning in --out. Flags may be left out; those of what is trained must agree with it if given,
+    others may change: how many rounds, how often and what is evaluated."""
 
 
 def finetune_command(arguments: list[str]) -> None:

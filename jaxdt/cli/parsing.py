@@ -101,6 +101,13 @@ def _reading(hint: Any) -> _Reading | None:
     return None
 
 
+def _reads(reading: _Reading, words: list[str]) -> bool:
+    try:
+        return bool(words and reading.read(words))
+    except ValueError:
+        return False
+
+
 def _one_of(values: dict[str, Any]) -> _Reading:
     def read(words: list[str]) -> Any:
         if words[0] not in values:
@@ -168,8 +175,10 @@ def _rule_of(hint: Any, written: str) -> PrimitiveConstructorSpec | None:
         try:
             return reading.read(words)
         except ValueError as error:
-            near = did_you_mean(" ".join(words), reading.choices)
-            raise ValueError(f"takes {reading.what}; got {' '.join(words)!r:.200}{near}.") from error
+            advice = did_you_mean(" ".join(words), reading.choices)
+            if reading.takes_many and _reads(reading, words[:-1]):
+                advice = f" (if {words[-1]!r:.80} is a run, put it first)"
+            raise ValueError(f"takes {reading.what}; got {' '.join(words)!r:.200}{advice}.") from error
 
     return PrimitiveConstructorSpec(
         nargs="*" if reading.takes_many else 1,

@@ -26,8 +26,8 @@ class EvaluateArguments:
     env_kwargs: KeywordArguments = None
     """What the environment's constructor is given beside, as JSON; None: in the run's own environment the run's."""
     max_episode_steps: int | None = None
-    """Steps after which an episode is cut off; None: the environment's own limit, or where it has none 1000, or the
-    longest episode that the run was trained on."""
+    """Steps after which an episode is cut off; None: in the run's own environment the run's limit, if it was given one,
+    else the environment's own, or where it has none 1000, or the longest episode that the run was trained on."""
     parallel_environments: int | None = None
     """Episodes at once, each in a simulator: 1 where there can be only one; None: the run's, or all."""
     targets: tuple[float, ...] | None = None
@@ -48,30 +48,34 @@ class EvaluateArguments:
     """Of discrete actions, and of methods that predict a distribution; greedy: the likeliest; sample: drawn from the
     predicted distribution; None: the run's."""
     temperature: float | None = None
-    """Log-probabilities are divided by this before sampling; below 1 sharpens, above 1 flattens; None: the run's."""
+    """With `--sampling sample`: log-probabilities are divided by this before an action is drawn; below 1 sharpens,
+    above 1 flattens; None: the run's."""
     top_k: int | None = None
     """Of a Decision Transformer of frames: actions are drawn from so many likeliest; 0: from all; None: the run's."""
     timestep_when_acting: MeasuredAt | None = None
     """Of a Decision Transformer of frames: the one timestep that a window is told, its first step's or its newest's;
     None: the run's."""
     horizon: int | None = None
-    """Of a policy that plans: environment steps of a plan; None, here and below: the run's."""
+    """Of a policy that plans: environment steps of a plan; None: the run's."""
     beam_width: int | None = None
-    """Of a policy that plans: plans that are kept at each of its steps."""
+    """Of a policy that plans: plans that are kept at each of its steps; None: the run's."""
     expansion: int | None = None
-    """Of a policy that plans: ways in which each of them goes on before the best are kept."""
+    """Of a policy that plans: ways in which each plan goes on before the best are kept; None: the run's."""
     context_transitions: int | None = None
-    """Of a policy that plans: environment steps that the model sees at most, with a growing window beside the plan."""
+    """Of a policy that plans: environment steps that the model sees at most, with a growing window beside the plan;
+    None: the run's."""
     planning_window: PlanningWindow | None = None
-    """Of a policy that plans; sliding: the model sees the last of these; growing: all of a plan."""
+    """Of a policy that plans; sliding: the model sees the last `--context-transitions` steps of a plan; growing: all of
+    it; None: the run's."""
     plan_every: int | None = None
-    """Of a policy that plans: environment steps between plans."""
+    """Of a policy that plans: environment steps between plans; None: the run's."""
     action_nucleus: float | None = None
-    """Of a policy that plans: actions are drawn from the likeliest that have this probability together; 1: from all."""
+    """Of a policy that plans: actions are drawn from the likeliest that have this probability together; 1: from all;
+    None: the run's."""
     action_top_k: int | None = None
-    """Of a policy that plans: actions are drawn from so many likeliest; 0: from all."""
+    """Of a policy that plans: actions are drawn from so many likeliest; 0: from all; None: the run's."""
     observation_nucleus: float | None = None
-    """Of a policy that plans: as `action-nucleus`, for observations."""
+    """Of a policy that plans: as `action-nucleus`, for observations; None: the run's."""
     observation_top_k: int | None = None
     """Of a policy that plans: as `action-top-k`, for observations."""
     plot_plan: bool = False

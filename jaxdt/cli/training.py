@@ -37,8 +37,9 @@ class TrainArguments:
     out: Path | None = None
     """Run directory; None: the next free runs/PRESET-ENV-N."""
     resume: bool = False
-    """Continue the run in --out; other flags may be left out and must agree with it if given. Where there is none yet
-    it is begun, if a preset or --dataset is given too: so a job that may be started again is one command."""
+    """Continue the run in --out. Flags may be left out; those of what is trained must agree with it if given, others
+    may change: how long, how often and what is evaluated, filmed and written, devices, acting options. Where there is
+    none yet it is begun, if a preset or --dataset is given too: so a job that may be started again is one command."""
     distributed: bool = False
     """Train together with the other processes of a SLURM step (srun), an mpirun, a Kubernetes job or a TPU pod, each
     started with this same command. Never by itself: a lone process would wait for the others."""
@@ -179,6 +180,8 @@ def _starting_from(trained: RunRecord, preset: str | None) -> TrainConfig:
     algorithm = trained.config.algorithm
     same = [each for each in PRESETS.values() if type(each.algorithm) is type(algorithm)]
     config = PRESETS.get(preset or trained.config.preset, same[0])
+    if preset is None and trained.config.dataset != config.dataset:
+        config = dataclasses.replace(config, dataset=None)  # that of the preset is not what the weights have seen
     check_same_algorithm(config.algorithm, algorithm)
     algorithm = dataclasses.replace(algorithm, optimizer=config.algorithm.optimizer)
     # A preset's own targets are of the task that it is for; the run's are of the task of its weights.

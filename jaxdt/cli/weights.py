@@ -17,7 +17,8 @@ class ImportArguments:
     """Turn a Hugging Face or original checkpoint into a run directory that evaluates, acts and trains on."""
 
     source: Positional[Annotated[str, arg(metavar="SOURCE")]]
-    """A directory with config.json and model.safetensors or pytorch_model.bin, a hub name, or the original's .pt."""
+    """A directory with config.json and model.safetensors or pytorch_model.bin, a hub name, or a .pt or .pth file of the
+    Decision Transformer's (of Atari too), the Online Decision Transformer's or the Trajectory Transformer's authors."""
     out: Positional[Annotated[Path, arg(metavar="OUT")]]
     """Run directory to write; it must be absent or empty."""
     stats: str | None = None
@@ -31,7 +32,8 @@ class ImportArguments:
     context_length: int | None = None
     """Environment steps that the policy sees; None: the one that is known, else 20."""
     num_heads: int | None = None
-    """Attention heads; needed for the original's state dict, which does not tell (a Trajectory Transformer: 4)."""
+    """Attention heads, which no state dict tells: needed for the authors' Decision Transformers of vectors (1) and
+    online ones (4); None: 8 of their Atari weights, 4 of a Trajectory Transformer, and what a config.json says."""
     discretizer: str | None = None
     """Of a Trajectory Transformer: an .npz with the `edges` of its bins, which no checkpoint has."""
     dataset: str | None = None

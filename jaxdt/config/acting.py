@@ -26,7 +26,8 @@ def with_acting_options(config: Config, **options: Any) -> Config:
     for name in ("temperature", "top_k"):
         if given.get(name) and not chosen.draws_actions:
             raise JaxdtError(
-                f"{name}={given[name]} changes nothing with sampling='greedy'; add sampling='sample', or leave it out."
+                f"{name}={given[name]} changes nothing with sampling='greedy'; leave it out, or add sampling='sample' "
+                "(--sampling sample) where actions are discrete or the method predicts a distribution."
             )
     for drawn in ("action", "observation"):
         if f"{drawn}_nucleus" in given and getattr(chosen, f"{drawn}_top_k") == 1 and given[f"{drawn}_nucleus"] != 1:

@@ -53,7 +53,8 @@ class TrainConfig:
     preset: Suppress[str] = "paper"
     """Name of the preset that the values started from."""
     init: str | None = None
-    """Run directory to start from: its weights, model and normalisation; None: random weights."""
+    """Run directory to start from: its weights, model and normalisation; the episodes are `dataset`'s, and so is the
+    environment; None: random weights."""
     dataset: str | None = None
     """Episodes: a file, hf:OWNER/NAME/CONFIG, minari:NAME, dqn:DIR (Dopamine's logs of an Atari game), s3://BUCKET/DIR
     and its like, `demo`, `cartpole`, `acrobot`, or several joined by `+`; None: `demo`."""
@@ -66,10 +67,11 @@ class TrainConfig:
     """Environment to evaluate in, a Gymnasium id, or `mjx:` and one of MuJoCo's: on the device (needs the `mjx` extra);
     `none`: no evaluation; None: the one the data names."""
     env_kwargs: KeywordArguments = None
-    """What the environment's constructor is given beside, as JSON: '{"include_cfrc_ext_in_observation": false}'."""
+    """What the environment's constructor is given beside, as JSON: '{"include_cfrc_ext_in_observation": false}'; None:
+    what the data say, if they are of that environment; '{}': nothing."""
     max_episode_steps: int | None = None
-    """Steps after which an episode of evaluation is cut off; None: the environment's own limit, or where it has none
-    the longest episode of the data, at least 1000."""
+    """Steps after which an episode of evaluation is cut off; None: the limit that data of that environment give, else
+    the environment's own, or where it has none the longest episode of the data, at least 1000."""
     parallel_environments: int | None = None
     """Episodes of evaluation at once, each in a simulator: 1 where there can be only one; None: all."""
     steps: int | None = 100_000
@@ -101,10 +103,10 @@ class TrainConfig:
     """Recorded actions are in [-1, 1] already, whatever the environment's own bounds."""
     constant_std: float | None = None
     """Standard deviation by which observations that are constant in the data are divided; None: 1e-6, as the original
-    does, so that they become huge where they move after all. 1 leaves them small."""
+    does, so that they become huge where they move after all. 1 leaves them small. With `init` the weights' own stay."""
     targets: tuple[float, ...] | Literal["auto"] | None = None
-    """Target returns to evaluate at, in reward units; auto: the 0.99 expectile of the data's returns, near the best but
-    less hostage to one lucky episode; None: the preset's rule."""
+    """Target returns to evaluate at, in reward units, of a policy that is asked for one; auto: the 0.99 expectile of
+    the data's returns, near the best but less hostage to one lucky episode; None: the preset's rule."""
     paper_targets: bool = True
     """Default targets: the paper's where it names the environment; otherwise `target-quantiles`."""
     target_quantiles: tuple[float, ...] = (0.2, 0.5, 0.8, 1.0)

@@ -17,12 +17,14 @@ FEW_UPDATES = 1000
 
 
 def doubt_observations_and_returns(config: TrainConfig, store: EpisodeStore, spec: Spec) -> None:
-    """Observations that never change, and what the method itself doubts of returns."""
+    """Observations that never change, and what the method itself doubts of returns; not of weights that are there."""
+    if config.init is not None:
+        return
     doubt = config.algorithm.doubt_returns(store.returns)
     if doubt is not None:
         _warn(doubt)
     constant, std = store.constant_observations, spec.constants.get("state_std")
-    if config.init is None and len(constant) and std is not None and std[constant].min() < 1e-2:
+    if len(constant) and std is not None and std[constant].min() < 1e-2:
         _warn(
             f"observations {shortened(constant)} are constant in the data and divided by {std[constant].min():g}: "
             "where they change after all, the policy sees huge numbers; constant_std=1 (--constant-std 1) leaves them "
@@ -33,6 +35,8 @@ def doubt_observations_and_returns(config: TrainConfig, store: EpisodeStore, spe
 def doubt_length_of_episodes(config: TrainConfig, store: EpisodeStore, environment: Any) -> None:
     """Steps beyond a model's table of timesteps share its last row; `environment`: an Environment, or None."""
     choices = flatten(config.algorithm)
+    if config.init is not None or not choices.get("model.timestep_embedding", True):
+        return  # the weights' table stays as it is, or there is none
     known = choices.get("model.max_episode_length", choices.get("max_episode_length"))
     longest = int(store.lengths.max())
     played = 0 if environment is None else environment.max_episode_steps

@@ -58,8 +58,9 @@ def evaluate(
       JaxEnvironment; default: the run's. A gymnasium.Env is made anew from its spec for each episode, unless
       `parallel_environments` is 1. `env_kwargs`: what its constructor is given beside; default: in the run's own
       environment the run's.
-    - `max_episode_steps`: after which an episode is cut off; default: the environment's own limit, or where it has none
-      1000, or as many as the longest episode that the run was trained on.
+    - `max_episode_steps`: after which an episode is cut off; default: in the run's own environment the run's limit, if
+      it was given one, else the environment's own, or where it has none 1000, or as many as the longest episode that
+      the run was trained on.
     - `parallel_environments`: episodes at once; default: the run's, or all.
     - `plot_plan`: of a policy that plans, where to draw what its plans expected beside what then happened, in the first
       episode, and how far off they are by how many steps ahead, over all; the numbers are written beside it, as

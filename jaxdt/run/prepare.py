@@ -273,12 +273,22 @@ def _spec_and_algorithm(
         return previous.spec, config.algorithm
     if config.init is None:
         constants = measure(config.algorithm, _in_the_models_units(config, store, fixed))
-        if config.constant_std is not None and "state_std" in constants:
+        if config.constant_std is not None:
+            if "state_std" not in constants:
+                raise JaxdtError(
+                    f"{config.algorithm.name} divides observations by no standard deviation here; leave constant_std "
+                    f"(got {config.constant_std}) out."
+                )
             std, constant = constants["state_std"].copy(), store.constant_observations
             std[constant] = np.maximum(std[constant], np.float32(config.constant_std))
             constants = {**constants, "state_std": std}
         return dataclasses.replace(fixed, constants=constants, delayed_reward=config.delayed_reward), config.algorithm
     trained = read_record(RunDirectory(config.init))
+    if config.constant_std is not None:
+        raise JaxdtError(
+            f"the weights of {config.init} keep the statistics that they were trained with; leave constant_std (got "
+            f"{config.constant_std}) out, or train anew, without init= (--init)."
+        )
     if config.delayed_reward != trained.spec.delayed_reward:
         raise JaxdtError(
             f"the weights of {config.init} have delayed_reward={trained.spec.delayed_reward}; give them that, not "

@@ -47,7 +47,7 @@ def agree_with_record(config: TrainConfig, previous: RunRecord) -> TrainConfig:
     if changes.get("steps", stored.steps) != stored.steps and stored.algorithm.last_step is not None:
         raise JaxdtError(
             f"the run's learning rate was made to end at update {stored.steps}, so it cannot at {changes['steps']}; "
-            "leave --steps out, or start another run from this one with --init."
+            "leave --steps out, or start another run from this one with --init and --dataset."
         )
     changes["dataset"] = config.dataset or stored.dataset
     chosen = {name.split(".")[-1]: given[name] for name in acting if given[name] is not None}

@@ -205,7 +205,10 @@ def _finished(group: SeedGroup, config: TrainConfig) -> str:
     if config.algorithm.last_step is None:
         return f"{said}; --resume with --steps {2 * config.steps} (steps=) makes it as long again."
     trained = group.runs[0].path
-    return f"{said}, and its learning rate is 0 now; --init {trained} (init=) trains its weights further, as a new run."
+    return (
+        f"{said}, and its learning rate is 0 now; --init {trained} (init=) with --dataset (dataset=) trains its "
+        "weights further, as a new run."
+    )
 
 
 def _render(
@@ -241,7 +244,9 @@ def _continued(config: TrainConfig, group: SeedGroup, records: list[RunRecord | 
     """The config of runs that go on, each from an undamaged checkpoint."""
     for run, record in zip(group.runs, records, strict=True):
         if record is not None and "imported_from" in record.data:
-            raise JaxdtError(f"{run.path} was imported and has no training to resume; start a run from it with --init.")
+            raise JaxdtError(
+                f"{run.path} was imported and has no training to resume; start a run from it with --init and --dataset."
+            )
         if record is not None and record.finetuning is not None:
             raise JaxdtError(f"{run.path} was fine-tuned; go on with jaxdt finetune --resume --out {run.path}.")
         hosts.by_first(quarantine_damaged, run.checkpoints)
@@ -291,6 +296,12 @@ def with_store(
     if store is not None:
         named = None if config.dataset in DEMOS else config.dataset  # a preset's demo is not what was given
         return dataclasses.replace(config, dataset=named), load_episodes(store, cut_after=config.cut_after)
+    if config.init is not None and config.dataset is None:
+        theirs = read_record(RunDirectory(config.init)).config.dataset
+        raise JaxdtError(
+            f"which episodes the weights of {config.init} are trained on is not said; give them with dataset= "
+            f"(--dataset){'' if theirs is None else f', such as those that it was trained on, {theirs}'}."
+        )
     config = dataclasses.replace(config, dataset=config.dataset or "demo")
     assert config.dataset is not None
     kept = next((path for path in collected if path.exists()), None) if config.dataset in DEMOS else None

@@ -169,7 +169,8 @@ class _OneRun:
         return NonFiniteError(
             f"{seed}the loss or gradient of update {failed}, or a weight after it, is not finite; the last finite "
             f"loss was {finite[-1] if finite else 'none'} and the last good checkpoint is "
-            f"{steps[-1] if steps else 'none'}; lower learning_rate= (--learning-rate) or look at the data."
+            f"{steps[-1] if steps else 'none'}; begin anew with a lower learning_rate= (--learning-rate), or look at "
+            "the data."
         )
 
     def log(self, step: int, updates_per_second: float, measured: dict[str, Any]) -> None:
