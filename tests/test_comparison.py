@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import jaxdt
 import jaxdt.plots
 from jaxdt.cli import run as run_command
-from jaxdt.config import BC_CORL, BEHAVIOR_CLONING, HUGGINGFACE, IQL, PAPER
+from jaxdt.config import BC_CORL, BEHAVIOR_CLONING, HUGGINGFACE, IQL, PAPER, FinetuneConfig, Finetuning
 from jaxdt.loggers import append_line
 from jaxdt.run.directory import RunDirectory, RunRecord, write_record
 from jaxdt.types import Box, Spec
@@ -21,7 +22,9 @@ HOPPER = {"env": "Hopper-v5", "dataset": "hopper.npz"}
 MEASURED = {"state_mean": np.zeros(2), "state_std": np.ones(2), "reward_scale": np.float32(1)}
 
 
-def write_run(path, config, returns_by_step, *, fingerprint=None, versions=None, reference="halfcheetah", **changes):
+def write_run(
+    path, config, returns_by_step, *, fingerprint=None, versions=None, reference="halfcheetah", online=None, **changes
+):
     """A run that reached, after so many updates, the mean returns of these targets (or the one, of none)."""
     config = dataclasses.replace(config, **changes)
     spec = Spec(observation_shape=(2,), action=Box([-1.0], [1.0]), constants=MEASURED)
@@ -30,7 +33,7 @@ def write_run(path, config, returns_by_step, *, fingerprint=None, versions=None,
     run = RunDirectory(path)
     path.mkdir(parents=True)
     made_with = {"versions": versions or {"gymnasium": "1.4", "mujoco": "4.0"}}
-    write_record(run, RunRecord(config=config, spec=spec, data=data, made_with=made_with))
+    write_record(run, RunRecord(config=config, spec=spec, data=data, made_with=made_with, finetuning=online))
     for step, returns in returns_by_step.items():
         for target, value in returns.items() if isinstance(returns, dict) else [(None, returns)]:
             normalized = None if reference is None else value / 10
@@ -168,6 +171,38 @@ def test_what_may_not_be_compared_is_said_and_counts_nowhere(tmp_path, changes, 
     )
     assert not comparison.aggregates
     assert not comparison.improvements
+
+
+def test_what_differs_behind_many_letters_differs(tmp_path):
+    for name, config, wall in (("a", BEHAVIOR_CLONING, "#"), ("b", IQL, ".")):
+        maze = {"env_kwargs": {"maze": "#" * 200 + wall}}
+        write_seeds(tmp_path / name, config, [1.0, 2.0, 3.0], **CHEETAH, **maze)
+    conflict, _ = jaxdt.compare([tmp_path]).notes
+    assert "the environment's arguments differs" in conflict
+    assert len(conflict) < 300
+
+
+def test_a_version_that_is_not_known_hides_none_that_differ(tmp_path):
+    for i, versions in enumerate(({"mujoco": "4.0"}, {"mujoco": "3.1"}, {"gymnasium": "1.4"})):
+        write_run(tmp_path / str(i), BEHAVIOR_CLONING, {2: 1.0}, steps=2, seed=i, versions=versions, **CHEETAH)
+    assert "version of MuJoCo differs: 4.0 (bc); 3.1 (bc)" in jaxdt.compare([tmp_path]).notes[0]
+    shutil.rmtree(tmp_path / "1")
+    assert jaxdt.compare([tmp_path]).notes == ()
+
+
+def test_seeds_of_one_fine_tuning_are_one_method_wherever_they_began(tmp_path):
+    """The best checkpoints of two runs are of different updates."""
+    for seed, first in enumerate((1000, 2000)):
+        chosen = FinetuneConfig(rounds=3, updates_per_round=100, seed=seed)
+        online = Finetuning(run="runs/a", first_step=first, config=chosen)
+        returns = {first + updates: 10.0 + seed + updates for updates in (0, 200, 300)}
+        write_run(tmp_path / f"{seed}", IQL, returns, steps=online.last_step, online=online, seed=seed, **HOPPER)
+    comparison = jaxdt.compare([tmp_path])
+    assert comparison.methods == ("iql rounds=3 updates_per_round=100",)
+    (score,) = comparison.scores
+    assert (score.seeds, score.curve_steps.tolist()) == ((0, 1), [0, 200, 300])
+    assert score.curve.tolist() == [[10.0, 210.0, 310.0], [11.0, 211.0, 311.0]]
+    assert comparison.notes == ()
 
 
 def test_other_data_are_another_task(tmp_path):

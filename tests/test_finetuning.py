@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 import time
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from jaxdt.errors import RunError, StoppedError
 from jaxdt.evaluation.rollout import Episodes, Trajectory
 from jaxdt.loggers import append_line, read_lines
 from jaxdt.run.directory import RunDirectory, read_record
-from jaxdt.run.exploration import first_environment_seed, recorded, seed_of_batches
+from jaxdt.run.exploration import Exploration, first_environment_seed, recorded, seed_of_batches
 from jaxdt.run.finished import read_run
 from jaxdt.run.seed_group import SeedGroup, read_summary
 from tests.children import everything_saved
@@ -464,10 +465,19 @@ def test_a_policy_that_is_asked_for_no_return_explores_too(tmp_path):
     algorithm = jaxdt.BehaviorCloningConfig(width=8, num_layers=1, context_length=2)
     offline = dataclasses.replace(OFFLINE, targets=None, steps=1, algorithm=algorithm)
     run = jaxdt.train(offline, STORE, out=tmp_path / "run", env=Buttons())
-    with pytest.raises(JaxdtError, match=r"is asked for no return; leave exploration_target \(got 1.0\) out"):
-        jaxdt.finetune(run, dataclasses.replace(ONLINE, exploration_target=1.0), STORE, env=Buttons())
+    for name, value in (("exploration_target", 1.0), ("targets", (1.0,))):
+        with pytest.raises(JaxdtError, match=rf"is asked for no return; leave {name} \(got .*1\.0.*\) out"):
+            jaxdt.finetune(run, dataclasses.replace(ONLINE, **{name: value}), STORE, env=Buttons())
     out = jaxdt.finetune(run, dataclasses.replace(ONLINE, rounds=1), STORE, env=Buttons())
     assert [line["target"] for line in read_lines(out / "evaluations.jsonl")] == [None, None]
+
+
+@pytest.mark.filterwarnings("error")
+def test_rounds_say_nothing_of_how_their_environment_is_made(tmp_path):
+    exploration = Exploration(tmp_path, ONLINE, cast(Any, None), lambda store: store)
+    made_with = {"xml_file": "./scene.xml"}  # which no file may give to who reads it
+    dataclasses.replace(make_store(env_id="Ant-v5"), env_kwargs=made_with).save(exploration.path(1))
+    assert exploration.replay_after(1, make_store())[1] == make_store().num_steps
 
 
 def test_a_summary_sets_rounds_beside_each_other_wherever_seeds_began(tmp_path):

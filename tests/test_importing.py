@@ -17,9 +17,10 @@ from jaxdt.checkpoint import checkpoint_steps
 from jaxdt.choice import EnvironmentChoice
 from jaxdt.cli import run
 from jaxdt.cli.report import run_report
+from jaxdt.config import Finetuning
 from jaxdt.loggers import read_lines
 from jaxdt.models import build_model
-from jaxdt.run.directory import RunDirectory, read_record
+from jaxdt.run.directory import RunDirectory, read_record, write_record
 from jaxdt.run.importing import import_run
 from jaxdt.types import Box, Spec
 from tests.conftest import make_store, tiny_algorithm, tiny_model
@@ -269,7 +270,7 @@ def test_import_does_not_write_into_a_directory_that_is_in_use(tmp_path):
 
 def test_the_command_imports_describes_and_will_not_resume(tmp_path, capsys):
     out = tmp_path / "run"
-    options = ["--stats", _stats(tmp_path), "--targets", "10", "20", "--env", "Hopper-v5", "--num-heads", "2"]
+    options = ["--stats", _stats(tmp_path), "--targets", "10", "20", "--env", "none", "--num-heads", "2"]
     assert run(["import", str(GOLDEN / "original.pt"), str(out), *options, "--context-length", "8"]) == 0
     printed = capsys.readouterr()
     assert "left out, as never trained: predict_return.bias" in printed.err
@@ -388,6 +389,37 @@ def test_the_card_tells_how_far_the_training_was(finished, tmp_path):
     card = (jaxdt.to_huggingface(copy, tmp_path / "model") / "README.md").read_text()
     assert f"{step} of 12 updates" in card
     assert step < 12
+
+
+def test_the_card_tells_of_fine_tuning(finished, tmp_path):
+    copy = RunDirectory(shutil.copytree(finished, tmp_path / "copy"))
+    chosen = jaxdt.FinetuneConfig(rounds=3, updates_per_round=4, episodes_per_round=2, exploration_target=7.5)
+    online = Finetuning(run="runs/offline", first_step=5, config=chosen)
+    write_record(copy, dataclasses.replace(read_record(copy), finetuning=online))
+    card = (jaxdt.to_huggingface(copy.path, tmp_path / "model") / "README.md").read_text()
+    assert (
+        "Fine-tuned online from offline after its update 5: 3 rounds of 2 episodes asked for 7.5 and 4 updates; seed "
+        "and learning rate are those of this part."
+    ) in card
+
+
+def test_known_targets_stay_where_statistics_are_computed(finished, exported, tmp_path):
+    data = make_store()
+    data.save(tmp_path / "data.npz")
+    known = jaxdt.Agent.load(import_run(exported, tmp_path / "run", stats=str(tmp_path / "data.npz")))
+    assert known.targets == jaxdt.Agent.load(finished).targets
+    np.testing.assert_array_equal(known.spec.constants["state_mean"], data.statistics.mean)
+
+
+def test_weights_of_another_environment_are_refused(tmp_path):
+    (tmp_path / "stats.json").write_text(json.dumps({"state_mean": [0.0] * 5, "state_std": [1.0] * 5}))
+    options = {"env": "Pendulum-v1", "stats": str(tmp_path / "stats.json")}
+    message = refusal(import_run, GOLDEN / "bin", tmp_path / "run", **options)
+    assert "the observations of Pendulum-v1 have 3 numbers, those of the weights" in message
+    assert message.endswith(
+        "; give theirs, or env='none' (--env none) and theirs with its keyword arguments where they play."
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_model_without_targets_comes_back_without_them(tmp_path):

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import signal
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,11 +15,12 @@ from jaxdt.algorithms import make_algorithm
 from jaxdt.checkpoint import checkpoint_steps, find_checkpoint, load_checkpoint
 from jaxdt.cli import run as command
 from jaxdt.config import OptimizerConfig, TrainConfig
-from jaxdt.errors import JaxdtError, NonFiniteError, RunError, SimulationError, StoppedError
+from jaxdt.errors import JaxdtError, NonFiniteError, RunError, SimulationError, StoppedError, WriteError
 from jaxdt.loggers import read_lines
 from jaxdt.progress import Progress
-from jaxdt.run import loop
+from jaxdt.run import evaluate as evaluation, loop
 from jaxdt.run.directory import RunDirectory, read_record
+from jaxdt.run.environment import how_to_go_on
 from jaxdt.run.loop import what_is_due
 from jaxdt.run.prepare import fill_schedule, prepare_run
 from jaxdt.run.resume import agree_with_record
@@ -414,6 +416,39 @@ def test_best_is_the_highest_mean_return_at_the_highest_target(finished):
     best = max(lines, key=lambda line: line["return_mean"])
     evaluations = jaxdt.evaluate(finished, Drift(), targets=[5.0], episodes=2, seed=CONFIG.eval_seed, checkpoint="best")
     np.testing.assert_allclose(evaluations[0].returns, best["returns"], rtol=1e-5)
+
+
+def test_an_agent_has_its_weights_and_no_other_checkpoint(finished, tmp_path):
+    agent = jaxdt.Agent.load(finished)
+    for use in (
+        lambda: jaxdt.evaluate(agent, Drift(), [5.0], 1, checkpoint="best"),
+        lambda: jaxdt.to_huggingface(agent, tmp_path / "model", checkpoint="best"),
+        lambda: jaxdt.to_stablehlo(agent, tmp_path / "model", checkpoint="best"),
+    ):
+        with pytest.raises(JaxdtError, match=r"an Agent has the weights .*; leave checkpoint \(got 'best'\) out"):
+            use()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [JaxdtError("no encoder"), WriteError("no space left"), SimulationError("it fell")])
+def test_what_was_played_is_there_though_nothing_can_be_drawn(finished, monkeypatch, error):
+    play = evaluation.evaluate_and_draw
+
+    def draw():
+        raise error
+
+    monkeypatch.setattr(
+        evaluation, "evaluate_and_draw", lambda *arguments, **options: (play(*arguments, **options)[0], draw)
+    )
+    with pytest.warns(UserWarning, match=f"the evaluation is complete, but not all was drawn: {error}"):
+        assert len(jaxdt.evaluate(finished, Drift(), [5.0], 2)[0].returns) == 2
+
+
+def test_what_goes_on_with_a_run_can_be_pasted(finished):
+    record = read_record(RunDirectory(finished))
+    of_files = dataclasses.replace(record, config=CONFIG_WITHOUT_ENVIRONMENT, data={**record.data, "spec": "a.npz"})
+    again = how_to_go_on("train", Path("my runs/x"), of_files)
+    assert again == "jaxdt train --resume --out 'my runs/x'"
 
 
 def test_another_run_of_the_same_model_compiles_nothing_anew(tmp_path, monkeypatch):

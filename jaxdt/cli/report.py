@@ -180,10 +180,11 @@ def _seeds_report(group: SeedGroup, summaries: Sequence[dict[str, Any]]) -> str:
     rows = _choices(records[0]) if records else []
     rows.append(("seeds", ", ".join(map(str, group.seeds))))
     if records:
-        updates = min(line["step"] for line in lines) if len(lines) == len(group.runs) else 0
-        rows.append(("updates", f"{updates} of {records[0].config.steps}"))
+        done = [line["step"] - record.first_step for line, record in zip(lines, records, strict=False)]
+        updates = min(done) if len(lines) == len(group.runs) else 0
+        rows.append(("updates", f"{updates} of {(records[0].config.steps or 0) - records[0].first_step}"))
     rows.append(("loss", ", ".join(f"{line['loss']:.4f}" for line in lines) or "none yet"))
-    rows.append(("checkpoints", ", ".join(map(str, group.steps)) or "none yet"))
+    rows.append(("checkpoints", ", ".join(map(str, group.steps)) or "none yet that all have"))
     text = _listing(str(group.path), rows)
     newest = [summary for summary in summaries if summary["step"] == summaries[-1]["step"]]
     if newest:

@@ -277,6 +277,18 @@ class Agent:
         return memory, action[0]
 
 
+def agent_of(run: str | os.PathLike[str] | Agent, checkpoint: Which, **acting: Any) -> Agent:
+    """The agent of a run directory, or one that is given, with options for acting; JaxdtError as `Agent.load`."""
+    if not isinstance(run, Agent):
+        return Agent.load(run, checkpoint, **acting)
+    if checkpoint != "latest":
+        raise JaxdtError(
+            f"an Agent has the weights that it was loaded with; leave checkpoint (got {checkpoint!r:.40}) out, or give "
+            "it to Agent.load."
+        )
+    return run.acting_with(**acting)
+
+
 def _check_pickles(value: Any, name: str) -> None:
     try:
         pickle.dumps(value)

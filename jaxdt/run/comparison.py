@@ -23,7 +23,7 @@ from jaxdt.run.aggregates import (
     improvement_of,
     references_by_task,
 )
-from jaxdt.run.finished import FinishedRun, find_runs, name_methods, read_run, unequal_training
+from jaxdt.run.finished import FinishedRun, find_runs, name_methods, printable, read_run, unequal_training
 from jaxdt.simulator import gymnasium_id
 
 
@@ -212,12 +212,14 @@ def _describe_task(name: str, methods: Mapping[str, Sequence[FinishedRun]], best
     runs = [run for members in methods.values() for run in members]
     conflicts = []
     for what in runs[0].conditions:
-        by_value: dict[Any, list[str]] = {}
+        by_value: dict[Any, list[str]] = {}  # of versions, those that are known
         for method, members in methods.items():
             for run in members:
-                by_value.setdefault(run.conditions[what], []).append(method)
-        if len(by_value) > 1 and not (what.startswith("version") and "None" in by_value):
-            listed = "; ".join(f"{value} ({', '.join(dict.fromkeys(m))})" for value, m in by_value.items())
+                value = run.conditions[what]
+                if not (what.startswith("version") and value is None):
+                    by_value.setdefault(str(value), []).append(method)
+        if len(by_value) > 1:
+            listed = "; ".join(f"{printable(value)} ({', '.join(dict.fromkeys(m))})" for value, m in by_value.items())
             conflicts.append(f"{name}: the {what} differs: {listed}")
     for method, members in methods.items():
         conflicts += _conflicts_within(f"{method} on {name}", members, best)

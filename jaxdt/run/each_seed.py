@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def _naming_the_seed(seed: int, run: str | os.PathLike[str] | None, group: SeedG
     except StoppedError as error:
         again = how_to_go_on("finetune", group.path, next(read_record(each) for each in group.runs if each.holds_run))
         if run is not None:  # which those seeds start from that have not begun
-            again = again.replace("jaxdt finetune ", f"jaxdt finetune {run} ", 1)
+            again = again.replace("jaxdt finetune ", f"jaxdt finetune {shlex.quote(os.fspath(run))} ", 1)
         raise StoppedError(f"seed {seed} {error}; or all seeds with {again}", error.signal_number) from error
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ def how_to_go_on(command: str, out: Path, record: RunRecord) -> str:
         given = ", ".join(f"{name}=..." for name, is_one in objects.items() if is_one)
         return f"jaxdt.{command}(..., {given}, out={str(out)!r}, resume=True)"
     repeated = flags_of(config.env or "", config.env_kwargs) if untold else ""
-    return f"jaxdt {command} --resume --out {out}{repeated and ' '}{repeated}"
+    return f"jaxdt {command} --resume --out {shlex.quote(str(out))}{repeated and ' '}{repeated}"
 
 
 def with_what_a_file_may_say(config: TrainConfig) -> TrainConfig:

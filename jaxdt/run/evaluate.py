@@ -15,7 +15,7 @@ import numpy as np
 from jaxdt.checkpoint import Which
 from jaxdt.choice import EnvironmentChoice
 from jaxdt.config import ACTING_OPTIONS, fits_float32, numbers, whole
-from jaxdt.errors import JaxdtError, did_you_mean
+from jaxdt.errors import JaxdtError, RunError, did_you_mean
 from jaxdt.evaluation.environments import make_environment
 from jaxdt.evaluation.evaluator import Evaluator
 from jaxdt.evaluation.rollout import Episodes, sees_pictures
@@ -25,7 +25,7 @@ from jaxdt.games import game_of
 from jaxdt.parallel import devices_to_play_on
 from jaxdt.plots import plot_plan as draw_plan
 from jaxdt.progress import Progress
-from jaxdt.run.agent import Agent, seeds_from
+from jaxdt.run.agent import Agent, agent_of, seeds_from
 from jaxdt.run.environment import chosen, filmed
 from jaxdt.run.fit import check_fit
 from jaxdt.run.plans import expectations, plan_errors
@@ -82,7 +82,7 @@ def evaluate(
     """
     episodes, seed = whole(episodes, "episodes"), whole(seed, "seed")
     _check_names(acting)
-    loaded = run if isinstance(run, Agent) else Agent.load(run, checkpoint, **acting)
+    loaded = agent_of(run, checkpoint, **acting)
     choice = chosen(
         loaded.environment, loaded.missing_environment, env, env_kwargs, max_episode_steps, parallel_environments
     )
@@ -92,7 +92,7 @@ def evaluate(
     evaluations, draw = evaluate_and_draw(loaded, choice, targets, episodes, seed, drawing, progress, **acting)
     try:
         draw()
-    except JaxdtError as error:  # what was played shall not be lost
+    except (JaxdtError, RunError) as error:  # what was played shall not be lost
         warnings.warn(f"the evaluation is complete, but not all was drawn: {error}", stacklevel=2)
     return evaluations
 

@@ -74,7 +74,13 @@ class Exploration:
         """
         if not self.path(number).exists():
             self._play(number, params, step).save(self.path(number))
-        return load_npz(self.path(number))  # what was just played too: all that is known is what the file says
+        return self._read(number)  # what was just played too: all that is known is what the file says
+
+    def _read(self, number: int) -> EpisodeStore:
+        """Without warnings of how its environment was made, which is known here."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* was recorded with keyword arguments that a file may not give")
+            return load_npz(self.path(number))
 
     def join(self, replay: EpisodeStore, *rounds: EpisodeStore) -> EpisodeStore:
         """The replay with the episodes of rounds behind it."""
@@ -92,7 +98,7 @@ class Exploration:
                 raise JaxdtError(
                     f"{self.path(each)} is missing, and later rounds trained on it; restore it from a copy."
                 )
-            newest.append(load_npz(self.path(each)))
+            newest.append(self._read(each))
             steps += newest[-1].num_steps
         return self.join(best_episodes(data, capacity), *newest), steps
 

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 from jaxdt import __version__
 from jaxdt.algorithms.decision_transformer import with_sizes
 from jaxdt.checkpoint import Which, find_checkpoint
-from jaxdt.config import AlgorithmConfig, DecisionTransformerConfig, ModelConfig
+from jaxdt.config import AlgorithmConfig, DecisionTransformerConfig, Finetuning, ModelConfig
 from jaxdt.config.checks import as_json_or_none
 from jaxdt.data.formats.dqn_spec import PREFIX as DQN, short_name
 from jaxdt.errors import JaxdtError, RunError, one_line
@@ -23,7 +23,7 @@ from jaxdt.interop.huggingface import config_to_huggingface, num_positions
 from jaxdt.interop.names import one_hot_params, tensors_from_params
 from jaxdt.interop.source import NORMALIZATION
 from jaxdt.loggers import read_evaluations
-from jaxdt.run.agent import Agent
+from jaxdt.run.agent import Agent, agent_of
 from jaxdt.run.directory import RunDirectory, RunRecord, read_record
 from jaxdt.run.evaluate import video_paths
 from jaxdt.simulator import are_plain_kwargs
@@ -58,7 +58,7 @@ def to_huggingface(
     record = None if directory is None else read_record(directory)
     if record is not None:
         _check_exportable(record.config.algorithm)
-    agent = run if isinstance(run, Agent) else Agent.load(run, checkpoint)
+    agent = agent_of(run, checkpoint)
     config, model, params = _as_huggingface(agent)
     tensors, untrained = tensors_from_params(params, model, num_positions(model))
     step = None if directory is None else find_checkpoint(directory.checkpoints, checkpoint)
@@ -153,6 +153,7 @@ def _training(record: RunRecord, step: int | None) -> list[str]:
     if "imported_from" in data:
         source = data["imported_from"]
         return [f"Imported from {source if source.count('/') == 1 else Path(source).name}; jaxdt did not train it."]
+    online = record.finetuning
     model, optimizer = config.algorithm.model, config.algorithm.optimizer
     return [
         f"jaxdt {__version__}, preset `{config.preset}`, seed {config.seed}: {step} of {config.steps} updates of "
@@ -162,6 +163,7 @@ def _training(record: RunRecord, step: int | None) -> list[str]:
         f"Data: {_file_names(data['spec'])}, {data['num_episodes']} episodes, {data['num_steps']} steps, returns "
         f"{data['return_mean']:.1f} ± {data['return_std']:.1f}, from {data['return_min']:.1f} to "
         f"{data['return_max']:.1f}" + (f"; trained on {config.part_of_data}." if config.best_fraction < 1 else "."),
+        *([] if online is None else [_online(online)]),
         f"{'LAMB' if optimizer.update_rule == 'lamb' else 'AdamW'}, learning rate {optimizer.learning_rate:g}, "
         f"{optimizer.schedule} after a warm-up of {optimizer.warmup_steps} updates, weight decay "
         f"{optimizer.weight_decay:g}, gradients "
@@ -171,6 +173,16 @@ def _training(record: RunRecord, step: int | None) -> list[str]:
         f"Made with {', '.join(f'{name} {version}' for name, version in made['versions'].items() if version)} on "
         f"{made.get('devices', made['device_count'])} x {made['device']}.",
     ]
+
+
+def _online(finetuning: Finetuning) -> str:
+    chosen = finetuning.config
+    target = "" if chosen.exploration_target is None else f" asked for {chosen.exploration_target:g}"
+    return (
+        f"Fine-tuned online from {Path(finetuning.run).name} after its update {finetuning.first_step}: {chosen.rounds} "
+        f"rounds of {chosen.episodes_per_round} episodes{target} and {chosen.updates_per_round} updates; seed and "
+        "learning rate are those of this part."
+    )
 
 
 def _file_names(spec: str | None) -> str:

@@ -141,8 +141,10 @@ def _finetune_one(
 def _check_one(given: _Given, run: str | os.PathLike[str] | None, config: FinetuneConfig | None, out: Path) -> None:
     """Raises JaxdtError for what the fine-tuning of one seed would refuse."""
     checked = _checked(given, run, config, _opened(run, out, resume=True))
-    if checked is not None and checked[0].choice.parallel != 1:  # there may be only one, which is yet to be played in
-        checked[0].environment.close()  # type: ignore[union-attr]
+    if checked is not None:
+        prepared, _ = checked
+        if prepared.choice.parallel != 1 or isinstance(prepared.choice.env, str):  # else it may be the only one
+            prepared.environment.close()  # type: ignore[union-attr]
 
 
 def _checked(
@@ -186,11 +188,9 @@ def default_out(run: str | os.PathLike[str]) -> Path:
 def _beginning(source: RunDirectory, record: RunRecord, config: FinetuneConfig, checkpoint: Which) -> RunRecord:
     """The record of a run that is fine-tuned from `source`."""
     trained = record.config
-    if not trained.algorithm.takes_target and config.exploration_target is not None:
-        raise JaxdtError(
-            f"{trained.algorithm.name} is asked for no return; leave exploration_target (got "
-            f"{config.exploration_target}) out."
-        )
+    for name in () if trained.algorithm.takes_target else ("exploration_target", "targets"):
+        if (given := getattr(config, name)) is not None:
+            raise JaxdtError(f"{trained.algorithm.name} is asked for no return; leave {name} (got {given}) out.")
     if trained.algorithm.takes_target and config.exploration_target is None:
         target = default_exploration_target(config.targets or trained.evaluation_targets)
         if target is None:

@@ -82,13 +82,13 @@ class FinishedRun:
         config, versions = self.record.config, self.record.made_with.get("versions")
         versions = versions if isinstance(versions, dict) else {}
         return {
-            "environment": self.env,
-            "environment's arguments": printable(json.dumps(config.env_kwargs or {}, sort_keys=True)),
+            "environment": config.env or "none",
+            "environment's arguments": json.dumps(config.env_kwargs or {}, sort_keys=True),
             "limit of an episode's steps": config.max_episode_steps,
             "first environment seed": config.eval_seed,
             "episodes an evaluation": len(self.last_evaluation["returns"]),
-            "version of Gymnasium": printable(str(versions.get("gymnasium"))),
-            "version of MuJoCo": printable(str(versions.get("mujoco"))),
+            "version of Gymnasium": versions.get("gymnasium"),
+            "version of MuJoCo": versions.get("mujoco"),
         }
 
     @cached_property
@@ -105,6 +105,8 @@ class FinishedRun:
         """Every choice that makes the method, by name; what was filled in from the data is none."""
         config = self.record.config
         left_out = NOT_THE_METHOD | _filled_in(config)
+        if self.record.finetuning is not None:
+            left_out |= {"steps"}  # which count from those of the run that it began from
         choices = {name: value for name, value in flatten(config).items() if name not in left_out}
         return {"method": config.algorithm.name, **choices, **_of_finetuning(self.record)}
 
@@ -114,8 +116,9 @@ class FinishedRun:
         return self.last_evaluation["step"] == self.record.config.steps
 
     def curve(self, target: float | None) -> dict[int, float]:
-        """The mean return after each number of updates at which that target was asked for."""
-        return {e["step"]: e["return_mean"] for e in self.evaluations if e["target"] == target}
+        """The mean return after each number of updates of its own at which that target was asked for."""
+        first = self.record.first_step
+        return {e["step"] - first: e["return_mean"] for e in self.evaluations if e["target"] == target}
 
 
 def _of_finetuning(record: RunRecord) -> dict[str, Any]:
@@ -243,7 +246,9 @@ def unequal_training(cells: Mapping[tuple[str, str], Sequence[FinishedRun]]) -> 
     notes = []
     for task in dict.fromkeys(task for _, task in cells):
         updates = {
-            method: ", ".join(map(str, sorted({run.record.config.steps or 0 for run in runs})))
+            method: ", ".join(
+                map(str, sorted({(run.record.config.steps or 0) - run.record.first_step for run in runs}))
+            )
             for (method, each), runs in cells.items()
             if each == task
         }

@@ -31,7 +31,7 @@ from jaxdt.run.directory import RunDirectory, RunRecord, describe_making, write_
 from jaxdt.run.fit import check_fit
 from jaxdt.run.importing_trajectory import trajectory_agent
 from jaxdt.simulator import with_version
-from jaxdt.types import Box, Discrete, Spec
+from jaxdt.types import Box, Discrete, Environment, Spec
 
 
 def from_huggingface(
@@ -95,9 +95,11 @@ def import_run(
     source, progress = os.fspath(source), progress or Progress()
     run = RunDirectory(out)
     check_is_free(run.path)
+    made = None
     if env not in (None, "none"):
         env = with_version(env)
-        make_environment(env).close()  # or it says what is wrong with that id
+        made = make_environment(env)  # or it says what is wrong with that id
+        made.close()
     file = read_weights(source)
     if is_trajectory(file.tensors):
         refuse_given(
@@ -129,11 +131,26 @@ def import_run(
     numbers = {"return_scale": return_scale, "targets": targets, "context_length": context_length}
     options = read_partial_spec(numbers, "the arguments")._replace(env_id=env)
     imported = read_model(source, context_length, num_heads, file=file)
-    given = _given_statistics(stats, progress)._replace(**_not_none(**options._asdict()))
+    given = _given_statistics(stats, progress)
+    if imported.known.targets:
+        given = given._replace(targets=None)  # quantiles are for those that nobody knows
+    given = given._replace(**_not_none(**options._asdict()))
     agent = _agent(imported, given, source)
+    if made is not None:
+        _check_plays_in(made, agent, source)
     if imported.dropped:
         progress.say(f"left out, as never trained: {', '.join(imported.dropped)}")
     return _write(run, agent, source, imported.dropped, command)
+
+
+def _check_plays_in(environment: Environment, agent: Agent, source: str) -> None:
+    try:
+        check_fit(environment.spec, environment.name, agent.spec, f"the weights {source}")
+    except JaxdtError as error:
+        misfit, _, _ = str(error).partition(";")
+        raise JaxdtError(
+            f"{misfit}; give theirs, or env='none' (--env none) and theirs with its keyword arguments where they play."
+        ) from error
 
 
 def _atari_agent(

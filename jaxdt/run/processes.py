@@ -53,7 +53,7 @@ def check_same_weights(params: PyTree, run: str) -> None:
     """Raises JaxdtError in all processes where one has loaded other weights of a run to start from than the first."""
     if hosts.count() == 1:
         return
-    mine = [zlib.crc32(np.ascontiguousarray(leaf)) for leaf in jax.tree.leaves(params)]
+    mine = [zlib.crc32(np.asarray(leaf).tobytes()) for leaf in jax.tree.leaves(params)]
     if any(other != mine for other in hosts.exchange(mine)):
         raise JaxdtError(
             f"all processes must start from the same weights, and those of {run} are not the same for all (another job "

@@ -13,7 +13,7 @@ from jaxdt.checkpoint import Which
 from jaxdt.errors import JaxdtError
 from jaxdt.files import check_is_free, directory_atomically
 from jaxdt.interop import serving
-from jaxdt.run.agent import Agent
+from jaxdt.run.agent import Agent, agent_of
 
 
 def to_stablehlo(
@@ -52,7 +52,7 @@ def _write(
 ) -> Path:
     out = Path(out)
     check_is_free(out)
-    agent = run.acting_with(**acting) if isinstance(run, Agent) else Agent.load(run, checkpoint, **acting)
+    agent = agent_of(run, checkpoint, **acting)
     if agent.config.draws_actions:
         raise JaxdtError(
             "an exported policy draws nothing at random; give it sampling='greedy' (--sampling greedy), or of one that "
