@@ -80,6 +80,15 @@ def test_an_environment_is_made_as_that_of_the_data_unless_other_arguments_are_g
     assert (config.env_kwargs, config.max_episode_steps) == expected
 
 
+def test_arguments_that_replace_others_of_the_data_are_said_with_both():
+    store = dataclasses.replace(make_store(env_id="Pendulum-v1"), env_kwargs={"g": 9.5})
+    config = jaxdt.TrainConfig(env="Pendulum-v1", env_kwargs={"screen": 3})
+    with pytest.warns(
+        UserWarning, match=r"replace the data's; --env Pendulum-v1 --env-kwargs '{\"g\": 9.5, \"screen\": 3}'"
+    ):
+        assert _with_arguments_of_data(config, store).env_kwargs == {"screen": 3}
+
+
 class Wide(Drift):
     state_dim = 6
 

@@ -31,7 +31,7 @@ from jaxdt.run.doubts import (
 from jaxdt.run.environment import CUSTOM, choice_of, filmed
 from jaxdt.run.fit import check_fit
 from jaxdt.run.targets import choose_targets
-from jaxdt.simulator import are_plain_kwargs, identity, with_version
+from jaxdt.simulator import are_plain_kwargs, flags_of, identity, with_version
 from jaxdt.types import Box, Discrete, Environment, Sampler, Spec
 
 
@@ -245,6 +245,10 @@ def _with_arguments_of_data(config: TrainConfig, store: EpisodeStore) -> TrainCo
     if not store.env_kwargs or store.env_id is None or identity(config.env or "none") != identity(store.env_id):
         return config
     recorded = EnvironmentChoice.of_file(store.env_id, store.env_kwargs)
+    both = {**(recorded.kwargs or {}), **(config.env_kwargs or {})}
+    if config.env_kwargs and both != config.env_kwargs:
+        said = f"given keyword arguments replace the data's; {flags_of(store.env_id, both)} has both."
+        warnings.warn(said, stacklevel=5)
     if config.env_kwargs is None and recorded.kwargs and are_plain_kwargs(recorded.kwargs):
         config = dataclasses.replace(config, env_kwargs=dict(recorded.kwargs))
     if config.max_episode_steps is None and recorded.max_episode_steps is not None:
