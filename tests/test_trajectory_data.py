@@ -1,10 +1,14 @@
 """Bins, values and windows of the Trajectory Transformer, beside the original's own numbers."""
 
+import dataclasses
+import warnings
+
 import numpy as np
 import pytest
 
 import jaxdt
-from jaxdt.data.discretization import fit_edges
+from jaxdt.algorithms.trajectory_transformer import edges_of, measure
+from jaxdt.data.discretization import fit_edges, rounding
 from jaxdt.data.trajectories import TrajectorySampler, penalized_rewards, values_of
 from jaxdt.errors import JaxdtError
 from tests.trajectory import GOLDEN
@@ -98,3 +102,27 @@ def test_what_cannot_be_drawn_from_is_refused():
         TrajectorySampler(make_store((1, 1), (True, False)))
     with pytest.raises(JaxdtError, match="give steps"):
         TrajectorySampler(make_store(), windows_per_pass=3)
+
+
+def test_rounding_is_measured_in_standard_deviations():
+    column = np.array([0.0, 1.0, 2.0, 3.0, 10.0])
+    edges = np.array([[0.0, 4.0, 10.0]], np.float32).T  # middles 2 and 7
+    expected = np.sqrt(np.mean(np.square([2, 1, 0, 1, 3]))) / column.std()
+    np.testing.assert_allclose(rounding([column], edges), [expected])
+    np.testing.assert_allclose(rounding([np.zeros(4)], np.zeros((3, 1), np.float32)), [0.0])
+
+
+def test_bins_that_leave_out_much_of_an_observation_are_said():
+    """Wide tails: the outermost of bins of as many steps each are most of the range."""
+    config = jaxdt.TrajectoryTransformerConfig(bins=50)
+    heavy = np.random.default_rng(0).normal(size=(2000, 2)) ** [[1, 3]]
+    arrays = {"actions": np.zeros((2000, 1)), "rewards": np.arange(2000.0)}
+    store = jaxdt.EpisodeStore.from_arrays(heavy, **arrays, episode_ends=[1000, 2000])
+    with pytest.warns(
+        UserWarning, match=r"round observation 1 off by 0\.\d\d of its .*: binning='uniform' \(--binning u"
+    ):
+        measure(config, store)
+    with warnings.catch_warnings(action="error"):
+        measure(dataclasses.replace(config, binning="uniform"), store)
+        edges_of(config, store)  # of weights that are there already
+        measure(config, jaxdt.EpisodeStore.from_arrays(heavy[:, :1], **arrays, episode_ends=[1000, 2000]))

@@ -1,5 +1,6 @@
 """The Trajectory Transformer (Janner et al. 2021): episodes as sequences of tokens, and planning by beam search."""
 
+import warnings
 from functools import partial
 
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxdt.algorithms.token_schedule import TokenScheduledUpdate
 from jaxdt.algorithms.tokens import decode, encode
 from jaxdt.config import TrajectoryTransformerConfig
 from jaxdt.config.trajectory_transformer import num_action_tokens, row_size
-from jaxdt.data.discretization import fit_edges
+from jaxdt.data.discretization import fit_edges, rounding
 from jaxdt.data.episodes import EpisodeStore
 from jaxdt.data.trajectories import TrajectoryRows, TrajectorySampler, num_starts, penalized_rewards, values_of
 from jaxdt.errors import JaxdtError
@@ -25,29 +26,59 @@ FINAL_PASSES = 20
 """Over the data, at the end of which the authors' learning rate is lowest."""
 MOST_NUMBERS = 1000
 """Of an observation."""
+MUCH_ROUNDING = 0.1
+"""Of a number of an observation, in its standard deviations: noise of as much makes a Hopper fall."""
 
 
 def measure(config: TrajectoryTransformerConfig, store: EpisodeStore) -> dict[str, np.ndarray]:
     """The edges of each number's bins, and how many windows a pass over the data has.
 
-    Continuous actions are those of [-1, 1]. A discrete one is its own bin. Raises JaxdtError for observations of too
-    many numbers.
+    Continuous actions are those of [-1, 1]. A discrete one is its own bin. Warns where bins of one width would tell
+    observations apart far better. Raises JaxdtError for observations of too many numbers.
     """
+    edges = edges_of(config, store)
+    _doubt_bins(config, store, edges)
+    return {"edges": edges, "windows": np.asarray(num_starts(store), np.float32)}
+
+
+def edges_of(config: TrajectoryTransformerConfig, store: EpisodeStore) -> Float[np.ndarray, "edges row"]:
+    """Of the bins of each number of a transition; raises JaxdtError for observations of too many numbers."""
     if store.state_dim > MOST_NUMBERS:
         raise JaxdtError(
             f"each number of an observation is a token of {config.name}, at most {MOST_NUMBERS}; these have "
             f"{store.state_dim}; choose another method for frames."
         )
     rewards = penalized_rewards(store, config.termination_penalty)
-    observations = store.observations.reshape(store.num_steps, -1)
-    columns = [observations[:, i] for i in range(observations.shape[1])]
+    columns = _observed(store)
     if not store.is_discrete:
         columns += [np.clip(store.actions[:, i], -1, 1) for i in range(store.action_dim)]
     columns += [rewards, values_of(rewards, store.offsets, config.discount)]
     edges = fit_edges(columns, config.bins, config.binning)
     if store.is_discrete:
         edges = np.insert(edges, edges.shape[1] - 2, np.arange(config.bins + 1) - 0.5, axis=1)
-    return {"edges": edges, "windows": np.asarray(num_starts(store), np.float32)}
+    return edges
+
+
+def _observed(store: EpisodeStore) -> list[Float[np.ndarray, " n"]]:
+    observations = store.observations.reshape(store.num_steps, -1)
+    return [observations[:, i] for i in range(observations.shape[1])]
+
+
+def _doubt_bins(config: TrajectoryTransformerConfig, store: EpisodeStore, edges: np.ndarray) -> None:
+    """A policy that balances needs what wide bins at the ends of a distribution leave out."""
+    if config.binning != "quantile" or store.num_steps < 10 * config.bins:
+        return
+    observed = _observed(store)
+    lost = rounding(observed, edges[:, : len(observed)])
+    evenly = rounding(observed, fit_edges(observed, config.bins, "uniform"))
+    worst = int(lost.argmax())
+    if lost[worst] > MUCH_ROUNDING and evenly.max() < lost[worst] / 2:
+        warnings.warn(
+            f"{config.bins} bins of as many steps each round observation {worst} off by {lost[worst]:.2f} of its "
+            f"standard deviation, bins of one width none by more than {evenly.max():.2f}: binning='uniform' (--binning "
+            "uniform).",
+            stacklevel=4,
+        )
 
 
 def make(config: TrajectoryTransformerConfig, spec: Spec) -> Algorithm:

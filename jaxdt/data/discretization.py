@@ -29,6 +29,18 @@ def fit_edges(
     return np.stack([_edges(np.asarray(column), bins, binning) for column in columns], axis=1)
 
 
+def rounding(
+    columns: Iterable[Float[np.ndarray, " n"]], edges: Float[np.ndarray, "edges columns"]
+) -> Float[np.ndarray, " columns"]:
+    """How far each column's numbers are from the middles of their bins: root mean square, in standard deviations."""
+    lost = []
+    for column, its in zip(columns, edges.T, strict=True):
+        number = np.clip(np.searchsorted(its, column, side="right") - 1, 0, len(its) - 2)
+        error = np.asarray(column, np.float64) - (its[number] + its[number + 1]) / 2
+        lost.append(np.sqrt(np.mean(np.square(error))) / max(float(np.std(column, dtype=np.float64)), 1e-12))
+    return np.array(lost)
+
+
 def _edges(column: Float[np.ndarray, " n"], bins: int, binning: Binning) -> Float[np.ndarray, " edges"]:
     if not len(column):
         raise JaxdtError("bins are fitted on one or more rows; got none.")

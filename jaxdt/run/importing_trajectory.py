@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdt.algorithms import measure
+from jaxdt.algorithms.trajectory_transformer import edges_of
 from jaxdt.config import TrainConfig
 from jaxdt.config.shared import d4rl_set
 from jaxdt.config.trajectory_transformer import row_size
@@ -123,4 +123,4 @@ def _fitted(imported: ImportedTrajectory, store: EpisodeStore, observation: int,
     columns: dict[str, Any] = {name: getattr(store, name)[:-1] for name in FIELDS} | {"observations": seen[:-1]}
     ends = np.minimum(store.offsets[1:], store.num_steps - 1)
     whole = EpisodeStore.from_arrays(**columns, episode_ends=np.unique(ends))
-    return measure(imported.config, whole)["edges"]
+    return edges_of(imported.config, whole)
