@@ -216,7 +216,7 @@ def test_an_agent_that_is_evaluated_again_is_not_compiled_again(compiled):
     agent.params = jax.tree.map(lambda leaf: leaf + 0.5, agent.params)
     assert returns_of(agent) != returns_of(small_agent())
     assert len(compiled) == 2  # the second of a new agent
-    returns_of(agent, context="cached")
+    assert returns_of(agent, context="cached") == returns_of(agent, context="cached")
     assert len(compiled) == 3
 
 

@@ -278,7 +278,10 @@ class Agent:
 
 
 def agent_of(run: str | os.PathLike[str] | Agent, checkpoint: Which, **acting: Any) -> Agent:
-    """The agent of a run directory, or one that is given, with options for acting; JaxdtError as `Agent.load`."""
+    """The agent of a run directory, with options for acting, or the one that is given as it is, with what it keeps.
+
+    Raises JaxdtError as `Agent.load` does, and for a checkpoint of one that is given.
+    """
     if not isinstance(run, Agent):
         return Agent.load(run, checkpoint, **acting)
     if checkpoint != "latest":
@@ -286,7 +289,7 @@ def agent_of(run: str | os.PathLike[str] | Agent, checkpoint: Which, **acting: A
             f"an Agent has the weights that it was loaded with; leave checkpoint (got {checkpoint!r:.40}) out, or give "
             "it to Agent.load."
         )
-    return run.acting_with(**acting)
+    return run
 
 
 def _check_pickles(value: Any, name: str) -> None:

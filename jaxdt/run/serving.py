@@ -52,7 +52,7 @@ def _write(
 ) -> Path:
     out = Path(out)
     check_is_free(out)
-    agent = agent_of(run, checkpoint, **acting)
+    agent = agent_of(run, checkpoint, **acting).acting_with(**acting)
     if agent.config.draws_actions:
         raise JaxdtError(
             "an exported policy draws nothing at random; give it sampling='greedy' (--sampling greedy), or of one that "
