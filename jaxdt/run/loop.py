@@ -115,10 +115,10 @@ def train_and_evaluate(
                 progress=progress,
                 devices=layout.here,
             )
+        evaluate = functools.partial(hosts.by_first, evaluate_and_write, writer, evaluator)
         if first == config.steps:  # its environment failed after the last update
             hosts.by_first(writer.forget_evaluation, first)
-            asked = (writer, evaluator, first, config)
-            evaluated = hosts.by_first(evaluate_and_write, *asked, layout.on_first(state.params), progress)
+            evaluated = evaluate(first, config, layout.on_first(state.params), progress)
             check_played(evaluated, group, prepared.record, "train")
             writer.save(first, layout.to_save(state))
             writer.draw_plots()
@@ -148,8 +148,7 @@ def train_and_evaluate(
             evaluated = False
             if due.evaluate and evaluator is not None:
                 # Kept under no name: of shared out weights this is a whole copy, for which training has no room.
-                asked = (writer, evaluator, step, config)
-                evaluated = hosts.by_first(evaluate_and_write, *asked, layout.on_first(state.params), progress)
+                evaluated = evaluate(step, config, layout.on_first(state.params), progress)
             elif due.evaluate:
                 writer.rank(step, held_out)
             if last:
