@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -145,6 +146,8 @@ def test_its_file_becomes_a_run_that_gives_its_logits(tmp_path, capsys):
     command = ["import", str(tmp_path / "model.safetensors"), str(tmp_path / "run"), "--env", "none"]
     assert run_command([*command, "--num-heads", "2", "--return-scale", "5"]) == 2
     assert "leave return_scale=5.0 out" in capsys.readouterr().err
+    assert run_command([*command[:-1], "CartPole-v1", "--num-heads", "2"]) == 2
+    assert re.search(r"CartPole-v1 have 4 numbers, .* give theirs, or env='none'", capsys.readouterr().err)
     assert run_command([*command, "--num-heads", "2"]) == 0
     agent = jaxdt.Agent.load(tmp_path / "run", timestep_when_acting="first", sampling="greedy")
     assert agent.config.name == "atari-dt"

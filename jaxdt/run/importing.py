@@ -127,6 +127,7 @@ def import_run(
             f"{source} is a Decision Transformer for Atari, which takes none",
         )
         agent, dropped = _atari_agent(file.tensors, source, env=env, targets=targets, num_heads=num_heads)
+        _check_plays_in(made, agent, source)
         return _write(run, agent, source, dropped, command)
     numbers = {"return_scale": return_scale, "targets": targets, "context_length": context_length}
     options = read_partial_spec(numbers, "the arguments")._replace(env_id=env)
@@ -136,14 +137,16 @@ def import_run(
         given = given._replace(targets=None)  # quantiles are for those that nobody knows
     given = given._replace(**_not_none(**options._asdict()))
     agent = _agent(imported, given, source)
-    if made is not None:
-        _check_plays_in(made, agent, source)
+    _check_plays_in(made, agent, source)
     if imported.dropped:
         progress.say(f"left out, as never trained: {', '.join(imported.dropped)}")
     return _write(run, agent, source, imported.dropped, command)
 
 
-def _check_plays_in(environment: Environment, agent: Agent, source: str) -> None:
+def _check_plays_in(environment: Environment | None, agent: Agent, source: str) -> None:
+    """Raises JaxdtError for weights of another environment than the one that is named, if any is."""
+    if environment is None:
+        return
     try:
         check_fit(environment.spec, environment.name, agent.spec, f"the weights {source}")
     except JaxdtError as error:
@@ -156,7 +159,7 @@ def _check_plays_in(environment: Environment, agent: Agent, source: str) -> None
 def _atari_agent(
     tensors: Tensors, source: str, *, env: str | None, targets: Sequence[float] | None, num_heads: int | None
 ) -> tuple[Agent, list[str]]:
-    """The agent, and the names of the tensors that were left out; of another game's actions a JaxdtError."""
+    """The agent, and the names of the tensors that were left out."""
     imported = atari_from_tensors(tensors, num_heads, source)
     steps = TrainConfig().steps  # which a run that trains on chooses anew
     assert steps is not None
@@ -166,10 +169,6 @@ def _atari_agent(
         action=Discrete(imported.num_actions),
         constants={"longest_episode": np.float32(imported.last_timestep), "windows": np.zeros((), np.float32)},
     )
-    if env not in (None, "none"):
-        made = make_environment(env)
-        made.close()
-        check_fit(made.spec, made.name, spec, f"the weights {source}")
     asked = tuple(targets or (paper_targets(env) if env not in (None, "none") else None) or ())
     params = jax.tree.map(jnp.asarray, imported.params)
     env_id = None if env == "none" else env
